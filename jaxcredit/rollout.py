@@ -1,0 +1,149 @@
+"""The one structure every layer shares: what a policy did for N prompts, what it earned, and what else is known about it."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Signal(NamedTuple):
+    """What a named signal is: its axes for ONE prompt's group, its kind (`f`loat or `i`nt) and its meaning."""
+
+    axes: str
+    kind: str
+    meaning: str
+
+
+# One shape a name. This table drives the docs, padding, permuting, slicing, the laws' synthetic rollouts and error messages.
+SIGNALS: dict[str, Signal] = {
+    "value": Signal("G K", "f", "critic or Monte Carlo value before the segment"),
+    "token_value": Signal("R T", "f", "critic or Monte Carlo value before the token"),
+    "value_plan": Signal("G K", "f", "planner's critic before the turn"),
+    "value_switch": Signal("G K", "f", "switch head's value of the turn"),
+    "subgoal": Signal("G K", "i", "subgoal each turn serves; equal numbers belong together"),
+    "kind": Signal("R T", "i", "part of a turn a token is: 0 thought, 1 subgoal, 2 switch, 3 action"),
+    "state": Signal("G K", "i", "equal where two turns began in the same environment state"),
+    "stratum": Signal("G", "i", "structural class of a trajectory, for example its number of tool calls"),
+    "agent": Signal("G K", "i", "who acted in the segment"),
+    "gain": Signal("G K", "f", "information gain of each turn"),
+    "info": Signal("G K+1", "f", "potentials between turns whose differences are the gains"),
+    "process": Signal("G K", "f", "a process reward model's score of the segment, in [-1, 1]"),
+    "error": Signal("G K", "f", "1 where the segment was marked wrong, else 0"),
+    "verdict": Signal("G K", "f", "a judge's mark of the segment"),
+    "node": Signal("G K", "i", "tree node each segment ends in"),
+    "node_parent": Signal("M", "i", "parent of each tree node, -1 at the root"),
+    "turn_parent": Signal("G K", "i", "equal for siblings of one truncated step"),
+    "pivot": Signal("G", "i", "first segment that is credited"),
+    "pair": Signal("G", "i", "the partner of a paired rollout"),
+    "greedy_reward": Signal("", "f", "reward of the greedy answer to the prompt"),
+    "counterfactual": Signal("G K", "f", "outcome with this segment's action replaced"),
+    "ref_logp": Signal("R T", "f", "log-probability under the reference policy"),
+    "entropy": Signal("R T", "f", "entropy of the distribution the token was drawn from, in nats"),
+    "waad": Signal("R T", "f", "windowed average attention distance"),
+    "fai": Signal("R T", "f", "future attention influence"),
+    "prompt": Signal("", "i", "index of the prompt in its data set"),
+}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """N prompts. The policy was run on R rows of T tokens; they make G trajectories of at most K segments. Usually R = G.
+
+    The same structure without its leading N is one prompt's *group*, which is what estimators are written for.
+    Credit lives on `[G, K]`, training happens on rows `[R, T]`, and `row` joins the two.
+    """
+
+    tokens: Int[Array, "*N R T"]  # prompt and response, and what tools said
+    mask: Bool[Array, "*N R T"]  # tokens the policy chose: carried as data, never inferred from token values
+    logp: Float[Array, "*N R T"]  # of softmax(logits / temperature), before top-k and top-p, under the policy that chose them
+    segment: Int[Array, "*N R T"]  # the segment a token belongs to, 0..K-1; -1 outside any
+    reward: Float[Array, "*N G K"]  # earned at the end of each segment
+    real: Bool[Array, "*N G K"]  # segments that took place
+    signals: dict[str, Array] = dataclasses.field(default_factory=dict)
+    row: Int[Array, "*N R"] | None = None  # the trajectory of each row; None: row i is trajectory i
+    valid: Bool[Array, "*N R T"] | None = None  # not padding; None: up to the last chosen token
+    done: Bool[Array, "*N G"] | None = None  # ended by itself, not cut off; None: all
+
+    def __getitem__(self, name: str) -> Array:
+        """The signal of that name; a missing one is an error that says what it is and who could provide it."""
+        if name in self.signals:
+            return self.signals[name]
+        if name not in SIGNALS:
+            raise KeyError(f"no signal is called {name!r}; known signals: {', '.join(SIGNALS)} (add a row to jaxcredit.SIGNALS)")
+        axes, _, meaning = SIGNALS[name]
+        raise KeyError(
+            f"this credit needs the signal {name!r} ({meaning}; shape [N {axes}]), which the rollout does not carry. "
+            f"It carries: {', '.join(self.signals) or 'none'}. Add an annotator that provides it, or set signals[{name!r}]."
+        )
+
+    def with_signals(self, **signals: Array) -> "Rollout":
+        """The same rollout with more signals."""
+        return dataclasses.replace(self, signals={**self.signals, **signals})
+
+    def filled(self) -> "Rollout":
+        """The same rollout with every optional field written out."""
+        *lead, R, _ = self.tokens.shape
+        G = self.reward.shape[-2]
+        if self.row is None and R != G:
+            raise ValueError(f"{R} rows but {G} trajectories: say which trajectory each row belongs to with row=[N, R]")
+        row = jnp.broadcast_to(jnp.arange(R, dtype=jnp.int32), (*lead, R)) if self.row is None else self.row
+        valid = jnp.flip(jax.lax.cummax(jnp.flip(self.mask, -1).astype(jnp.int8), axis=self.mask.ndim - 1), -1) > 0
+        valid = valid if self.valid is None else self.valid
+        done = jnp.ones((*lead, G), bool) if self.done is None else self.done
+        return dataclasses.replace(self, row=row, valid=valid, done=done)
+
+    def check(self) -> "Rollout":
+        """Raise a ValueError that names the field and the mend when the parts do not fit. Values are read if they are concrete."""
+        N, R, T = _shape("tokens", self.tokens, "N R T")
+        _, G, K = _shape("reward", self.reward, "N G K")
+        sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1}
+        fields = {"mask": "N R T", "logp": "N R T", "segment": "N R T", "real": "N G K", "row": "N R", "valid": "N R T", "done": "N G"}
+        for name, axes in fields.items():
+            _fits(name, getattr(self, name), axes.split(), sizes, optional=name in ("row", "valid", "done"))
+        for name, x in self.signals.items():
+            if name in SIGNALS:
+                _fits(f"signals[{name!r}]", x, ["N", *SIGNALS[name].axes.split()], sizes)
+        self.filled()
+        if isinstance(self.reward, jax.core.Tracer):
+            return self
+        reward, real = np.asarray(self.reward, np.float64), np.asarray(self.real)
+        bad = np.argwhere(~np.isfinite(reward) & real)
+        if len(bad):
+            n, g, k = bad[0]
+            raise ValueError(
+                f"reward[{n}, {g}, {k}] is {reward[n, g, k]}: {len(bad)} rewards are not finite; "
+                "mend the reward function, or mark what did not take place with real=False"
+            )
+        segment = np.asarray(self.segment)
+        if segment.max(initial=-1) >= K or segment.min(initial=-1) < -1:
+            raise ValueError(f"segment holds {segment.min()}..{segment.max()}, but reward has K = {K} segments: numbers are -1 (none) to {K - 1}")
+        return self
+
+
+def _shape(name, x, axes):
+    if x.ndim != len(axes.split()):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [{axes.replace(' ', ', ')}]")
+    return x.shape
+
+
+def _fits(name, x, axes, sizes, optional=False):
+    if x is None and optional:
+        return
+    shape = tuple(x.shape)
+    if len(shape) != len(axes) or any(a in sizes and sizes[a] != s for a, s in zip(axes, shape, strict=False)):
+        known = ", ".join(f"{a}={sizes[a]}" for a in axes if a in sizes)
+        raise ValueError(f"{name} has shape {shape}, expected [{', '.join(axes)}] with {known}")
+
+
+def outcome(group: Rollout) -> Float[Array, "*N G"]:
+    """R_i = sum_k r_ik over the segments that took place: what a trajectory earned in all."""
+    return jnp.where(group.real, group.reward, 0).sum(-1)
+
+
+def alive(group: Rollout) -> Bool[Array, "*N G"]:
+    """Trajectories that took place at all: uneven groups are padded with `real = False`."""
+    return group.real.any(-1)
