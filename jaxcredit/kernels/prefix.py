@@ -1,0 +1,91 @@
+"""Common prefixes of a group's rows, and the value of a prefix: the mean reward of the trajectories that begin with it.
+
+A value changes only where a row leaves another trajectory, at most G - 1 columns a row. So everything but the first function works
+on the [R, G] table of shared lengths: no array as long as the rows is made until the few differences are written into one.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+BLOCK = 128  # columns compared at once: the keys of a block are the only temporary
+
+
+def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[Array, "R R"]:
+    """Columns before the first in which two rows differ.  L_ij = min {t : y_it != y_jt}, T for rows that never do.
+
+    Columns that are valid in neither row agree (left padding, the tail of identical rows); valid in one only, they differ.
+    Token ids are not negative. No branch depends on data, so vmap adds no work and sharded prompts need no collective.
+    """
+    R, T = tokens.shape
+    block = min(BLOCK, T)
+
+    def step(k, length):
+        start = jnp.minimum(k * block, T - block)  # the last block may overlap the one before: a minimum does not mind
+        key = jnp.where(
+            jax.lax.dynamic_slice(valid, (0, start), (R, block)),
+            jax.lax.dynamic_slice(tokens, (0, start), (R, block)).astype(jnp.int32),
+            -1,
+        )
+        differ = key[:, None] != key[None]
+        return jnp.minimum(length, jnp.where(differ, start + jnp.arange(block, dtype=jnp.int32), T).min(-1))
+
+    return jax.lax.fori_loop(0, -(-T // block), step, jnp.full((R, R), T, jnp.int32))
+
+
+def shared_with(prefix: Int[Array, "R R"], row: Int[Array, "R"], trajectories: int) -> Int[Array, "R G"]:
+    """How far a row agrees with any row of a trajectory: a trajectory of several rows counts once.  L_ig = max {L_ij : row_j = g}"""
+    member = row[:, None] == jnp.arange(trajectories, dtype=row.dtype)
+    return jnp.where(member, prefix[:, :, None], 0).max(1)
+
+
+def branches(
+    shared: Int[Array, "R G"], row: Int[Array, "R"], reward: Float[Array, "G"], *, where: Bool[Array, "G"]
+) -> tuple[Float[Array, "R G"], Int[Array, "R G"]]:
+    """The sparse differences of a row's prefix value.  d_ig = V(i, t+1) - V(i, t) and |M(i, t+1)| at t = shared_ig
+
+    M(i, t) = {g : shared_ig >= t}, the trajectories that begin with the row's first t columns, and V is the mean of their rewards
+    (arXiv 2509.18314). Trajectories left in the same column have one entry that is not zero; identical ones have none.
+    Rewards are taken relative to the row's own, so equal rewards of any value give exactly 0.
+    """
+    G = reward.shape[0]
+    relative = jnp.where(where, reward - reward[row][:, None], 0)
+    real = where[None, None, :]
+    depth, other = shared[:, :, None], shared[:, None, :]
+    after, before = real & (other > depth), real & (other >= depth)
+    n_after, n_before = after.sum(-1), before.sum(-1)
+
+    def mean(members, n):
+        return jnp.where(members, relative[:, None, :], 0).sum(-1) / jnp.maximum(n, 1)
+
+    earlier = jnp.arange(G)[None, :] < jnp.arange(G)[:, None]
+    first = ~(real & (other == depth) & earlier).any(-1) & where
+    change = first & (n_after < n_before) & (n_after > 0)
+    return jnp.where(change, mean(after, n_after) - mean(before, n_before), 0), n_after.astype(jnp.int32)
+
+
+def at_branches(base: Float[Array, "R"], shared: Int[Array, "R G"], change: Float[Array, "R G"], columns: int) -> Float[Array, "R T"]:
+    """`base` in every column, plus the changes in theirs.  A_it = base_i + sum_g change_ig [shared_ig = t]"""
+    rows = jnp.arange(shared.shape[0])[:, None]
+    return jnp.broadcast_to(base[:, None], (base.shape[0], columns)).at[rows, shared].add(change, mode="drop")
+
+
+def prefix_value(
+    tokens: Int[Array, "R T"],
+    valid: Bool[Array, "R T"],
+    reward: Float[Array, "G"],
+    *,
+    where: Bool[Array, "G"],
+    row: Int[Array, "R"] | None = None,
+) -> Float[Array, "R T+1"]:
+    """Mean reward of the trajectories that share the first t columns.  V(i, t) = mean {R_g : shared_ig >= t}, V(i, 0) = mean R
+
+    `row` says whose trajectory a row is (None: row i is trajectory i). A prefix that no real trajectory has keeps the row's own reward.
+    """
+    R, T = tokens.shape
+    row = jnp.arange(R) if row is None else row
+    shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
+    members = where[None, None] & (shared[:, None, :] >= jnp.arange(T + 1)[None, :, None])
+    own = reward[row]
+    relative = jnp.where(where, reward - own[:, None], 0)
+    return own[:, None] + jnp.where(members, relative[:, None], 0).sum(-1) / jnp.maximum(members.sum(-1), 1)
