@@ -1,0 +1,212 @@
+"""loss = aggregate(objective(logp, batch) + beta * kl(logp, batch), batch): three orthogonal choices, each a pure function.
+
+Objectives and KL estimators answer with one number a token. Aggregates answer with a numerator and a denominator that both add up over
+micro-batches, data shards and hosts, so that one division at the very end gives the same number however the batch was cut.
+`mask` says which tokens the policy chose (sequence ratios are taken over them), `weight` says how much each counts in the loss.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+PerToken = Float[Array, "N R S"]
+Objective = Callable[..., PerToken]  # (logp, batch, *, knobs)
+Aggregate = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]  # (loss, batch) -> numerator, denominator
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """The response columns of whole prompts: all that a loss may look at besides the log-probabilities it moves."""
+
+    mask: Bool[Array, "*N R S"]  # tokens the policy chose
+    logp: Float[Array, "*N R S"]  # under the policy before this rollout's first step (old, proximal)
+    advantage: Float[Array, "*N R S"]
+    weight: Float[Array, "*N R S"]  # >= 0; 0 leaves the loss and its denominator
+    clip: Float[Array, "*N R S"]  # scales how far a token may move; 1 is the objective's own width
+    segment: Int[Array, "*N R S"]  # -1 outside any
+    ref_logp: Float[Array, "*N R S"] | None = None  # under the reference policy
+    sampler_logp: Float[Array, "*N R S"] | None = None  # as the sampler computed it
+    target: Float[Array, "*N R S"] | None = None  # what a critic should regress to
+
+
+# Objectives
+
+
+def reinforce(logp: PerToken, batch: Batch) -> PerToken:
+    """-A log p, the likelihood-ratio gradient (Williams 1992)."""
+    return _on(batch, -batch.advantage * _on(batch, logp))
+
+
+def nll(logp: PerToken, batch: Batch) -> PerToken:
+    """-log p: supervision of whatever has weight. The advantage is not looked at."""
+    return _on(batch, -_on(batch, logp))
+
+
+def ppo_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.2, dual: float | None = None) -> PerToken:
+    """max(-A rho, -A clip(rho, 1 - low c, 1 + high c)), rho = p / p_old, c = batch.clip; where A < 0 at most -A dual (dual > 1, often 3).
+
+    arXiv 1707.06347; low < high is clip-higher, 2503.14476; dual clip is 1912.09729. The log-ratio is clamped to +-20.
+    """
+    return _on(batch, _clipped(jnp.exp(_log_ratio(logp, batch)), batch, low, high, dual))
+
+
+def cispo(logp: PerToken, batch: Batch, *, low: float = 1.0, high: float = 0.28) -> PerToken:
+    """-sg(clip(rho, 1 - low c, 1 + high c)) A log p: every token keeps a gradient, clipped only in size.
+
+    arXiv 2506.13585, which bounds the ratio from above alone (low = 1) and leaves the number open.
+    """
+    rho = jnp.clip(jnp.exp(_log_ratio(logp, batch)), 1 - low * batch.clip, 1 + high * batch.clip)
+    return _on(batch, -jax.lax.stop_gradient(rho) * batch.advantage * _on(batch, logp))
+
+
+def gspo(logp: PerToken, batch: Batch, *, low: float = 3e-4, high: float = 4e-4) -> PerToken:
+    """ppo_clip on s_t = sg(s) p_t / sg(p_t), s = exp(mean_t log rho_t) over the row's tokens, at most e^10. Meant for sequence_mean.
+
+    arXiv 2507.18071, the token form (GSPO-token): the same gradient as the sequence form where a row has one advantage.
+    """
+    stop = jax.lax.stop_gradient
+    mean = _row_mean(_log_ratio(logp, batch, bound=None), batch)
+    own = _on(batch, logp)
+    return _on(batch, _clipped(jnp.exp(jnp.minimum(own - stop(own) + stop(mean), 10.0)), batch, low, high))
+
+
+def gmpo(logp: PerToken, batch: Batch, *, low: float = 0.4, high: float = 0.4) -> PerToken:
+    """-mean_t(A) exp(mean_t l_t), l_t = s min(s log rho, s clip(log rho, -low c, high c)), s = sign A; the same for all tokens of a row.
+
+    arXiv 2507.20673: the geometric mean of the ratios, each clipped where it gains. Meant for sequence_mean.
+    """
+    log_rho, sign = _log_ratio(logp, batch), jnp.sign(batch.advantage)
+    kept = sign * jnp.minimum(sign * log_rho, sign * jnp.clip(log_rho, -low * batch.clip, high * batch.clip))
+    return _on(batch, -_row_mean(batch.advantage, batch) * jnp.exp(_row_mean(kept, batch)))
+
+
+def sapo(logp: PerToken, batch: Batch, *, positive: float = 1.0, negative: float = 1.05) -> PerToken:
+    """-A (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A: a soft gate in the clip's place, of slope 1 at rho = 1.
+
+    arXiv 2511.20347.
+    """
+    tau = jnp.where(batch.advantage > 0, positive, negative)
+    gate = 4 / tau * jax.nn.sigmoid(tau * (jnp.exp(_log_ratio(logp, batch)) - 1))
+    return _on(batch, -batch.advantage * gate)
+
+
+def truncated_importance(objective: Objective, *, cap: float = 2.0, sequence: bool = False) -> Objective:
+    """The objective times sg(min(exp(log p_trainer - log p_sampler), cap)): sampler and trainer may compute with different numerics.
+
+    Per token, or with the row's whole log-ratio (`sequence`). p_trainer is the old policy, batch.logp, so that w = 1 where the
+    two agree, also after several optimizer steps. The rule is verl's rollout correction; the cap of 2 is its common value.
+    """
+
+    def weighted(logp: PerToken, batch: Batch, **knobs) -> PerToken:
+        if batch.sampler_logp is None:
+            raise ValueError("truncated_importance needs the sampler's log-probabilities: pass sampler_logp=rollout.logp to the Batch")
+        gap = _on(batch, batch.logp) - _on(batch, batch.sampler_logp)
+        gap = jnp.sum(gap, -1, keepdims=True) if sequence else gap
+        factor = jnp.minimum(jnp.exp(jnp.clip(gap, -20.0, 20.0)), cap)
+        return jax.lax.stop_gradient(factor) * objective(logp, batch, **knobs)
+
+    return functools.update_wrapper(weighted, objective)
+
+
+# KL estimators against the reference policy, for samples of the policy itself
+
+
+def k1(logp: PerToken, batch: Batch) -> PerToken:
+    """log p - log p_ref. Unbiased; as a loss its gradient is zero in expectation, so take `straight_through(k1)` there."""
+    return -_to_ref(logp, batch)
+
+
+def k2(logp: PerToken, batch: Batch) -> PerToken:
+    """(log p - log p_ref)^2 / 2. Biased, but on-policy its gradient is that of KL(p || p_ref)."""
+    return 0.5 * jnp.square(_to_ref(logp, batch))
+
+
+def k3(logp: PerToken, batch: Batch) -> PerToken:
+    """exp(d) - d - 1, d = log p_ref - log p. Unbiased and never negative; at most 10, as in released code."""
+    d = jnp.clip(_to_ref(logp, batch), -20.0, 20.0)
+    return jnp.minimum(jnp.expm1(d) - d, 10.0)
+
+
+def straight_through(kl: Objective) -> Objective:
+    """The value of `kl` with the gradient of k2: sg(kl) + k2 - sg(k2)."""
+
+    def mixed(logp: PerToken, batch: Batch) -> PerToken:
+        moving = k2(logp, batch)
+        return jax.lax.stop_gradient(kl(logp, batch) - moving) + moving
+
+    return functools.update_wrapper(mixed, kl)
+
+
+# Aggregates
+
+
+def token_mean(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """sum_it w l / sum_it w: every token counts alike (DAPO, arXiv 2503.14476)."""
+    w = _weight(batch)
+    return jnp.sum(w * _on(batch, loss)), jnp.sum(w)
+
+
+def sequence_mean(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """mean_i (sum_t w l / sum_t w): every row counts alike (GRPO, arXiv 2402.03300). Rows without weight do not count."""
+    w = _weight(batch)
+    total = jnp.sum(w, -1)
+    return jnp.sum(divide(jnp.sum(w * _on(batch, loss), -1), total)), jnp.sum(total > 0, dtype=total.dtype)
+
+
+def sequence_sum(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """mean_i sum_t w l: the gradient of expected return. Rows without weight do not count."""
+    w = _weight(batch)
+    return jnp.sum(w * _on(batch, loss)), jnp.sum(jnp.any(w > 0, -1), dtype=w.dtype)
+
+
+def constant(length: int) -> Aggregate:
+    """mean_i sum_t w l / length: sequence_sum in units of a fixed length, so that no answer's length enters (Dr.GRPO, arXiv 2503.20783)."""
+
+    def aggregate(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        numerator, rows = sequence_sum(loss, batch)
+        return numerator, rows * length
+
+    return aggregate
+
+
+def divide(numerator: Float[Array, "*n"], denominator: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """numerator / denominator, and 0 where nothing was counted, in value and in gradient."""
+    some = denominator > 0
+    return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
+
+
+def _on(batch, x):
+    """At least float32, and exactly 0 off the mask: `where` comes before any exp, so that padding makes no NaN, not even in a gradient."""
+    return jnp.where(batch.mask, x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0)
+
+
+def _weight(batch):
+    return _on(batch, batch.weight)
+
+
+def _log_ratio(logp, batch, bound=20.0):
+    ratio = _on(batch, logp) - _on(batch, batch.logp)
+    return ratio if bound is None else jnp.clip(ratio, -bound, bound)
+
+
+def _row_mean(x, batch):
+    x = _on(batch, x)
+    count = jnp.sum(batch.mask, -1, keepdims=True, dtype=x.dtype)
+    return jnp.sum(x, -1, keepdims=True) / jnp.maximum(count, 1)
+
+
+def _clipped(rho, batch, low, high, dual=None):
+    A = batch.advantage
+    loss = jnp.maximum(-A * rho, -A * jnp.clip(rho, 1 - low * batch.clip, 1 + high * batch.clip))
+    return loss if dual is None else jnp.where(A < 0, jnp.minimum(loss, -A * dual), loss)
+
+
+def _to_ref(logp, batch):
+    if batch.ref_logp is None:
+        raise ValueError("a KL penalty needs the reference policy's log-probabilities: add signals.reference, or set beta to 0")
+    return _on(batch, batch.ref_logp) - _on(batch, logp)
