@@ -1,0 +1,109 @@
+"""Sampling: the prompt once, then one token of every row at a time, until all rows are done. One program, no host round trip."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PyTree
+
+from jaxcredit.policy import transformer as tf
+
+
+def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
+    """The hidden state `[N, D]` behind each prompt, and its keys and values `[L, N, P, K, h]`."""
+    mask = tf.causal(valid)
+    h, cache = tf.run(params, prompt, tf.before(valid), lambda q, k, v: (tf.attend_prompt(q, k, v, mask), (k, v)), cfg)
+    return h[:, -1], cache
+
+
+def keep(z: Array, top_k: int, top_p: float) -> Array:
+    """Logits with -inf below the k-th largest, and below the smallest set of the likeliest tokens that holds `top_p` of the probability."""
+    if top_k:
+        z = jnp.where(z >= jax.lax.top_k(z, top_k)[0][..., -1:], z, -jnp.inf)
+    if top_p < 1:
+        ordered = jnp.flip(jnp.sort(z, -1), -1)
+        p = jax.nn.softmax(ordered, -1)
+        inside = jnp.cumsum(p, -1) - p < top_p  # the first token is always in
+        z = jnp.where(z >= jnp.where(inside, ordered, jnp.inf).min(-1, keepdims=True), z, -jnp.inf)
+    return z
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "rows", "new", "temperature", "top_k", "top_p", "stop"))
+def sample(
+    params: PyTree,
+    prompt: Int[Array, "N P"],
+    prompt_valid: Bool[Array, "N P"],
+    key: Array,
+    cfg: tf.Config,
+    *,
+    rows: int,
+    new: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    stop: tuple[int, ...] = (),
+) -> dict[str, Array]:
+    """Continue each prompt in `rows` ways by up to `new` tokens: `tokens logp mask` `[N, R, S]` and `done` `[N, R]`, a stop token came.
+
+    `logp` is log softmax(logits / temperature) of the chosen token, before top-k and top-p; at temperature 0, the greedy choice, it is that
+    of temperature 1. Prompts are left-padded; a prompt without a single valid token is padding, and nothing is sampled for it.
+    """
+    N, P = prompt.shape
+    R, S, L, K, h = rows, new, cfg.layers, cfg.kv_heads, cfg.head_dim
+    params = tf.cast(params, cfg)
+    lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]
+
+    def choose(hidden, t):
+        z = tf.unembed(params, hidden, cfg) / (temperature or 1.0)
+        if temperature == 0:
+            token = z.argmax(-1)
+        else:
+            token = jax.random.categorical(jax.random.fold_in(key, t), keep(z, top_k, top_p))
+        logp = jnp.take_along_axis(jax.nn.log_softmax(z, -1), token[..., None], -1)[..., 0]
+        return token.astype(jnp.int32), logp
+
+    def write(out, t, token, logp):
+        """Column t: rows that are still alive get the token; a stop token ends its row."""
+        alive = out["alive"]
+        columns = {"tokens": jnp.where(alive, token, 0), "logp": jnp.where(alive, logp, 0), "mask": alive}
+        written = {name: out[name].at[:, :, t].set(x) for name, x in columns.items()}
+        ended = alive & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(alive)
+        return written | {"alive": alive & ~ended, "done": out["done"] | ended}
+
+    last, prompt_kv = prefill(params, prompt, prompt_valid, cfg)
+    empty = jnp.zeros((N, R, S))
+    alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
+    out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}
+    out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
+    cache = (jnp.zeros((L, N, R, S, K, h), cfg.dtype),) * 2
+
+    def more(carry):
+        t, out, _ = carry
+        return (t < S) & out["alive"].any()
+
+    def step(carry):
+        """Feed column t-1, choose column t."""
+        t, out, cache = carry
+        token = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=2)
+        cos, sin = tf.rope(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
+        seen = jnp.broadcast_to(jnp.arange(S) < t, (N, R, 1, S))
+
+        def layer(carry, xs):
+            x, cache = carry
+            i, w, kp, vp = xs
+
+            def attend(q, k, v):
+                written = tuple(
+                    jax.lax.dynamic_update_slice(c, x[None], (i, 0, 0, t - 1, 0, 0)) for c, x in zip(cache, (k, v), strict=True)
+                )
+                return tf.attend_rows(q, (kp, vp), tuple(c[i] for c in written), prompt_valid, seen), written
+
+            return tf.block(x, w, cos, sin, attend, cfg), None
+
+        xs = (jnp.arange(L), params["layers"], *prompt_kv)
+        (x, cache), _ = jax.lax.scan(layer, (params["embed"][token], cache), xs)
+        x = tf.rms_norm(x[:, :, 0], params["final_norm"], cfg.norm_eps)
+        return t + 1, write(out, t, *choose(x, t)), cache
+
+    _, out, _ = jax.lax.while_loop(more, step, (1, out, cache))
+    return {name: out[name] for name in ("tokens", "logp", "mask", "done")}

@@ -1,0 +1,236 @@
+"""The decoder of the Llama, Qwen2 and Qwen3 family, as pure functions over a tree of arrays.
+
+A group's prompt is computed once: `hidden` packs the R rows of a group behind their common prompt, `[N, P + R S]` tokens through the
+matmuls, and lets each row attend to the prompt and to itself. Letters: N prompts, R rows, P prompt tokens, S response tokens, D width,
+H heads, K kv heads, G = H / K, h head size, V vocabulary.
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from jaxcredit.params import Param
+
+MASKED = -1e30  # finite: a query that may attend to nothing (padding) gets a mean instead of a NaN
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The shape of a policy. Hashable, so that it can be a static argument of jit."""
+
+    vocab: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    ffn: int
+    rope_theta: float = 1e4
+    rope_scaling: tuple | None = None  # ("linear", factor) or ("llama3", factor, low_freq_factor, high_freq_factor, original_max_position)
+    norm_eps: float = 1e-6
+    qk_norm: bool = False  # Qwen3
+    qkv_bias: bool = False  # Qwen2
+    tied: bool = True  # the embedding is also the unembedding
+    dtype: str = "float32"  # of activations and matmuls; norms, softmax and logits are float32 always
+    param_dtype: str = "float32"
+    remat: str = "full"  # "full": the backward recomputes each layer from its input; "none": keep everything
+    forbidden: tuple[int, ...] = ()  # ids the policy can never choose
+    vocab_chunk: int = 256  # tokens of each prompt whose logits exist at once
+
+
+def specs(cfg: Config) -> PyTree:
+    """The parameters. Projections into the residual stream begin smaller by sqrt(2 L), as in GPT-2."""
+    L, D, H, K, h, F, V = cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.ffn, cfg.vocab
+    ones, zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
+    small = jax.nn.initializers.normal(0.02 / math.sqrt(2 * L))
+    layers = {
+        "attn_norm": Param((L, D), (None, None), ones),
+        "wq": Param((L, D, H, h), (None, "width", "heads", None)),
+        "wk": Param((L, D, K, h), (None, "width", "kv_heads", None)),
+        "wv": Param((L, D, K, h), (None, "width", "kv_heads", None)),
+        "wo": Param((L, H, h, D), (None, "heads", None, "width"), small),
+        "mlp_norm": Param((L, D), (None, None), ones),
+        "w_gate": Param((L, D, F), (None, "width", "ffn")),
+        "w_up": Param((L, D, F), (None, "width", "ffn")),
+        "w_down": Param((L, F, D), (None, "ffn", "width"), small),
+    }
+    if cfg.qk_norm:
+        layers |= {"q_norm": Param((L, h), (None, None), ones), "k_norm": Param((L, h), (None, None), ones)}
+    if cfg.qkv_bias:
+        layers |= {
+            "bq": Param((L, H, h), (None, "heads", None), zeros),
+            "bk": Param((L, K, h), (None, "kv_heads", None), zeros),
+            "bv": Param((L, K, h), (None, "kv_heads", None), zeros),
+        }
+    tree = {"embed": Param((V, D), ("vocab", "width")), "final_norm": Param((D,), (None,), ones), "layers": layers}
+    return tree if cfg.tied else tree | {"unembed": Param((D, V), ("width", "vocab"))}
+
+
+def rms_norm(x: Array, weight: Array, eps: float) -> Array:
+    """x / sqrt(mean x^2 + eps) * w, in float32."""
+    y = x.astype(jnp.float32)
+    y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), -1, keepdims=True) + eps)
+    return (y * weight).astype(x.dtype)
+
+
+def rope(positions: Int[Array, "*B"], cfg: Config) -> tuple[Array, Array]:
+    """cos and sin of position * theta^(-2i/h), `[*B, h/2]`; scaled as Llama 3 does, or linearly, where the config says so."""
+    freq = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
+    match cfg.rope_scaling:
+        case None:
+            pass
+        case ("linear", factor):
+            freq = freq / factor
+        case ("llama3", factor, low, high, original):
+            # Long waves are slowed by `factor`, short ones kept, those between interpolated (Llama 3.1).
+            turns = original * freq / (2 * jnp.pi)
+            keep = jnp.clip((turns - low) / (high - low), 0, 1)
+            freq = freq * (keep + (1 - keep) / factor)
+        case other:
+            raise ValueError(
+                f"rope_scaling {other!r} is not known: use None, ('linear', factor) or ('llama3', factor, low, high, original)"
+            )
+    angle = positions[..., None].astype(jnp.float32) * freq
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x: Array, cos: Array, sin: Array) -> Array:
+    """Rotate the pairs (x_i, x_{i+h/2}) of every head: the halves convention of Hugging Face."""
+    a, b = jnp.split(x, 2, axis=-1)
+    cos, sin = cos[..., None, :].astype(x.dtype), sin[..., None, :].astype(x.dtype)
+    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
+def block(x, w, cos, sin, attend, cfg):
+    """One layer on `x[..., D]`. `attend(q, k, v) -> (mixed values, what to keep)` is all that differs between training and decoding."""
+    y = rms_norm(x, w["attn_norm"], cfg.norm_eps)
+    q, k, v = (jnp.einsum("...d,dhk->...hk", y, w[name]) for name in ("wq", "wk", "wv"))
+    if cfg.qkv_bias:
+        q, k, v = q + w["bq"], k + w["bk"], v + w["bv"]
+    if cfg.qk_norm:
+        q, k = rms_norm(q, w["q_norm"], cfg.norm_eps), rms_norm(k, w["k_norm"], cfg.norm_eps)
+    mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+    x = x + jnp.einsum("...hk,hkd->...d", mixed, w["wo"])
+    y = rms_norm(x, w["mlp_norm"], cfg.norm_eps)
+    return x + (jax.nn.silu(y @ w["w_gate"]) * (y @ w["w_up"])) @ w["w_down"], kept
+
+
+def _softmax(scores: Array, mask: Array, head_dim: int) -> Array:
+    scores = jnp.where(mask, scores.astype(jnp.float32) * head_dim**-0.5, MASKED)
+    return jax.nn.softmax(scores, axis=-1)
+
+
+def attend_prompt(q: Array, k: Array, v: Array, mask: Bool[Array, "N P P"]) -> Array:
+    """softmax(q k / sqrt h) v of the prompts: q `[N, P, H, h]`, k and v `[N, P, K, h]`."""
+    N, P, H, h = q.shape
+    q = q.reshape(N, P, k.shape[2], -1, h)
+    w = _softmax(jnp.einsum("nqkgh,npkh->nkgqp", q, k), mask[:, None, None], h).astype(v.dtype)
+    return jnp.einsum("nkgqp,npkh->nqkgh", w, v).reshape(N, P, H, h)
+
+
+def attend_rows(q, prompt_kv, row_kv, prompt_mask: Bool[Array, "N P"], row_mask: Bool[Array, "N R S C"]) -> Array:
+    """The same for rows, one softmax over their prompt, not repeated, and themselves: q `[N, R, S, H, h]`, prompt_kv `[N, P, K, h]`,
+    row_kv `[N, R, C, K, h]`."""
+    (kp, vp), (kr, vr) = prompt_kv, row_kv
+    N, R, S, H, h = q.shape
+    P, K = kp.shape[1:3]
+    q = q.reshape(N, R, S, K, -1, h)
+    scores = jnp.concatenate([jnp.einsum("nrskgh,npkh->nrkgsp", q, kp), jnp.einsum("nrskgh,nrckh->nrkgsc", q, kr)], -1)
+    mask = jnp.concatenate([jnp.broadcast_to(prompt_mask[:, None, None], (N, R, S, P)), row_mask], -1)
+    wp, wr = jnp.split(_softmax(scores, mask[:, :, None, None], h).astype(vp.dtype), [P], -1)
+    mixed = jnp.einsum("nrkgsp,npkh->nrskgh", wp, vp) + jnp.einsum("nrkgsc,nrckh->nrskgh", wr, vr)
+    return mixed.reshape(N, R, S, H, h)
+
+
+def causal(valid: Bool[Array, "*B T"]) -> Bool[Array, "*B T T"]:
+    """A token sees the valid ones up to itself."""
+    T = valid.shape[-1]
+    return jnp.tril(jnp.ones((T, T), bool)) & valid[..., None, :]
+
+
+def before(valid: Bool[Array, "*B T"]) -> Int[Array, "*B T"]:
+    """The position of a token: how many valid ones come before it."""
+    return jnp.cumsum(valid, -1, dtype=jnp.int32) - valid
+
+
+def cast(params: PyTree, cfg: Config) -> PyTree:
+    """The parameters in the dtype of the computation."""
+    return jax.tree.map(lambda w: w.astype(cfg.dtype), params)
+
+
+def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, cfg: Config):
+    """Embed, all layers under one scan, final norm. Returns the hidden states and what `attend` kept, stacked over layers."""
+    cos, sin = rope(positions, cfg)
+
+    def layer(x, w):
+        return block(x, w, cos, sin, attend, cfg)
+
+    layer = jax.checkpoint(layer) if cfg.remat == "full" else layer
+    x, kept = jax.lax.scan(layer, params["embed"][tokens], params["layers"])
+    return rms_norm(x, params["final_norm"], cfg.norm_eps), kept
+
+
+def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
+    """Logits in float32; ids the policy can never choose get -inf."""
+    w = params["embed"].T if cfg.tied else params["unembed"]
+    logits = jnp.matmul(h, w, preferred_element_type=jnp.float32)
+    if cfg.forbidden:
+        logits = logits.at[..., jnp.array(cfg.forbidden)].set(-jnp.inf)
+    return logits
+
+
+def logits(params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config) -> Float[Array, "B T V"]:
+    """The plain forward: every row for itself, all logits at once."""
+    params, mask = cast(params, cfg), causal(valid)
+    h, _ = run(params, tokens, before(valid), lambda q, k, v: (attend_prompt(q, k, v, mask), None), cfg)
+    return unembed(params, h, cfg)
+
+
+def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N R S"], rows_valid, cfg: Config) -> tuple[Array, Array]:
+    """The hidden states `[N, P, D]` of each prompt and `[N, R, S, D]` of the rows that continue it; the prompt is computed once."""
+    (N, P), (_, R, S) = prompt.shape, rows.shape
+    prompt_mask, row_mask = causal(prompt_valid), causal(rows_valid)
+    lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None, None]
+
+    def pack(a, b):
+        return jnp.concatenate([a, b.reshape(N, R * S, *b.shape[3:])], 1)
+
+    def unpack(x):
+        return x[:, :P], x[:, P:].reshape(N, R, S, *x.shape[2:])
+
+    def attend(q, k, v):
+        (qp, qr), (kp, kr), (vp, vr) = unpack(q), unpack(k), unpack(v)
+        return pack(attend_prompt(qp, kp, vp, prompt_mask), attend_rows(qr, (kp, vp), (kr, vr), prompt_valid, row_mask)), None
+
+    x, _ = run(cast(params, cfg), pack(prompt, rows), pack(before(prompt_valid), lengths + before(rows_valid)), attend, cfg)
+    return unpack(x)
+
+
+def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cfg: Config, *, prompt: int, temperature: float = 1.0):
+    """`logp` and `entropy` `[N, R, T - prompt]` of softmax(logits / temperature) at columns prompt..T-1.
+
+    The first `prompt` columns are the same in all rows of a group: they are computed once. Logits exist for a chunk of tokens at a time.
+    """
+    N, R, T = tokens.shape
+    first, rest = hidden(params, tokens[:, 0, :prompt], valid[:, 0, :prompt], tokens[:, :, prompt:-1], valid[:, :, prompt:-1], cfg)
+    h = jnp.concatenate([jnp.broadcast_to(first[:, None, -1:], (N, R, 1, cfg.width)), rest], 2).reshape(N, -1, cfg.width)
+    target = tokens[:, :, prompt:].reshape(N, -1)
+    params = cast({name: w for name, w in params.items() if name != "layers"}, cfg)
+
+    def chunk(h, target):
+        z = unembed(params, h, cfg) / temperature
+        logp = jax.nn.log_softmax(z, -1)
+        p = jnp.exp(logp)
+        chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
+        return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)  # 0 * -inf would be a NaN, in the gradient too
+
+    M, c = h.shape[1], min(cfg.vocab_chunk, h.shape[1])
+    n = -(-M // c)
+    h, target = (jnp.pad(x, [(0, 0), (0, n * c - M)] + [(0, 0)] * (x.ndim - 2)) for x in (h, target))
+    h, target = (jnp.moveaxis(x.reshape(N, n, c, *x.shape[2:]), 1, 0) for x in (h, target))
+    out = jax.lax.map(lambda x: jax.checkpoint(chunk)(*x), (h, target))
+    logp, entropy = (jnp.moveaxis(x, 0, 1).reshape(N, -1)[:, :M].reshape(N, R, T - prompt) for x in out)
+    return {"logp": logp, "entropy": entropy}
