@@ -1,0 +1,15 @@
+"""Every estimator, one file a method; `__all__` is the catalogue. Write your own with `per_group` or `per_batch`: nothing is registered."""
+
+from jaxcredit.credit._lift import Credit, Method, columns, method_of, per_batch, per_group
+from jaxcredit.credit.dr_grpo import dr_grpo
+from jaxcredit.credit.grpo import grpo
+from jaxcredit.credit.opo import opo
+from jaxcredit.credit.ppo import ppo
+from jaxcredit.credit.pure import pure
+from jaxcredit.credit.reinforce_pp import reinforce_pp
+from jaxcredit.credit.remax import remax
+from jaxcredit.credit.rloo import rloo
+from jaxcredit.credit.san import san
+from jaxcredit.credit.tempo import tempo
+
+__all__ = ["dr_grpo", "grpo", "opo", "ppo", "pure", "reinforce_pp", "remax", "rloo", "san", "tempo"]

@@ -1,0 +1,82 @@
+"""Moving between trajectories [G], segments [G, K] and the tokens of the rows [R, T].
+
+A `group` is anything with the fields of one prompt's Rollout: `row` [R] (None: row i is trajectory i), `segment` and `mask` [R, T],
+`real` [G, K]. Rows of one trajectory follow each other in the order of their index.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def spread(x: Float[Array, "G"] | Float[Array, "G K"], group) -> Float[Array, "R T"]:
+    """Every token gets its trajectory's number, or its segment's; 0 on tokens outside any segment."""
+    x = x[_row(group)]
+    if x.ndim == 1:
+        return jnp.broadcast_to(x[:, None], group.segment.shape)
+    if x.shape[1] == 1:
+        return jnp.where(group.segment == 0, x, 0)
+    return jnp.where(group.segment >= 0, jnp.take_along_axis(x, jnp.maximum(group.segment, 0), 1), 0)
+
+
+def per_segment(x: Float[Array, "R T"], group, *, mean: bool = False) -> Float[Array, "G K"]:
+    """The sum (or mean) of the policy's tokens of each segment, over all rows of its trajectory; 0 where there are none."""
+    total = _over_tokens(jnp.sum, group, x, 0)
+    total = jax.ops.segment_sum(total, _row(group), group.real.shape[0])
+    return total / jnp.maximum(tokens_in(group), 1).astype(x.dtype) if mean else total
+
+
+def tokens_in(group) -> Int[Array, "G K"]:
+    """How many tokens the policy chose in each segment."""
+    count = _over_tokens(jnp.sum, group, jnp.ones(group.mask.shape, jnp.int32), 0)
+    return jax.ops.segment_sum(count, _row(group), group.real.shape[0])
+
+
+def length(group) -> Int[Array, "G"]:
+    """How many tokens the policy chose in each trajectory, inside segments and outside."""
+    return jax.ops.segment_sum(group.mask.sum(-1, dtype=jnp.int32), _row(group), group.real.shape[0])
+
+
+def at_end(x: Float[Array, "G K"], group) -> Float[Array, "R T"]:
+    """The segment's number on the last token that the policy chose in it (across its rows), 0 elsewhere."""
+    R, T = group.mask.shape
+    G, K = x.shape
+    column = _over_tokens(jnp.max, group, jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (R, T)), -1)
+    place = jnp.where(column >= 0, jnp.arange(R, dtype=jnp.int32)[:, None] * T + column, -1)
+    last = jax.ops.segment_max(place, _row(group), G)
+    last = jnp.where(last >= 0, last, R * T)
+    return jnp.zeros(R * T, x.dtype).at[last.reshape(-1)].set(x.reshape(-1), mode="drop").reshape(R, T)
+
+
+def link(x: Float[Array, "R T"], decay: float | int | Float[Array, ""], group) -> Float[Array, "R T"]:
+    """Carry a to-go that stops at the end of each row on through the later rows of its trajectory.
+
+        x'_t = x_t + decay^(policy tokens from t to the end of the row) x'_first(next row)
+
+    `x` must pass through holes, so that column 0 shows the number of a row's first token.
+    """
+    left = jnp.cumsum(group.mask[:, ::-1], 1, dtype=jnp.int32)[:, ::-1]
+    keep = jnp.asarray(decay, x.dtype) ** left
+    return x + keep * after_row(x[:, 0], keep[:, 0], group)[:, None]
+
+
+def after_row(first: Float[Array, "R"], keep: Float[Array, "R"], group) -> Float[Array, "R"]:
+    """F_r = S_next(r), S_r = first_r + keep_r F_r, over the rows of each trajectory; 0 after its last row."""
+
+    def back(after, now):
+        g, f, k = now
+        return after.at[g].set(f + k * after[g]), after[g]
+
+    none = jnp.zeros(group.real.shape[0], first.dtype)
+    return jax.lax.scan(back, none, (_row(group), first, keep), reverse=True)[1]
+
+
+def _row(group):
+    return jnp.arange(group.mask.shape[0]) if group.row is None else group.row
+
+
+def _over_tokens(reduce, group, x, empty) -> Array:
+    """Reduce x over the policy's tokens of each row and segment: [R, K]. The comparison is fused into the reduction, never stored."""
+    K = group.real.shape[1]
+    mine = (group.segment[:, None, :] == jnp.arange(K)[:, None]) & group.mask[:, None, :]
+    return reduce(jnp.where(mine, x[:, None, :], empty), -1)

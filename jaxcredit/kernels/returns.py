@@ -1,0 +1,75 @@
+"""What follows a decision. All of it runs over the last axis; `where` marks the real entries, and a hole is passed through unchanged."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def to_go(
+    x: Float[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
+) -> Float[Array, "*b T"]:
+    """G_t = x_t + gamma_t G_{t+1}. A hole adds nothing and discounts nothing: it shows the number of what comes after it."""
+    step = jnp.broadcast_to(jnp.asarray(gamma, x.dtype), x.shape)
+    if where is not None:
+        x, step = jnp.where(where, x, 0), jnp.where(where, step, 1)
+
+    def back(after, now):
+        G = now[0] + now[1] * after
+        return G, G
+
+    G = jax.lax.scan(back, jnp.zeros(x.shape[:-1], x.dtype), (_time_first(x), _time_first(step)), reverse=True)[1]
+    return jnp.moveaxis(G, 0, -1)
+
+
+def min_to_go(x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b T"]:
+    """m_t = min(x_t, m_{t+1}): the minimum of what follows, this entry included; 0 where nothing real follows."""
+    x = x if where is None else jnp.where(where, x, jnp.inf)
+    least = jax.lax.cummin(x, axis=x.ndim - 1, reverse=True)
+    return least if where is None else jnp.where(jnp.isfinite(least), least, 0)
+
+
+def following(x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b T"]:
+    """f_t = x at the next real position after t; 0 after the last."""
+    T = x.shape[-1]
+    where = jnp.ones(x.shape, bool) if where is None else where
+    here = jnp.where(where, jnp.arange(T), T)
+    after = jax.lax.cummin(here, axis=x.ndim - 1, reverse=True)[..., 1:]
+    after = jnp.concatenate([after, jnp.full((*x.shape[:-1], 1), T, after.dtype)], -1)
+    return jnp.where(after < T, jnp.take_along_axis(x, jnp.minimum(after, T - 1), -1), 0)
+
+
+def gae(
+    reward: Float[Array, "*b T"],
+    value: Float[Array, "*b T"],
+    *,
+    gamma: float | int | Float[Array, "..."] = 1.0,
+    lam: float | int | Float[Array, "..."] = 1.0,
+    where: Bool[Array, "*b T"] | None = None,
+) -> Float[Array, "*b T"]:
+    """Generalised advantage estimation (arXiv 1506.02438), with a discount and a lambda that may differ by step.
+
+        A_t = delta_t + gamma_t lambda_t A_{t+1},   delta_t = r_t + gamma_t V_{t+1} - V_t,   V = A = 0 after the last
+
+    A hole carries V_{t+1} and A_{t+1} through unchanged, and what was earned in it is dropped.
+    """
+    # A plain scan over time-major rows is what is fastest on a CPU; associative scans and blocks of time cost more memory traffic.
+    each = {"gamma": gamma, "lam": lam}
+    moving = {k: _time_first(jnp.broadcast_to(v, reward.shape)) for k, v in each.items() if jnp.ndim(v)}
+    fixed = {k: v for k, v in each.items() if not jnp.ndim(v)}
+
+    def back(after, now):
+        r, V, real, knobs = now
+        knobs = {**fixed, **knobs}
+        step = knobs["gamma"]
+        A = (r + step * after[0] - V) + step * knobs["lam"] * after[1]
+        V, A = (V, A) if real is None else (jnp.where(real, V, after[0]), jnp.where(real, A, after[1]))
+        return (V.astype(value.dtype), A.astype(value.dtype)), A.astype(value.dtype)
+
+    none = jnp.zeros(value.shape[:-1], value.dtype)
+    real = None if where is None else _time_first(where)
+    A = jax.lax.scan(back, (none, none), (_time_first(reward), _time_first(value), real, moving), reverse=True)[1]
+    return jnp.moveaxis(A, 0, -1)
+
+
+def _time_first(x):
+    return jnp.moveaxis(x, -1, 0)
