@@ -49,23 +49,25 @@ def branches(
     """The sparse differences of a row's prefix value.  d_ig = V(i, t+1) - V(i, t) and |M(i, t+1)| at t = shared_ig
 
     M(i, t) = {g : shared_ig >= t}, the trajectories that begin with the row's first t columns, and V is the mean of their rewards
-    (arXiv 2509.18314). Trajectories left in the same column have one entry that is not zero; identical ones have none.
+    (arXiv 2509.18314). Of the trajectories left in the same column the first carries the difference; identical ones carry none.
     Rewards are taken relative to the row's own, so equal rewards of any value give exactly 0.
     """
-    G = reward.shape[0]
-    relative = jnp.where(where, reward - reward[row][:, None], 0)
-    real = where[None, None, :]
-    depth, other = shared[:, :, None], shared[:, None, :]
-    after, before = real & (other > depth), real & (other >= depth)
-    n_after, n_before = after.sum(-1), before.sum(-1)
+    relative = _relative(reward, row, where)
+    index = jnp.arange(reward.shape[0])
 
-    def mean(members, n):
-        return jnp.where(members, relative[:, None, :], 0).sum(-1) / jnp.maximum(n, 1)
+    def visit(sums, other):
+        depth, gain, h = other
+        beyond, here = depth[:, None] > shared, depth[:, None] == shared
+        n_after, after, n_left, left, repeated = sums
+        after, left = after + jnp.where(beyond, gain[:, None], 0), left + jnp.where(here, gain[:, None], 0)
+        return (n_after + beyond, after, n_left + here, left, repeated | (here & (h < index))), None
 
-    earlier = jnp.arange(G)[None, :] < jnp.arange(G)[:, None]
-    first = ~(real & (other == depth) & earlier).any(-1) & where
-    change = first & (n_after < n_before) & (n_after > 0)
-    return jnp.where(change, mean(after, n_after) - mean(before, n_before), 0), n_after.astype(jnp.int32)
+    # One trajectory after the other in the registers: on a CPU 20 times faster than a reduction of [R, G, G].
+    none, nothing = jnp.zeros(shared.shape, jnp.int32), jnp.zeros(shared.shape, reward.dtype)
+    others = (jnp.where(where, shared, -1).T, relative.T, index)
+    (n_after, after, n_left, left, repeated), _ = jax.lax.scan(visit, (none, nothing, none, nothing, none > 0), others, unroll=16)
+    mean_after, mean_before = after / jnp.maximum(n_after, 1), (after + left) / jnp.maximum(n_after + n_left, 1)
+    return jnp.where(where & ~repeated & (n_after > 0), mean_after - mean_before, 0), n_after
 
 
 def at_branches(base: Float[Array, "R"], shared: Int[Array, "R G"], change: Float[Array, "R G"], columns: int) -> Float[Array, "R T"]:
@@ -89,7 +91,12 @@ def prefix_value(
     R, T = tokens.shape
     row = jnp.arange(R) if row is None else row
     shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
-    members = where[None, None] & (shared[:, None, :] >= jnp.arange(T + 1)[None, :, None])
-    own = reward[row]
-    relative = jnp.where(where, reward - own[:, None], 0)
-    return own[:, None] + jnp.where(members, relative[:, None], 0).sum(-1) / jnp.maximum(members.sum(-1), 1)
+    members = where & (shared[:, None, :] >= jnp.arange(T + 1)[:, None])
+    mean = jnp.where(members, _relative(reward, row, where)[:, None], 0).sum(-1) / jnp.maximum(members.sum(-1), 1)
+    return jnp.where(where, reward, 0)[row][:, None] + mean
+
+
+def _relative(reward, row, where):
+    """[R, G]: each trajectory's reward less the row's own; 0 for those that did not take place."""
+    reward = jnp.where(where, reward, 0)
+    return jnp.where(where, reward - reward[row][:, None], 0)
