@@ -1,0 +1,123 @@
+"""Tokenizers: round trips, chat formats, what ends an answer, and errors that name the mend."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tiny import tiny_tokenizer
+
+from jaxcredit.tokenize import HF, Chars
+
+TEXTS = ["3 + 4 = 7", "  two  spaces\n\nand\ttabs ", "Größe 1,024 – 日本 🙂", "def f(x):\n    return x**2", ""]
+
+
+@pytest.fixture(scope="module")
+def hf():
+    return tiny_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a tokenizer opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def test_chars_give_each_character_its_place_behind_pad_and_eos():
+    tok = Chars("ba ab")
+    assert (tok.vocab_size, tok.pad_id, tok.stop_ids) == (5, 0, (1,))
+    assert tok.encode("ab ") == [3, 2, 4]
+    assert tok.decode(np.array([3, 0, 2, 1, 4], np.int32)) == "ab "
+    assert tok.chat("ab") == tok.encode("ab") == tok.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+
+
+def test_chars_name_the_unknown_character_and_the_id_outside():
+    with pytest.raises(ValueError, match=r"'é' \(U\+00E9\) at position 3 of 'café' is not in the alphabet"):
+        Chars("cafe").encode("café")
+    with pytest.raises(ValueError, match="id 6 is outside the vocabulary of 6"):
+        Chars("cafe").decode([2, 6])
+
+
+def test_chars_are_equal_by_alphabet():
+    assert Chars("abc") == Chars("abc") != Chars("acb")
+    assert len({Chars("abc"), Chars("abc"), Chars("acb")}) == 2
+
+
+def test_chars_saved_are_a_hugging_face_tokenizer_with_the_same_ids(tmp_path):
+    chars = Chars("0123456789+=\n .")
+    chars.save(tmp_path)
+    hf = HF(tmp_path)
+    for text in ("12+30=42", "1 .\n\n  =", "+"):
+        assert hf.encode(text) == chars.encode(text)
+        assert hf.decode([*hf.encode(text), 1, 0]) == text
+    assert (hf.stop_ids, hf.pad_id, hf.vocab_size) == (chars.stop_ids, chars.pad_id, chars.vocab_size)
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_hf_round_trips_any_text(hf, text):
+    assert hf.decode(hf.encode(text)) == text
+
+
+def test_hf_chat_is_the_template_with_the_answer_opened(hf):
+    ids = hf.chat("2 + 2?")
+    assert hf.tokenizer.decode(ids) == "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
+    assert ids == hf.chat([{"role": "user", "content": "2 + 2?"}])
+    assert ids.count(hf.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2, "special tokens are one id each"
+
+
+def test_hf_decode_drops_specials_and_keeps_the_rest(hf):
+    im_end, end = (hf.tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
+    assert hf.decode(np.array([*hf.encode(" 7 ."), im_end, end])) == " 7 ."
+    assert set(hf.stop_ids) == {im_end, end}
+    assert hf.pad_id == end
+
+
+def test_hf_passes_keywords_to_the_template(hf):
+    tok = tiny_tokenizer()
+    tok.tokenizer.chat_template = "{{ 'deep' if thinking else 'fast' }}"
+    assert tok.decode(HF(tok.tokenizer, thinking=True).chat("x")) == "deep"
+    assert tok.decode(HF(tok.tokenizer).chat("x")) == "fast"
+
+
+def test_hf_from_a_folder_equals_the_one_saved_and_reads_further_ends(hf, tmp_path):
+    hf.save(tmp_path)
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [hf.stop_ids[0], 77]}))
+    again = HF(str(tmp_path))
+    assert again.chat("Tom has 12 apples.") == hf.chat("Tom has 12 apples.")
+    assert again.stop_ids == (*hf.stop_ids, 77)
+    assert again.vocab_size == hf.vocab_size == 1 + max(hf.tokenizer.get_vocab().values())
+
+
+def test_hf_without_a_template_takes_strings_only(hf):
+    tok = tiny_tokenizer()
+    tok.tokenizer.chat_template = None
+    assert tok.chat("7") == hf.encode("7")
+    with pytest.raises(ValueError, match="no chat template.*pass a plain string"):
+        tok.chat([{"role": "user", "content": "7"}])
+
+
+def test_a_hub_id_is_told_how_to_get_it():
+    with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B"):
+        HF("Qwen/Qwen3-0.6B")
+
+
+def test_missing_and_damaged_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.*is no folder"):
+        HF(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
+        HF(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0", "model"')
+    with pytest.raises(ValueError, match="cannot be read.*download or export it again"):
+        HF(tmp_path)
+
+
+def test_importing_and_loading_says_nothing(hf, tmp_path):
+    hf.save(tmp_path)
+    code = f"from jaxcredit.tokenize import HF; import sys; assert 'transformers' not in sys.modules; HF({str(tmp_path)!r}).chat('a')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
