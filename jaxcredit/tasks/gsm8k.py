@@ -11,7 +11,7 @@ from jaxcredit.tasks.jsonl import items_of
 from jaxcredit.tasks.task import Task, without
 
 INSTRUCTION = "Solve the problem step by step. Write the final answer after ####."
-_NUMBER = r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d[\d,]*)?"
+_NUMBER = r"(?:(?<![\w)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d[\d,]*)?"
 
 
 def gsm8k(
@@ -99,9 +99,9 @@ def _tfds(part):
         source = tfds.data_source("gsm8k", split=part)
     except Exception as error:
         raise FileNotFoundError(
-            'tensorflow-datasets has not prepared gsm8k here. Prepare it where there is a network: python -c "import tensorflow_datasets as t; '
-            "t.builder('gsm8k', file_format='array_record').download_and_prepare()\"; or give gsm8k() the folder that holds train.jsonl and "
-            f"test.jsonl. Its own words: {type(error).__name__}: {str(error)[:300]}"
+            "tensorflow-datasets has not prepared gsm8k here. Give gsm8k() the folder that holds train.jsonl and test.jsonl; or prepare it "
+            "where there is a network: tensorflow_datasets.builder('gsm8k', file_format='array_record').download_and_prepare(). "
+            f"Its own words: {type(error).__name__}: {str(error)[:300]}"
         ) from error
     return [{k: _text(row[k]) for k in ("question", "answer")} for row in source]
 

@@ -23,7 +23,7 @@ def gym(
     extract: Callable[[str], str] = str.strip,
     **params: Any,
 ) -> Task:
-    """Distinct problems of a reasoning-gym family, no training prompt in the test set; reward 1 where its verifier gives full marks.
+    """Distinct problems of a reasoning-gym family, none of the test set trained on or shown; reward 1 where its verifier gives full marks.
 
     `params` go to the generator. `demos`: parameters that differ for the demonstrations, and their `size`; for example
     `gym("spell_backward", demos={"size": 2000, "max_word_len": 4}, min_word_len=5, max_word_len=8)`. None: no demonstrations.
@@ -32,15 +32,13 @@ def gym(
     if size < 1 or test_size < 0:
         raise ValueError(f"size is {size} and test_size {test_size}: at least one training problem is needed")
     source = _source(family, params)
-    seen: set[str] = set()
-    read = (prompt, answer, seen)
-    test = _draw(family, source(seed * 3 * _APART), test_size, *read)
-    train = _draw(family, source((seed * 3 + 1) * _APART), size, *read)
+    test = _draw(family, source(seed * 3 * _APART), test_size, prompt, answer)
+    train = _draw(family, source((seed * 3 + 1) * _APART), size, prompt, answer, apart=test)
     shown = []
     if demos:
         demos = dict(demos)
         count = demos.pop("size", 1000)
-        shown = _draw(family, _source(family, {**params, **demos})((seed * 3 + 2) * _APART), count, *read)
+        shown = _draw(family, _source(family, {**params, **demos})((seed * 3 + 2) * _APART), count, prompt, answer, apart=test)
     verifier = source(seed * 3 * _APART)
 
     def reward(meta: Entry, text: str, ids=()) -> float:
@@ -101,14 +99,14 @@ def _source(family, params):
     return make
 
 
-def _draw(family, source, count, prompt, answer, seen) -> list[Item]:
-    """The first `count` problems of the source that were not seen; ends where hardly anything new comes."""
+def _draw(family, source, count, prompt, answer, apart=()) -> list[Item]:
+    """The first `count` distinct problems of the source that are not in `apart`; ends where hardly anything new comes."""
     items: list[Item] = []
+    seen = {item["prompt"] for item in apart}
     for index in range(_APART):
         if len(items) == count:
             return items
-        # Half of the last draws new is plenty; 200 draws for each problem means that the family is spent.
-        if index > 200 * (len(items) + 50):
+        if index > 20 * len(items) + 10_000:  # far more repeats than news: the family is spent
             break
         entry = source[index]
         text = prompt(entry)

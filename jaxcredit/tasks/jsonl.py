@@ -23,7 +23,7 @@ def from_jsonl(
 ) -> Task:
     """A task from a file with one JSON object a line; the whole object is the `meta` that `reward(meta, text, ids)` gets.
 
-    `prompt` (and `answer`, for demonstrations) is a field's name, a format string such as "Q: {question}\\nA:", or a function of the object;
+    `prompt` (and `answer`, for demonstrations) is a field's name, a format string such as "Q: {question}", or a function of the object;
     a prompt is a text or chat messages. `test` is another file, or the share of the prompts to hold out: a prompt's hash decides, so a
     growing file keeps its test set. Training items with a prompt of the test set are dropped with a warning.
     """
@@ -97,7 +97,5 @@ def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[
 
     train, test = [x for x in items if not held_out(x)], [x for x in items if held_out(x)]
     if not train or (share and not test):
-        raise ValueError(
-            f"{path}: test={share:g} of {len(items)} items leaves {len(train)} to train on and {len(test)} to test; give a file with more, or test=FILE"
-        )
+        raise ValueError(f"{path}: test={share:g} of {len(items)} items leaves {len(train)} to train on and {len(test)} to test: give more")
     return train, test

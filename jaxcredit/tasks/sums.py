@@ -15,10 +15,10 @@ TEMPLATES = (
     "What is the sum of {list}?",
     "Please work out {sum} and give me the result.",
 )
-_NUMBER = r"-?\d+(?:[.,/]\d+)*"
+_NUMBER = r"(?:(?<![\w)])-)?\d+(?:[.,/]\d+)*"
 # An operand of a sum that is still being written is not its result: "is 3 + 4 = 7" says 7.
 _VALUE = re.compile(
-    rf"(?:=|\b(?:is|equals?|are)\b)[\s:*$\\()\[\]]*({_NUMBER})(?![\d.,/]*\d|\s*(?:[-+*]|\band\b|\bplus\b|,\s*\d))", re.IGNORECASE
+    rf"(?:=|\b(?:is|equals?|are)\b)[\s:*$\\()\[\]]*({_NUMBER})(?![\d.,/]*\d|\s*(?:[-+*,]|and\b|plus\b)\s*\d)", re.IGNORECASE
 )
 
 
