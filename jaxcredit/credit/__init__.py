@@ -1,6 +1,12 @@
 """Every estimator, one file a method; `__all__` is the catalogue. Write your own with `per_group` or `per_batch`: nothing is registered."""
 
-from jaxcredit.credit._lift import Credit, Method, columns, method_of, per_batch, per_group
+from jaxcredit.credit._lift import Columns as Columns
+from jaxcredit.credit._lift import Credit as Credit
+from jaxcredit.credit._lift import Method as Method
+from jaxcredit.credit._lift import columns as columns
+from jaxcredit.credit._lift import method_of as method_of
+from jaxcredit.credit._lift import per_batch as per_batch
+from jaxcredit.credit._lift import per_group as per_group
 from jaxcredit.credit.dr_grpo import dr_grpo
 from jaxcredit.credit.grpo import grpo
 from jaxcredit.credit.opo import opo

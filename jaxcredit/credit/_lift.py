@@ -1,4 +1,4 @@
-"""Estimators are written for one prompt's group; what they all share is added here, once: vmap, mask, precision, no gradient, clear errors."""
+"""Estimators are written for one prompt's group; what they all share is added here, once: vmap, mask, precision, no gradient, errors."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -85,7 +85,8 @@ def _require(method, rollout):
     if G < method.peers:
         raise ValueError(
             f"{method.name} compares the trajectories of a group, and the group has {G}: "
-            f"sample at least {method.peers} per prompt (--group {max(8, method.peers)}), or take an estimator that needs no peers (ppo, remax)"
+            f"sample at least {method.peers} per prompt (--group {max(8, method.peers)}), "
+            "or take an estimator that needs no peers (ppo, remax)"
         )
 
 

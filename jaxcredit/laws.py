@@ -1,0 +1,419 @@
+"""What every estimator obeys, as functions: the tests, `jaxcredit check` and a newcomer's own file all call `check`.
+
+    for result in laws.check(my_credit): print(result.law, result.passed, result.detail)
+
+Each law takes a credit and random rollouts made from the SIGNALS table, and answers with what is wrong, or nothing.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxcredit.credit._lift import Credit, Method, method_of
+from jaxcredit.rollout import SIGNALS, Rollout, alive
+
+FIELDS = {
+    "tokens": "R T",
+    "mask": "R T",
+    "logp": "R T",
+    "segment": "R T",
+    "reward": "G K",
+    "real": "G K",
+    "row": "R",
+    "valid": "R T",
+    "done": "G",
+}
+INDEX = {"row": "G", "pair": "G"}  # arrays whose numbers are positions on an axis: renamed when that axis is permuted
+COLUMNS = ("advantage", "weight", "clip", "target")
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+class Result(NamedTuple):
+    """One law, and whether it held: None where it does not apply (then `detail` says why)."""
+
+    law: str
+    passed: bool | None
+    detail: str = ""
+
+
+@functools.partial(jax.jit, static_argnames=("needs", "N", "R", "T", "K", "G", "prompt", "dtype", "kinds"))
+def synthetic(
+    key: jax.Array,
+    needs: tuple[str, ...] = tuple(SIGNALS),
+    *,
+    N: int = 16,
+    R: int = 6,
+    T: int = 20,
+    K: int = 3,
+    G: int | None = None,
+    prompt: int = 4,
+    dtype: str = "float32",
+    kinds: tuple[int, ...] = (0, 1, 2, 3),
+) -> Rollout:
+    """N random groups of R rows, in one compiled shape. What is ragged, missing or equal in practice is so here.
+
+    Prompts are left-padded and equal in a group; answers have 0 to T - prompt tokens of three kinds (so prefixes are shared), holes
+    that tools wrote, up to K segments; a group may have a single real trajectory, or none; where nothing took place there is junk.
+    `kinds` draws each prompt's rewards: 0 zeros and ones, 1 normal, 2 all equal to some number, 3 normal with ties.
+    With G < R, each row beyond the G-th continues a random trajectory.
+    """
+    G, S = R if G is None else G, T - prompt
+    keys = iter(jax.random.split(key, 32 + len(needs)))
+
+    def draw(shape, low, high):
+        return jax.random.randint(next(keys), shape, low, high)
+
+    def flip(shape, p=0.5):
+        return jax.random.bernoulli(next(keys), p, shape)
+
+    size = jnp.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))  # real trajectories of each group
+    took_place = jnp.argsort(jax.random.uniform(next(keys), (N, G)), -1) < size
+    extra = draw((N, R - G), 0, G)
+    row = jnp.sort(jnp.concatenate([jnp.broadcast_to(jnp.arange(G), (N, G)), extra], -1), -1)
+    row_real = jnp.take_along_axis(took_place, row, -1)
+
+    longest = jnp.where(flip((N, 1), 0.1), 0, S)
+    length = jnp.minimum(jnp.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest) * row_real
+    place = jnp.arange(T) - prompt
+    answer = (place >= 0) & (place < length[..., None])
+    parts = jnp.clip(draw((N, G), 1, K + 1), 1, jnp.maximum(jnp.zeros((N, G), int).at[jnp.arange(N)[:, None], row].max(length), 1))
+    parts_row, pieces = jnp.take_along_axis(parts, row, -1)[..., None], jnp.maximum(length, 1)[..., None]
+    segment = jnp.where(answer, jnp.clip(place * parts_row // pieces, 0, K - 1), -1)
+    hole = jnp.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
+    before = jnp.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
+    tokens = jnp.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
+    tokens = jnp.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)  # groups of one answer, cut at different lengths
+    tokens = jnp.where(place < 0, tokens[:, :1], tokens)
+
+    real = took_place[..., None] & (jnp.arange(K) < parts[..., None])
+    kind = jnp.asarray(kinds)[draw((N, 1, 1), 0, len(kinds))]
+    normal = jax.random.normal(next(keys), (N, G, K))
+    last = jnp.arange(K) == parts[..., None] - 1
+    equal = jnp.where(last, jax.random.normal(next(keys), (N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
+    reward = jnp.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], jnp.round(normal))
+
+    sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G}
+    signals = {}
+    for name in needs:
+        axes, sort, _ = SIGNALS[name]
+        shape = (N, *(sizes[a] for a in axes.split()))
+        signals[name] = draw(shape, 0, 3) if sort == "i" else jax.random.uniform(next(keys), shape, minval=-1).astype(dtype)
+    if "node_parent" in signals:  # a parent comes before its children
+        signals["node_parent"] = jnp.minimum(signals["node_parent"], jnp.arange(sizes["M"])) - 1
+    return Rollout(
+        tokens=tokens,
+        mask=answer & ~hole,
+        logp=(-jax.random.exponential(next(keys), (N, R, T))).astype(dtype),
+        segment=segment,
+        reward=jnp.where(real, reward, 1e3).astype(dtype),
+        real=real,
+        signals=signals,
+        row=row,
+        valid=answer | (before & (place < 0)),
+        done=flip((N, G), 0.7),
+    )
+
+
+def check(credit: Credit, *, seed: int = 0) -> list[Result]:
+    """Every law on this credit, each with the failing input when it does not hold."""
+    case, results = Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), jax.random.key(seed)), []
+    for law in LAWS:
+        name = law.__name__.replace("_", " ")
+        try:
+            problem = law(case)
+            results.append(Result(name, problem is None, problem or ""))
+        except Skip as why:
+            results.append(Result(name, None, str(why)))
+        except Exception as error:  # the law could not even be tried: that is a failure with a cause, not a crash of the table
+            results.append(Result(name, False, f"{type(error).__name__}: {error}"))
+    return results
+
+
+class Case(NamedTuple):
+    """A credit under examination. `run` is its one compiled form: the laws ask about few shapes, as most of their time is compiling."""
+
+    credit: Credit
+    run: Credit
+    method: Method
+    key: jax.Array
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The signals it declares; all that there are, for a function without metadata."""
+        return tuple(self.method.needs) if self.method.summary else tuple(SIGNALS)
+
+    def samples(self, shapes=None, **kw) -> Iterable[Rollout]:
+        """Random rollouts: one segment, several, and rows that continue other rows' trajectories."""
+        for i, shape in enumerate(SHAPES if shapes is None else shapes):
+            yield synthetic(jax.random.fold_in(self.key, i), self.needs, **shape, **kw)
+
+
+class Skip(Exception):
+    """Raised by a law that does not apply."""
+
+
+SHAPES = ({"K": 1}, {"K": 3}, {"K": 3, "R": 8, "G": 5})
+
+
+def finite_and_zero_off_the_mask(case: Case) -> str | None:
+    """[N, R, T] floats, finite whatever happened, and nothing on tokens the policy did not choose."""
+    for rollout in (*case.samples(), *case.samples(SHAPES[2:], dtype="bfloat16")):
+        for name, x in _columns(case.run(rollout)).items():
+            if name not in COLUMNS:
+                return f"column {name!r} is not one of {', '.join(COLUMNS)}"
+            if x.shape != rollout.mask.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+                return f"{name} is {x.dtype}{list(x.shape)}, expected floats {list(rollout.mask.shape)}"
+            if not jnp.isfinite(x).all():
+                return f"{name} is not finite: {_where(~np.isfinite(x), rollout)}"
+            off = (x != (name == "clip")) & ~rollout.mask
+            if off.any():
+                return f"{name} is not {int(name == 'clip')} off the mask: {_where(off, rollout)}"
+    return None
+
+
+def jit_equals_eager(case: Case) -> str | None:
+    """The compiled program gives the numbers of the uncompiled one."""
+    for rollout in case.samples(SHAPES[1:2]):
+        if problem := _differ(case.run(rollout), case.credit(rollout), rollout):
+            return problem
+    return None
+
+
+def permuting_trajectories_permutes_credit(case: Case) -> str | None:
+    """Trajectories have no order: renaming them changes nothing, and their rows' credit goes with the rows."""
+    for i, rollout in enumerate(case.samples()):
+        G, R = rollout.real.shape[1], rollout.mask.shape[1]
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(case.key, i), G))
+        renamed, before = _take(rollout, "G", order), case.run(rollout)
+        if problem := _differ(case.run(renamed), before, rollout):
+            return "trajectories renamed, rows in place: " + problem
+        if R == G:  # the rows of one trajectory do have an order; single ones have none
+            moved = jax.tree.map(lambda x, order=order: x[:, order], before)
+            if problem := _differ(case.run(_take(renamed, "R", order)), moved, rollout):
+                return "trajectories and rows reordered: " + problem
+    return None
+
+
+def padding_changes_nothing(case: Case) -> str | None:
+    """More columns, segments, rows and trajectories that are not real leave the credit of the others as it was."""
+    for rollout in case.samples(SHAPES[::2]):
+        _, R, T = rollout.mask.shape
+        padded = functools.reduce(_pad, ("T", "K", "R", "G"), rollout)
+        after = {name: x[:, :R, :T] for name, x in _columns(case.run(padded)).items()}
+        if problem := _differ(after, case.run(rollout), rollout):
+            return problem
+    return None
+
+
+def no_gradient_flows(case: Case) -> str | None:
+    """Credit is a constant of the loss."""
+    for rollout in case.samples(SHAPES[1:2]):
+        floats = {n: x for n, x in rollout.signals.items() if jnp.issubdtype(x.dtype, jnp.floating)}
+
+        def total(reward, logp, signals, rollout=rollout):
+            rollout = dataclasses.replace(rollout, reward=reward, logp=logp).with_signals(**signals)
+            return sum((x * x).sum() for x in jax.tree.leaves(case.credit(rollout)))
+
+        gradient = jax.jit(jax.grad(total, (0, 1, 2)))(rollout.reward, rollout.logp, floats)
+        for path, g in jax.tree.leaves_with_path(dict(zip(("reward", "logp", "signals"), gradient, strict=True))):
+            if (g != 0).any():
+                return f"a gradient of {float(jnp.abs(g).max()):.3g} flows into {jax.tree_util.keystr(path)}"
+    return None
+
+
+def other_prompts_do_not_matter(case: Case) -> str | None:
+    """per_group: a prompt's credit stays when every other prompt is replaced."""
+    _group_only(case)
+    for i, rollout in enumerate(case.samples()):
+        others = _like(rollout, jax.random.fold_in(case.key, 50 + i))
+        mixed = jax.tree.map(lambda a, b: b.at[0].set(a[0]), rollout, others)
+        a, b = ({name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout))
+        if problem := _differ(a, b, rollout):
+            return problem
+    return None
+
+
+def no_collective_over_prompts(case: Case) -> str | None:
+    """per_group: with the prompts spread over devices, the compiled program holds no communication."""
+    _group_only(case)
+    text = case.run.lower(_sharded(case)).compile().as_text()
+    found = [c for c in COLLECTIVES if c in text]
+    return f"the program compiled for {jax.device_count()} devices holds {', '.join(found)}" if found else None
+
+
+def sharding_changes_nothing(case: Case) -> str | None:
+    """The same numbers with the prompts on one device and spread over all."""
+    rollout = _sharded(case)
+    alone = jax.device_put(rollout, jax.devices()[0])
+    return _differ(*(jax.device_get(case.run(r)) for r in (rollout, alone)), jax.device_get(rollout))
+
+
+def a_large_offset_is_survived(case: Case) -> str | None:
+    """float32 outcomes 10,000 higher give the same credit: variances take two passes."""
+    _declared(case.method.affine)
+    for rollout in case.samples():
+        rollout = dataclasses.replace(rollout, reward=jnp.round(rollout.reward * 64) / 64)  # which the offset leaves exact
+        if problem := _differ(case.run(_rewarded(rollout, 1.0, 1e4)), case.run(rollout), rollout, tol=2e-3):
+            return problem
+    return None
+
+
+def affine_rewards_change_nothing(case: Case) -> str | None:
+    """Declared affine: outcomes a R + b with a > 0 give the same credit (but for eps)."""
+    _declared(case.method.affine)
+    for rollout in case.samples(kinds=(0, 3)):
+        if problem := _differ(case.run(_rewarded(rollout, 4.0, -1.0)), case.run(rollout), rollout, tol=1e-4):
+            return problem
+    return None
+
+
+def credit_sums_to_zero(case: Case) -> str | None:
+    """Declared zero-sum: each trajectory has one number, and a group's numbers sum to 0."""
+    _declared(case.method.zero_sum)
+    for rollout in case.samples():
+        # A trajectory shows its number only where it has a token, so each row here is given all of its columns.
+        whole = jnp.broadcast_to(jnp.take_along_axis(alive(rollout), rollout.row, 1)[..., None], rollout.mask.shape)
+        rollout = dataclasses.replace(rollout, mask=whole, valid=whole, segment=jnp.where(whole, 0, -1))
+        A = np.asarray(_columns(case.run(rollout))["advantage"], np.float64)
+        size = 1 + np.abs(A).max()
+        if (bad := np.abs(A - A[..., :1]) > 1e-5 * size).any():
+            return f"tokens of one trajectory differ: {_where(bad, rollout)}"
+        first = np.asarray(rollout.row)[:, None, :] == np.arange(rollout.real.shape[1])[:, None]
+        first &= first.cumsum(-1) == 1  # one row for each trajectory
+        total = (first * A[:, None, :, 0]).sum((1, 2))
+        if (bad := np.abs(total) > 1e-4 * size).any():
+            return f"prompt {bad.argmax()}: the group's credit sums to {total[bad.argmax()]:.4g}; {_story(rollout, bad.argmax())}"
+    return None
+
+
+def equal_rewards_give_zero(case: Case) -> str | None:
+    """Declared zero-sum: a group whose outcomes are equal, or that has one trajectory, gets exactly 0, whatever the reward."""
+    _declared(case.method.zero_sum)
+    for rollout in case.samples(kinds=(2,)):
+        A = _columns(case.run(rollout))["advantage"]
+        if (A != 0).any():
+            return f"equal rewards, and yet credit: {_where(A != 0, rollout)}"
+    return None
+
+
+LAWS: tuple[Callable[[Case], str | None], ...] = (
+    finite_and_zero_off_the_mask,
+    jit_equals_eager,
+    permuting_trajectories_permutes_credit,
+    padding_changes_nothing,
+    no_gradient_flows,
+    other_prompts_do_not_matter,
+    no_collective_over_prompts,
+    sharding_changes_nothing,
+    a_large_offset_is_survived,
+    affine_rewards_change_nothing,
+    credit_sums_to_zero,
+    equal_rewards_give_zero,
+)
+
+
+def _group_only(case):
+    if case.method.scope != "group":
+        raise Skip("it takes statistics over the batch")
+
+
+def _declared(it):
+    if not it:
+        raise Skip("not declared")
+
+
+def _columns(answer):
+    return answer if isinstance(answer, dict) else {"advantage": answer}
+
+
+def _axes(name, signal):
+    return ["N", *(SIGNALS[name].axes if signal else FIELDS[name]).split()]
+
+
+def _map(rollout, fn):
+    """fn(name, its axes, array) over all fields and signals."""
+    fields = {name: fn(name, _axes(name, False), getattr(rollout, name)) for name in FIELDS}
+    return Rollout(**fields, signals={name: fn(name, _axes(name, True), x) for name, x in rollout.signals.items()})
+
+
+def _take(rollout, axis, order):
+    """The same rollout with one axis reordered, and the numbers that name its positions renamed."""
+
+    def fn(name, axes, x):
+        if INDEX.get(name) == axis:
+            x = jnp.asarray(np.argsort(order), x.dtype)[x]
+        return x[(slice(None),) * axes.index(axis) + (order,)] if axis in axes else x
+
+    return _map(rollout, fn)
+
+
+def _pad(rollout, axis, by=3):
+    """More of an axis, in which nothing took place (and where what must not be read is junk)."""
+    quiet = {"mask": False, "valid": False, "real": False, "segment": -1}
+    G = rollout.real.shape[1]
+
+    def fn(name, axes, x):
+        axes = ["K" if a == "K+1" else a for a in axes]
+        if axis not in axes:
+            return x
+        width = [(0, by if a == axis else 0) for a in axes]
+        junk = quiet.get(name, G if name == "row" and axis == "R" else 7)
+        return jnp.pad(x, width, constant_values=junk)
+
+    return _map(rollout, fn)
+
+
+def _rewarded(rollout, a, b):
+    """Outcomes a R + b: the offset is earned once, in the last real segment."""
+    K = rollout.real.shape[-1]
+    last = rollout.real & (jnp.arange(K) == jnp.where(rollout.real, jnp.arange(K), -1).max(-1, keepdims=True))
+    return dataclasses.replace(rollout, reward=a * rollout.reward + jnp.where(last, b, 0))
+
+
+def _like(rollout, key):
+    """Other groups of the same shapes."""
+    (N, R, T), (_, G, K) = rollout.mask.shape, rollout.real.shape
+    return synthetic(key, tuple(rollout.signals), N=N, R=R, T=T, K=K, G=G)
+
+
+def _sharded(case):
+    """A rollout whose prompts lie on all devices. Its shape is that of the other laws, so that one program more is compiled, not two."""
+    count = jax.device_count()
+    if count < 2:
+        raise Skip("there is one device (try JAX_NUM_CPU_DEVICES=8)")
+    N = 16 if 16 % count == 0 else count
+    rollout = synthetic(case.key, case.needs, N=N, **SHAPES[1])
+    return jax.device_put(rollout, NamedSharding(Mesh(np.array(jax.devices()), ("prompts",)), PartitionSpec("prompts")))
+
+
+def _differ(a, b, rollout, tol=2e-5):
+    """What differs between two answers, in words."""
+    a, b = _columns(a), _columns(b)
+    if a.keys() != b.keys():
+        return f"columns {', '.join(a)} and {', '.join(b)}"
+    for name in a:
+        x, y = np.asarray(a[name], np.float64), np.asarray(b[name], np.float64)
+        bad = ~(np.abs(x - y) <= tol * (1 + np.abs(y).max(initial=0)))
+        if bad.any():
+            at = tuple(int(i) for i in np.argwhere(bad)[0])
+            return f"{name}{list(at)} is {x[at]:.6g} and {y[at]:.6g} ({bad.sum()} places); {_story(rollout, at[0])}"
+    return None
+
+
+def _where(bad, rollout):
+    bad = np.asarray(bad)
+    at = tuple(int(i) for i in np.argwhere(bad)[0])
+    return f"at {list(at)} ({bad.sum()} places); {_story(rollout, at[0])}"
+
+
+def _story(rollout, n):
+    """The prompt that shows it, short enough for a table."""
+    real, reward = np.asarray(rollout.real)[n], np.asarray(rollout.reward, np.float64)[n]
+    earned = [[float(f"{r:.4g}") for r in row[ok]] for row, ok in zip(reward, real, strict=True)]
+    return f"rewards of that prompt {earned}, policy tokens {np.asarray(rollout.mask)[n].sum(-1).tolist()}"
