@@ -21,6 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxcredit.preemption import Preemption
+
+__all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Preemption", "verify"]
 MANIFEST, SIDE, ARRAYS = "manifest.json", "side.json", "arrays"
 
 

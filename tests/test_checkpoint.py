@@ -171,7 +171,7 @@ def test_a_given_up_future_goes_when_the_new_one_is_complete(tmp_path):
 def test_another_model_is_told_apart_by_name(tmp_path):
     saved(tmp_path, steps=(1,))
     with Checkpoints(tmp_path) as ckpt:
-        with pytest.raises(CheckpointError, match=r"mu.embed float32\[32, 65\] \(saved: float32\[32, 64\]\)"):
+        with pytest.raises(CheckpointError, match=r"embed float32\[32, 65\] \(saved: float32\[32, 64\]\)"):
             ckpt.restore(make_state(width=65))
         with pytest.raises(CheckpointError, match="it lacks: extra"):
             ckpt.restore({**make_state(), "extra": jnp.zeros(2)})

@@ -1,0 +1,298 @@
+"""What a run leaves behind and shows while it works: one JSON object a step, samples, TensorBoard events, curves, a live display.
+
+    runs/NAME/  config.json  metrics.jsonl  samples.jsonl  tensorboard/  curves.png  (and checkpoints/, which are not ours)
+
+Everything that depends on the clock has a key under "time/": without those keys the metrics of a run that was killed and resumed are
+bit for bit the metrics of one that never stopped.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+ACCURACY = "eval/greedy_accuracy"
+SHOWN = (ACCURACY, "reward", "entropy", "length", "kl", "clip_share", "time/tokens_per_s")  # on the display and in the last table
+
+
+class Records:
+    """The run folder, as a context manager. `start` is the step that was restored: whatever the folder says of later steps is dropped.
+
+    Metrics may be device scalars. They are fetched one step late, so that writing them never holds up the device; `flush` fetches and
+    writes them at once and must come before a checkpoint of the same step. Only the first process writes.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        steps: int,
+        start: int = 0,
+        title: str = "",
+        config: Any = None,
+        console: Console | None = None,
+        pace_s: float = 5.0,
+    ):
+        self.folder, self.steps, self.title = Path(folder), steps, title
+        self.writes = jax.process_index() == 0
+        self._held: tuple[int, dict, float] | None = None
+        self._files: dict[str, Any] = {}
+        self._history: list[dict] = []
+        if self.writes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for name in ("metrics.jsonl", "samples.jsonl"):
+                cut(self.folder / name, start)
+            self._history = read(self.folder)
+            self._events = _events(self.folder / "tensorboard", start)
+            self._show = _Display(console or Console(), steps, start, title, pace_s)
+            self._config(config)
+        self._begun = time.monotonic() - (self._history[-1].get("time/total_s", 0.0) if self._history else 0.0)
+        self._tick = time.monotonic()
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.close(failed=kind is not None and not issubclass(kind, SystemExit))
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The newest metrics."""
+        self.flush()
+        return self._history[-1] if self._history else {}
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """The metrics of a step. A step logged twice is one object; going back in steps rewrites the file from there."""
+        if self._held and self._held[0] == step:
+            self._held[1].update(metrics)
+            return
+        self._write_held()
+        now = time.monotonic()
+        self._held, self._tick = (step, dict(metrics), now - self._tick), now
+
+    def samples(self, step: int, items: Sequence[Mapping[str, Any]]) -> None:
+        """Prompts, answers and scores to look at, one line each."""
+        if self.writes:
+            self._append("samples.jsonl", step, [{"step": step, **plain(item)} for item in items])
+
+    def note(self, text: str) -> None:
+        """A line for the reader, kept nowhere."""
+        if self.writes:
+            self._show.note(text)
+
+    def flush(self) -> None:
+        """Everything logged so far lies on the disk."""
+        self._write_held()
+        for file, _ in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+
+    def close(self, *, failed: bool = False) -> None:
+        """Write what is held, draw the curves, show the table. After a failure only what is held is written."""
+        try:
+            self.flush()
+        finally:
+            for file, _ in self._files.values():
+                file.close()
+            self._files = {}
+            if self.writes:
+                self._events.close()
+                self._show.close()
+        if self.writes and self._history and not failed:
+            from jaxcredit import plots  # matplotlib takes a second to import
+
+            plots.curves(self.folder)
+            self._show.console.print(final_table(self._history, self.title, str(self.folder)))
+
+    def _write_held(self) -> None:
+        if not self._held:
+            return
+        (step, metrics, took), self._held = self._held, None
+        line = {"step": step, **{name: _number(x) for name, x in jax.device_get(metrics).items()}}
+        line |= {"time/step_s": round(took, 4), "time/total_s": round(time.monotonic() - self._begun, 3)}
+        if line.get("tokens_sampled"):
+            line["time/tokens_per_s"] = round(line["tokens_sampled"] / max(took, 1e-9), 1)
+        self._history = (
+            [old for old in self._history if old["step"] < step] if self._history and self._history[-1]["step"] >= step else self._history
+        )
+        self._history.append(line)
+        if self.writes:
+            self._append("metrics.jsonl", step, [line])
+            for name, x in line.items():
+                if name != "step" and x is not None:
+                    self._events.add_scalar(name, x, step)
+            self._show.step(self._history)
+
+    def _append(self, name: str, step: int, lines: list[dict]) -> None:
+        file, newest = self._files.get(name, (None, None))
+        if file is None or newest > step:
+            if file:
+                file.close()
+            cut(self.folder / name, step - 1)
+            file = open(self.folder / name, "a")  # noqa: SIM115 (closed by `close`)
+        for line in lines:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+        file.flush()
+        self._files[name] = file, step
+
+    def _config(self, config: Any) -> None:
+        path, new = self.folder / "config.json", plain(config or {})
+        if path.exists():
+            old = json.loads(path.read_text()).get("config", {})
+            changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
+            if changed:
+                self.note("config.json of this folder said otherwise: " + "; ".join(changed))
+        device = jax.devices()[0]
+        around = {"jax": jax.__version__, "numpy": np.__version__, "device": device.device_kind, "devices": jax.device_count()}
+        path.write_text(json.dumps({"config": new, "environment": around}, indent=2) + "\n")
+
+
+def read(folder: str | Path) -> list[dict]:
+    """The metrics of a run, one dict a step; a half-written last line is left out."""
+    path = Path(folder) / "metrics.jsonl"
+    return [json.loads(line) for line, _ in _lines(path)] if path.exists() else []
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop every line after `step`, and a line that was cut off by a kill."""
+    if not path.exists():
+        return
+    end = 0
+    for line, after in _lines(path):
+        if json.loads(line)["step"] > step:
+            break
+        end = after
+    os.truncate(path, end)
+
+
+def plain(x: Any) -> Any:
+    """JSON that says what a value is: functions by their name, partials with their arguments, dataclasses by field, arrays by shape."""
+    if isinstance(x, float):
+        return x if np.isfinite(x) else str(x)
+    if x is None or isinstance(x, bool | int | str):
+        return x
+    if isinstance(x, Mapping):
+        return {str(k): plain(v) for k, v in x.items()}
+    if isinstance(x, list | tuple | set | frozenset):
+        return [plain(v) for v in x]
+    if isinstance(x, np.generic) or (hasattr(x, "shape") and x.shape == ()):
+        return plain(x.item())
+    if hasattr(x, "shape"):
+        return f"{x.dtype}{list(x.shape)}"
+    if hasattr(x, "func") and hasattr(x, "keywords"):
+        name, args = plain(x.func), {**{str(i): plain(a) for i, a in enumerate(x.args)}, **plain(x.keywords)}
+        return {name: args} if isinstance(name, str) else {**name, "with": args}
+    if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
+        return {name: plain(getattr(x, name)) for name in x.__dataclass_fields__}
+    if hasattr(x, "__qualname__"):
+        return f"{x.__module__}.{x.__qualname__}"
+    return str(x) if isinstance(x, Path) else type(x).__qualname__
+
+
+def sparkline(values: Sequence[float], width: int = 16) -> str:
+    """The last `width` values as eight heights between 0 and the largest of them and 1."""
+    top = max(1.0, *values) if values else 1.0
+    return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, int(8 * v / top)))] for v in values[-width:])
+
+
+def final_table(history: list[dict], title: str, folder: str) -> Table:
+    """First, best (accuracy and reward) and last values of what matters."""
+    table = Table("", "first", "best", "last", title=title or None, caption=f"{_clock(history[-1])}   {folder}", caption_justify="left")
+    for name in SHOWN:
+        values = [line[name] for line in history if line.get(name) is not None]
+        if values:
+            best = _short(max(values)) if name in (ACCURACY, "reward") else ""
+            table.add_row(name, _short(values[0]), best, _short(values[-1]))
+    return table
+
+
+class _Display:
+    """A progress bar and one line of numbers in a terminal; elsewhere a plain line every few seconds."""
+
+    def __init__(self, console: Console, steps: int, start: int, title: str, pace_s: float):
+        self.console, self.steps, self.pace_s, self._told = console, steps, pace_s, 0.0
+        self._live = None
+        if console.is_terminal:
+            eta = TextColumn("left"), TimeRemainingColumn()
+            self._bar = Progress(
+                TextColumn(title or "training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *eta, console=console
+            )
+            self._task = self._bar.add_task("", total=steps, completed=start)
+            self._live = Live(self._bar, console=console, refresh_per_second=4)
+            self._live.start()
+
+    def step(self, history: list[dict]) -> None:
+        step = history[-1]["step"]
+        if self._live:
+            self._bar.update(self._task, completed=step)
+            self._live.update(Group(self._bar, Text(_line(history), style="cyan")))
+        elif time.monotonic() - self._told > self.pace_s or step >= self.steps or history[-1].get(ACCURACY) is not None:
+            self._told = time.monotonic()
+            self.console.print(
+                f"step {step}/{self.steps}  {_line(history)}  {_clock(history[-1])}", markup=False, highlight=False, soft_wrap=True
+            )
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        if self._live:
+            self._live.stop()
+
+
+def _line(history: list[dict]) -> str:
+    parts = []
+    for name in SHOWN:
+        values = [line[name] for line in history if line.get(name) is not None]
+        if values:
+            trend = sparkline(values) + " " if name == ACCURACY else ""
+            parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(values[-1])}")
+    return "  ".join(parts)
+
+
+def _events(folder: Path, start: int):
+    from tensorboardX import SummaryWriter  # brings protobuf: not for those who only read a run folder
+
+    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+
+
+def _lines(path: Path):
+    """Whole JSON lines, each with the offset behind it."""
+    end = 0
+    for line in path.read_bytes().splitlines(keepends=True):
+        end += len(line)
+        try:
+            json.loads(line)
+        except ValueError:
+            return
+        if not line.endswith(b"\n"):
+            return
+        yield line, end
+
+
+def _number(x: Any) -> float | int | None:
+    """A Python number; None for what is not finite, which JSON cannot say."""
+    x = np.asarray(x)
+    if x.size != 1:
+        raise ValueError(f"a metric is one number, this one has shape {x.shape}: take its mean first")
+    value = x.item()
+    return (int(value) if isinstance(value, bool | int) else float(value)) if np.isfinite(value) else None
+
+
+def _short(x: float) -> str:
+    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+
+
+def _clock(line: dict) -> str:
+    seconds = int(line.get("time/total_s", 0))
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"
