@@ -9,8 +9,8 @@ import optax
 from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
-from jaxcredit.credit._lift import Columns
-from jaxcredit.credit._lift import columns as as_columns
+from jaxcredit.credit import Columns
+from jaxcredit.credit import columns as as_columns
 from jaxcredit.losses import Aggregate, Batch, Objective, divide, k3
 from jaxcredit.rollout import Rollout
 
@@ -25,20 +25,6 @@ class TrainState:
     aux: dict[str, PyTree[Array]]  # states of learned signals, by name
     key: UInt32[Array, "2"]  # jax.random.key_data; never changes, so that step t draws the same after a restart
     step: Int[Array, ""]  # rollouts learned from
-
-
-def start(params: PyTree, optimizer: optax.GradientTransformation, *, key: Array, aux: dict[str, PyTree] | None = None) -> TrainState:
-    """The state before the first step. Optimizer moments lie where their parameters lie, and everything on the parameters' mesh."""
-    key = jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-
-    @jax.jit
-    def rest(params, key):
-        # In a jitted init the compiler is free to replicate what does not depend on its input, and moments are born as constants.
-        opt_state = optax.tree_utils.tree_map_params(optimizer, lambda x, p: shard_alike(x, p)[0], optimizer.init(params), params)
-        return opt_state, key, jnp.int32(0)
-
-    opt_state, key, step = rest(params, key)
-    return TrainState(params, opt_state, aux or {}, key, step)
 
 
 def make_update(
@@ -101,7 +87,7 @@ def make_update(
 
     def update(state, rollout, credit):
         N = rollout.tokens.shape[0]
-        M, m = _sizes(N, minibatch, micro)
+        M, m = _sizes(N, minibatch, micro, sharding)
         rollout = rollout.filled()
         data = (rollout, as_columns(credit, rollout), None)
         carry = state.params, state.opt_state
@@ -123,12 +109,17 @@ def make_update(
     return jax.jit(update, donate_argnums=0)
 
 
-def _sizes(N, minibatch, micro):
+def _sizes(N, minibatch, micro, sharding):
     M = minibatch or N
     m = micro or M
     if N % M or M % m:
         raise ValueError(
             f"{N} prompts a rollout, {M} a minibatch, {m} a micro-batch: make each a multiple of the next, so that no prompt is left over"
+        )
+    shards = 1 if sharding is None else N // sharding.shard_shape((N,))[0]
+    if m % shards:
+        raise ValueError(
+            f"a pass over {m} prompts leaves some of {shards} shards of the prompts without: make micro a multiple of {shards}"
         )
     return M, m
 

@@ -1,0 +1,25 @@
+"""Annotators: what is learned or measured beside the policy, and handed to credit as a named signal of the rollout.
+
+A config says `signals={"critic": signals.critic()}`. Such an entry is a function `make(cfg, logprob) -> Learned` with the attribute
+`provides`, the names of the signals it adds; `cfg` is the policy's and `logprob(params, rollout)` gives {"logp", "entropy"} of the
+response columns. Its state lies in `TrainState.aux` under the entry's name and is saved with it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxcredit.rollout import Rollout
+
+
+class Learned(NamedTuple):
+    """A signal with a memory. What it remembers (weights, an optimizer, a table, nothing) is `aux`, a tree of arrays."""
+
+    init: Callable[..., Any]  # (key, policy's params) -> aux
+    annotate: Callable[..., Rollout]  # (aux, state, rollout, metas) -> rollout with more signals
+    update: Callable[..., tuple[Any, dict]] = lambda aux, state, rollout, columns: (aux, {})  # -> aux, metrics; before the policy's step
+
+
+from jaxcredit.signals.critic import critic  # noqa: E402
+from jaxcredit.signals.reference import entropy, reference  # noqa: E402
+
+__all__ = ["Learned", "critic", "entropy", "reference"]
