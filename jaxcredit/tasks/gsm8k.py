@@ -51,7 +51,7 @@ def symbolic(gold: str, text: str) -> bool:
 
 def final(text: str) -> Fraction | None:
     """The number a text ends on; None if it has none."""
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("\\!", "").replace("\\,", "").replace("−", "-")
+    text = text.replace("\\$", "$").replace("\\%", "%").replace("\\!", "").replace("\\,", "").replace("{,}", ",").replace("−", "-")
     text = re.sub(r"\\d?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", text)
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
     if boxed:

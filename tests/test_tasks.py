@@ -1,0 +1,433 @@
+"""Tasks: own data and reward, generators, verifiers, and the guard around a user's reward."""
+
+import json
+import os
+import threading
+import time
+import warnings
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxcredit import tasks
+from jaxcredit.tasks.gsm8k import final, numeric, symbolic
+from jaxcredit.tasks.guard import RewardError, RewardTimeout
+from jaxcredit.tasks.sums import value
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    return path
+
+
+def right(meta, text, ids):
+    return float(text.strip() == meta["answer"])
+
+
+QA = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(200)]
+
+
+# --- JSON Lines ---------------------------------------------------------------------------------------------------------------
+
+
+def test_own_data_and_own_reward(tmp_path):
+    task = tasks.from_jsonl(write(tmp_path / "mine.jsonl", QA), reward=right)
+    assert task.name == "mine" and len(task.train) + len(task.test) == 200 and 8 <= len(task.test) <= 35
+    item = task.train[0]
+    assert item["prompt"] == item["meta"]["question"] and task.reward(item["meta"], item["meta"]["answer"], []) == 1.0
+    assert not {x["prompt"] for x in task.train} & {x["prompt"] for x in task.test}
+
+
+def test_prompts_from_a_format_a_function_and_chat_messages(tmp_path):
+    path = write(tmp_path / "a.jsonl", QA)
+    assert tasks.from_jsonl(path, prompt="Q: {question} A:", reward=right, test=0).train[3]["prompt"] == "Q: What is 3 + 1? A:"
+    task = tasks.from_jsonl(path, prompt=lambda r: [{"role": "user", "content": r["question"]}], answer="answer", reward=right, test=0)
+    assert task.train[3]["prompt"] == [{"role": "user", "content": "What is 3 + 1?"}] and task.demos[3]["answer"] == "4"
+
+
+def test_a_growing_file_keeps_its_test_set(tmp_path):
+    small = tasks.from_jsonl(write(tmp_path / "a.jsonl", QA[:100]), reward=right)
+    large = tasks.from_jsonl(write(tmp_path / "b.jsonl", QA[::-1]), reward=right)
+    kept = {x["prompt"] for x in small.test}
+    assert kept and kept <= {x["prompt"] for x in large.test}
+
+
+def test_repeated_prompts_stay_on_one_side_of_the_split(tmp_path):
+    task = tasks.from_jsonl(write(tmp_path / "a.jsonl", QA + QA), reward=right)
+    assert not {x["prompt"] for x in task.train} & {x["prompt"] for x in task.test} and len(task.train) + len(task.test) == 400
+
+
+def test_overlap_with_a_test_file_is_dropped_and_said(tmp_path):
+    train, test = write(tmp_path / "train.jsonl", QA[:10]), write(tmp_path / "test.jsonl", QA[8:12])
+    with pytest.warns(UserWarning, match="2 of 10 training items have a prompt of the test set; they were dropped"):
+        task = tasks.from_jsonl(train, reward=right, test=test)
+    assert len(task.train) == 8 and len(task.test) == 4
+    with pytest.raises(ValueError, match="every training prompt is also a test prompt"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tasks.from_jsonl(test, reward=right, test=test)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"question": "a", "answer": "b"}\n{"question": \n', r"a\.jsonl:2: not JSON .*one JSON object a line"),
+        ('{"question": "a", "answer": "b"}\n\n[1, 2]\n', r"a\.jsonl:3: a JSON list"),
+        (
+            '{"problem": "a", "gold": "b"}\n',
+            r"a\.jsonl:1: no field 'question' for the prompt; the fields there are 'problem', 'gold' .*prompt=",
+        ),
+        ('{"question": 7}\n', r"a\.jsonl:1: the prompt is 7; it must be a text"),
+        ("\n\n", r"a\.jsonl is empty"),
+        ('{"question": "a"}\n', r"leaves \d to train on and \d to test"),
+    ],
+)
+def test_a_bad_file_is_named_with_its_line(tmp_path, text, message):
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        tasks.from_jsonl(tmp_path / "a.jsonl", reward=right)
+
+
+def test_other_bad_arguments(tmp_path):
+    path = write(tmp_path / "data.jsonl", QA)
+    with pytest.raises(FileNotFoundError, match=r"no file .*dat\.jsonl; that folder has: data\.jsonl"):
+        tasks.from_jsonl(tmp_path / "dat.jsonl", reward=right)
+    with pytest.raises(FileNotFoundError, match="its folder does not exist"):
+        tasks.from_jsonl(tmp_path / "no" / "x.jsonl", reward=right)
+    with pytest.raises(TypeError, match=r"called as reward\(meta, text, ids\), but .*does not take that"):
+        tasks.from_jsonl(path, reward=lambda text: 1.0)
+    with pytest.raises(TypeError, match="reward must be a function"):
+        tasks.from_jsonl(path, reward="exact")
+    with pytest.raises(ValueError, match="no field 'gold' for the prompt"):
+        tasks.from_jsonl(path, prompt="{question} {gold}", reward=right)
+    with pytest.raises(ValueError, match=r"test=1.5: give a share of the prompts in \[0, 1\), or a file"):
+        tasks.from_jsonl(path, reward=right, test=1.5)
+
+
+def test_a_task_names_what_its_items_lack():
+    with pytest.raises(ValueError, match="task 'x' has no training items"):
+        tasks.Task("x", [], [], right)
+    with pytest.raises(ValueError, match=r"task 'x', train\[0\] lacks 'meta'; it has 'prompt'"):
+        tasks.Task("x", [{"prompt": "a"}], [], right)
+    with pytest.raises(TypeError, match=r'train\[0\]\["prompt"\] must be a text or a list of'):
+        tasks.Task("x", [{"prompt": [1], "meta": 0}], [], right)
+
+
+# --- the guard around rewards ---------------------------------------------------------------------------------------------------
+
+
+def judge(reward, n=4, **kw):
+    task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], reward)
+    return tasks.score(task, list(range(n)), [f"text {i}" for i in range(n)], [[i] for i in range(n)], **kw)
+
+
+WORKERS = pytest.mark.parametrize("workers", [0, 3])
+
+
+@WORKERS
+def test_rewards_come_back_in_order_as_floats(workers):
+    given = [True, 2, 0.25, np.float32(0.5), np.int64(3), np.bool_(True), np.array(0.125), [0.75], -0.1]
+    out = judge(lambda m, t, i: given[m], len(given), workers=workers)
+    assert out.dtype == np.float64 and out.shape == (9, 1)
+    np.testing.assert_array_equal(out[:, 0], [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1])
+
+
+@WORKERS
+def test_a_reward_for_each_segment(workers):
+    out = judge(lambda m, t, i: [0.5] * (m + 1), 3, segments=[1, 2, 3], workers=workers)
+    np.testing.assert_array_equal(out, [[0.5, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0.5]])
+    with pytest.raises(RewardError, match=r"returned a list of 2, \[0.5, 0.5\], where 1 is due(.|\n)*text 1"):
+        judge(lambda m, t, i: [0.5] * (m + 1), 3, workers=workers)
+    with pytest.raises(RewardError, match="returned one number, 0.5, where 2 are due"):
+        judge(lambda m, t, i: 0.5, 1, segments=[2], workers=workers)
+
+
+def fails_deep_inside(meta, text, ids):
+    return 1 / 0 if meta == 2 else 0.0
+
+
+@WORKERS
+def test_a_raising_reward_shows_its_trace_the_prompt_the_response_and_the_mend(workers):
+    with pytest.raises(RewardError) as caught:
+        judge(fails_deep_inside, prompts=["zero", "one", "two", "three"], workers=workers)
+    message = str(caught.value)
+    for part in (
+        "fails_deep_inside of task 'toy' raised ZeroDivisionError",
+        "return 1 / 0 if meta == 2",
+        "'two'",
+        "'text 2'",
+        "0.0 where no",
+    ):
+        assert part in message
+    assert "guard.py" not in message
+
+
+@WORKERS
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "1", {"a": 1}, 1j, np.array([np.nan])], ids=repr)
+def test_nonsense_is_refused_by_name(workers, bad):
+    with pytest.raises(RewardError, match="(?s)returned .*(not finite|not a number).*meta: *1.*'text 1'.*Return a finite float"):
+        judge(lambda m, t, i: bad if m == 1 else 1.0, workers=workers)
+
+
+def spin(meta, text, ids):
+    while meta == 1:
+        pass
+    return 0.0
+
+
+def regex(meta, text, ids):
+    """Catastrophic backtracking: a C loop that keeps the interpreter's lock."""
+    import re
+
+    return float(bool(re.fullmatch(r"(a+)+b", "a" * 60 if meta == 1 else "b")))
+
+
+def stubborn(meta, text, ids):
+    try:
+        time.sleep(60 if meta == 1 else 0)
+    except:  # noqa: E722
+        pass
+    return 0.0
+
+
+@pytest.mark.parametrize("hang", [spin, regex, stubborn, lambda m, t, i: time.sleep(60 if m == 1 else 0) or 0.0])
+def test_a_hanging_reward_is_stopped_and_named(hang):
+    start = time.monotonic()
+    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.2 s.*two.*'text 1'.*timeout_s"):
+        judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.2)
+    assert time.monotonic() - start < 5
+    assert judge(lambda m, t, i: 1.0).sum() == 4  # nothing is left behind
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_hanging_worker_is_abandoned(workers):
+    release = threading.Event()
+    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.2 s.*'text 2'"):
+        judge(lambda m, t, i: release.wait(30) if m == 2 else 1.0, workers=workers, timeout_s=0.2)
+    release.set()
+
+
+def test_off_the_main_thread_a_hang_is_an_error_too():
+    release, caught = threading.Event(), []
+
+    def run():
+        try:
+            judge(lambda m, t, i: release.wait(30), timeout_s=0.2)
+        except TimeoutError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(20)
+    release.set()
+    assert len(caught) == 1 and "'text 0'" in str(caught[0])
+
+
+def test_waiting_rewards_overlap():
+    start = time.monotonic()
+    judge(lambda m, t, i: time.sleep(0.1) or 1.0, 20, workers=20)
+    assert time.monotonic() - start < 1.0  # one after the other: 2 s
+
+
+def test_somebody_elses_timer_is_given_back():
+    import signal
+
+    before = signal.getsignal(signal.SIGALRM)
+    outer = signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        judge(lambda m, t, i: 1.0)
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100 and signal.getsignal(signal.SIGALRM) is before
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *outer)
+
+
+def test_the_guard_costs_microseconds():
+    judge(lambda m, t, i: 1.0, 100)
+    start = time.process_time()
+    judge(lambda m, t, i: 1.0, 5000)
+    assert (time.process_time() - start) / 5000 < 50e-6  # about 3; a step of 512 responses takes a tenth of a second or more
+
+
+def test_lists_of_different_lengths_are_refused():
+    task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], right)
+    with pytest.raises(ValueError, match="1 metas, 2 texts and 2 lists of ids"):
+        tasks.score(task, [0], ["a", "b"], [[], []])
+
+
+# --- reasoning-gym --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def spelling():
+    return tasks.spell_backward()
+
+
+def test_spelling_is_disjoint_deterministic_and_demonstrated_by_short_words_only(spelling):
+    train, test, shown = ([x["prompt"] for x in part] for part in (spelling.train, spelling.test, spelling.demos))
+    assert len(set(train)) == len(train) >= 10_000 and len(set(test)) == len(test) == 512 and not set(train) & set(test)
+    assert len(set(shown)) == len(shown) and not set(shown) & set(test)
+    assert {len(p) - 1 for p in train + test} == {5, 6, 7, 8} and {len(p) - 1 for p in shown} == {3, 4}
+    again = tasks.spell_backward()
+    assert (again.train, again.test, again.demos) == (spelling.train, spelling.test, spelling.demos)
+    other = tasks.spell_backward(size=500, test_size=100, demo_size=0, seed=1)
+    assert other.demos == [] and len({x["prompt"] for x in other.train} & set(train[:500])) < 25  # another seed, other words
+
+
+def test_spelling_rewards_only_the_whole_word(spelling):
+    item = next(x for x in spelling.train if x["prompt"] != x["prompt"][::-1])
+    word = item["prompt"].removesuffix(">")
+    assert item["answer"] == word[::-1] == word[::-1].lower()
+    for text, reward in [(word[::-1], 1), (word[::-1] + "\n", 1), (word, 0), (word[::-1] + "a", 0), (word[:0:-1], 0), ("", 0)]:
+        assert spelling.reward(item["meta"], text, []) == reward, text
+    everything = [spelling.reward(x["meta"], x["answer"], []) for x in [*spelling.train[:2000], *spelling.test, *spelling.demos[:500]]]
+    assert min(everything) == 1
+
+
+@pytest.mark.parametrize("family", ["letter_counting", "number_sorting", "base_conversion", "leg_counting"])
+def test_other_families(family):
+    task = tasks.gym(family, 300, 50, demos={"size": 20})
+    prompts = [x["prompt"] for x in [*task.train, *task.test]]
+    assert len(set(prompts)) == 350 and len(task.demos) == 20
+    assert all(task.reward(x["meta"], x["answer"], []) == 1 for x in task.train[:50])
+    assert all(task.reward(x["meta"], "nothing", []) == 0 for x in task.train[:50])
+
+
+def test_what_gym_refuses():
+    with pytest.raises(ValueError, match="no family 'spell_backwards'; nearest: spell_backward"):
+        tasks.gym("spell_backwards")
+    with pytest.raises(TypeError, match="(?s)word_len.*its parameters: min_word_len, max_word_len"):
+        tasks.gym("spell_backward", word_len=3)
+    with pytest.raises(ValueError, match="refuses .*min_word_len"):
+        tasks.gym("spell_backward", min_word_len=5, max_word_len=3)
+    with pytest.raises(ValueError, match="gave only 12.. of 2000 distinct problems"):
+        tasks.gym("spell_backward", 2000, 10, min_word_len=3, max_word_len=3, prompt=lambda e: e["metadata"]["word"].lower())
+
+
+# --- sums -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_sums_keep_the_same_numbers_on_one_side():
+    task = tasks.sums()
+    groups = [{tuple(sorted(x["meta"]["numbers"])) for x in part} for part in (task.train, task.test)]
+    assert not groups[0] & groups[1]
+    assert len({tuple(x["meta"]["numbers"]) for x in task.train}) >= 2000 and len(task.test) >= 200
+    asked = [x["prompt"][0]["content"] for x in [*task.train, *task.test]]
+    assert len(set(asked)) == len(asked)
+    sizes = Counter(len(x["meta"]["numbers"]) for x in task.test)
+    assert sizes[2] >= 50 and sizes[3] >= 50
+    assert (tasks.sums().train, tasks.sums(seed=1).train != task.train) == (task.train, True)
+
+
+def test_sums_reward_the_right_sum_and_never_the_question():
+    task = tasks.sums()
+    for item in [*task.train, *task.test]:
+        right_sum, asked = sum(item["meta"]["numbers"]), item["prompt"][0]["content"]
+        assert item["meta"]["sum"] == right_sum and all(str(n) in asked for n in item["meta"]["numbers"])
+        assert task.reward(item["meta"], item["answer"], []) == 1
+        assert task.reward(item["meta"], f"The answer is {right_sum}.", []) == 1
+        assert task.reward(item["meta"], asked, []) == 0
+        assert task.reward(item["meta"], f"It is {right_sum + 1}", []) == 0
+        assert task.reward(item["meta"], " ".join(map(str, range(60))), []) == 0  # a list of guesses
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("7", 7),
+        ("3 + 4 = 7", 7),
+        ("The answer is 7.", 7),
+        ("It is 3 + 4 = 7.", 7),
+        ("The sum of 3 and 4 is 7, since 3 and 4 make 7", 7),
+        ("3 plus 4 equals **7**", 7),
+        ("= $7$", 7),
+        ("3 + 4 + 5 = 7 + 5 = 12", 12),
+        ("is 7 - not 8", 7),
+        ("= 7 = 8", 7),
+        ("5, 6, 7, 8", 8),
+        ("3 + 4", 4),
+        ("= 7.5", None),
+        ("= 71", 71),
+        ("= -7", -7),
+        ("this7", 7),
+        ("", None),
+        ("seven", None),
+    ],
+)
+def test_the_number_a_response_commits_to(text, read):
+    assert value(text) == read
+
+
+# --- GSM8K ----------------------------------------------------------------------------------------------------------------------
+
+ITEMS = [
+    {"question": "Ann has 3 apples and buys 4. How many?", "answer": "She has 3 + 4 = <<3+4=7>>7.\n#### 7"},
+    {"question": "A car costs $1,200 and is $34 dearer now. Price?", "answer": "1200 + 34 = $<<1200+34=1234>>1,234\n#### 1,234"},
+    {"question": "Half of 5 litres?", "answer": "5 / 2 = <<5/2=2.5>>2.5\n#### 2.5"},
+    {"question": "From 3 take 8.", "answer": "3 - 8 = -5\n#### -5"},
+    {"question": "Ten times 100?", "answer": "10 * 100 = 1000\n#### 1000"},
+]
+
+
+def test_gsm8k_from_a_folder(tmp_path):
+    write(tmp_path / "train.jsonl", ITEMS[:3])
+    write(tmp_path / "test.jsonl", ITEMS[3:])
+    task = tasks.gsm8k(tmp_path)
+    assert (len(task.train), len(task.test)) == (3, 2)
+    item = task.train[1]
+    assert item["meta"]["gold"] == "1,234" and "<<" not in item["answer"] and item["answer"].endswith("#### 1,234")
+    assert item["prompt"][0]["role"] == "user" and item["prompt"][0]["content"].startswith("A car costs")
+    assert all(task.reward(x["meta"], x["answer"], []) == 1 for x in [*task.train, *task.test])
+    assert [task.reward(item["meta"], t, []) for t in ("1234", r"\boxed{1{,}234}", "#### 1235", "")] == [1, 1, 0, 0]
+    with pytest.raises(ValueError, match=r"train\.jsonl, item 1: no number after ####"):
+        write(tmp_path / "train.jsonl", [{"question": "a", "answer": "b"}])
+        tasks.gsm8k(tmp_path)
+
+
+def test_gsm8k_without_data_says_where_to_get_it(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow_datasets")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="(?s)not prepared gsm8k here. Give gsm8k.. the folder that holds train.jsonl"):
+        tasks.gsm8k()
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("the answer is 1,234", "1234"),
+        ("$1,234.50.", "2469/2"),
+        ("#### $70 for 3 days", "70"),
+        (r"so \boxed{\frac{1}{2}} of 8", "1/2"),
+        (r"first \boxed{3}, then \boxed{4} #### 5", "4"),
+        ("3/4", "3/4"),
+        ("0.75 cups", "3/4"),
+        (r"\boxed{12\%}", "12"),
+        ("it is 5-3", "3"),
+        ("-5", "-5"),
+        ("12.", "12"),
+    ],
+)
+def test_the_number_a_solution_ends_on(text, number):
+    assert numeric(number, text)
+    assert not numeric("999", text)
+
+
+def test_no_number_and_a_zero_below_the_line_are_wrong():
+    assert final("none") is None and final("1/0") is None and final("####") is None and not numeric("1", "none")
+
+
+def test_symbolic_reads_latex():
+    pytest.importorskip("math_verify")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert symbolic("3/4", r"$\frac{6}{8}$") and not symbolic("3/4", r"$\frac{5}{8}$")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("JAXCREDIT_DATA" not in os.environ, reason="JAXCREDIT_DATA names no folder of data sets")
+def test_every_gold_answer_of_gsm8k_scores_one():
+    task = tasks.gsm8k(os.path.join(os.environ["JAXCREDIT_DATA"], "gsm8k"))
+    items = [*task.train, *task.test]
+    assert len(items) == 8792
+    assert sum(task.reward(x["meta"], x["answer"], []) for x in items) == 8792
+    assert sum(task.reward(x["meta"], f"The answer is {x['meta']['gold']}.", []) for x in items) == 8792
+    assert sum(task.reward(x["meta"], f"#### {final(x['meta']['gold']) + 1}", []) for x in items) == 0
