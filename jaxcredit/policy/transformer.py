@@ -42,19 +42,21 @@ class Config:
 
 
 def specs(cfg: Config) -> PyTree:
-    """The parameters. Projections into the residual stream begin smaller by sqrt(2 L), as in GPT-2."""
+    """The parameters. All begin normal with standard deviation D^-1/2, whatever the size of the model, so that one learning rate suits small
+    ones too; projections into the residual stream begin smaller by sqrt(2 L), as in GPT-2."""
     L, D, H, K, h, F, V = cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.ffn, cfg.vocab
     ones, zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
-    small = jax.nn.initializers.normal(0.02 / math.sqrt(2 * L))
+    plain = jax.nn.initializers.normal(1 / math.sqrt(D))
+    small = jax.nn.initializers.normal(1 / math.sqrt(2 * L * D))
     layers = {
         "attn_norm": Param((L, D), (None, None), ones),
-        "wq": Param((L, D, H, h), (None, "width", "heads", None)),
-        "wk": Param((L, D, K, h), (None, "width", "kv_heads", None)),
-        "wv": Param((L, D, K, h), (None, "width", "kv_heads", None)),
+        "wq": Param((L, D, H, h), (None, "width", "heads", None), plain),
+        "wk": Param((L, D, K, h), (None, "width", "kv_heads", None), plain),
+        "wv": Param((L, D, K, h), (None, "width", "kv_heads", None), plain),
         "wo": Param((L, H, h, D), (None, "heads", None, "width"), small),
         "mlp_norm": Param((L, D), (None, None), ones),
-        "w_gate": Param((L, D, F), (None, "width", "ffn")),
-        "w_up": Param((L, D, F), (None, "width", "ffn")),
+        "w_gate": Param((L, D, F), (None, "width", "ffn"), plain),
+        "w_up": Param((L, D, F), (None, "width", "ffn"), plain),
         "w_down": Param((L, F, D), (None, "ffn", "width"), small),
     }
     if cfg.qk_norm:
@@ -65,8 +67,8 @@ def specs(cfg: Config) -> PyTree:
             "bk": Param((L, K, h), (None, "kv_heads", None), zeros),
             "bv": Param((L, K, h), (None, "kv_heads", None), zeros),
         }
-    tree = {"embed": Param((V, D), ("vocab", "width")), "final_norm": Param((D,), (None,), ones), "layers": layers}
-    return tree if cfg.tied else tree | {"unembed": Param((D, V), ("width", "vocab"))}
+    tree = {"embed": Param((V, D), ("vocab", "width"), plain), "final_norm": Param((D,), (None,), ones), "layers": layers}
+    return tree if cfg.tied else tree | {"unembed": Param((D, V), ("width", "vocab"), plain)}
 
 
 def rms_norm(x: Array, weight: Array, eps: float) -> Array:
@@ -158,7 +160,7 @@ def before(valid: Bool[Array, "*B T"]) -> Int[Array, "*B T"]:
 
 def cast(params: PyTree, cfg: Config) -> PyTree:
     """The parameters in the dtype of the computation."""
-    return jax.tree.map(lambda w: w.astype(cfg.dtype), params)
+    return jax.tree.map(lambda w: jnp.asarray(w, cfg.dtype), params)
 
 
 def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, cfg: Config):

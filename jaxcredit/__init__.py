@@ -1,0 +1,10 @@
+"""Credit assignment for reinforcement learning of language models, as pure JAX functions.
+
+`credit` holds the estimators, `kernels` what they are made of, `losses` what is done with credit; `laws` says what every estimator obeys.
+"""
+
+from jaxcredit import credit, kernels, laws, losses
+from jaxcredit.rollout import SIGNALS, Rollout
+
+__all__ = ["SIGNALS", "Rollout", "credit", "kernels", "laws", "losses"]
+__version__ = "0.1.0"

@@ -1,0 +1,283 @@
+"""The command line: what a person types. Everything it does is a function that a notebook can call."""
+
+import argparse
+import dataclasses
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+EPILOG = """examples:
+  jaxcredit train configs/quickstart.py                          learn to spell backward in a minute or two
+  jaxcredit train configs/quickstart.py --credit grpo --run b    the same with another estimator
+  jaxcredit train configs/quickstart.py --help                   what this config lets you change
+  jaxcredit compare runs/quickstart runs/b                       a table and one plot
+  jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """`jaxcredit COMMAND ...`; an error that names its cause and mend is shown without a trace (JAXCREDIT_TRACE=1 shows it)."""
+    parser, commands = _parser()
+    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if args.command is None:
+        parser.print_help()
+        return
+    if rest and not args.takes_config:
+        commands[args.command].error(f"unknown: {' '.join(rest)}")
+    try:
+        args.do(args, rest)
+    except KeyboardInterrupt:
+        sys.exit("stopped; what was saved can be resumed with --resume auto")
+    except (ValueError, KeyError, TypeError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("JAXCREDIT_TRACE"):
+            raise
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        from rich.console import Console
+
+        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]", end=" ")
+        Console(stderr=True, soft_wrap=True).print(str(text), markup=False, highlight=False)
+        sys.exit(1)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="jaxcredit",
+        description="Credit assignment for reinforcement learning of language models: train, judge and compare estimators.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub = parser.add_subparsers(dest="command", metavar="COMMAND")
+    commands = {}
+
+    def command(name: str, do: Callable, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+        commands[name] = sub.add_parser(name, help=text, description=text, add_help=not config)
+        commands[name].set_defaults(do=do, takes_config=config)
+        return commands[name]
+
+    train = command("train", _train, "Train the experiment of a config file; every keyword of its function is an option.", config=True)
+    train.add_argument("config", nargs="?", help="a Python file with a function `experiment(...) -> Experiment`")
+    train.add_argument("--run", help="name of the run: its folder is runs/NAME (default: the experiment's name)")
+    train.add_argument("--runs", default="runs", help="where run folders lie (default: runs)")
+    train.add_argument("--resume", choices=["no", "auto"], default="no", help="auto: go on from the newest usable checkpoint, or begin")
+    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first")
+    _credit_option(train)
+    train.add_argument("--processes", type=int, help="of a job of several processes: how many (jax.distributed)")
+    train.add_argument("--process", type=int, help="which of them this one is")
+    train.add_argument("--coordinator", help="ADDRESS:PORT of process 0")
+
+    plan = command(
+        "plan", _plan, "Compile the real programs from shapes alone and say whether they fit; check data and tokenizer.", config=True
+    )
+    plan.add_argument("config", nargs="?", help="a config file")
+    _credit_option(plan)
+
+    ev = command("eval", _eval, "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.")
+    ev.add_argument("run", help="a run folder")
+    ev.add_argument("--k", type=int, default=8, help="answers to each problem (default 8)")
+    ev.add_argument("--prompts", type=int, help="how many held-out problems (default: as in the config)")
+    ev.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    ev.add_argument("--seed", type=int, default=0)
+    ev.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    sample = command("sample", _sample, "Answers of a run to its held-out problems, or to a prompt of yours.")
+    sample.add_argument("run", help="a run folder")
+    sample.add_argument("--prompt", help="your own prompt (default: the first held-out problems)")
+    sample.add_argument("--n", type=int, default=4, help="held-out problems to show (default 4)")
+    sample.add_argument("--k", type=int, default=4, help="answers to each (default 4)")
+    sample.add_argument("--temperature", type=float, help="default: as in the config; 0 is greedy")
+    sample.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    export = command("export", _export, "Write a run's policy as a Hugging Face folder that transformers loads.")
+    export.add_argument("run", help="a run folder")
+    export.add_argument("folder", help="where to write it")
+    export.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    export.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+
+    compare = command("compare", _compare, "A table and one plot of several runs.")
+    compare.add_argument("runs", nargs="+", help="run folders")
+    compare.add_argument("--out", default="compare.png", help="the plot (default compare.png)")
+
+    check = command("check", _check, "Hold an estimator against the laws that every estimator obeys.")
+    check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
+    return parser, commands
+
+
+def _credit_option(parser):
+    parser.add_argument("--credit", help="another estimator: a name of jaxcredit.credit (grpo), or FILE.py[:function]")
+
+
+def load(path: str, rest: list[str] = (), credit: str | None = None):
+    """The experiment of a config file, with the options given to its function; and what to write down to make it again."""
+    import tyro
+
+    make = getattr(module(path), "experiment", None)
+    if make is None:
+        raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.experiment.Experiment from it")
+    exp = tyro.cli(make, args=list(rest), prog=f"jaxcredit ... {path}", description=_head(make))
+    if credit:
+        exp = dataclasses.replace(exp, credit=find_credit(credit))
+    return exp, {"config": str(path), "args": list(rest), "credit": credit}
+
+
+def module(path: str) -> Any:
+    """A Python file, run as a module."""
+    file = Path(path)
+    if not file.is_file():
+        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
+        raise FileNotFoundError(f"no config file {path}; there are: {known}")
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    mod = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = mod  # so that dataclasses and pickles of the file find it
+    spec.loader.exec_module(mod)
+    return mod
+
+
+def find_credit(name: str) -> Callable:
+    """An estimator of the library by name, or a function of a file: `my.py:credit`, or `my.py` if it has just one."""
+    from jaxcredit import credit
+
+    if ".py" not in name:
+        if name not in credit.__all__:
+            import difflib
+
+            near = difflib.get_close_matches(name, credit.__all__, 3)
+            hint = f"did you mean {' or '.join(near)}? " if near else ""
+            raise ValueError(f"no estimator is called {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
+        return getattr(credit, name)
+    path, _, attribute = name.partition(":")
+    mod = module(path)
+    own = {n: f for n, f in vars(mod).items() if hasattr(f, "method") and getattr(f, "__module__", "") == mod.__name__}
+    if attribute:
+        found = getattr(mod, attribute, None)
+    else:
+        found = next(iter(own.values())) if len(own) == 1 else None
+    if found is None:
+        what = f"no function {attribute}" if attribute else "not exactly one lifted function (@per_group or @per_batch)"
+        raise ValueError(f"{path} has {what}; those in it: {', '.join(own) or 'none'}")
+    return found
+
+
+def _head(make: Callable) -> str:
+    return inspect.getdoc(sys.modules.get(make.__module__)) or ""
+
+
+def _train(args, rest):
+    if args.config is None or args.config in ("-h", "--help"):
+        _parser()[1]["train"].print_help()
+        return
+    if args.processes and args.processes > 1:
+        import jax
+
+        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    if {"-h", "--help"} & set(rest):
+        _parser()[1]["train"].print_help()
+        print("\noptions of this config:\n")
+    exp, made = load(args.config, rest, args.credit)
+    exp.check()
+    from jaxcredit.run import run
+
+    folder = Path(args.runs) / (args.run or exp.name)
+    if args.overwrite and folder.exists():
+        shutil.rmtree(folder)
+    run(exp, folder, resume=args.resume == "auto", source=made)
+
+
+def _plan(args, rest):
+    if args.config is None:
+        _parser()[1]["plan"].print_help()
+        return
+    exp, _ = load(args.config, rest, args.credit)
+    from jaxcredit.plan import plan
+
+    sys.exit(0 if plan(exp.check()) else 1)
+
+
+def _opened(args):
+    """The experiment, programs and parameters of a run folder."""
+    from jaxcredit.run import reopen
+
+    folder = Path(args.run)
+    path = folder / "source.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no run folder (it has no source.json): give one that `jaxcredit train` made")
+    made = json.loads(path.read_text())
+    exp, _ = load(str(folder / "config.py"), made["args"], made["credit"])
+    return exp, *reopen(exp, folder, step=args.step)
+
+
+def _eval(args, _):
+    from rich.console import Console
+
+    from jaxcredit import evaluate
+    from jaxcredit.run import report
+
+    exp, programs, weights, step = _opened(args)
+    if args.prompts:
+        exp = dataclasses.replace(exp, eval_prompts=args.prompts)
+    numbers = report(exp, programs, weights, args.k, seed=args.seed)
+    if args.json:
+        print(json.dumps({"step": step, **{k: v._asdict() if hasattr(v, "_asdict") else v for k, v in numbers.items()}}))
+    else:
+        Console().print(evaluate.table({f"{args.run}, step {step}": numbers}))
+
+
+def _sample(args, _):
+    from rich.console import Console
+
+    from jaxcredit.run import sampled
+
+    exp, programs, weights, step = _opened(args)
+    items = [{"prompt": args.prompt, "meta": None}] if args.prompt else [exp.task.test[i] for i in range(min(args.n, len(exp.task.test)))]
+    task = dataclasses.replace(exp.task, reward=lambda meta, text, ids: float("0")) if args.prompt else exp.task
+    answers = sampled(
+        dataclasses.replace(exp, task=task), programs, weights, args.k, items=items, temperature=args.temperature, seed=args.seed
+    )
+    console = Console(highlight=False)
+    for item, texts, scores in zip(answers.items, answers.texts, answers.scores, strict=True):
+        asked = item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
+        console.print(asked, style="bold", markup=False)
+        for text, score in zip(texts, scores, strict=True):
+            mark = "" if args.prompt else f"{score:g}  "
+            console.print(f"  {mark}{text}", markup=False, style="green" if score >= 1 else "")
+
+
+def _export(args, _):
+    import jax
+
+    from jaxcredit.policy import pretrained
+
+    exp, _, weights, step = _opened(args)
+    weights = jax.tree.map(lambda x: x.astype(args.dtype), weights)
+    pretrained.export(weights, exp.policy, args.folder, tokenizer=exp.tokenizer)
+    print(f"step {step} of {args.run} is in {args.folder}: transformers.AutoModelForCausalLM.from_pretrained({args.folder!r})")
+
+
+def _compare(args, _):
+    from rich.console import Console
+
+    from jaxcredit import plots
+
+    table, plot = plots.compare(args.runs, args.out)
+    Console().print(table)
+    print(plot)
+
+
+def _check(args, _):
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxcredit import laws
+
+    results = laws.check(find_credit(args.credit))
+    table = Table("law", "", "detail")
+    for r in results:
+        table.add_row(r.law, {True: "[green]holds", False: "[red]broken", None: "skipped"}[r.passed], str(r.detail or ""))
+    Console().print(table)
+    sys.exit(1 if any(r.passed is False for r in results) else 0)

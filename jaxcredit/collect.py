@@ -1,0 +1,155 @@
+"""policy + task -> Rollout: prompts are tokenised and packed on the host, sampled in one compiled program, and judged where they live."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcredit.data import bucketed, mine
+from jaxcredit.rollout import Rollout
+from jaxcredit.tasks import Task, score
+
+
+class Collected(NamedTuple):
+    """A rollout with what only the host knows: each prompt's meta, each answer's text, and what the collecting cost."""
+
+    rollout: Rollout
+    metas: list[dict]
+    texts: list[list[str]]
+    facts: dict[str, Any]
+
+
+def put(x: np.ndarray, sharding=None) -> jax.Array:
+    """This process' rows become its part of the global array (the whole of it where there is one process)."""
+    return jnp.asarray(x) if sharding is None else jax.make_array_from_process_local_data(sharding, x)
+
+
+def fetch(x: jax.Array) -> np.ndarray:
+    """The rows of a global array that live in this process, in order."""
+    if x.is_fully_addressable:
+        return np.asarray(jax.device_get(x))
+    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(jax.device_get(shards[start])) for start in sorted(shards)])
+
+
+def single_turn(
+    sample: Callable, tokenizer, task: Task, *, group: int, buckets: Sequence[int], sharding=None, timeout_s: float = 10.0
+) -> Callable[..., Collected]:
+    """One prompt, one answer, one reward: `collect(params, key, indices) -> Collected` with K = 1 segment.
+
+    `sample(params, prompt, valid, key)` is the compiled sampler; `indices` are the prompts of all processes, so that all choose the
+    same bucket; each process judges and feeds its own share.
+    """
+
+    def collect(params, key, indices) -> Collected:
+        start = time.perf_counter()
+        items = [task.train[int(i)] for i in indices]
+        own = mine(len(indices))
+        prompt, prompt_valid = (x[own] for x in bucketed([tokenizer.chat(i["prompt"]) for i in items], buckets, pad=tokenizer.pad_id))
+        items = items[own]
+        drawn = sample(params, put(prompt, sharding), put(prompt_valid, sharding), key)
+        tokens, mask = fetch(drawn["tokens"]), fetch(drawn["mask"])
+        sampled = time.perf_counter()
+
+        ids = [[row[kept].tolist() for row, kept in zip(rows, masks, strict=True)] for rows, masks in zip(tokens, mask, strict=True)]
+        texts = [[tokenizer.decode(answer) for answer in answers] for answers in ids]
+        each = [
+            (item, text, answer)
+            for item, ts, answers in zip(items, texts, ids, strict=True)
+            for text, answer in zip(ts, answers, strict=True)
+        ]
+        flat = score(
+            task,
+            [item["meta"] for item, _, _ in each],
+            [text for _, text, _ in each],
+            [answer for _, _, answer in each],
+            prompts=[item["prompt"] for item, _, _ in each],
+            timeout_s=timeout_s,
+        )
+        reward = flat.astype(np.float32).reshape(len(items), group, 1)
+        judged = time.perf_counter()
+
+        whole = _assemble(put(prompt, sharding), put(prompt_valid, sharding), drawn, put(reward, sharding))
+        rollout = whole.with_signals(prompt=put(np.asarray(indices[own], np.int32), sharding))
+        facts = {"tokens": int(mask.sum()), "time/sample_s": sampled - start, "time/reward_s": judged - sampled}
+        return Collected(rollout, [item["meta"] for item in items], texts, facts)
+
+    return collect
+
+
+@jax.jit
+def _assemble(prompt, prompt_valid, drawn, reward) -> Rollout:
+    """Prompt columns, then response columns, for every row of the group."""
+    N, R, _ = drawn["tokens"].shape
+
+    def beside(left, right):
+        return jnp.concatenate([jnp.broadcast_to(left[:, None], (N, R, left.shape[-1])).astype(right.dtype), right], -1)
+
+    nothing = jnp.zeros(prompt.shape, bool)
+    return Rollout(
+        tokens=beside(prompt, drawn["tokens"]),
+        mask=beside(nothing, drawn["mask"]),
+        logp=beside(nothing, drawn["logp"]),
+        segment=jnp.where(beside(nothing, drawn["mask"]), 0, -1),
+        reward=reward,
+        real=jnp.ones(reward.shape, bool),
+        valid=beside(prompt_valid, drawn["mask"]),
+        done=drawn["done"],
+    )
+
+
+def until_mixed(
+    collect: Callable[..., Collected], draw: Callable[[], np.ndarray], rounds: int, agree: Callable[[bool], bool] = bool
+) -> Callable[..., Collected]:
+    """Dynamic sampling (DAPO, 2503.14476): keep only groups whose rewards differ, drawing further prompts for at most `rounds` rounds.
+
+    What it cost is counted: all tokens sampled, groups dropped. If the rounds run out, the batch is filled with groups without a
+    signal, whose advantage is 0. `agree` makes all processes of a job stop in the same round.
+    """
+
+    def gather(params, key, indices) -> Collected:
+        own = mine(len(indices))
+        wanted, kept, spare, facts = own.stop - own.start, [], [], {}
+        for round in range(rounds):
+            batch = collect(params, jax.random.fold_in(key, round), indices if round == 0 else draw())
+            reward = fetch(batch.rollout.reward).sum(-1)
+            mixed = reward.max(-1) > reward.min(-1)
+            for n in range(len(mixed)):
+                (kept if mixed[n] else spare).append((batch, n))
+            facts = {name: facts.get(name, 0) + cost for name, cost in batch.facts.items()}
+            if agree(len(kept) >= wanted):
+                break
+        facts |= {
+            "groups_dropped": max(len(kept) + len(spare) - wanted, 0),
+            "groups_unmixed": max(wanted - len(kept), 0),
+            "sampling_rounds": round + 1,
+        }
+        return _pick((kept + spare)[:wanted], facts)
+
+    return gather
+
+
+def _pick(chosen: list[tuple[Collected, int]], facts: dict) -> Collected:
+    """One rollout of single groups out of several, on the host; prompts of different buckets are left-padded to the widest."""
+    sharding = chosen[0][0].rollout.tokens.sharding
+    T = max(batch.rollout.tokens.shape[-1] for batch, _ in chosen)
+    per_token = ("tokens", "mask", "logp", "segment", "valid")
+    hosts = {id(batch): jax.tree.map(fetch, batch.rollout) for batch, _ in chosen}
+
+    def widen(name, x):
+        fill = -1 if name == "segment" else 0
+        return np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill) if name in per_token else x
+
+    def stack(name):
+        rows = [getattr(hosts[id(batch)], name) for batch, _ in chosen]
+        if rows[0] is None:
+            return None
+        return put(np.stack([widen(name, x[n]) for x, (_, n) in zip(rows, chosen, strict=True)]), sharding)
+
+    signals = {s: put(np.stack([hosts[id(batch)].signals[s][n] for batch, n in chosen]), sharding) for s in chosen[0][0].rollout.signals}
+    names = (*per_token, "reward", "real", "row", "done")
+    rollout = Rollout(**{name: stack(name) for name in names}, signals=signals)
+    return Collected(rollout, [batch.metas[n] for batch, n in chosen], [batch.texts[n] for batch, n in chosen], facts)

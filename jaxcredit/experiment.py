@@ -1,0 +1,117 @@
+"""An experiment: everything a run is made of, as one value. What cannot work is said here, before any device work."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+from jaxcredit import credit as credits
+from jaxcredit import losses
+from jaxcredit import mesh as meshes
+from jaxcredit.credit import Credit, method_of
+from jaxcredit.policy.transformer import Config
+from jaxcredit.tasks import Task
+from jaxcredit.tokenize import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Warmup:
+    """Supervision on the task's demonstrations until held-out greedy accuracy reaches `until`, or for `steps` steps."""
+
+    steps: int = 500
+    batch: int = 128
+    until: float = 1.0
+    every: int = 10  # steps between looks at the accuracy
+    optimizer: optax.GradientTransformation = dataclasses.field(default_factory=lambda: optax.adamw(2e-3))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What is trained, on what, how, and for how long. Configs return one of these; `jaxcredit train` runs it."""
+
+    name: str
+    task: Task
+    tokenizer: Tokenizer
+    policy: Config
+    weights: Callable[[Any], Any] | None = None  # shardings -> parameters; None: begin at random
+    warmup: Warmup | None = None
+
+    credit: Credit = credits.tempo
+    signals: Mapping[str, Callable] = dataclasses.field(default_factory=dict)  # annotators by name, see jaxcredit.signals
+    objective: losses.Objective = losses.ppo_clip
+    aggregate: losses.Aggregate = losses.token_mean
+    kl: Callable = losses.k3
+    beta: float = 0.0  # weight of the KL to the reference policy; needs the signal ref_logp
+    optimizer: optax.GradientTransformation = dataclasses.field(default_factory=lambda: optax.adam(1e-6))
+
+    prompts: int = 32  # a step, over all processes
+    group: int = 16  # trajectories a prompt
+    buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for
+    new: int = 64  # tokens an answer may have
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    resample: int = 1  # rounds of sampling in search of groups with a signal; 1: take what comes
+    minibatch: int | None = None  # prompts an optimizer step; None: all
+    micro: int | None = None  # prompts a pass; None: all of the minibatch
+    epochs: int = 1
+
+    steps: int = 100
+    eval_every: int = 10
+    eval_prompts: int = 512
+    save_every: int = 50
+    keep: int = 2
+    reward_timeout_s: float = 10.0
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
+    rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
+    seed: int = 0
+
+    def provided(self) -> set[str]:
+        """The signals that rollouts of this experiment carry."""
+        return {"prompt", *(s for make in self.signals.values() for s in getattr(make, "provides", ()))}
+
+    def check(self) -> "Experiment":
+        """Raise a ValueError that says what does not fit and how to mend it."""
+        method = method_of(self.credit)
+        missing = [s for s in method.needs if s not in self.provided()]
+        if missing:
+            raise ValueError(_missing(method, missing, self.provided()))
+        if self.group < method.peers:
+            raise ValueError(
+                f"{method.name} compares the trajectories of a group, and group = {self.group}: "
+                f"sample at least {method.peers} a prompt, or take an estimator that needs no peers"
+            )
+        if self.beta and "ref_logp" not in self.provided():
+            raise ValueError(
+                f'beta = {self.beta} weighs a KL to a reference: add signals={{"reference": signals.reference()}}, or set beta = 0'
+            )
+        if self.tokenizer.vocab_size > self.policy.vocab:
+            raise ValueError(
+                f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
+                f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
+            )
+        minibatch = self.minibatch or self.prompts
+        for small, large, what in (
+            (minibatch, self.prompts, "minibatch must divide prompts"),
+            (self.micro or minibatch, minibatch, "micro must divide the minibatch"),
+            (self.mesh.get(self.rules.get("batch", ""), 1), self.prompts, "the mesh axis of the batch must divide prompts"),
+        ):
+            if small < 1 or large % small:
+                raise ValueError(f"{what}: {small} does not divide {large}")
+        if self.warmup and not len(self.task.demos):
+            raise ValueError(f"a warm-up needs demonstrations, and task {self.task.name!r} has no demos: give it some, or set warmup=None")
+        if self.prompts > len(self.task.train):
+            raise ValueError(
+                f"a step takes {self.prompts} prompts and the task has {len(self.task.train)}: lower prompts, or give more data"
+            )
+        return self
+
+
+def _missing(method, missing, provided):
+    plain = [n for n in credits.__all__ if hasattr(getattr(credits, n), "method") and set(method_of(getattr(credits, n)).needs) <= provided]
+    return (
+        f"{method.name} needs the signal{'s' * (len(missing) > 1)} {', '.join(missing)}, which this experiment does not collect "
+        f"(it has: {', '.join(sorted(provided))}). Add an annotator that provides it (signals=...), "
+        f"or take an estimator that needs nothing more: {', '.join(plain)}"
+    )

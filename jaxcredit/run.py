@@ -1,0 +1,203 @@
+"""A whole run: resume or warm up, then train, evaluate, save and record until the last step or a polite request to stop."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from jaxcredit import assess, evaluate
+from jaxcredit.checkpoint import Checkpoints
+from jaxcredit.collect import single_turn, until_mixed
+from jaxcredit.credit import method_of
+from jaxcredit.data import Batches
+from jaxcredit.experiment import Experiment
+from jaxcredit.preemption import Preemption
+from jaxcredit.programs import Programs, build
+from jaxcredit.records import Records
+from jaxcredit.train import train
+from jaxcredit.update import TrainState
+from jaxcredit.warmup import warm_up
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop, has saved, and can be resumed."""
+
+
+def run(exp: Experiment, folder: str | Path, *, resume: bool = False, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Train `exp` in `folder` and return its last metrics. With `resume`, go on from the newest usable checkpoint, if there is one.
+
+    `source` ({"config", "args", "credit"}) is kept in the folder with a copy of the config file, so that the run can be opened again.
+    """
+    exp.check()
+    folder = Path(folder)
+    if not resume and (folder / "metrics.jsonl").exists():
+        raise FileExistsError(f"{folder} holds a run already: go on with --resume auto, or choose another --run name")
+    if source and jax.process_index() == 0:
+        _keep(source, folder)
+    programs = build(exp)
+    state = programs.init(jax.random.key(exp.seed))
+    batches = Batches(len(exp.task.train), exp.prompts, exp.seed)
+    with Preemption() as preempted, Checkpoints(folder / "checkpoints", every=exp.save_every, keep=exp.keep) as checkpoints:
+        saved = checkpoints.restore(state) if resume else None
+        begin = 0
+        if saved:
+            state, side, begin = saved
+            batches.set_state(side["batches"])
+        with Records(
+            folder, steps=exp.steps, start=begin, title=f"{exp.name} / {method_of(exp.credit).name}", config=_resolved(exp)
+        ) as records:
+            if not saved:
+                state = _first(exp, programs, state, records, checkpoints, batches)
+
+            def log(state, collected, metrics) -> bool:
+                step = next(clock)
+                if step % exp.eval_every == 0 or step == exp.steps:
+                    accuracy, shown = greedy(exp, programs, state.params)
+                    metrics["eval/greedy_accuracy"] = accuracy
+                    records.samples(step, shown)
+                records.log(step, metrics)
+                stop = preempted.should_stop(step)
+                if checkpoints.due(step) or step == exp.steps or stop:
+                    records.flush()
+                    checkpoints.save(step, state, {"batches": batches.get_state()})
+                if stop and step < exp.steps:
+                    checkpoints.wait()
+                    raise Stopped(Preemption.EXIT)
+                return step == exp.steps
+
+            clock = itertools.count(begin + 1)
+            if begin < exp.steps:
+                train(state, batches, collect=_collector(exp, programs, batches), log=log, **steps_of(exp, programs))
+            checkpoints.wait()
+            return records.last
+
+
+def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> tuple[Programs, Any, int]:
+    """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
+    programs = build(exp)
+    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+        saved = checkpoints.restore({"params": programs.shapes}, step=step, partial=True)
+    if saved is None:
+        raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
+    return programs, saved[0]["params"], saved[2]
+
+
+def steps_of(exp: Experiment, programs: Programs) -> dict:
+    """annotate, credit and update of the loop."""
+    learned = programs.learned
+
+    def annotate(state, collected):
+        rollout = collected.rollout
+        for name, signal in learned.items():
+            rollout = signal.annotate(state.aux[name], state, rollout, collected.metas)
+        return rollout
+
+    def update(state, rollout, columns):
+        facts, aux = {}, {}
+        for name, signal in learned.items():
+            aux[name], told = signal.update(state.aux[name], state, rollout, columns)
+            facts |= {f"{name}/{key}": value for key, value in told.items()}
+        state, metrics = programs.update(dataclasses.replace(state, aux=aux), rollout, columns)
+        return state, {**metrics, **facts}
+
+    return {"annotate": annotate, "credit": programs.credit, "update": update}
+
+
+def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[dict]]:
+    """Held-out accuracy of greedy answers, and a few of them to look at."""
+    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
+    batch = min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
+    answers = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
+    shown = [
+        {"prompt": item["prompt"], "answer": text[0], "score": float(score[0])}
+        for item, text, score in zip(answers.items[:8], answers.texts, answers.scores, strict=False)
+    ]
+    return assess.mean(answers.scores >= 1), shown
+
+
+def sampled(
+    exp: Experiment, programs: Programs, weights, k: int, *, items=None, temperature: float | None = None, seed: int = 0
+) -> assess.Answers:
+    """`k` answers to each held-out problem at the experiment's temperature."""
+    items = list(itertools.islice(exp.task.test, exp.eval_prompts)) if items is None else items
+    temperature = exp.temperature if temperature is None else temperature
+    draw = functools.partial(programs.sample, rows=k, temperature=temperature)
+    batch = min(_round_up(len(items), exp.prompts), exp.prompts * max(1, exp.group // k))
+    return assess.whole(
+        list(assess.answer(draw, weights, exp.tokenizer, exp.task, items, key=jax.random.key(seed), **_how(exp, programs, batch)))
+    )
+
+
+def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 0) -> dict:
+    """Everything `jaxcredit eval` says: greedy accuracy, mean@k, pass@1..k, intervals, lengths, truncation."""
+    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
+    batch = min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
+    best = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
+    drawn = sampled(exp, programs, weights, k, items=items, seed=seed)
+    ks = sorted({1, k} | {j for j in (2, 4, 8, 16) if j < k})
+    return evaluate.summary(drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks)
+
+
+def _first(exp, programs, state, records, checkpoints, batches) -> TrainState:
+    """What a fresh run does before its first step: supervise if asked, look at the accuracy, save."""
+    facts = {}
+    if exp.warmup:
+        state, facts["warmup/steps"] = warm_up(exp, programs, state, lambda weights: greedy(exp, programs, weights)[0], records.note)
+    facts["eval/greedy_accuracy"], shown = greedy(exp, programs, state.params)
+    if exp.warmup and facts["eval/greedy_accuracy"] == 0:
+        warnings.warn(
+            "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer", stacklevel=2
+        )
+    records.samples(0, shown)
+    records.log(0, facts)
+    records.flush()
+    checkpoints.save(0, state, {"batches": batches.get_state()})
+    return state
+
+
+def _collector(exp: Experiment, programs: Programs, batches: Batches):
+    collect = single_turn(
+        programs.sample,
+        exp.tokenizer,
+        exp.task,
+        group=exp.group,
+        buckets=exp.buckets,
+        sharding=programs.batch,
+        timeout_s=exp.reward_timeout_s,
+    )
+    if exp.resample == 1:
+        return collect
+    return until_mixed(collect, lambda: next(batches), exp.resample, _all_agree)
+
+
+def _all_agree(enough: bool) -> bool:
+    return enough if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(enough)).all())
+
+
+def _how(exp, programs, batch):
+    return {"buckets": exp.buckets, "batch": batch, "sharding": programs.batch, "timeout_s": exp.reward_timeout_s}
+
+
+def _round_up(n: int, step: int) -> int:
+    return -(-n // step) * step
+
+
+def _keep(source, folder) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source["config"], folder / "config.py")
+    (folder / "source.json").write_text(json.dumps(dict(source), indent=2) + "\n")
+
+
+def _resolved(exp: Experiment) -> dict:
+    """Every field of the experiment, problems as their number."""
+    task = {"name": exp.task.name, "train": len(exp.task.train), "test": len(exp.task.test), "demos": len(exp.task.demos)}
+    return {**{f.name: getattr(exp, f.name) for f in dataclasses.fields(exp)}, "task": task}

@@ -1,0 +1,57 @@
+"""The loop: prompts, collect, annotate, credit, update, log. It is told everything and knows nothing."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxcredit.kernels import common_prefix, masked_mean
+from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.update import TrainState
+
+
+def train(
+    state: TrainState,
+    batches: Iterable[Any],
+    *,
+    collect: Callable,
+    annotate: Callable,
+    credit: Callable,
+    update: Callable,
+    log: Callable[[TrainState, Any, dict], bool],
+) -> TrainState:
+    """One step a batch until the batches end or `log` asks to stop (it saves, evaluates and draws, and is called after every step)."""
+    for batch in batches:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        collected = collect(state.params, key, batch)
+        rollout = annotate(state, collected)
+        columns = credit(rollout)
+        state, metrics = update(state, rollout, columns)
+        if log(state, collected, {**collected.facts, **metrics, **diagnose(rollout, columns)}):
+            break
+    return state
+
+
+@jax.jit
+def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """What the rollouts look like to an estimator: rewards, lengths, groups without a signal, shared prefixes, the size of the credit."""
+    rollout = rollout.filled()
+    R, here, mask = outcome(rollout), alive(rollout), rollout.mask
+    length = mask.sum(-1)
+    mixed = jnp.where(here, R, -jnp.inf).max(-1) > jnp.where(here, R, jnp.inf).min(-1)
+    shared = jax.vmap(_shared)(rollout.tokens, rollout.valid)
+    return {
+        "reward": masked_mean(R, here),
+        "length": length.mean(),
+        "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), here),
+        "groups_mixed": mixed.mean(),
+        "prefix_collisions": masked_mean(shared.astype(jnp.float32), mask),
+        "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),
+    }
+
+
+def _shared(tokens, valid):
+    """Whether a token's prefix, the token included, is some other row's too: where a prefix tree can tell trajectories apart."""
+    other = jnp.where(jnp.eye(len(tokens), dtype=bool), 0, common_prefix(tokens, valid)).max(-1, initial=0)
+    return jnp.arange(tokens.shape[-1]) < other[:, None]
