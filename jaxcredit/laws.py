@@ -42,10 +42,9 @@ class Result(NamedTuple):
     detail: str = ""
 
 
-@functools.partial(jax.jit, static_argnames=("needs", "N", "R", "T", "K", "G", "prompt", "dtype", "kinds"))
 def synthetic(
-    key: jax.Array,
-    needs: tuple[str, ...] = tuple(SIGNALS),
+    seed: int,
+    needs: Iterable[str] = tuple(SIGNALS),
     *,
     N: int = 16,
     R: int = 6,
@@ -56,73 +55,73 @@ def synthetic(
     dtype: str = "float32",
     kinds: tuple[int, ...] = (0, 1, 2, 3),
 ) -> Rollout:
-    """N random groups of R rows, in one compiled shape. What is ragged, missing or equal in practice is so here.
+    """N random groups of R rows. What is ragged, missing or equal in practice is so here.
 
-    Prompts are left-padded and equal in a group; answers have 0 to T - prompt tokens of three kinds (so prefixes are shared), holes
+    Prompts are left-padded and equal in a group; answers have 0 to T - prompt tokens of few kinds (so prefixes are shared), holes
     that tools wrote, up to K segments; a group may have a single real trajectory, or none; where nothing took place there is junk.
     `kinds` draws each prompt's rewards: 0 zeros and ones, 1 normal, 2 all equal to some number, 3 normal with ties.
     With G < R, each row beyond the G-th continues a random trajectory.
     """
-    G, S = R if G is None else G, T - prompt
-    keys = iter(jax.random.split(key, 32 + len(needs)))
+    # numpy, not jax.random: a random program takes longer to compile than all laws take to check.
+    rng, G, S = np.random.default_rng(seed), R if G is None else G, T - prompt
 
     def draw(shape, low, high):
-        return jax.random.randint(next(keys), shape, low, high)
+        return rng.integers(low, high, shape)
 
     def flip(shape, p=0.5):
-        return jax.random.bernoulli(next(keys), p, shape)
+        return rng.random(shape) < p
 
-    size = jnp.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))  # real trajectories of each group
-    took_place = jnp.argsort(jax.random.uniform(next(keys), (N, G)), -1) < size
-    extra = draw((N, R - G), 0, G)
-    row = jnp.sort(jnp.concatenate([jnp.broadcast_to(jnp.arange(G), (N, G)), extra], -1), -1)
-    row_real = jnp.take_along_axis(took_place, row, -1)
+    size = np.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))  # real trajectories of each group
+    took_place = np.argsort(rng.random((N, G)), -1) < size
+    row = np.sort(np.concatenate([np.broadcast_to(np.arange(G), (N, G)), draw((N, R - G), 0, G)], -1), -1)
 
-    longest = jnp.where(flip((N, 1), 0.1), 0, S)
-    length = jnp.minimum(jnp.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest) * row_real
-    place = jnp.arange(T) - prompt
+    longest = np.where(flip((N, 1), 0.1), 0, S)
+    length = np.minimum(np.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest) * np.take_along_axis(took_place, row, -1)
+    place = np.arange(T) - prompt
     answer = (place >= 0) & (place < length[..., None])
-    parts = jnp.clip(draw((N, G), 1, K + 1), 1, jnp.maximum(jnp.zeros((N, G), int).at[jnp.arange(N)[:, None], row].max(length), 1))
-    parts_row, pieces = jnp.take_along_axis(parts, row, -1)[..., None], jnp.maximum(length, 1)[..., None]
-    segment = jnp.where(answer, jnp.clip(place * parts_row // pieces, 0, K - 1), -1)
-    hole = jnp.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
-    before = jnp.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
-    tokens = jnp.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
-    tokens = jnp.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)  # groups of one answer, cut at different lengths
-    tokens = jnp.where(place < 0, tokens[:, :1], tokens)
+    most = np.zeros((N, G), int)
+    np.maximum.at(most, (np.arange(N)[:, None], row), length)
+    parts = np.clip(draw((N, G), 1, K + 1), 1, np.maximum(most, 1))
+    pieces = np.maximum(length, 1)[..., None]
+    segment = np.where(answer, np.clip(place * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1), -1)
+    hole = np.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
+    before = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
+    tokens = np.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
+    tokens = np.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)  # groups of one answer, cut at different lengths
+    tokens = np.where(place < 0, tokens[:, :1], tokens)
 
-    real = took_place[..., None] & (jnp.arange(K) < parts[..., None])
-    kind = jnp.asarray(kinds)[draw((N, 1, 1), 0, len(kinds))]
-    normal = jax.random.normal(next(keys), (N, G, K))
-    last = jnp.arange(K) == parts[..., None] - 1
-    equal = jnp.where(last, jax.random.normal(next(keys), (N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
-    reward = jnp.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], jnp.round(normal))
+    real = took_place[..., None] & (np.arange(K) < parts[..., None])
+    kind = np.asarray(kinds)[draw((N, 1, 1), 0, len(kinds))]
+    normal = rng.normal(size=(N, G, K))
+    last = np.arange(K) == parts[..., None] - 1
+    equal = np.where(last, rng.normal(size=(N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
+    reward = np.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], np.round(normal))
 
     sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G}
     signals = {}
     for name in needs:
         axes, sort, _ = SIGNALS[name]
         shape = (N, *(sizes[a] for a in axes.split()))
-        signals[name] = draw(shape, 0, 3) if sort == "i" else jax.random.uniform(next(keys), shape, minval=-1).astype(dtype)
+        signals[name] = draw(shape, 0, 3).astype(np.int32) if sort == "i" else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
     if "node_parent" in signals:  # a parent comes before its children
-        signals["node_parent"] = jnp.minimum(signals["node_parent"], jnp.arange(sizes["M"])) - 1
-    return Rollout(
-        tokens=tokens,
-        mask=answer & ~hole,
-        logp=(-jax.random.exponential(next(keys), (N, R, T))).astype(dtype),
-        segment=segment,
-        reward=jnp.where(real, reward, 1e3).astype(dtype),
-        real=real,
-        signals=signals,
-        row=row,
-        valid=answer | (before & (place < 0)),
-        done=flip((N, G), 0.7),
+        signals["node_parent"] = np.minimum(signals["node_parent"], np.arange(sizes["M"], dtype=np.int32)) - 1
+    rollout = Rollout(
+        tokens=jnp.asarray(tokens, jnp.int32),
+        mask=jnp.asarray(answer & ~hole),
+        logp=jnp.asarray(-rng.exponential(size=(N, R, T)), dtype),
+        segment=jnp.asarray(segment, jnp.int32),
+        reward=jnp.asarray(np.where(real, reward, 1e3), dtype),
+        real=jnp.asarray(real),
+        row=jnp.asarray(row, jnp.int32),
+        valid=jnp.asarray(answer | (before & (place < 0))),
+        done=jnp.asarray(flip((N, G), 0.7)),
     )
+    return rollout.with_signals(**{name: jnp.asarray(x) for name, x in signals.items()})
 
 
 def check(credit: Credit, *, seed: int = 0) -> list[Result]:
     """Every law on this credit, each with the failing input when it does not hold."""
-    case, results = Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), jax.random.key(seed)), []
+    case, results = Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), seed), []
     for law in LAWS:
         name = law.__name__.replace("_", " ")
         try:
@@ -141,7 +140,7 @@ class Case(NamedTuple):
     credit: Credit
     run: Credit
     method: Method
-    key: jax.Array
+    seed: int
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -151,7 +150,7 @@ class Case(NamedTuple):
     def samples(self, shapes=None, **kw) -> Iterable[Rollout]:
         """Random rollouts: one segment, several, and rows that continue other rows' trajectories."""
         for i, shape in enumerate(SHAPES if shapes is None else shapes):
-            yield synthetic(jax.random.fold_in(self.key, i), self.needs, **shape, **kw)
+            yield synthetic(100 * self.seed + i, self.needs, **shape, **kw)
 
 
 class Skip(Exception):
@@ -189,7 +188,7 @@ def permuting_trajectories_permutes_credit(case: Case) -> str | None:
     """Trajectories have no order: renaming them changes nothing, and their rows' credit goes with the rows."""
     for i, rollout in enumerate(case.samples()):
         G, R = rollout.real.shape[1], rollout.mask.shape[1]
-        order = np.asarray(jax.random.permutation(jax.random.fold_in(case.key, i), G))
+        order = np.random.default_rng(case.seed + i).permutation(G)
         renamed, before = _take(rollout, "G", order), case.run(rollout)
         if problem := _differ(case.run(renamed), before, rollout):
             return "trajectories renamed, rows in place: " + problem
@@ -231,8 +230,8 @@ def other_prompts_do_not_matter(case: Case) -> str | None:
     """per_group: a prompt's credit stays when every other prompt is replaced."""
     _group_only(case)
     for i, rollout in enumerate(case.samples()):
-        others = _like(rollout, jax.random.fold_in(case.key, 50 + i))
-        mixed = jax.tree.map(lambda a, b: b.at[0].set(a[0]), rollout, others)
+        others = _like(rollout, 100 * case.seed + 50 + i)
+        mixed = jax.tree.map(lambda a, b: jnp.asarray(np.concatenate([a[:1], b[1:]])), jax.device_get(rollout), jax.device_get(others))
         a, b = ({name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout))
         if problem := _differ(a, b, rollout):
             return problem
@@ -338,8 +337,12 @@ def _axes(name, signal):
 
 def _map(rollout, fn):
     """fn(name, its axes, array) over all fields and signals."""
-    fields = {name: fn(name, _axes(name, False), getattr(rollout, name)) for name in FIELDS}
-    return Rollout(**fields, signals={name: fn(name, _axes(name, True), x) for name, x in rollout.signals.items()})
+
+    def one(name, signal, x):
+        return jnp.asarray(fn(name, _axes(name, signal), np.asarray(x)))
+
+    signals = {name: one(name, True, x) for name, x in rollout.signals.items()}
+    return Rollout(**{name: one(name, False, getattr(rollout, name)) for name in FIELDS}, signals=signals)
 
 
 def _take(rollout, axis, order):
@@ -347,7 +350,7 @@ def _take(rollout, axis, order):
 
     def fn(name, axes, x):
         if INDEX.get(name) == axis:
-            x = jnp.asarray(np.argsort(order), x.dtype)[x]
+            x = np.argsort(order).astype(x.dtype)[x]
         return x[(slice(None),) * axes.index(axis) + (order,)] if axis in axes else x
 
     return _map(rollout, fn)
@@ -364,7 +367,7 @@ def _pad(rollout, axis, by=3):
             return x
         width = [(0, by if a == axis else 0) for a in axes]
         junk = quiet.get(name, G if name == "row" and axis == "R" else 7)
-        return jnp.pad(x, width, constant_values=junk)
+        return np.pad(x, width, constant_values=junk)
 
     return _map(rollout, fn)
 
@@ -376,10 +379,10 @@ def _rewarded(rollout, a, b):
     return dataclasses.replace(rollout, reward=a * rollout.reward + jnp.where(last, b, 0))
 
 
-def _like(rollout, key):
+def _like(rollout, seed):
     """Other groups of the same shapes."""
     (N, R, T), (_, G, K) = rollout.mask.shape, rollout.real.shape
-    return synthetic(key, tuple(rollout.signals), N=N, R=R, T=T, K=K, G=G)
+    return synthetic(seed, rollout.signals, N=N, R=R, T=T, K=K, G=G)
 
 
 def _sharded(case):
@@ -388,7 +391,7 @@ def _sharded(case):
     if count < 2:
         raise Skip("there is one device (try JAX_NUM_CPU_DEVICES=8)")
     N = 16 if 16 % count == 0 else count
-    rollout = synthetic(case.key, case.needs, N=N, **SHAPES[1])
+    rollout = synthetic(case.seed, case.needs, N=N, **SHAPES[1])
     return jax.device_put(rollout, NamedSharding(Mesh(np.array(jax.devices()), ("prompts",)), PartitionSpec("prompts")))
 
 
