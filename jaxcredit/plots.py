@@ -94,8 +94,8 @@ def _series(history: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Running mean over a fiftieth of the run, shorter at the ends; short series stay as they are."""
-    half = len(y) // 100
+    """running mean over a fortieth of the run, shorter at the ends; short series stay as they are."""
+    half = len(y) // 80
     total = np.cumsum(np.insert(y, 0, 0.0))
     low, high = np.maximum(np.arange(len(y)) - half, 0), np.minimum(np.arange(len(y)) + half + 1, len(y))
     return (total[high] - total[low]) / (high - low)
