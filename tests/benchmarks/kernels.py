@@ -125,9 +125,10 @@ def bench_gae(rng, B, T, rounds):
             return jax.lax.scan(back, 0.0, (delta, discount, lam), reverse=True)[1]
 
     theirs = jax.jit(jax.vmap(lambda r, d, v: peer(r, d, 0.95, v)))
-    ours = jax.jit(lambda r, v, w: gae(r, v[:, :-1], gamma=0.99, lam=0.95, where=w))
-    same = jnp.abs(ours(reward, value.at[:, -1].set(0), where | True) - theirs(reward, discount, value.at[:, -1].set(0))).max()
-    calls = {"gae": lambda: ours(reward, value, where), "rlax": lambda: theirs(reward, discount, value)}
+    ours = jax.jit(lambda r, v, w: gae(r, v, gamma=0.99, lam=0.95, where=w))
+    before = jnp.array(value[:, :-1])  # each in its own layout: gae takes T values, rlax T + 1
+    same = jnp.abs(ours(reward, before, where | True) - theirs(reward, discount, value.at[:, -1].set(0))).max()
+    calls = {"gae": lambda: ours(reward, before, where), "rlax": lambda: theirs(reward, discount, value)}
     times = interleaved(calls, rounds)
     return {
         "must_move_bytes": 3 * reward.nbytes + where.nbytes,
