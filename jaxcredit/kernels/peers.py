@@ -34,7 +34,8 @@ def std_by(
     x: Float[Array, "*s"], by: Int[Array, "*s"] | None = None, where: Bool[Array, "*s"] | None = None, *, ddof: int = 0
 ) -> Float[Array, "*s"]:
     """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where`."""
-    return _std(*_far(x, by, where), by, where, ddof)
+    std = _std(*_far(x, by, where), by, where, ddof)
+    return std if where is None else jnp.where(where, std, 0)
 
 
 def standardise(
