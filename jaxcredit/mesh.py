@@ -57,7 +57,8 @@ def batch(size: int, rules: Rules, mesh: Mesh) -> NamedSharding:
 def state_shardings(state: PyTree, params: PyTree, where: PyTree, mesh: Mesh) -> PyTree:
     """Where a training state lies: each subtree shaped like the parameters (the moments of an optimizer) as they do, the rest replicated.
 
-    `state` and `params` are arrays or shapes (`jax.eval_shape(optimizer.init, params)`), `where` comes from `shardings`.
+    `state` and `params` are arrays or shapes (`jax.eval_shape(optimizer.init, params)`), `where` comes from `shardings`. Give the result as
+    out_shardings to the function that makes the state and to the step that updates it: left to itself, XLA moves moments about.
     """
     tree, shapes = jax.tree.structure(params), [p.shape for p in jax.tree.leaves(params)]
     everywhere = NamedSharding(mesh, PartitionSpec())

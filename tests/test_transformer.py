@@ -1,0 +1,213 @@
+"""The decoder against a numpy loop over single tokens, and its packed form against its plain one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxcredit import params
+from jaxcredit.policy import transformer as tf
+
+LLAMA = tf.Config(vocab=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=24, remat="none", vocab_chunk=5, forbidden=(0, 7))
+QWEN2 = dataclasses.replace(LLAMA, qkv_bias=True, tied=False, remat="full", forbidden=(), rope_scaling=("llama3", 8.0, 1.0, 4.0, 16))
+QWEN3 = dataclasses.replace(LLAMA, qk_norm=True, kv_heads=4, rope_theta=1e6, forbidden=(), rope_scaling=("linear", 4.0))
+FULL = dataclasses.replace(QWEN2, qk_norm=True, forbidden=(0, 7))
+N, R, P, S = 3, 3, 5, 6
+
+
+def make(cfg, seed=0):
+    """Parameters none of which is zero or one: a norm or a bias left out would show."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda p: (0.2 * rng.normal(size=p.shape) + (p.init is jax.nn.initializers.ones)).astype(np.float32), tf.specs(cfg))
+
+
+def batch(seed=0):
+    """Three prompts in three rows each: left padding, rows of different lengths, a hole in one row, an empty row, an empty prompt."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(1, 23, (N, R, P + S)).astype(np.int32)
+    tokens[tokens == 7] = 8  # a forbidden id
+    tokens[:, :, :P] = tokens[:, :1, :P]
+    valid = np.ones((N, R, P + S), bool)
+    valid[0, :, :2] = False
+    valid[0, 1, P + 4 :] = False
+    valid[1, 0, P + 2] = False
+    valid[1, 2, P:] = False
+    valid[2] = False
+    return tokens, valid
+
+
+def oracle(tree, ids, cfg):
+    """Logits behind every token of `ids`, one token and one head at a time, in float64, written from the papers."""
+    w = jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+    norm = lambda x, g: x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * g  # noqa: E731
+    half = cfg.head_dim // 2
+    freq = np.array([cfg.rope_theta ** (-2 * i / cfg.head_dim) for i in range(half)])
+    if cfg.rope_scaling and cfg.rope_scaling[0] == "linear":
+        freq = freq / cfg.rope_scaling[1]
+    if cfg.rope_scaling and cfg.rope_scaling[0] == "llama3":
+        _, factor, low, high, original = cfg.rope_scaling
+        for i, f in enumerate(freq):
+            length = 2 * np.pi / f
+            if length > original / low:
+                freq[i] = f / factor
+            elif length >= original / high:
+                smooth = (original / length - low) / (high - low)
+                freq[i] = (1 - smooth) * f / factor + smooth * f
+
+    def rotate(x, position):
+        z = (x[:half] + 1j * x[half:]) * np.exp(1j * position * freq)
+        return np.concatenate([z.real, z.imag])
+
+    x = w["embed"][ids]
+    for i in range(cfg.layers):
+        p = {name: value[i] for name, value in w["layers"].items()}
+        y, mixed = norm(x, p["attn_norm"]), np.zeros((len(ids), cfg.heads, cfg.head_dim))
+        for head in range(cfg.heads):
+            group = head // (cfg.heads // cfg.kv_heads)
+            q, k, v = y @ p["wq"][:, head], y @ p["wk"][:, group], y @ p["wv"][:, group]
+            if cfg.qkv_bias:
+                q, k, v = q + p["bq"][head], k + p["bk"][group], v + p["bv"][group]
+            if cfg.qk_norm:
+                q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
+            q, k = (np.array([rotate(z, t) for t, z in enumerate(zs)]) for zs in (q, k))
+            for t in range(len(ids)):
+                e = np.exp(q[t] @ k[: t + 1].T / np.sqrt(cfg.head_dim))
+                mixed[t, head] = (e / e.sum()) @ v[: t + 1]
+        x = x + sum(mixed[:, head] @ p["wo"][head] for head in range(cfg.heads))
+        y = norm(x, p["mlp_norm"])
+        gate = y @ p["w_gate"]
+        x = x + (gate / (1 + np.exp(-gate)) * (y @ p["w_up"])) @ p["w_down"]
+    logits = norm(x, w["final_norm"]) @ (w["embed"].T if cfg.tied else w["unembed"])
+    logits[:, list(cfg.forbidden)] = -np.inf
+    return logits
+
+
+def log_softmax(z):
+    return z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True)
+
+
+def flat(x):
+    return x.reshape(-1, x.shape[-1])
+
+
+@pytest.mark.parametrize("cfg", [LLAMA, QWEN2, QWEN3], ids=["llama", "qwen2", "qwen3"])
+def test_the_oracle(cfg):
+    """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
+    tree, (tokens, valid) = make(cfg), batch()
+    plain = np.asarray(jax.jit(tf.logits, static_argnums=3)(tree, flat(tokens), flat(valid), cfg)).reshape(N, R, P + S, -1)
+    packed = jax.jit(lambda w: tf.logprob(w, tokens, valid, cfg, prompt=P, temperature=0.7))(tree)
+    for n, r in np.ndindex(N - 1, R):
+        where = np.flatnonzero(valid[n, r])
+        want = oracle(tree, tokens[n, r, where], cfg)
+        np.testing.assert_allclose(plain[n, r, where], want, atol=1e-4)
+        logp = log_softmax(want / 0.7)
+        p = np.exp(logp)
+        for j, t in enumerate(where[:-1]):
+            c = where[j + 1]
+            if c >= P and c == t + 1:  # behind a hole stands the padding's hidden state, which nobody asks for
+                np.testing.assert_allclose(packed["logp"][n, r, c - P], logp[j, tokens[n, r, c]], atol=1e-4)
+                np.testing.assert_allclose(packed["entropy"][n, r, c - P], -np.sum(p[j][p[j] > 0] * logp[j][p[j] > 0]), atol=1e-4)
+
+
+def plain_logprob(tree, tokens, valid, cfg):
+    logp = jax.nn.log_softmax(tf.logits(tree, flat(tokens), flat(valid), cfg), -1)[:, P - 1 : -1]
+    chosen = jnp.take_along_axis(logp, flat(tokens)[:, P:, None], -1)[..., 0].reshape(N, R, S)
+    p = jnp.exp(logp)
+    return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1).reshape(N, R, S)
+
+
+def test_packed_equals_unpacked():
+    """The prompt computed once, the vocabulary in chunks, layers recomputed in the backward: the same log-probs, entropies and gradients
+    as every row for itself with all logits at once; finite whatever is padding."""
+    cfg = FULL
+    tree, (tokens, valid) = make(cfg), batch(1)
+    weight = jax.random.normal(jax.random.key(3), (2, N, R, S))
+    mask = jnp.asarray(valid[:, :, P:])
+
+    def value(logp, entropy):
+        return jnp.where(mask, weight[0] * logp + weight[1] * entropy, 0).sum() / 10
+
+    def packed(w):
+        out = tf.logprob(w, jnp.asarray(tokens), jnp.asarray(valid), cfg, prompt=P)
+        return value(out["logp"], out["entropy"]), (out["logp"], out["entropy"])
+
+    def unpacked(w):
+        out = plain_logprob(w, jnp.asarray(tokens), jnp.asarray(valid), dataclasses.replace(cfg, remat="none"))
+        return value(*out), out
+
+    (_, got), g = jax.jit(jax.value_and_grad(packed, has_aux=True))(tree)
+    (_, want), h = jax.jit(jax.value_and_grad(unpacked, has_aux=True))(tree)
+    for a, b in zip(got, want, strict=True):
+        np.testing.assert_allclose(np.where(mask, a, 0), np.where(mask, b, 0), atol=1e-5)
+    for (path, a), b in zip(jax.tree.leaves_with_path(g), jax.tree.leaves(h), strict=True):
+        assert np.abs(b).max() > 1e-4, path
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=str(path))
+
+
+def test_the_logits_of_a_batch_never_exist_whole():
+    """A vocabulary of 50k, 512 tokens of each prompt: the compiled backward needs less room than one copy of all logits."""
+    cfg = dataclasses.replace(LLAMA, vocab=50_000, layers=1, forbidden=(), vocab_chunk=16)
+    tree = params.abstract(tf.specs(cfg))
+    tokens, valid = jax.ShapeDtypeStruct((1, 8, 68), jnp.int32), jax.ShapeDtypeStruct((1, 8, 68), bool)
+
+    def loss(w, tokens, valid):
+        return tf.logprob(w, tokens, valid, cfg, prompt=4)["logp"].sum()
+
+    temporaries = jax.jit(jax.grad(loss)).lower(tree, tokens, valid).compile().memory_analysis().temp_size_in_bytes
+    assert temporaries < 512 * 50_000 * 4 / 2
+
+
+def test_rows_do_not_see_each_other_nor_the_future():
+    tree, (tokens, valid) = make(QWEN3), batch()
+    f = jax.jit(lambda tokens: tf.logprob(tree, tokens, valid, QWEN3, prompt=P)["logp"])
+    a = f(tokens)
+    changed = tokens.copy()
+    changed[0, 0, P + 3] = tokens[0, 0, P + 3] % 20 + 1
+    b = f(changed)
+    moved = np.argwhere(np.abs(a - b) > 1e-6)
+    assert {tuple(m) for m in moved} == {(0, 0, 3), (0, 0, 4), (0, 0, 5)}
+
+
+def test_padding_does_not_matter():
+    """What stands in invalid columns, and how many there are on the left, changes no log-prob."""
+    tree, (tokens, valid) = make(QWEN2), batch()
+    f = jax.jit(lambda t, v, prompt: tf.logprob(tree, t, v, QWEN2, prompt=prompt)["logp"], static_argnums=2)
+    a = f(tokens, valid, P)
+    wide = [np.concatenate([np.full((N, R, 3), fill), x], 2) for fill, x in ((9, np.where(valid, tokens, 3)), (False, valid))]
+    b = f(np.asarray(wide[0], np.int32), wide[1].astype(bool), P + 3)
+    both = valid[:, :, P:] & valid[:, :, P - 1 : -1]
+    np.testing.assert_allclose(np.where(both, a, 0), np.where(both, b, 0), atol=1e-5)
+
+
+def test_bfloat16_is_near_float32():
+    tree, (tokens, valid) = make(LLAMA), batch()
+    cfg = dataclasses.replace(LLAMA, layers=1, forbidden=(), vocab_chunk=100)
+    tree["layers"] = jax.tree.map(lambda w: w[:1], tree["layers"])
+    f = lambda w: tf.logprob(w, tokens, valid, dataclasses.replace(cfg, dtype="bfloat16"), prompt=P)["logp"][0, 0].mean()  # noqa: E731
+    a, g = jax.jit(jax.value_and_grad(f))(tree)
+    z = log_softmax(oracle(tree, tokens[0, 0, valid[0, 0]], cfg))[P - 3 : -1]  # two columns are padding
+    b = np.take_along_axis(z, tokens[0, 0, P:, None], -1).mean()
+    assert 1e-6 < abs(a - b) < 0.05
+    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() and np.any(x != 0) for x in jax.tree.leaves(g))
+
+
+def test_parameters_are_declared_once():
+    for cfg in (LLAMA, QWEN2, QWEN3, FULL):
+        tree = jax.eval_shape(lambda cfg=cfg: params.init(tf.specs(cfg), jax.random.key(0), "bfloat16"))
+        assert tree == params.abstract(tf.specs(cfg), "bfloat16")
+        assert params.count(tf.specs(cfg)) == sum(x.size for x in jax.tree.leaves(tree))
+    layers = tf.specs(dataclasses.replace(LLAMA, width=64))["layers"]
+    some = {name: layers[name] for name in ("attn_norm", "w_gate", "w_up", "w_down")}
+    tree = jax.jit(lambda key: params.init(some, key))(jax.random.key(0))
+    assert abs(float(tree["w_gate"].std()) - 1 / 8) < 1e-2 and np.all(tree["attn_norm"] == 1)  # 64^-1/2
+    assert abs(float(tree["w_down"].std()) - 1 / 16) < 5e-3  # / sqrt(2 * 2 layers)
+    assert not np.array_equal(tree["w_gate"], tree["w_up"])
+
+
+def test_what_is_wrong_is_said():
+    with pytest.raises(ValueError, match="axis name a dimension"):
+        params.Param((2, 3), ("width",))
+    with pytest.raises(ValueError, match="rope_scaling .*llama3"):
+        tf.rope(jnp.arange(3), dataclasses.replace(LLAMA, rope_scaling=("yarn", 4.0)))
