@@ -1,0 +1,101 @@
+"""One training step on a CPU: sample, credit, one clipped update over all rows. f32, AdamW, no KL, no stop token; medians over the steps.
+
+python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+
+BEGIN = time.perf_counter()  # the first step counts from here: imports, initialisation and compilation included
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import optax  # noqa: E402
+
+from jaxcredit import Rollout, credit, losses, params  # noqa: E402
+from jaxcredit.credit import columns  # noqa: E402
+from jaxcredit.policy import decode, transformer  # noqa: E402
+from jaxcredit.update import TrainState, make_update  # noqa: E402
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    sizes = dict(layers=4, width=256, heads=8, ffn=1024, vocab=512, prompts=8, group=8, prompt=32, new=64, steps=8)
+    for name, value in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    parser.add_argument("--remat", default="none", choices=("none", "full"))
+    parser.add_argument("--credit", default="tempo", choices=("tempo", "grpo"))
+    parser.add_argument("--json")
+    a = parser.parse_args()
+    cfg = transformer.Config(
+        vocab=a.vocab,
+        width=a.width,
+        layers=a.layers,
+        heads=a.heads,
+        kv_heads=a.heads,
+        head_dim=a.width // a.heads,
+        ffn=a.ffn,
+        remat=a.remat,
+    )
+    N, R, P, S = a.prompts, a.group, a.prompt, a.new
+    optimizer = optax.adamw(1e-4)
+
+    @jax.jit
+    def start(key):
+        weights = params.init(transformer.specs(cfg), key)
+        return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
+
+    def logprob(weights, rollout):
+        return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P)
+
+    update = make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer)
+    method = getattr(credit, a.credit)
+    credited = jax.jit(lambda rollout: columns(method(rollout), rollout))
+
+    @jax.jit
+    def assemble(prompt, drawn):
+        """The reward is how often the sampled ids are even: something that differs between rows."""
+        shape = (N, R, P + S)
+        beside = lambda x, fill: jnp.concatenate([jnp.broadcast_to(fill, (N, R, P)), x], -1)  # noqa: E731
+        mask = beside(drawn["mask"], False)
+        return Rollout(
+            tokens=beside(drawn["tokens"], prompt[:, None]),
+            mask=mask,
+            logp=beside(drawn["logp"], 0.0),
+            segment=mask.astype(jnp.int32) - 1,
+            reward=(drawn["tokens"] % 2 == 0).mean(-1, keepdims=True),
+            real=jnp.ones((N, R, 1), bool),
+            valid=jnp.ones(shape, bool),
+        ).filled()
+
+    key = jax.random.key(0)
+    state, prompt, valid = start(key), jax.random.randint(key, (N, P), 0, a.vocab), jnp.ones((N, P), bool)
+    times = []
+    for i in range(a.steps + 1):
+        t0, c0 = time.perf_counter(), time.process_time()
+        drawn = decode.sample(state.params, prompt, valid, jax.random.fold_in(key, i), cfg, rows=R, new=S)
+        rollout = jax.block_until_ready(assemble(prompt, drawn))
+        t1, c1 = time.perf_counter(), time.process_time()
+        state, metrics = update(state, rollout, credited(rollout))
+        jax.block_until_ready((state, metrics))
+        t2, c2 = time.perf_counter(), time.process_time()
+        if i == 0:
+            first = t2 - BEGIN
+        else:
+            times.append({"step_s": t2 - t0, "step_cpu_s": c2 - c0, "rollout_s": t1 - t0, "train_s": t2 - t1, "rollout_cpu_s": c1 - c0})
+    out = {name: statistics.median(t[name] for t in times) for name in times[0]}
+    out["tokens_per_s"] = N * R * S / out["step_s"]
+    out["first_step_s"] = first
+    out["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    out = {name: round(x, 3) for name, x in out.items()}
+    print(json.dumps(out, indent=2))
+    if a.json:
+        with open(a.json, "w") as f:
+            json.dump(out, f, indent=2)
+
+
+if __name__ == "__main__":
+    main()
