@@ -231,7 +231,7 @@ def other_prompts_do_not_matter(case: Case) -> str | None:
     _group_only(case)
     for i, rollout in enumerate(case.samples()):
         others = _like(rollout, 100 * case.seed + 50 + i)
-        mixed = jax.tree.map(lambda a, b: jnp.asarray(np.concatenate([a[:1], b[1:]])), jax.device_get(rollout), jax.device_get(others))
+        mixed = jax.tree.map(lambda a, b: jnp.asarray(np.concatenate([np.asarray(a)[:1], np.asarray(b)[1:]])), rollout, others)
         a, b = ({name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout))
         if problem := _differ(a, b, rollout):
             return problem
@@ -250,7 +250,7 @@ def sharding_changes_nothing(case: Case) -> str | None:
     """The same numbers with the prompts on one device and spread over all."""
     rollout = _sharded(case)
     alone = jax.device_put(rollout, jax.devices()[0])
-    return _differ(*(jax.device_get(case.run(r)) for r in (rollout, alone)), jax.device_get(rollout))
+    return _differ(*(jax.device_get(case.run(r)) for r in (rollout, alone)), rollout)
 
 
 def a_large_offset_is_survived(case: Case) -> str | None:
