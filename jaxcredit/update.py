@@ -98,7 +98,7 @@ def make_update(
             old = jax.lax.map(lambda piece: logprob(state.params, place(piece))["logp"], _cut(rollout, N // m))
             data = (*data[:2], jax.lax.stop_gradient(_joined(old)))
             key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), 1)
-            order = jax.vmap(lambda k: jax.random.permutation(k, N))(jax.random.split(key, epochs)).reshape(-1, M)
+            order = jnp.argsort(jax.random.uniform(key, (epochs, N)), axis=-1).reshape(-1, M)
 
             def one(carry, chosen):  # the order of a whole batch does not matter
                 return step(carry, data if M == N else jax.tree.map(lambda x: x[chosen], data), M // m)

@@ -74,7 +74,8 @@ def critic(
         def learn(aux, params, rollout, columns):
             h = look(params, rollout)
             S = h.shape[2]
-            old, target, mask = (x[..., -S:] for x in (rollout["token_value"], columns["target"], rollout.mask))
+            mask = rollout.mask[..., -S:]
+            old, target = (jnp.where(mask, x[..., -S:], 0) for x in (rollout["token_value"], columns["target"]))
             count = mask.sum(dtype=jnp.float32)
 
             def loss(weights):
