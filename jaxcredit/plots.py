@@ -1,6 +1,7 @@
 """Pictures of runs: what one run did, and how several compare. Drawn without a display."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def _numbers(runs: list[list[dict]], threshold: float) -> list[str]:
     scored = [(x, y) for x, y in accuracy if len(y)]
     reached = [x[np.argmax(y >= threshold)] if (y >= threshold).any() else np.inf for x, y in scored]
     steps = f"{np.median(reached):.0f}" if reached and np.isfinite(np.median(reached)) else "not reached"
-    tokens = [_series(run, "tokens_sampled")[1].sum() for run in runs]
+    tokens = [_series(run, "tokens")[1].sum() for run in runs]
     minutes = [run[-1].get("time/total_s", 0) / 60 for run in runs]
     spent = f"{np.mean(tokens):,.0f}" if any(tokens) else "-"
     return [_spread([y[-1] for _, y in scored]), _spread([y.max() for _, y in scored]), steps, spent, _spread(minutes)]
@@ -79,12 +80,22 @@ def _grouped(folders: list[Path]) -> dict[str, list[list[dict]]]:
         history = read(folder)
         if not history:
             raise FileNotFoundError(f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart")
-        path = folder / "config.json"
-        config = json.loads(path.read_text())["config"] if path.exists() else {}
-        same = json.dumps({k: v for k, v in config.items() if k not in ("seed", "name", "run")}, sort_keys=True) if config else str(folder)
+        same = _same(folder) or str(folder)
         label = labels.setdefault(same, folder.name if folder.name not in labels.values() else str(folder))
         groups.setdefault(label, []).append(history)
     return groups
+
+
+def _same(folder: Path) -> str:
+    """What two runs that differ in the seed alone have in common: config and, where the command line made it, its options and file."""
+
+    def said(name):
+        return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
+
+    config = {k: v for k, v in said("config.json").get("config", {}).items() if k not in ("seed", "name")}
+    options = re.sub(r"--seed[ =]\S+", "", " ".join(said("source.json").get("args", ())))
+    source = (folder / "config.py").read_text() if (folder / "config.py").exists() else ""
+    return json.dumps([config, options.split(), source], sort_keys=True) if config else ""
 
 
 def _series(history: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -120,8 +120,8 @@ class Records:
         (step, metrics, took), self._held = self._held, None
         line = {"step": step, **{name: _number(x) for name, x in jax.device_get(metrics).items()}}
         line |= {"time/step_s": round(took, 4), "time/total_s": round(time.monotonic() - self._begun, 3)}
-        if line.get("tokens_sampled"):
-            line["time/tokens_per_s"] = round(line["tokens_sampled"] / max(took, 1e-9), 1)
+        if line.get("tokens"):
+            line["time/tokens_per_s"] = round(line["tokens"] / max(took, 1e-9), 1)
         self._history = (
             [old for old in self._history if old["step"] < step] if self._history and self._history[-1]["step"] >= step else self._history
         )

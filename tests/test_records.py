@@ -151,7 +151,15 @@ def test_sparkline():
 def run_folder(folder, seed, credit, rise):
     with Records(folder, steps=40, console=quiet(), config={"seed": seed, "credit": credit}) as records:
         for step in range(41):
-            records.log(step, {"reward": step / 40, "tokens_sampled": 100, "eval/greedy_accuracy": min(1.0, step * rise + seed / 100)})
+            records.log(step, {"reward": step / 40, "tokens": 100, "eval/greedy_accuracy": min(1.0, step * rise + seed / 100)})
+
+
+def test_compare_keeps_other_options_apart(tmp_path):
+    for name, args in {"a": ["--lr", "1", "--seed", "0"], "b": ["--seed=3", "--lr", "1"], "c": ["--lr", "2"]}.items():
+        run_folder(tmp_path / name, 0, "tempo", 0.01)
+        (tmp_path / name / "source.json").write_text(json.dumps({"args": args}))
+    table, _ = plots.compare([tmp_path / n for n in "abc"], tmp_path / "out.png")
+    assert list(zip(*(c.cells for c in table.columns[:2]), strict=True)) == [("a", "2"), ("c", "1")]
 
 
 def test_compare_groups_seeds(tmp_path):

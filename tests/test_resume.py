@@ -1,0 +1,157 @@
+"""A run that is killed and resumed is the run that was never stopped, bit for bit, in everything but the clock."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+CONFIG = '''
+"""Three letters backward; a reward for every right letter, so that every step learns something."""
+import itertools
+import optax
+from jaxcredit.experiment import Experiment
+from jaxcredit.policy import presets
+from jaxcredit.tasks import Task
+from jaxcredit.tokenize import Chars
+
+def score(meta, text, ids):
+    return sum(a == b for a, b in zip(meta, text)) / 3
+
+def experiment(steps: int = 40, seed: int = 0) -> Experiment:
+    chars = Chars("abcd>")
+    items = [{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))} for w in itertools.product("abcd", repeat=3)]
+    return Experiment(
+        name="micro", task=Task("micro", items[:49], items[49:], score), tokenizer=chars,
+        policy=presets.micro(chars.vocab_size, width=16, layers=1, heads=2), optimizer=optax.adam(1e-2),
+        prompts=4, group=4, buckets=(4,), new=4, steps=steps, eval_every=8, save_every=5, keep=2, seed=seed,
+    )
+'''
+
+# `hang` is the step inside whose save the process stops, between the arrays and the manifest, until it is killed. Steps take milliseconds
+# here: `pace` slows them down to where a signal can be aimed.
+DRIVER = """
+    import sys, time
+    from jaxcredit import checkpoint, cli, records
+    hang, pace, args = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
+    write, log = checkpoint._write, records.Records.log
+    def stuck(path, value):
+        if path.name == "manifest.json" and int(path.parent.name) == hang:
+            time.sleep(600)
+        write(path, value)
+    def paced(self, step, metrics):
+        time.sleep(pace)
+        log(self, step, metrics)
+    checkpoint._write, records.Records.log = stuck, paced
+    cli.main(args)
+"""
+
+
+class Job:
+    """`jaxcredit train` in a process of its own, with one compilation cache for all of a module's jobs."""
+
+    def __init__(self, home, run, *, hang=-1, pace=0.0, steps=40):
+        env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(home / "cache")}
+        env |= {
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAXCREDIT_TRACE": "1",
+        }
+        words = ["train", str(home / "micro.py"), "--run", run, "--runs", str(home), "--resume", "auto", "--steps", str(steps)]
+        self.metrics, self.told = home / run / "metrics.jsonl", home / f"{run}.txt"
+        with open(self.told, "a") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", textwrap.dedent(DRIVER), str(hang), str(pace), *words], env=env, stdout=out, stderr=out
+            )
+
+    def until(self, there, limit=240):
+        end = time.monotonic() + limit
+        while not there():
+            assert self.process.poll() is None and time.monotonic() < end, self.told.read_text()
+            time.sleep(0.005)
+
+    def reaches(self, step):
+        # The file may still hold steps from before the restored checkpoint: those do not count as reached by this process.
+        self.until(lambda: self.metrics.exists() and f'"step": {step},' in self.metrics.read_text().rsplit("\n", 2)[-2:][0])
+
+    def end(self, signum=None):
+        if signum:
+            self.process.send_signal(signum)
+        return self.process.wait(timeout=240)
+
+
+def timeless(path):
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    home = tmp_path_factory.mktemp("jobs")
+    (home / "micro.py").write_text(CONFIG)
+    job = Job(home, "whole")
+    assert job.end() == 0, job.told.read_text()
+    whole = timeless(home / "whole/metrics.jsonl")
+    assert [line["step"] for line in whole] == list(range(41))
+    assert len({line["loss"] for line in whole[1:]}) > 20  # it learns, so that a repeated or a skipped step would show
+    return home
+
+
+def assert_same(home, run):
+    assert timeless(home / run / "metrics.jsonl") == timeless(home / "whole/metrics.jsonl")
+    assert (home / run / "samples.jsonl").read_bytes() == (home / "whole/samples.jsonl").read_bytes()
+
+
+def checkpoint(home, run, step):
+    return home / run / "checkpoints" / f"{step:08d}"
+
+
+def test_killed_between_saves_inside_a_save_and_asked_to_stop(home):
+    job = Job(home, "hurt", pace=0.05)
+    job.reaches(random.randint(6, 14))
+    assert job.end(signal.SIGKILL) == -signal.SIGKILL
+    job = Job(home, "hurt", hang=25)
+    job.until(lambda: (checkpoint(home, "hurt", 25) / "side.json").exists())
+    assert job.end(signal.SIGKILL) == -signal.SIGKILL
+    assert not (checkpoint(home, "hurt", 25) / "manifest.json").exists()
+    job = Job(home, "hurt", pace=0.1)
+    job.reaches(27)
+    assert job.end(signal.SIGTERM) == 143, job.told.read_text()
+    stopped = timeless(home / "hurt/metrics.jsonl")[-1]["step"]
+    assert 27 <= stopped < 40
+    assert (checkpoint(home, "hurt", stopped) / "manifest.json").exists()
+    job = Job(home, "hurt")
+    assert job.end() == 0, job.told.read_text()
+    assert_same(home, "hurt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_killed_at_random_moments(home, seed):
+    """Ten SIGKILLs by the clock, in whatever the process does then: importing, compiling, sampling, saving, resuming."""
+    rng, run = random.Random(seed), f"random{seed}"
+    for _ in range(10):
+        job = Job(home, run, pace=0.05)
+        time.sleep(rng.uniform(1, 12))
+        job.end(signal.SIGKILL)
+    job = Job(home, run)
+    assert job.end() == 0, job.told.read_text()
+    assert_same(home, run)
+
+
+@pytest.mark.slow
+def test_a_damaged_newest_checkpoint_costs_steps_but_not_the_run(home):
+    job = Job(home, "damaged", pace=0.05)
+    job.reaches(17)
+    job.end(signal.SIGKILL)
+    array = max((p for p in checkpoint(home, "damaged", 15).rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(array, array.stat().st_size - 1)
+    job = Job(home, "damaged")
+    assert job.end() == 0, job.told.read_text()
+    assert "00000015 is damaged" in job.told.read_text()
+    assert_same(home, "damaged")
