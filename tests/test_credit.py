@@ -1,0 +1,421 @@
+"""Each estimator against a float64 loop written from its formula, the worked examples of its paper, and what reduces to what."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcredit.credit as catalogue
+from jaxcredit import laws
+from jaxcredit.credit import dr_grpo, grpo, method_of, opo, ppo, pure, reinforce_pp, remax, rloo, san, tempo
+from jaxcredit.rollout import Rollout
+
+
+def make(reward, tokens=None, mask=None, segment=None, real=None, **signals):
+    """One prompt from plain lists: reward [G] or [G, K]."""
+    reward = np.asarray(reward, np.float32)
+    reward = reward[:, None] if reward.ndim == 1 else reward
+    G = len(reward)
+    tokens = np.asarray(tokens if tokens is not None else [[i, i, i] for i in range(G)], np.int32)
+    mask = np.ones(tokens.shape, bool) if mask is None else np.asarray(mask, bool)
+    segment = np.where(mask, 0, -1) if segment is None else np.asarray(segment)
+    real = np.ones(reward.shape, bool) if real is None else np.asarray(real, bool)
+    fields = {"tokens": tokens, "mask": mask, "segment": segment.astype(np.int32), "reward": reward, "real": real}
+    fields = {k: jnp.asarray(v)[None] for k, v in fields.items()}
+    kinds = {k: jnp.asarray(np.asarray(v, np.int32 if k == "stratum" else np.float32))[None] for k, v in signals.items()}
+    return Rollout(**fields, logp=jnp.zeros((1, *tokens.shape)), signals=kinds)
+
+
+def near(x, y, tol=2e-5):
+    np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol)
+
+
+# ---------------------------------------------------------------- loops, from the formulas, for one prompt
+
+
+def _basics(g):
+    G, K = g["reward"].shape
+    there = [i for i in range(G) if g["real"][i].any()]
+    R = {i: sum(g["reward"][i, k] for k in range(K) if g["real"][i, k]) for i in there}
+    return there, R
+
+
+def _by_trajectory(g, number):
+    A = np.zeros(g["mask"].shape)
+    for r, i in enumerate(g["row"]):
+        for t in range(A.shape[1]):
+            if g["mask"][r, t] and 0 <= g["segment"][r, t]:
+                A[r, t] = number(i, r, t)
+    return A
+
+
+def _z(values, own, ddof=0, eps=1e-6):
+    values = np.array(values)
+    if len(values) - ddof <= 0 or np.all(values == values[0]):
+        return 0.0
+    return (own - values.mean()) / (values.std(ddof=ddof) + eps)
+
+
+def loop_grpo(g):
+    there, R = _basics(g)
+    return _by_trajectory(g, lambda i, r, t: _z(list(R.values()), R[i]))
+
+
+def loop_dr_grpo(g):
+    there, R = _basics(g)
+    return _by_trajectory(g, lambda i, r, t: R[i] - np.mean(list(R.values())))
+
+
+def loop_rloo(g):
+    there, R = _basics(g)
+    return _by_trajectory(g, lambda i, r, t: R[i] - np.mean([R[j] for j in there if j != i]) if len(there) > 1 else 0.0)
+
+
+def _tokens(g, i):
+    """The policy's tokens of a trajectory, in order: (row, column)."""
+    return [(r, t) for r, j in enumerate(g["row"]) if j == i for t in range(g["mask"].shape[1]) if g["mask"][r, t]]
+
+
+def loop_opo(g):
+    there, R = _basics(g)
+    n = {i: len(_tokens(g, i)) for i in there}
+    base = sum(n[i] * R[i] for i in there) / max(sum(n.values()), 1)
+    return _by_trajectory(g, lambda i, r, t: R[i] - base)
+
+
+def loop_remax(g):
+    def number(i, r, t):
+        k = g["segment"][r, t]
+        return sum(g["reward"][i, m] for m in range(k, g["reward"].shape[1]) if g["real"][i, m]) - g["greedy_reward"]
+
+    return _by_trajectory(g, number)
+
+
+def _earned(g, i):
+    """Each token's reward: a segment's on its last token."""
+    tokens = _tokens(g, i)
+    r = np.zeros(len(tokens))
+    for k in range(g["reward"].shape[1]):
+        mine = [n for n, at in enumerate(tokens) if g["segment"][at] == k]
+        if mine and g["real"][i, k]:
+            r[mine[-1]] += g["reward"][i, k]
+    return tokens, r
+
+
+def loop_san(g, alpha=0.6):
+    there, R = _basics(g)
+    s = g["stratum"]
+    within = {i: _z([R[j] for j in there if s[j] == s[i]], R[i]) for i in there}
+    return _by_trajectory(g, lambda i, r, t: alpha * within[i] + (1 - alpha) * _z(list(R.values()), R[i]))
+
+
+def loop_tempo(g, gate=1):
+    there, R = _basics(g)
+    rows = {i: [r for r, j in enumerate(g["row"]) if j == i] for i in there}
+    std = np.std(list(R.values())) if there else 0.0
+    flat = len(set(R.values())) <= 1
+
+    def same(r, q, t):
+        return all(
+            g["valid"][r, c] == g["valid"][q, c] and (not g["valid"][r, c] or g["tokens"][r, c] == g["tokens"][q, c]) for c in range(t)
+        )
+
+    def members(r, t):
+        return [j for j in there if any(same(r, q, t) for q in rows[j])]
+
+    def number(i, r, t):
+        if flat:
+            return 0.0
+        before, after = members(r, t), members(r, t + 1)
+        change = np.mean([R[j] for j in after]) - np.mean([R[j] for j in before]) if len(after) >= gate else 0.0
+        return (R[i] - np.mean(list(R.values())) + change) / (std + 1e-6)
+
+    return _by_trajectory(g, number)
+
+
+def loop_pure(g, temperature=0.1):
+    there, R = _basics(g)
+    if len(there) < 2:
+        return np.zeros(g["mask"].shape)
+    K = g["reward"].shape[1]
+    q, Q = {}, {}
+    for i in there:
+        ks = [k for k in range(K) if g["real"][i, k]]
+        p = np.array([g["process"][i, k] for k in ks])
+        w = np.exp(-(p - p.min()) / temperature)
+        q[i] = dict(zip(ks, p * w / w.sum(), strict=True))
+        Q[i] = sum(q[i].values())
+    size = {i: len(_tokens(g, i)) for i in there}
+    count = {(i, k): sum(g["segment"][at] == k for at in _tokens(g, i)) for i in there for k in range(K)}
+
+    def number(i, r, t):
+        others = [j for j in there if j != i]
+        base = sum(Q[j] for j in others) / max(sum(size[j] for j in others), 1)
+        follow = sum(q[i][m] - base * count[i, m] for m in q[i] if m >= g["segment"][r, t])
+        return follow + R[i] - np.mean([R[j] for j in others])
+
+    return _by_trajectory(g, number)
+
+
+def batch_reinforce_pp(groups, gamma=1.0):
+    returns, chosen = [np.zeros(g["mask"].shape) for g in groups], []
+    for g, G in zip(groups, returns, strict=True):
+        for i in _basics(g)[0]:
+            tokens, r = _earned(g, i)
+            follow = 0.0
+            for n in reversed(range(len(tokens))):
+                follow = r[n] + gamma * follow
+                G[tokens[n]] = follow
+        chosen += list(G[g["mask"]])
+    return {
+        "advantage": [np.where(g["mask"], (G - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, G in zip(groups, returns, strict=True)]
+    }
+
+
+def batch_ppo(groups, gamma=1.0, lam=0.95):
+    advantage, target, chosen = [], [], []
+    for g in groups:
+        A, V = np.zeros(g["mask"].shape), g["token_value"]
+        for i in _basics(g)[0]:
+            tokens, r = _earned(g, i)
+            after_A = after_V = 0.0
+            for n in reversed(range(len(tokens))):
+                at = tokens[n]
+                A[at] = r[n] + gamma * after_V - V[at] + gamma * lam * after_A
+                after_A, after_V = A[at], V[at]
+        chosen += list(A[g["mask"]])
+        advantage.append(A)
+        target.append(np.where(g["mask"], A + V, 0))
+    white = [np.where(g["mask"], (A - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, A in zip(groups, advantage, strict=True)]
+    return {"advantage": white, "target": target}
+
+
+def _groups(rollout):
+    """The prompts of a rollout as dicts of numpy arrays, floats in float64."""
+    f = rollout.filled()
+    names = ("tokens", "mask", "segment", "real", "row", "valid", "reward")
+    fields = {n: np.asarray(x) for n, x in ({n: getattr(f, n) for n in names} | f.signals).items()}
+    fields = {n: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x for n, x in fields.items()}
+    return [{k: v[n] for k, v in fields.items()} for n in range(len(fields["mask"]))]
+
+
+def oracle(name):
+    """The loop of a method, lifted over the prompts: `loop_` sees one group, `batch_` all of them."""
+    loop = globals().get(f"loop_{name}")
+    return (lambda groups: {"advantage": [loop(g) for g in groups]}) if loop else globals()[f"batch_{name}"]
+
+
+@pytest.mark.parametrize("rows", ["one row a trajectory", "several"])
+@pytest.mark.parametrize("name", catalogue.__all__)
+def test_oracle(name, rows):
+    credit = getattr(catalogue, name)
+    shape = {"R": 5} if rows == "one row a trajectory" else {"R": 7, "G": 5}
+    rollout = laws.synthetic(7, method_of(credit).needs, N=200, T=14, **shape)
+    got, want = jax.jit(credit)(rollout), oracle(name)(_groups(rollout))
+    got = got if isinstance(got, dict) else {"advantage": got}
+    assert got.keys() == want.keys()
+    scale = 1 + max(float(np.abs(rollout.reward[rollout.real]).max()), 1.0) * 1e-1
+    for column in want:
+        for n, (a, b) in enumerate(zip(np.asarray(got[column]), want[column], strict=True)):
+            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * scale, err_msg=f"{column} of prompt {n}")
+
+
+@pytest.mark.parametrize(
+    ("credit", "loop"),
+    [
+        (partial(reinforce_pp, gamma=0.9), partial(batch_reinforce_pp, gamma=0.9)),
+        (partial(ppo, gamma=0.9, lam=0.7), partial(batch_ppo, gamma=0.9, lam=0.7)),
+        (partial(tempo, gate=2), lambda gs: {"advantage": [loop_tempo(g, gate=2) for g in gs]}),
+        (partial(tempo, gate=3), lambda gs: {"advantage": [loop_tempo(g, gate=3) for g in gs]}),
+        (partial(san, alpha=1.0), lambda gs: {"advantage": [loop_san(g, alpha=1.0) for g in gs]}),
+        (partial(pure, temperature=1.0), lambda gs: {"advantage": [loop_pure(g, temperature=1.0) for g in gs]}),
+    ],
+    ids=["reinforce_pp gamma", "ppo gamma lam", "tempo gate 2", "tempo gate 3", "san alpha", "pure temperature"],
+)
+def test_oracle_with_knobs(credit, loop):
+    rollout = laws.synthetic(11, method_of(credit).needs, N=100, T=14, R=7, G=5, kinds=(0, 1, 3))
+    got, want = jax.jit(lambda r: credit(r))(rollout), loop(_groups(rollout))
+    got = got if isinstance(got, dict) else {"advantage": got}
+    for column in want:
+        np.testing.assert_allclose(np.asarray(got[column]), np.stack(want[column]), rtol=2e-4, atol=3e-5)
+
+
+# ---------------------------------------------------------------- worked examples
+
+TREE = [[1, 2, 3, 4], [1, 2, 5, 6], [1, 7, 8, 9], [1, 7, 8, 10]]
+
+
+def test_tempo_example():
+    rollout = make([1, 0, 1, 1], TREE)
+    rows = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [[0.57735, 1.154701, 0.57735, 0.57735]] * 2
+    near(tempo(rollout, eps=0.0)[0], rows, 1e-5)
+    sample = [[0.5, 0, 1.5, 0.5], [-1.5, -2, -2.5, -1.5]] + [[0.5, 1, 0.5, 0.5]] * 2
+    near(tempo(rollout, ddof=1, eps=0.0)[0], sample, 1e-5)
+
+
+def test_pure_example():
+    """The separators and the end belong to no step (segment -1), as in the released code: 9 + 19 + 9 of 40, and 19 + 19 of 40."""
+    a = [0] * 9 + [-1] + [1] * 19 + [-1] + [2] * 9 + [-1]
+    b = [0] * 19 + [-1] + [1] * 19 + [-1]
+    rollout = make(
+        [[0, 0, 0], [0, 1, 0]], np.zeros((2, 40)), segment=[a, b], real=[[1, 1, 1], [1, 1, 0]], process=[[0.8, -0.2, 0.6], [0.5, 0.5, 9]]
+    )
+    A = np.asarray(pure(rollout)[0])
+    near(A[0, [0, 10, 30]], [-1.662186, -1.549723, -1.112299], 1e-5)
+    near(A[1, [0, 20]], [1.689702, 1.344851], 1e-5)
+    assert (A[0, [9, 29, 39]] == 0).all()
+
+
+def test_san_example():
+    r, s = [1, 0, 1, 1, 0, 0, 0.5], [0, 0, 0, 1, 1, 1, 2]
+    rollout = make(r, stratum=s)
+    near(grpo(rollout, eps=0.0)[0, :, 0], [1.080123, -1.080123, 1.080123, 1.080123, -1.080123, -1.080123, 0], 1e-5)
+    near(san(rollout, alpha=1.0, eps=0.0)[0, :, 0], [0.707107, -1.414214, 0.707107, 1.414214, -0.707107, -0.707107, 0], 1e-5)
+    near(san(rollout, alpha=0.6, eps=0.0)[0, :, 0], [0.856313, -1.280578, 0.856313, 1.280578, -0.856313, -0.856313, 0], 1e-5)
+
+
+def test_baseline_examples():
+    rollout = make([1, 0, 0, 1])
+    near(grpo(rollout, ddof=1)[0, :, 0], [0.866024, -0.866024, -0.866024, 0.866024], 1e-5)
+    near(dr_grpo(rollout)[0, :, 0], [0.5, -0.5, -0.5, 0.5])
+    near(rloo(rollout)[0, :, 0], [0.666667, -0.666667, -0.666667, 0.666667])
+    lengths = np.arange(10) < np.array([2, 4, 4, 10])[:, None]
+    near(opo(make([1, 0, 0, 1], np.zeros((4, 10)), mask=lengths))[0, :, 0], [0.4, -0.6, -0.6, 0.4])
+    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], mask=[[1, 1, 1], [1, 1, 0]])
+    A = reinforce_pp(two, ddof=1, eps=0.0)[0]
+    near(A, [[0.730297] * 3, [-1.095445, -1.095445, 0]], 1e-5)
+    near(remax(make([[0, 1], [0.5, 0]], [[1, 2], [1, 3]], segment=[[0, 1], [0, 1]], greedy_reward=0.25))[0], [[0.75, 0.75], [0.25, -0.25]])
+
+
+def test_ppo_example():
+    rollout = make([1], [[1, 2, 3]], token_value=[[0.2, 0.5, 0.6]])
+    answer = ppo(rollout, whiten=False)
+    near(answer["advantage"][0, 0], [0.756, 0.48, 0.4])
+    near(answer["target"][0, 0], [0.956, 0.98, 1])
+    holes = make([1], [[9, 1, 9, 2, 3, 9]], mask=[[0, 1, 0, 1, 1, 0]], token_value=[[5, 0.2, 7, 0.5, 0.6, 8]])
+    near(ppo(holes, whiten=False)["advantage"][0, 0], [0, 0.756, 0, 0.48, 0.4, 0])
+
+
+# ---------------------------------------------------------------- invariants and reductions; each is also seen to break
+
+
+def random(n, needs=(), **kw):
+    return laws.synthetic(n, needs, N=64, **{"kinds": (0, 1, 3), **kw})
+
+
+def unshared(rollout):
+    """Every row begins with a token of its own."""
+    own = jnp.arange(rollout.tokens.shape[1])[:, None]
+    return Rollout(**{**vars(rollout), "tokens": jnp.where(jnp.arange(rollout.tokens.shape[2]) == 4, 5000 + own, rollout.tokens)})
+
+
+def test_tempo_gate_two_without_shared_prefixes_is_grpo():
+    alone, shared = unshared(random(1)), random(1)
+    assert (tempo(alone, gate=2) == grpo(alone)).all()
+    assert (jnp.abs(tempo(shared, gate=2) - grpo(shared)) > 1e-3).any()
+    assert (jnp.abs(tempo(alone) - grpo(alone)) > 1e-3).any()
+
+
+def test_tempo_is_grpo_where_no_answers_part():
+    """Every change lies on a column where some other row leaves; by the paper's gate each first own token carries one."""
+    rollout = random(2)
+    change = np.asarray(jnp.abs(tempo(rollout) - grpo(rollout)) > 0)
+    key = np.where(rollout.valid, rollout.tokens, -1)
+    parts = np.zeros(change.shape, bool)
+    for n, i, j in np.ndindex(len(key), key.shape[1], key.shape[1]):
+        differ = key[n, i] != key[n, j]
+        if differ.any():
+            parts[n, i, differ.argmax()] = True
+    assert change.any() and not (change & ~parts).any()
+
+
+def test_tempo_telescopes_and_is_zero_at_every_node():
+    """sum_t TD_it = V(i, len_i) - mean r (r_i - mean r when y_i is nobody's prefix); the TDs of a node's members sum to 0."""
+    rng = np.random.default_rng(0)
+    tokens, r = rng.integers(0, 2, (7, 9)), rng.normal(size=7)
+    tokens[:, -1] = np.arange(7)  # every answer ends in a way of its own
+    rollout = make(r, tokens)
+    td = np.asarray(tempo(rollout, eps=0.0) - grpo(rollout, eps=0.0))[0] * np.std(r)
+    near(td.sum(-1), r - r.mean(), 1e-5)
+    for t in range(9):
+        for node in {tuple(y[:t]) for y in tokens}:
+            assert abs(sum(td[i, t] for i in range(7) if tuple(tokens[i, :t]) == node)) < 1e-5
+
+
+def test_tempo_credits_a_tool_token_to_nobody():
+    """Answers part inside what a tool wrote: the change of value there is nobody's, and what follows is unique and unshared."""
+    tokens = [[1, 5, 2, 3], [1, 6, 2, 3]]
+    rollout = make([1, 0], tokens, mask=[[1, 0, 1, 1]] * 2)
+    rollout = Rollout(**{**vars(rollout), "valid": jnp.ones((1, 2, 4), bool)})
+    near(tempo(rollout)[0], grpo(rollout)[0])
+    parted = tempo(make([1, 0], tokens))[0] - grpo(make([1, 0], tokens))[0]
+    near(parted, [[0, 1, 0, 0], [0, -1, 0, 0]])
+
+
+def test_san_with_one_stratum_is_grpo():
+    rollout = random(3, ("stratum",))
+    one = rollout.with_signals(stratum=jnp.full_like(rollout["stratum"], 4))
+    near(san(one), grpo(one), 1e-6)
+    near(san(rollout, alpha=0.0), grpo(rollout), 1e-6)
+    assert (jnp.abs(san(rollout) - grpo(rollout)) > 1e-3).any()
+    apart = rollout.with_signals(stratum=jnp.broadcast_to(jnp.arange(6), (64, 6)))
+    near(san(apart, alpha=0.7), 0.3 * grpo(apart), 1e-6)
+
+
+def test_rloo_is_dr_grpo_times_n_over_n_less_one():
+    rollout = random(4)
+    n = np.asarray(rollout.real.any(-1).sum(-1))[:, None, None]
+    near(rloo(rollout), dr_grpo(rollout) * n / np.maximum(n - 1, 1))
+    assert (jnp.abs(rloo(rollout) - dr_grpo(rollout)) > 1e-3).any()
+
+
+def test_ppo_with_lambda_one_is_the_return_less_the_value():
+    rollout = random(5, ("token_value",), R=8, G=5)
+    zero = rollout.with_signals(token_value=jnp.zeros_like(rollout["token_value"]))
+    returns = ppo(zero, lam=1.0, whiten=False)["advantage"]
+    value = jnp.where(rollout.mask, rollout["token_value"], 0)
+    near(ppo(rollout, lam=1.0, whiten=False)["advantage"], returns - value)
+    near(ppo(rollout, lam=1.0, whiten=False)["target"], returns)
+    assert (jnp.abs(ppo(rollout, lam=0.5, whiten=False)["advantage"] - (returns - value)) > 1e-3).any()
+
+
+def test_pure_goes_from_the_least_step_to_the_mean_and_without_process_is_rloo():
+    p = np.array([[0.8, -0.5, 0.4], [0, 0, 0]])
+    rollout = make(np.zeros((2, 3)), np.zeros((2, 6)), segment=[[0, 0, 1, 1, 2, 2]] * 2, process=p)
+    for T, first in ((1e-3, p[0].min()), (0.0, p[0].min()), (1e3, p[0].mean())):
+        near(pure(rollout, temperature=T)[0, 0, 0], first, 1e-3)
+    cold = [-0.5, -0.5, 0.0]  # about the minimum up to the worst step, about 0 after it
+    near(pure(rollout, temperature=1e-3)[0, 0, ::2], cold, 1e-5)
+    plain = random(6, ("process",))
+    off = plain.with_signals(process=jnp.zeros_like(plain["process"]))
+    near(pure(off), rloo(off))
+    assert (jnp.abs(pure(plain) - rloo(plain)) > 1e-3).any()
+
+
+@pytest.mark.parametrize("credit", [grpo, dr_grpo, rloo, opo, tempo, partial(san, alpha=0.5)])
+@pytest.mark.parametrize("reward", [0.7, 0.1, 1e4 + 0.3, -3.3e-5, 0.0])
+@pytest.mark.parametrize("G", [2, 3, 7])
+def test_equal_rewards_of_any_value_are_exactly_nothing(credit, reward, G):
+    tokens = np.random.default_rng(0).integers(0, 2, (G, 5))
+    assert (credit(make([reward] * G, tokens, stratum=np.arange(G) % 2)) == 0).all()
+    real = np.arange(G)[:, None] == 0
+    assert (credit(make(np.arange(1.0, G + 1), tokens, real=real, mask=np.broadcast_to(real, (G, 5)), stratum=[0] * G)) == 0).all()
+
+
+@pytest.mark.parametrize("name", catalogue.__all__)
+def test_bfloat16_inputs_are_computed_in_float32(name):
+    credit = getattr(catalogue, name)
+    rollout = laws.synthetic(3, method_of(credit).needs, dtype="bfloat16")
+    wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, rollout)
+    for a, b in zip(jax.tree.leaves(credit(rollout)), jax.tree.leaves(credit(wide)), strict=True):
+        assert a.dtype == jnp.float32
+        near(a, b, 1e-6)
+
+
+def test_a_missing_signal_and_a_group_of_one_are_named():
+    with pytest.raises(KeyError, match="remax.*greedy_reward"):
+        remax(make([1, 0]))
+    with pytest.raises(ValueError, match="grpo compares"):
+        grpo(make([1]))
