@@ -75,7 +75,7 @@ def sample(
     alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
     out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}
     out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
-    cache = (jnp.zeros((L, N, R, S, K, h), cfg.dtype),) * 2
+    cache = jnp.zeros((L, N, R, K, h, S), cfg.dtype), jnp.zeros((L, N, R, K, S, h), cfg.dtype)
 
     def more(carry):
         t, out, _ = carry
@@ -93,10 +93,10 @@ def sample(
             i, w, kp, vp = xs
 
             def attend(q, k, v):
-                written = tuple(
-                    jax.lax.dynamic_update_slice(c, x[None], (i, 0, 0, t - 1, 0, 0)) for c, x in zip(cache, (k, v), strict=True)
-                )
-                return tf.attend_rows(q, (kp, vp), tuple(c[i] for c in written), prompt_valid, seen), written
+                k, v = tf.by_head(k, v)
+                keys = jax.lax.dynamic_update_slice(cache[0], k[None], (i, 0, 0, 0, 0, t - 1))
+                values = jax.lax.dynamic_update_slice(cache[1], v[None], (i, 0, 0, 0, t - 1, 0))
+                return tf.attend_rows(q, (kp, vp), (keys[i], values[i]), prompt_valid, seen), (keys, values)
 
             return tf.block(x, w, cos, sin, attend, cfg), None
 

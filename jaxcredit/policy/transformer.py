@@ -153,16 +153,21 @@ def attend_prompt(q: Array, k: Array, v: Array, mask: Bool[Array, "N P P"]) -> A
 
 def attend_rows(q, prompt_kv, row_kv, prompt_mask: Bool[Array, "N P"], row_mask: Bool[Array, "N R S C"]) -> Array:
     """The same for rows, one softmax over their prompt, not repeated, and themselves: q `[N, R, S, H, h]`, prompt_kv `[N, P, K, h]`,
-    row_kv `[N, R, C, K, h]`."""
+    row_kv as `by_head` lays them out."""
     (kp, vp), (kr, vr) = prompt_kv, row_kv
     N, R, S, H, h = q.shape
     P, K = kp.shape[1:3]
     q = q.reshape(N, R, S, K, -1, h)
-    scores = jnp.concatenate([jnp.einsum("nrskgh,npkh->nrkgsp", q, kp), jnp.einsum("nrskgh,nrckh->nrkgsc", q, kr)], -1)
+    scores = jnp.concatenate([jnp.einsum("nrskgh,npkh->nrkgsp", q, kp), jnp.einsum("nrskgh,nrkhc->nrkgsc", q, kr)], -1)
     mask = jnp.concatenate([jnp.broadcast_to(prompt_mask[:, None, None], (N, R, S, P)), row_mask], -1)
     wp, wr = jnp.split(_softmax(scores, mask[:, :, None, None], h).astype(vp.dtype), [P], -1)
-    mixed = jnp.einsum("nrkgsp,npkh->nrskgh", wp, vp) + jnp.einsum("nrkgsc,nrckh->nrskgh", wr, vr)
+    mixed = jnp.einsum("nrkgsp,npkh->nrskgh", wp, vp) + jnp.einsum("nrkgsc,nrkch->nrskgh", wr, vr)
     return mixed.reshape(N, R, S, H, h)
+
+
+def by_head(k: Array, v: Array) -> tuple[Array, Array]:
+    """`[..., C, K, h]` -> keys `[..., K, h, C]`, values `[..., K, C, h]`: ready for the matmuls, a cache is never transposed."""
+    return jnp.moveaxis(k, -3, -1), jnp.moveaxis(v, -3, -2)
 
 
 def causal(valid: Bool[Array, "*B T"]) -> Bool[Array, "*B T T"]:
@@ -223,7 +228,7 @@ def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N 
 
     def attend(q, k, v):
         (qp, qr), (kp, kr), (vp, vr) = unpack(q), unpack(k), unpack(v)
-        return pack(attend_prompt(qp, kp, vp, prompt_mask), attend_rows(qr, (kp, vp), (kr, vr), prompt_valid, row_mask)), None
+        return pack(attend_prompt(qp, kp, vp, prompt_mask), attend_rows(qr, (kp, vp), by_head(kr, vr), prompt_valid, row_mask)), None
 
     x, _ = run(cast(params, cfg), pack(prompt, rows), pack(before(prompt_valid), lengths + before(rows_valid)), attend, cfg)
     return unpack(x)
