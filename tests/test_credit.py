@@ -1,6 +1,6 @@
 """Each estimator against a float64 loop written from its formula, the worked examples of its paper, and what reduces to what."""
 
-from functools import partial
+from functools import cache, partial, wraps
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,18 @@ import pytest
 
 import jaxcredit.credit as catalogue
 from jaxcredit import laws
-from jaxcredit.credit import dr_grpo, grpo, method_of, opo, ppo, pure, reinforce_pp, remax, rloo, san, tempo
+from jaxcredit.credit import method_of
 from jaxcredit.rollout import Rollout
+
+
+def compiled(credit):
+    """A program for each set of knobs: compiling a hundred single operations takes longer."""
+    program = cache(lambda knobs: jax.jit(partial(credit, **dict(knobs))))
+    return wraps(credit)(lambda rollout, **knobs: program(tuple(knobs.items()))(rollout))
+
+
+dr_grpo, grpo, opo, ppo, pure = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "opo", "ppo", "pure"))
+reinforce_pp, remax, rloo, san, tempo = (compiled(getattr(catalogue, name)) for name in ("reinforce_pp", "remax", "rloo", "san", "tempo"))
 
 
 def make(reward, tokens=None, mask=None, segment=None, real=None, **signals):
@@ -406,7 +416,7 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(credit, reward, G):
 
 @pytest.mark.parametrize("name", catalogue.__all__)
 def test_bfloat16_inputs_are_computed_in_float32(name):
-    credit = getattr(catalogue, name)
+    credit = compiled(getattr(catalogue, name))
     rollout = laws.synthetic(3, method_of(credit).needs, dtype="bfloat16")
     wide = jax.tree.map(lambda x: x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x, rollout)
     for a, b in zip(jax.tree.leaves(credit(rollout)), jax.tree.leaves(credit(wide)), strict=True):

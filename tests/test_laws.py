@@ -1,0 +1,171 @@
+"""Every estimator of the catalogue obeys every law, and every law catches somebody who breaks it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxcredit.credit as catalogue
+from jaxcredit import laws
+from jaxcredit.credit import method_of, per_batch, per_group
+from jaxcredit.kernels import centre, spread
+from jaxcredit.rollout import SIGNALS, outcome
+
+
+@pytest.mark.parametrize("name", catalogue.__all__)
+def test_laws_hold(name):
+    results = laws.check(getattr(catalogue, name))
+    assert len(results) == len(laws.LAWS)
+    assert not [r for r in results if r.passed is False]
+
+
+@pytest.mark.parametrize("name", catalogue.__all__)
+def test_metadata_is_complete(name):
+    method = method_of(getattr(catalogue, name))
+    assert method.name == name and method.summary and method.paper
+    assert method.scope in ("group", "batch") and method.fidelity in ("paper", "code", "ours")
+    assert method.granularity in ("token", "segment", "step", "turn", "trajectory", "agent")
+    assert all(SIGNALS[signal].axes == axes for signal, axes in method.needs.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", catalogue.__all__)
+def test_a_hundred_thousand_rollouts_are_finite(name):
+    """10^5 random trajectories through one compiled program: credit and its gradient (of the bare function) are always numbers."""
+    credit = getattr(catalogue, name)
+    method = method_of(credit)
+
+    @jax.jit
+    def ok(rollout):
+        def total(reward):
+            changed = rollout.filled().__class__(**{**vars(rollout), "reward": jnp.where(rollout.real, reward, 0)})
+            answer = credit.one(changed) if method.scope == "batch" else jax.vmap(credit.one)(changed)
+            return sum(jnp.where(rollout.mask, x, 0).sum() for x in jax.tree.leaves(answer))
+
+        finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(credit(rollout))]
+        return jnp.stack(finite).all(), jnp.isfinite(jax.grad(total)(rollout.reward)).all()
+
+    for seed in range(50):
+        rollout = laws.synthetic(1000 + seed, method.needs, N=256, R=8)
+        value, gradient = ok(rollout)
+        assert value, f"credit of seed {1000 + seed}"
+        assert gradient, f"gradient of seed {1000 + seed}"
+    assert ok._cache_size() == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_synthetic_rollouts_are_sound_and_cover_the_hard_cases(seed):
+    rollout = laws.synthetic(seed, N=64, R=8, G=5).check()
+    mask, valid, real = (np.asarray(x) for x in (rollout.mask, rollout.valid, rollout.real))
+    assert (mask <= valid).all()
+    alive = real.any(-1).sum(-1)
+    assert (alive == 1).any() and (alive == 0).any() and (alive == 5).any()
+    assert (valid & ~mask)[..., 4:].any() and (~mask.any(-1)).any()
+    dead = ~np.take_along_axis(real.any(-1), np.asarray(rollout.row), 1)
+    assert not mask[dead].any()
+
+
+def _sums(batch):
+    return spread_all(centre(outcome(batch)), batch)
+
+
+def spread_all(x, batch):
+    return jax.vmap(spread)(x, batch)
+
+
+@per_group
+def honest(group):
+    """A mean."""
+    return spread(centre(outcome(group), where=group.real.any(-1)), group)
+
+
+@per_group
+def by_position(group):
+    """The first row is special."""
+    return jnp.zeros(group.mask.shape).at[0].set(1.0)
+
+
+@per_group
+def by_padding(group):
+    """Divides by the bucket."""
+    return spread(outcome(group) / group.mask.shape[1], group)
+
+
+@per_group
+def explodes(group):
+    """0 / 0."""
+    return spread(outcome(group) / (outcome(group) - outcome(group).mean()), group)
+
+
+@per_group(affine=True)
+def one_pass(group):
+    """E[x^2] - E[x]^2 loses everything to an offset."""
+    R, there = outcome(group), group.real.any(-1)
+    n = jnp.maximum(there.sum(), 1)
+    mean, square = jnp.where(there, R, 0).sum() / n, jnp.where(there, R * R, 0).sum() / n
+    return spread(jnp.where(there, R - mean, 0) / (jnp.sqrt(jnp.maximum(square - mean**2, 0)) + 1e-6), group)
+
+
+@per_group(zero_sum=True)
+def uneven(group):
+    """The outcome itself."""
+    return spread(outcome(group), group)
+
+
+@per_group(zero_sum=True)
+def careless_mean(group):
+    """Seven times 0.7, over seven, is not 0.7."""
+    R, there = outcome(group), group.real.any(-1)
+    return spread(jnp.where(there, R - jnp.where(there, R, 0).sum() / jnp.maximum(there.sum(), 1), 0), group)
+
+
+@per_batch
+def whole_batch(batch):
+    """Says so: fine."""
+    return _sums(batch)
+
+
+def unmasked(rollout):
+    return jnp.ones(rollout.mask.shape)
+
+
+def leaky(rollout):
+    return jnp.where(rollout.mask, rollout.logp, 0)
+
+
+def crowd(rollout):
+    return jnp.where(rollout.mask, jnp.mean(outcome(rollout)), 0)
+
+
+@pytest.mark.parametrize(
+    ("credit", "law"),
+    [
+        (by_position, laws.permuting_trajectories_permutes_credit),
+        (by_padding, laws.padding_changes_nothing),
+        (explodes, laws.finite_and_zero_off_the_mask),
+        (unmasked, laws.finite_and_zero_off_the_mask),
+        (leaky, laws.no_gradient_flows),
+        (crowd, laws.other_prompts_do_not_matter),
+        (crowd, laws.no_collective_over_prompts),
+        (one_pass, laws.a_large_offset_is_survived),
+        (uneven, laws.credit_sums_to_zero),
+        (careless_mean, laws.equal_rewards_give_zero),
+    ],
+    ids=lambda x: x.__name__,
+)
+def test_a_law_catches_who_breaks_it(credit, law):
+    case = laws.Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), 0)
+    assert law(case)
+
+
+def test_an_honest_newcomer_passes_without_metadata():
+    assert not [r for r in laws.check(honest) if r.passed is False]
+
+
+def test_a_credit_that_raises_is_a_failed_law_and_not_a_crash():
+    def broken(rollout):
+        raise TypeError("no such thing")
+
+    results = laws.check(broken)
+    assert all(r.passed is False or r.passed is None for r in results)
+    assert "no such thing" in results[0].detail
