@@ -354,6 +354,37 @@ def test_tempo_telescopes_and_is_zero_at_every_node():
             assert abs(sum(td[i, t] for i in range(7) if tuple(tokens[i, :t]) == node)) < 1e-5
 
 
+def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefix_value():
+    """All 512 groups of three answers of three binary tokens, under a random policy with a logit for each prefix, in float64."""
+    random = np.random.default_rng(1)
+    answers = np.array(list(np.ndindex(2, 2, 2)))
+    node = np.array([[0, 1 + y[0], 3 + 2 * y[0] + y[1]] for y in answers])  # which of the 7 prefixes each token follows
+    p_one = random.uniform(0.2, 0.8, 7)[node]
+    chance = np.where(answers == 1, p_one, 1 - p_one).prod(-1)
+    groups = np.array(list(np.ndindex(8, 8, 8)))
+    weight = chance[groups].prod(-1)
+    with jax.enable_x64(True):
+        r = random.normal(size=8)[groups]
+        ones = jnp.ones((512, 3, 3), bool)
+        reward, real = jnp.asarray(r)[..., None], jnp.ones((512, 3, 1), bool)
+        rollout = Rollout(jnp.asarray(answers[groups]), ones, jnp.zeros(ones.shape), jnp.zeros(ones.shape, int), reward, real)
+        A, gated = (np.asarray(catalogue.tempo(rollout, gate=g, eps=0.0)) * r.std(-1)[:, None, None] for g in (1, 2))
+    V = np.zeros(A.shape)
+    for n, i, t in np.ndindex(*A.shape):
+        V[n, i, t] = np.mean([r[n, j] for j in range(3) if (answers[groups[n, j]][:t] == answers[groups[n, i]][:t]).all()])
+    plain = 2 * r[..., None] - r.mean(-1)[:, None, None] - V
+
+    def gradient(A):
+        """E sum_it A_it grad log pi(y_it | y_i<t), one number a prefix: the slope along its logit."""
+        score = weight[:, None, None] * A * (answers - p_one)[groups]
+        return np.bincount(node[groups].reshape(-1), score.reshape(-1))
+
+    assert A.dtype == np.float64
+    np.testing.assert_allclose(gradient(A), gradient(plain), rtol=0, atol=1e-14)
+    assert np.abs(A - plain).max() > 0.1  # the credit itself is not the same, only its gradient
+    assert np.abs(gradient(gated) - gradient(plain)).max() > 1e-3
+
+
 def test_tempo_credits_a_tool_token_to_nobody():
     """Answers part inside what a tool wrote: the change of value there is nobody's, and what follows is unique and unshared."""
     tokens = [[1, 5, 2, 3], [1, 6, 2, 3]]
