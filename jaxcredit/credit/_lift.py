@@ -55,7 +55,7 @@ def columns(credit: Float[Array, "N R T"] | Columns, rollout: Rollout) -> Column
     return {"weight": rollout.mask.astype(dtype), "clip": jnp.ones(rollout.mask.shape, dtype), **given}
 
 
-def _credit(fn, scope, meta):
+def _credit(fn, scope, meta) -> Any:
     if fn is None:
         return functools.partial(_credit, scope=scope, meta=meta)
     doc = (fn.__doc__ or "").strip().partition("\n")[0]
@@ -64,13 +64,14 @@ def _credit(fn, scope, meta):
     method = Method(name=fn.__name__, summary=doc, scope=scope, needs=needs, **meta)
 
     @functools.wraps(fn)
-    def credit(rollout: Rollout, **knobs):
+    def lifted(rollout: Rollout, **knobs):
         _require(method, rollout)
         rollout = _clean(rollout.filled())
         body = functools.partial(fn, **knobs)
         answer = body(rollout) if scope == "batch" else jax.vmap(body)(rollout)
         return jax.tree.map(jax.lax.stop_gradient, _finish(answer, rollout.mask))
 
+    credit: Any = lifted
     credit.method, credit.one = method, fn  # `one`: the bare function of a single group, differentiable and unmasked
     return credit
 

@@ -17,8 +17,9 @@ def tempo(group: Rollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
     gate=1 is the paper, where a token that nobody shares gets the outcome twice. Prompt, tool tokens and the end all belong to the
     prefix; where answers part at a token the policy did not choose, that change is credited to nobody. The paper leaves ddof open.
     """
-    R, real, row = outcome(group), alive(group), group.row
-    shared = shared_with(common_prefix(group.tokens, group.valid), row, R.shape[0])
+    R, real, row, valid = outcome(group), alive(group), group.row, group.valid
+    assert row is not None and valid is not None  # the lift writes them out
+    shared = shared_with(common_prefix(group.tokens, valid), row, R.shape[0])
     change, sharing = branches(shared, row, R, where=real)
     std = std_by(R, where=real, ddof=ddof)[row][:, None]
     change = jnp.where((sharing >= gate) & (std > 0), change / jnp.where(std > 0, std + eps, 1), 0)
