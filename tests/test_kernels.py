@@ -125,6 +125,26 @@ def test_returns_against_loops():
         near(lifted(f[0], f[1], f[3], real, f[2]), A)
 
 
+@pytest.mark.parametrize("T", [1, 63, 64, 65, 128, 150])
+def test_long_rows_are_scanned_in_blocks(T):
+    x, V, where = (jnp.asarray(a) for a in (rng.normal(size=(3, T)), rng.normal(size=(3, T)), rng.random((3, T)) < 0.8))
+    x, V = x.astype(jnp.float32), V.astype(jnp.float32)
+
+    def both(x):
+        return k.to_go(x, 0.9, where), k.gae(x, V, gamma=0.9, lam=0.8, where=where)
+
+    (G, A), slope = jax.jit(lambda x: (both(x), jax.grad(lambda x: both(x)[1][:, 0].sum())(x)))(x)
+    for b in range(3):
+        ret = adv = nxt = 0.0
+        for t in reversed(range(T)):
+            if where[b, t]:
+                ret = float(x[b, t]) + 0.9 * ret
+                adv = float(x[b, t]) + 0.9 * nxt - float(V[b, t]) + 0.72 * adv
+                nxt = float(V[b, t])
+            near([G[b, t], A[b, t]], [ret, adv])
+        near(slope[b], np.where(where[b], 0.72 ** (np.cumsum(where[b]) - 1), 0))
+
+
 def test_gae_examples():
     r, V = jnp.asarray([0.0, 0, 1]), jnp.asarray([0.2, 0.5, 0.6])
     near(k.gae(r, V, gamma=1, lam=0.95), [0.756, 0.48, 0.4])
