@@ -189,7 +189,7 @@ def _weight(batch):
     return _on(batch, batch.weight)
 
 
-def _log_ratio(logp, batch, bound=20.0):
+def _log_ratio(logp, batch, bound: float | None = 20.0):
     ratio = _on(batch, logp) - _on(batch, batch.logp)
     return ratio if bound is None else jnp.clip(ratio, -bound, bound)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 
@@ -108,7 +109,7 @@ class Rollout:
             if name in SIGNALS:
                 _fits(f"signals[{name!r}]", x, ["N", *SIGNALS[name].axes.split()], sizes)
         self.filled()
-        if isinstance(self.reward, jax.core.Tracer):
+        if isinstance(self.reward, Tracer):
             return self
         reward, real = np.asarray(self.reward, np.float64), np.asarray(self.real)
         bad = np.argwhere(~np.isfinite(reward) & real)
@@ -120,7 +121,9 @@ class Rollout:
             )
         segment = np.asarray(self.segment)
         if segment.max(initial=-1) >= K or segment.min(initial=-1) < -1:
-            raise ValueError(f"segment holds {segment.min()}..{segment.max()}, but reward has K = {K} segments: numbers are -1 (none) to {K - 1}")
+            raise ValueError(
+                f"segment holds {segment.min()}..{segment.max()}, but reward has K = {K} segments: numbers are -1 (none) to {K - 1}"
+            )
         return self
 
 
@@ -133,7 +136,7 @@ def _shape(name, x, axes):
 def _fits(name, x, axes, sizes, optional=False):
     if x is None and optional:
         return
-    shape = tuple(x.shape)
+    shape = tuple(getattr(x, "shape", ()))
     if len(shape) != len(axes) or any(a in sizes and sizes[a] != s for a, s in zip(axes, shape, strict=False)):
         known = ", ".join(f"{a}={sizes[a]}" for a in axes if a in sizes)
         raise ValueError(f"{name} has shape {shape}, expected [{', '.join(axes)}] with {known}")
