@@ -5,10 +5,9 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxcredit.collect import fetch, put
-from jaxcredit.data import bucketed, mine
+from jaxcredit.data import bucketed, mine, total
 from jaxcredit.tasks import Task, score
 
 
@@ -64,7 +63,4 @@ def whole(parts: Sequence[Answers]) -> Answers:
 
 def mean(x: np.ndarray) -> float:
     """The mean over the rows of all processes."""
-    total = np.asarray([np.sum(x, dtype=np.float64), np.size(x)])
-    if jax.process_count() > 1:
-        total = multihost_utils.process_allgather(total).sum(0)
-    return float(total[0] / max(total[1], 1))
+    return float(total(np.sum(x, dtype=np.float64)) / max(total(np.size(x)), 1))

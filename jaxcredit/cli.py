@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import importlib.util
 import inspect
 import json
@@ -13,11 +14,17 @@ from pathlib import Path
 from typing import Any
 
 EPILOG = """examples:
-  jaxcredit train configs/quickstart.py                          learn to spell backward in a minute or two
-  jaxcredit train configs/quickstart.py --credit grpo --run b    the same with another estimator
+  jaxcredit train configs/quickstart.py                          train; everything it says lies in runs/quickstart
   jaxcredit train configs/quickstart.py --help                   what this config lets you change
+  jaxcredit train configs/quickstart.py --credit grpo --run b    the same with another estimator
+  jaxcredit train configs/quickstart.py --resume auto            go on where a run was stopped
   jaxcredit compare runs/quickstart runs/b                       a table and one plot
   jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
+  jaxcredit sample runs/quickstart --prompt "stone>"             what it answers
+  jaxcredit export runs/quickstart exported                      a folder that transformers loads
+  jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
+
+A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
 """
 
 
@@ -28,9 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.command is None:
         parser.print_help()
         return
-    if rest and not args.takes_config:
-        commands[args.command].error(f"unknown: {' '.join(rest)}")
     try:
+        _known(rest, commands[args.command], partly=args.takes_config)
         args.do(args, rest)
     except KeyboardInterrupt:
         sys.exit("stopped; what was saved can be resumed with --resume auto")
@@ -56,7 +62,8 @@ def _parser():
     commands = {}
 
     def command(name: str, do: Callable, text: str, *, config: bool = False) -> argparse.ArgumentParser:
-        commands[name] = sub.add_parser(name, help=text, description=text, add_help=not config)
+        # No abbreviations: a config's own option could be the beginning of one of ours.
+        commands[name] = sub.add_parser(name, help=text, description=text, add_help=not config, allow_abbrev=False)
         commands[name].set_defaults(do=do, takes_config=config)
         return commands[name]
 
@@ -109,25 +116,39 @@ def _parser():
     return parser, commands
 
 
+def _known(rest: list[str], parser: argparse.ArgumentParser, *, partly: bool) -> None:
+    """Raise for what no option is called. Of a config's command (`partly`) only near misses: the rest is for the config to judge."""
+    ours = [name for name in parser._option_string_actions if name.startswith("--")]
+    for word in rest:
+        near = difflib.get_close_matches(word.partition("=")[0], ours, 1, 0.85) if word.startswith("--") else []
+        if near and word.partition("=")[0] != near[0]:
+            raise ValueError(f"no option is called {word}; did you mean {near[0]}?")
+        if not partly:
+            raise ValueError(f"{parser.prog} takes no {word}; its options: {', '.join(ours)}")
+
+
 def _credit_option(parser):
     parser.add_argument("--credit", help="another estimator: a name of jaxcredit.credit (grpo), or FILE.py[:function]")
 
 
-def load(path: str, rest: list[str] = (), credit: str | None = None):
-    """The experiment of a config file, with the options given to its function; and what to write down to make it again."""
+def load(path: str, rest: list[str] = (), credit: str | None = None, *, origin: str | None = None):
+    """The experiment of a config file, with the options given to its function; and what to write down to make it again.
+
+    `origin`: where the file was when its run began, so that what it reads beside itself is still found.
+    """
     import tyro
 
-    make = getattr(module(path), "experiment", None)
+    make = getattr(module(path, origin), "experiment", None)
     if make is None:
         raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.experiment.Experiment from it")
-    exp = tyro.cli(make, args=list(rest), prog=f"jaxcredit ... {path}", description=_head(make))
+    exp = tyro.cli(make, args=list(rest), prog=f"jaxcredit train {path}", description=_head(make))
     if credit:
         exp = dataclasses.replace(exp, credit=find_credit(credit))
-    return exp, {"config": str(path), "args": list(rest), "credit": credit}
+    return exp, {"config": str(Path(path).resolve()), "args": list(rest), "credit": credit}
 
 
-def module(path: str) -> Any:
-    """A Python file, run as a module."""
+def module(path: str, origin: str | None = None) -> Any:
+    """A Python file, run as a module; `origin` is what it sees as its `__file__`."""
     file = Path(path)
     if not file.is_file():
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
@@ -135,6 +156,7 @@ def module(path: str) -> Any:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     mod = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = mod  # so that dataclasses and pickles of the file find it
+    mod.__file__ = origin or str(file)
     spec.loader.exec_module(mod)
     return mod
 
@@ -145,8 +167,6 @@ def find_credit(name: str) -> Callable:
 
     if ".py" not in name:
         if name not in credit.__all__:
-            import difflib
-
             near = difflib.get_close_matches(name, credit.__all__, 3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
             raise ValueError(f"no estimator is called {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
@@ -178,13 +198,13 @@ def _train(args, rest):
         jax.distributed.initialize(args.coordinator, args.processes, args.process)
     if {"-h", "--help"} & set(rest):
         _parser()[1]["train"].print_help()
-        print("\noptions of this config:\n")
+        print(f"\n\n{args.config}, and what it lets you change:\n")
     exp, made = load(args.config, rest, args.credit)
     exp.check()
     from jaxcredit.run import run
 
     folder = Path(args.runs) / (args.run or exp.name)
-    if args.overwrite and folder.exists():
+    if args.overwrite and not args.process and folder.exists():  # of several processes the first
         shutil.rmtree(folder)
     run(exp, folder, resume=args.resume == "auto", source=made)
 
@@ -208,7 +228,7 @@ def _opened(args):
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no source.json): give one that `jaxcredit train` made")
     made = json.loads(path.read_text())
-    exp, _ = load(str(folder / "config.py"), made["args"], made["credit"])
+    exp, _ = load(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])
     return exp, *reopen(exp, folder, step=args.step)
 
 

@@ -1,5 +1,6 @@
 """policy + task -> Rollout: prompts are tokenised and packed on the host, sampled in one compiled program, and judged where they live."""
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.data import bucketed, mine
+from jaxcredit.data import bucketed, mine, total
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task, score
 
@@ -72,24 +73,24 @@ def single_turn(
         reward = flat.astype(np.float32).reshape(len(items), group, 1)
         judged = time.perf_counter()
 
-        whole = _assemble(put(prompt, sharding), put(prompt_valid, sharding), drawn, put(reward, sharding))
+        whole = assemble(put(prompt, sharding), put(prompt_valid, sharding), drawn, put(reward, sharding), where=sharding)
         rollout = whole.with_signals(prompt=put(np.asarray(indices[own], np.int32), sharding))
-        facts = {"tokens": int(mask.sum()), "time/sample_s": sampled - start, "time/reward_s": judged - sampled}
+        facts = {"tokens": drawn["mask"].sum(), "time/sample_s": sampled - start, "time/reward_s": judged - sampled}
         return Collected(rollout, [item["meta"] for item in items], texts, facts)
 
     return collect
 
 
-@jax.jit
-def _assemble(prompt, prompt_valid, drawn, reward) -> Rollout:
-    """Prompt columns, then response columns, for every row of the group."""
+@functools.partial(jax.jit, static_argnames="where")
+def assemble(prompt, prompt_valid, drawn, reward, where=None) -> Rollout:
+    """Prompt columns, then response columns, for every row of the group; on a mesh cut along the prompts and nothing else."""
     N, R, _ = drawn["tokens"].shape
 
     def beside(left, right):
         return jnp.concatenate([jnp.broadcast_to(left[:, None], (N, R, left.shape[-1])).astype(right.dtype), right], -1)
 
     nothing = jnp.zeros(prompt.shape, bool)
-    return Rollout(
+    rollout = Rollout(
         tokens=beside(prompt, drawn["tokens"]),
         mask=beside(nothing, drawn["mask"]),
         logp=beside(nothing, drawn["logp"]),
@@ -99,15 +100,14 @@ def _assemble(prompt, prompt_valid, drawn, reward) -> Rollout:
         valid=beside(prompt_valid, drawn["mask"]),
         done=drawn["done"],
     )
+    return rollout if where is None else jax.lax.with_sharding_constraint(rollout, where)
 
 
-def until_mixed(
-    collect: Callable[..., Collected], draw: Callable[[], np.ndarray], rounds: int, agree: Callable[[bool], bool] = bool
-) -> Callable[..., Collected]:
+def until_mixed(collect: Callable[..., Collected], draw: Callable[[], np.ndarray], rounds: int, sharding=None) -> Callable[..., Collected]:
     """Dynamic sampling (DAPO, 2503.14476): keep only groups whose rewards differ, drawing further prompts for at most `rounds` rounds.
 
     What it cost is counted: all tokens sampled, groups dropped. If the rounds run out, the batch is filled with groups without a
-    signal, whose advantage is 0. `agree` makes all processes of a job stop in the same round.
+    signal, whose advantage is 0. All processes of a job stop in the same round: when each has enough for its share.
     """
 
     def gather(params, key, indices) -> Collected:
@@ -120,36 +120,35 @@ def until_mixed(
             for n in range(len(mixed)):
                 (kept if mixed[n] else spare).append((batch, n))
             facts = {name: facts.get(name, 0) + cost for name, cost in batch.facts.items()}
-            if agree(len(kept) >= wanted):
+            if not total(len(kept) < wanted):
                 break
         facts |= {
-            "groups_dropped": max(len(kept) + len(spare) - wanted, 0),
-            "groups_unmixed": max(wanted - len(kept), 0),
+            "groups_dropped": total(max(len(kept) + len(spare) - wanted, 0)),
+            "groups_unmixed": total(max(wanted - len(kept), 0)),
             "sampling_rounds": round + 1,
         }
-        return _pick((kept + spare)[:wanted], facts)
+        return _pick((kept + spare)[:wanted], facts, sharding)
 
     return gather
 
 
-def _pick(chosen: list[tuple[Collected, int]], facts: dict) -> Collected:
+def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collected:
     """One rollout of single groups out of several, on the host; prompts of different buckets are left-padded to the widest."""
-    sharding = chosen[0][0].rollout.tokens.sharding
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in chosen)
     per_token = ("tokens", "mask", "logp", "segment", "valid")
-    hosts = {id(batch): jax.tree.map(fetch, batch.rollout) for batch, _ in chosen}
+    hosts = {id(batch): jax.tree.map(fetch, vars(batch.rollout)) for batch, _ in chosen}
 
     def widen(name, x):
         fill = -1 if name == "segment" else 0
         return np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill) if name in per_token else x
 
     def stack(name):
-        rows = [getattr(hosts[id(batch)], name) for batch, _ in chosen]
+        rows = [hosts[id(batch)][name] for batch, _ in chosen]
         if rows[0] is None:
             return None
         return put(np.stack([widen(name, x[n]) for x, (_, n) in zip(rows, chosen, strict=True)]), sharding)
 
-    signals = {s: put(np.stack([hosts[id(batch)].signals[s][n] for batch, n in chosen]), sharding) for s in chosen[0][0].rollout.signals}
+    signals = {s: put(np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding) for s in chosen[0][0].rollout.signals}
     names = (*per_token, "reward", "real", "row", "done")
     rollout = Rollout(**{name: stack(name) for name in names}, signals=signals)
     return Collected(rollout, [batch.metas[n] for batch, n in chosen], [batch.texts[n] for batch, n in chosen], facts)

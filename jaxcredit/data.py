@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import grain
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jaxtyping import Bool, Int
 
 
@@ -56,6 +57,11 @@ def mine(n: int, *, process: int | None = None, processes: int | None = None) ->
     if n % processes:
         raise ValueError(f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}")
     return slice(process * n // processes, (process + 1) * n // processes)
+
+
+def total(count: float) -> float:
+    """The sum over all processes of what each counted on its own host. Every process must ask, in the same order."""
+    return count if jax.process_count() == 1 else multihost_utils.process_allgather(np.asarray(count, np.float32)).sum().item()
 
 
 def bucketed(

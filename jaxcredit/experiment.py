@@ -92,10 +92,13 @@ class Experiment:
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
             )
         minibatch = self.minibatch or self.prompts
+        shards = meshes.sizes(self.mesh).get(self.rules.get("batch", ""), 1)
+        demos = min(self.warmup.batch, len(self.task.demos)) if self.warmup else shards
         for small, large, what in (
             (minibatch, self.prompts, "minibatch must divide prompts"),
             (self.micro or minibatch, minibatch, "micro must divide the minibatch"),
-            (self.mesh.get(self.rules.get("batch", ""), 1), self.prompts, "the mesh axis of the batch must divide prompts"),
+            (shards, self.micro or minibatch, "the mesh axis that cuts the batch must divide the prompts of a pass (micro)"),
+            (shards, demos, "the mesh axis that cuts the batch must divide the warm-up's batch"),
         ):
             if small < 1 or large % small:
                 raise ValueError(f"{what}: {small} does not divide {large}")

@@ -5,6 +5,7 @@ Where a mesh axis does not divide a dimension (3 kv heads over 2 devices), that 
 """
 
 import math
+from collections.abc import Mapping
 
 import jax
 import numpy as np
@@ -21,16 +22,23 @@ tensor: Rules = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "ff
 fsdp_tensor: Rules = fsdp | tensor
 
 
-def make(shape: dict[str, int], devices=None) -> Mesh:
+def make(shape: Mapping[str, int], devices=None) -> Mesh:
     """The mesh of the given axes, `make({"fsdp": 4, "tensor": 2})`; one size may be -1: all devices that are left."""
     devices = jax.devices() if devices is None else list(devices)
-    sizes = list(shape.values())
-    if -1 in sizes:
-        sizes[sizes.index(-1)] = max(1, len(devices) // math.prod(s for s in sizes if s != -1))
-    need = math.prod(sizes)
+    shape = sizes(shape, len(devices))
+    need = math.prod(shape.values())
     if need > len(devices):
-        raise ValueError(f"a mesh of {dict(zip(shape, sizes, strict=True))} needs {need} devices, here are {len(devices)}: shrink an axis")
-    return jax.make_mesh(tuple(sizes), tuple(shape), axis_types=(AxisType.Auto,) * len(sizes), devices=devices[:need])
+        raise ValueError(f"a mesh of {shape} needs {need} devices, here are {len(devices)}: shrink an axis")
+    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices[:need])
+
+
+def sizes(shape: Mapping[str, int], devices: int | None = None) -> dict[str, int]:
+    """The axes with -1 replaced by what is left of the devices (None: all there are)."""
+    known = math.prod(s for s in shape.values() if s != -1)
+    if -1 not in shape.values():
+        return dict(shape)
+    left = max(1, (jax.device_count() if devices is None else devices) // known)
+    return {axis: left if size == -1 else size for axis, size in shape.items()}
 
 
 def sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Rules, mesh: Mesh) -> NamedSharding:
@@ -52,6 +60,17 @@ def shardings(specs: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
 def batch(size: int, rules: Rules, mesh: Mesh) -> NamedSharding:
     """Where arrays `[N, ...]` of a batch lie: prompts are cut over the axis of `batch`, replicated if it does not divide `size`."""
     return sharding((size,), ("batch",), rules, mesh)
+
+
+def assert_fed(where: NamedSharding, n: int) -> None:
+    """Raise unless this process's devices hold just its own share of `n` prompts: it is asked to feed no others."""
+    held = {s.indices(n)[:2] for (s,) in where.addressable_devices_indices_map((n,)).values()}
+    share, process = n // jax.process_count(), jax.process_index()
+    if min(held)[0] != process * share or sum(stop - start for start, stop in held) != share:
+        raise ValueError(
+            f"process {process} of {jax.process_count()} feeds {share} of {n} prompts from number {process * share} on, but its "
+            f"devices hold {sorted(held)}: name the axis that cuts the batch first in the mesh and make it a multiple of the processes"
+        )
 
 
 def state_shardings(state: PyTree, params: PyTree, where: PyTree, mesh: Mesh) -> PyTree:

@@ -1,11 +1,13 @@
-"""The compiled programs of an experiment: init, sample, greedy, credit, update, and where their arrays lie."""
+"""The compiled programs of an experiment: begin, sample, greedy, credit, update, and where their arrays lie."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
 
 from jaxcredit import losses, mesh, params
 from jaxcredit.credit import columns
@@ -18,10 +20,10 @@ from jaxcredit.update import TrainState, make_update
 class Programs(NamedTuple):
     """What `train`, `eval` and `plan` share."""
 
-    where: TrainState | None  # shardings of the state; None on one device
-    batch: jax.sharding.Sharding | None  # of arrays [N, ...]
-    shapes: Any  # of the parameters, with their shardings: to plan with, or to restore into
+    state: TrainState  # shapes, on a mesh with their shardings: to plan with, or to restore into
+    batch: jax.sharding.NamedSharding | None  # of arrays [N, ...]; None on one device
     init: Callable  # key -> TrainState
+    begin: Callable  # params, key -> TrainState: from weights that exist
     sample: Callable  # params, prompt, valid, key -> tokens, logp, mask, done
     greedy: Callable  # params, prompt, valid, key -> the same, one row a prompt
     logprob: Callable  # params, rollout -> logp, entropy of the response columns
@@ -34,46 +36,42 @@ def build(exp: Experiment) -> Programs:
     """Nothing is compiled or placed yet; every program compiles at its first call."""
     cfg = exp.policy
     specs = transformer.specs(cfg)
-    stop = tuple(exp.tokenizer.stop_ids)
-    sample = functools.partial(decode.sample, cfg=cfg, new=exp.new, stop=stop)
+    lies = batch = None
+    if exp.mesh:
+        devices = mesh.make(exp.mesh)
+        lies = mesh.shardings(specs, exp.rules, devices)
+        batch = mesh.batch(exp.prompts, exp.rules, devices)
+        mesh.assert_fed(batch, exp.prompts)
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
         P = rollout.tokens.shape[-1] - exp.new
         return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P, temperature=temperature)
 
-    def begin(weights, key) -> TrainState:
-        aux = {name: signal.init(jax.random.fold_in(key, i), weights) for i, (name, signal) in enumerate(sorted(learned.items()))}
-        return TrainState(weights, exp.optimizer.init(weights), aux, jax.random.key_data(key), jnp.int32(0))
-
     learned = {name: make(cfg, logprob) for name, make in exp.signals.items()}
-    shapes = params.abstract(specs, cfg.param_dtype)
-    where = batch = None
-    if exp.mesh:
-        devices = mesh.make(dict(exp.mesh))
-        lies = mesh.shardings(specs, exp.rules, devices)
-        state = jax.eval_shape(begin, shapes, jax.random.key(0))
-        where = mesh.state_shardings(state, shapes, lies, devices)
-        batch = mesh.batch(exp.prompts, exp.rules, devices)
-    begin = jax.jit(begin, out_shardings=where, donate_argnums=0)
+    begin, state, where = _start(params.abstract(specs, cfg.param_dtype, lies), exp.optimizer, learned)
 
     def init(key) -> TrainState:
         weights_key, key = jax.random.split(key)
-        lies = where.params if where else None
-        if exp.weights:
-            weights = exp.weights(lies)
-        else:
-            weights = jax.jit(functools.partial(params.init, specs, dtype=cfg.param_dtype), out_shardings=lies)(weights_key)
-        return begin(weights, key)
+        make = functools.partial(params.init, specs, dtype=cfg.param_dtype)
+        state = begin(exp.weights(lies) if exp.weights else jax.jit(make, out_shardings=lies)(weights_key), key)
+        if where is not None:
+            mesh.assert_placed(state, where)
+        return state
 
+    draw = jax.jit(
+        functools.partial(decode.sample, cfg=cfg, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
+        static_argnames=("rows", "temperature", "top_k", "top_p"),
+        out_shardings=batch,
+    )
     return Programs(
-        where=where,
+        state=state,
         batch=batch,
-        shapes=params.abstract(specs, cfg.param_dtype, where.params if where else None),
         init=init,
-        sample=functools.partial(sample, rows=exp.group, temperature=exp.temperature, top_k=exp.top_k, top_p=exp.top_p),
-        greedy=functools.partial(sample, rows=1, temperature=0.0),
+        begin=begin,
+        sample=functools.partial(draw, rows=exp.group, temperature=exp.temperature, top_k=exp.top_k, top_p=exp.top_p),
+        greedy=functools.partial(draw, rows=1, temperature=0.0),
         logprob=logprob,
-        credit=jax.jit(lambda rollout: columns(exp.credit(rollout), rollout)),
+        credit=jax.jit(lambda rollout: columns(exp.credit(rollout), rollout), out_shardings=batch),
         update=make_update(
             logprob,
             exp.objective,
@@ -84,11 +82,31 @@ def build(exp: Experiment) -> Programs:
             minibatch=exp.minibatch,
             micro=exp.micro,
             epochs=exp.epochs,
+            sharding=batch,
+            where=where,
         ),
         learned=learned,
     )
 
 
-def supervise(exp: Experiment, logprob: Callable) -> Callable:
-    """The update of the warm-up: the log-likelihood of demonstrations, by the same program as the policy's update."""
-    return make_update(functools.partial(logprob, temperature=1.0), losses.nll, losses.token_mean, exp.warmup.optimizer)
+def supervise(exp: Experiment, programs: Programs) -> tuple[Callable, Callable]:
+    """begin and update of the warm-up: the log-likelihood of demonstrations, by the same program as the policy's update."""
+    begin, _, where = _start(programs.state.params, exp.warmup.optimizer, {})
+    logprob = functools.partial(programs.logprob, temperature=1.0)
+    return begin, make_update(logprob, losses.nll, losses.token_mean, exp.warmup.optimizer, sharding=programs.batch, where=where)
+
+
+def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]) -> tuple[Callable, TrainState, Any]:
+    """The program (params, key) -> TrainState, the shapes of that state, and where each array lies (None on one device)."""
+
+    def begin(weights, key) -> TrainState:
+        aux = {name: signal.init(jax.random.fold_in(key, i), weights) for i, (name, signal) in enumerate(sorted(learned.items()))}
+        return TrainState(weights, optimizer.init(weights), aux, jax.random.key_data(key), jnp.int32(0))
+
+    state = jax.eval_shape(begin, weights, jax.random.key(0))
+    place = jax.tree.leaves(weights)[0].sharding
+    if place is None:
+        return jax.jit(begin, donate_argnums=0), state, None
+    where = mesh.state_shardings(state, weights, jax.tree.map(lambda x: x.sharding, weights), place.mesh)
+    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
+    return jax.jit(begin, out_shardings=where, donate_argnums=0), state, where

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from jaxcredit import assess, evaluate
 from jaxcredit.checkpoint import Checkpoints
 from jaxcredit.collect import single_turn, until_mixed
 from jaxcredit.credit import method_of
-from jaxcredit.data import Batches
+from jaxcredit.data import Batches, total
 from jaxcredit.experiment import Experiment
 from jaxcredit.preemption import Preemption
 from jaxcredit.programs import Programs, build
@@ -39,7 +37,8 @@ def run(exp: Experiment, folder: str | Path, *, resume: bool = False, source: Ma
     """
     exp.check()
     folder = Path(folder)
-    if not resume and (folder / "metrics.jsonl").exists():
+    # The first process looks, for all, before any of them writes.
+    if total(jax.process_index() == 0 and not resume and (folder / "metrics.jsonl").exists()):
         raise FileExistsError(f"{folder} holds a run already: go on with --resume auto, or choose another --run name")
     if source and jax.process_index() == 0:
         _keep(source, folder)
@@ -85,7 +84,7 @@ def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> t
     """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
     programs = build(exp)
     with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
-        saved = checkpoints.restore({"params": programs.shapes}, step=step, partial=True)
+        saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
     return programs, saved[0]["params"], saved[2]
@@ -176,11 +175,7 @@ def _collector(exp: Experiment, programs: Programs, batches: Batches):
     )
     if exp.resample == 1:
         return collect
-    return until_mixed(collect, lambda: next(batches), exp.resample, _all_agree)
-
-
-def _all_agree(enough: bool) -> bool:
-    return enough if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.asarray(enough)).all())
+    return until_mixed(collect, lambda: next(batches), exp.resample, programs.batch)
 
 
 def _how(exp, programs, batch):

@@ -40,6 +40,7 @@ def make_update(
     micro: int | None = None,
     epochs: int = 1,
     sharding: jax.sharding.NamedSharding | None = None,
+    where: PyTree = None,
 ) -> Callable[[TrainState, Rollout, Columns | Array], tuple[TrainState, dict[str, Array]]]:
     """update(state, rollout, credit) -> (state, metrics), jitted; the state given is donated, and the metrics stay on the device.
 
@@ -48,8 +49,9 @@ def make_update(
     `logprob(params, rollout)` gives {"logp", "entropy"} of the last S columns, and all else is cut to those. `minibatch`: prompts an
     optimizer step (all), shuffled every epoch; `micro`: prompts a forward and backward (the minibatch), added up in float32.
     `sharding` places the prompts' axis of what a forward sees; without it the compiler follows the rollout, which is right while
-    nothing is shuffled. A step whose gradient is not finite is skipped and counted. With a single optimizer step the old
-    log-probabilities are that step's own, and the ratio is 1; with several they are computed once, before the first.
+    nothing is shuffled. `where`, from mesh.state_shardings, keeps the state where it lies. A step whose gradient is not finite is skipped
+    and counted. With a single optimizer step the old log-probabilities are that step's own, and the ratio is 1; with several they are
+    computed once, before the first.
     """
 
     def place(tree):
@@ -106,7 +108,7 @@ def make_update(
             carry, facts = jax.lax.scan(one, carry, order)
         return dataclasses.replace(state, params=carry[0], opt_state=carry[1], step=state.step + 1), _metrics(facts)
 
-    return jax.jit(update, donate_argnums=0)
+    return jax.jit(update, donate_argnums=0, out_shardings=None if where is None else (where, None))
 
 
 def _sizes(N, minibatch, micro, sharding):

@@ -1,6 +1,5 @@
 """Supervision before reinforcement: demonstrations become rollouts of one row whose loss is -log p."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -47,11 +46,13 @@ def demonstrations(tokenizer, items: Sequence[dict], buckets: Sequence[int], new
 def warm_up(
     exp: Experiment, programs: Programs, state: TrainState, accuracy: Callable, say: Callable[[str], None]
 ) -> tuple[TrainState, int]:
-    """Supervise until `accuracy(params)` reaches the target; the optimizer of the run proper begins fresh. Returns the steps it took."""
+    """Supervise until `accuracy(params)` reaches the target. The run proper begins fresh from there: its optimizer, and its reference, if
+    it has one. Returns the steps it took."""
     plan = exp.warmup
-    update = supervise(exp, programs.logprob)
+    begin, update = supervise(exp, programs)
     batches = Batches(len(exp.task.demos), min(plan.batch, len(exp.task.demos)), exp.seed)
-    inner = jax.jit(lambda p: TrainState(p, plan.optimizer.init(p), {}, state.key, jnp.int32(0)))(state.params)
+    key = jax.random.wrap_key_data(state.key)
+    inner = begin(state.params, key)
     step = 0
     for step in range(1, plan.steps + 1):
         items = [exp.task.demos[int(i)] for i in next(batches)]
@@ -63,4 +64,4 @@ def warm_up(
             say(f"warm-up {step}/{plan.steps}  loss {float(metrics['loss']):.3f}  greedy accuracy {reached:.3f} (until {plan.until:g})")
             if reached >= plan.until:
                 break
-    return dataclasses.replace(state, params=inner.params), step
+    return programs.begin(inner.params, key), step

@@ -32,6 +32,13 @@ def test_the_table():
         mesh.make({"fsdp": 64})
 
 
+def test_each_process_feeds_what_its_devices_hold(monkeypatch):
+    mesh.assert_fed(mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)  # all devices are this process's, so it holds the other's prompts too
+    with pytest.raises(ValueError, match=r"feeds 4 of 8 prompts.*hold \[\(0, 2\), .*first in the mesh"):
+        mesh.assert_fed(mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8)
+
+
 def test_eight_devices_are_one():
     """FSDP x tensor, 4 x 2: loss, gradients and an AdamW step; moments where their parameters are, said and checked."""
     rng, tree = np.random.default_rng(0), jax.tree.map(jnp.asarray, make(CFG))
