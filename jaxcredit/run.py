@@ -111,10 +111,15 @@ def steps_of(exp: Experiment, programs: Programs) -> dict:
     return {"annotate": annotate, "credit": programs.credit, "update": update}
 
 
+def problems(exp: Experiment) -> tuple[list[dict], int]:
+    """The held-out problems of an evaluation, and how many are answered at a time."""
+    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
+    return items, min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
+
+
 def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[dict]]:
     """Held-out accuracy of greedy answers, and a few of them to look at."""
-    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
-    batch = min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
+    items, batch = problems(exp)
     answers = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
     shown = [
         {"prompt": item["prompt"], "answer": text[0], "score": float(score[0])}
@@ -138,8 +143,7 @@ def sampled(
 
 def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 0) -> dict:
     """Everything `jaxcredit eval` says: greedy accuracy, mean@k, pass@1..k, intervals, lengths, truncation."""
-    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
-    batch = min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
+    items, batch = problems(exp)
     best = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
     drawn = sampled(exp, programs, weights, k, items=items, seed=seed)
     ks = sorted({1, k} | {j for j in (2, 4, 8, 16) if j < k})
