@@ -156,7 +156,9 @@ def module(path: str, origin: str | None = None) -> Any:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     mod = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = mod  # so that dataclasses and pickles of the file find it
-    mod.__file__ = origin or str(file)
+    mod.__file__ = str(Path(origin or file).resolve())
+    if (beside := str(Path(mod.__file__).parent)) not in sys.path:
+        sys.path.append(beside)  # a config may import the files beside it
     spec.loader.exec_module(mod)
     return mod
 
@@ -193,9 +195,7 @@ def _train(args, rest):
         _parser()[1]["train"].print_help()
         return
     if args.processes and args.processes > 1:
-        import jax
-
-        jax.distributed.initialize(args.coordinator, args.processes, args.process)
+        _join(args)
     if {"-h", "--help"} & set(rest):
         _parser()[1]["train"].print_help()
         print(f"\n\n{args.config}, and what it lets you change:\n")
@@ -207,6 +207,19 @@ def _train(args, rest):
     if args.overwrite and not args.process and folder.exists():  # of several processes the first
         shutil.rmtree(folder)
     run(exp, folder, resume=args.resume == "auto", source=made)
+
+
+def _join(args):
+    """Become one process of a job. All devices meet now: CPU collectives that first meet after long compilations give up waiting."""
+    import jax
+    import numpy as np
+
+    from jaxcredit import mesh
+
+    jax.distributed.initialize(args.coordinator, args.processes, args.process)
+    everywhere = mesh.batch(jax.device_count(), {"batch": "all"}, mesh.make({"all": -1}))
+    ones = jax.make_array_from_callback((jax.device_count(),), everywhere, lambda part: np.ones(jax.device_count())[part])
+    jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
 
 
 def _plan(args, rest):

@@ -107,7 +107,8 @@ def until_mixed(collect: Callable[..., Collected], draw: Callable[[], np.ndarray
     """Dynamic sampling (DAPO, 2503.14476): keep only groups whose rewards differ, drawing further prompts for at most `rounds` rounds.
 
     What it cost is counted: all tokens sampled, groups dropped. If the rounds run out, the batch is filled with groups without a
-    signal, whose advantage is 0. All processes of a job stop in the same round: when each has enough for its share.
+    signal, whose advantage is 0. All processes of a job stop in the same round: when each has enough for its share; each
+    chooses among its own groups, so that only with one round do several processes give the numbers of one.
     """
 
     def gather(params, key, indices) -> Collected:

@@ -61,7 +61,9 @@ def mine(n: int, *, process: int | None = None, processes: int | None = None) ->
 
 def total(count: float) -> float:
     """The sum over all processes of what each counted on its own host. Every process must ask, in the same order."""
-    return count if jax.process_count() == 1 else multihost_utils.process_allgather(np.asarray(count, np.float32)).sum().item()
+    if jax.process_count() == 1:
+        return count
+    return type(count)(multihost_utils.process_allgather(np.asarray(count, np.float32)).sum())
 
 
 def bucketed(
