@@ -1,0 +1,40 @@
+"""Your own data and your own reward: a file with one JSON object a line, and a function. Here: four letters put in order.
+
+Under a minute on a CPU; greedy accuracy on the letters held out goes from 0.66 after the warm-up to 0.94.
+
+jaxcredit train configs/own_data.py
+"""
+
+from pathlib import Path
+
+import optax
+
+from jaxcredit.experiment import Experiment, Warmup
+from jaxcredit.policy import presets
+from jaxcredit.tasks import from_jsonl
+from jaxcredit.tokenize import Chars
+
+DATA = Path(__file__).with_suffix(".jsonl")  # {"question": "dacb", "answer": "abcd"}
+
+
+def reward(meta, text, ids):
+    """`meta` is the line's object, `text` the answer; any finite number will do."""
+    return float(text == meta["answer"])
+
+
+def experiment(data: Path = DATA, lr: float = 1e-3, steps: int = 60, seed: int = 0) -> Experiment:
+    chars = Chars("abcdefgh>")
+    return Experiment(
+        name="own_data",
+        task=from_jsonl(data, reward=reward, prompt="{question}>", answer="answer", test=0.2),
+        tokenizer=chars,
+        policy=presets.micro(chars.vocab_size),
+        warmup=Warmup(steps=300, batch=64, until=0.3, every=10, optimizer=optax.adamw(3e-3)),
+        optimizer=optax.adam(lr),
+        prompts=16,
+        group=8,
+        buckets=(5,),
+        new=5,
+        steps=steps,
+        seed=seed,
+    )

@@ -1,0 +1,204 @@
+"""Whole runs of a micro policy: what they leave behind, what they refuse, and what is lost when something goes wrong (nothing)."""
+
+import dataclasses
+import json
+import os
+import time
+
+import jax
+import numpy as np
+import optax
+import pytest
+from micro import ITEMS, build, experiment, score
+
+from jaxcredit import credit
+from jaxcredit.checkpoint import CheckpointWarning
+from jaxcredit.experiment import Warmup
+from jaxcredit.records import Records, read
+from jaxcredit.run import run
+from jaxcredit.tasks import Task
+from jaxcredit.tokenize import Chars
+
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda name, *_, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
+)
+
+
+@pytest.fixture(autouse=True)
+def one_compile(monkeypatch):
+    monkeypatch.setattr("jaxcredit.run.build", build)
+
+
+def change(exp=None, /, **fields):
+    return dataclasses.replace(exp or experiment(), **fields)
+
+
+def task(reward=score, items=ITEMS, **fields):
+    return Task("micro", items[:48], items[48:], reward, **fields)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The folder of a run of six steps, and how many programs had been compiled when each step was logged."""
+    folder, log, counts = tmp_path_factory.mktemp("run") / "micro", Records.log, {}
+
+    def counted(self, step, metrics):
+        counts[step] = len(compiled)
+        log(self, step, metrics)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr(Records, "log", counted)
+        run(experiment(steps=6), folder)
+    return folder, counts
+
+
+def test_what_a_run_leaves(done):
+    folder, _ = done
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(7))
+    assert [line["step"] for line in lines if "eval/greedy_accuracy" in line] == [0, 2, 4, 6]
+    for name in ("loss", "reward", "entropy", "clip_share", "prefix_collisions", "sampler_gap", "truncated", "tokens", "time/tokens_per_s"):
+        assert all(np.isfinite(line[name]) for line in lines[1:]), name
+    assert all(line["sampler_gap_max"] < 1e-4 for line in lines[1:])
+    assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((folder / "tensorboard").glob("events*"))
+    said = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    assert {line["step"] for line in said} == {0, 2, 4, 6} and {"prompt", "answer", "score"} <= set(said[0])
+    config = json.loads((folder / "config.json").read_text())["config"]
+    assert config["group"] == 4 and config["task"] == {"name": "micro", "train": 48, "test": 16, "demos": 0}
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir() if p.is_dir()) == ["00000004", "00000006"]
+
+
+def test_nothing_compiles_after_the_first_steps(done):
+    _, counts = done
+    assert counts[0] > 0 and counts[2] > counts[0], "compiling is not being counted"
+    assert counts[6] == counts[2]
+
+
+def test_a_folder_that_holds_a_run_is_left_alone(done):
+    folder, _ = done
+    before = (folder / "metrics.jsonl").read_bytes()
+    with pytest.raises(FileExistsError, match=r"holds a run already.*--resume auto.*--run"):
+        run(experiment(), folder)
+    assert (folder / "metrics.jsonl").read_bytes() == before
+
+
+def test_resume_goes_on_and_a_damaged_newest_checkpoint_costs_steps_only(done, tmp_path):
+    run(experiment(steps=4), tmp_path)
+    array = max((p for p in (tmp_path / "checkpoints/00000004").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    os.truncate(array, array.stat().st_size - 1)
+    with pytest.warns(CheckpointWarning, match="00000004 is damaged.*trying the one before"):
+        run(experiment(steps=6), tmp_path, resume=True)
+
+    def timeless(folder):
+        return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read(folder)]
+
+    assert timeless(tmp_path) == timeless(done[0])
+
+
+def test_a_finished_run_resumed_stays_as_it_is(done):
+    before = (done[0] / "metrics.jsonl").read_bytes()
+    assert run(experiment(steps=6), done[0], resume=True)["step"] == 6
+    assert (done[0] / "metrics.jsonl").read_bytes() == before
+
+
+# Whatever the reward does at the fifth batch, steps 1 to 4 and the checkpoint of step 4 are there, and the run goes on from it.
+
+
+def raises(meta, text):
+    raise KeyError("gold")
+
+
+REWARDS = {
+    "raises": (raises, r"(?s)raised KeyError.*prompt: .*response: .*Make it return a number"),
+    "nan": (lambda meta, text: float("nan"), r"(?s)returned nan, which is not finite.*Return a finite float"),
+    "hangs": (lambda meta, text: time.sleep(60), r"(?s)did not return within 0\.3 s.*Bound its loops"),
+}
+
+
+@pytest.mark.parametrize("kind", REWARDS)
+def test_a_reward_that_fails_stops_the_run_and_loses_nothing(kind, tmp_path):
+    fails, message = REWARDS[kind]
+    calls = 0
+
+    def reward(meta, text, ids):
+        nonlocal calls
+        calls += 1
+        return fails(meta, text) if calls > 8 + 2 * 16 + 8 + 4 else score(meta, text, ids)  # the look before, two steps, a look, and some
+
+    exp = change(task=task(reward), reward_timeout_s=0.3, save_every=1, steps=4)
+    with pytest.raises(RuntimeError, match=message):
+        run(exp, tmp_path)
+    assert [line["step"] for line in read(tmp_path)] == [0, 1, 2]
+    last = run(change(exp, task=task()), tmp_path, resume=True)
+    assert last["step"] == 4 and [line["step"] for line in read(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+# What cannot work is said before anything is built.
+
+BAD = {
+    "a missing signal": (dict(credit=credit.san), "san needs the signal stratum.*Add an annotator.*nothing more: .*grpo"),
+    "a group of one": (dict(group=1), r"tempo compares the trajectories of a group, and group = 1: sample at least 2 a prompt"),
+    "beta without a reference": (dict(beta=0.1), r"beta = 0.1 .*signals\.reference\(\)"),
+    "a large tokenizer": (dict(tokenizer=Chars("abcdefgh>")), "the tokenizer has 11 ids, the policy embeds 7; take the tokenizer of"),
+    "a minibatch that does not divide": (dict(minibatch=3), "minibatch must divide prompts: 3 does not divide 4"),
+    "micro that does not divide": (dict(minibatch=2, micro=4), "micro"),
+    "a warm-up without demonstrations": (dict(warmup=Warmup()), "task 'micro' has no demos"),
+    "more prompts than there are": (dict(prompts=64), "a step takes 64 prompts and the task has 48"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_work_is_said_before_any_device_work(what, tmp_path, monkeypatch):
+    monkeypatch.setattr("jaxcredit.run.build", lambda exp: pytest.fail("programs were built"))
+    fields, message = BAD[what]
+    with pytest.raises(ValueError, match=message):
+        run(change(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_prompt_longer_than_the_bucket_is_named(tmp_path):
+    items = [*ITEMS[:48], {"prompt": "abcdabcd>", "meta": "dcbadcba"}]
+    with pytest.raises(ValueError, match="has 9 tokens, the largest prompt bucket holds 4: add a bucket of at least 9, or shorten"):
+        run(change(task=Task("micro", items[:48], items[48:], score)), tmp_path)
+
+
+def test_ppo_trains_without_peers_with_its_critic_while_a_reference_holds_it(tmp_path):
+    run(experiment(steps=4, group=1, critic=True, beta=0.1), tmp_path)
+    lines = read(tmp_path)
+    assert all(np.isfinite(line["loss"]) for line in lines[1:])
+    assert lines[1]["critic/explained_variance"] == pytest.approx(0, abs=1e-6), "a critic begins at 0"
+    assert abs(lines[4]["critic/explained_variance"]) > 1e-4
+    assert lines[1]["kl"] == pytest.approx(0, abs=1e-9) and lines[4]["kl"] > 1e-6
+
+
+def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
+    """A tenth of the groups have no signal by construction; three rounds are plenty."""
+    dull = {item["meta"] for item in ITEMS[::4]}
+    reward = lambda meta, text, ids: 0.0 if meta in dull else score(meta, text, ids)  # noqa: E731
+    run(change(task=task(reward), resample=6), tmp_path)
+    lines = read(tmp_path)[1:]
+    assert all(line["groups_mixed"] == 1 and line["groups_unmixed"] == 0 for line in lines)
+    assert sum(line["groups_dropped"] for line in lines) > 0 and max(line["sampling_rounds"] for line in lines) > 1
+    per_round = 4 * 4 * 4  # at most, tokens
+    assert all(line["tokens"] <= line["sampling_rounds"] * per_round for line in lines)
+    assert any(line["tokens"] > per_round for line in lines)
+
+
+def test_dynamic_sampling_falls_back_when_the_rounds_run_out(tmp_path):
+    run(change(task=task(lambda meta, text, ids: 1.0), resample=2, steps=2), tmp_path)
+    for line in read(tmp_path)[1:]:
+        assert line["sampling_rounds"] == 2 and line["groups_unmixed"] == 4 and line["groups_dropped"] == 4
+        assert line["groups_mixed"] == 0 and line["credit_rms"] == 0 and line["grad_norm"] == 0
+
+
+def test_a_warm_up_ends_at_its_target_and_is_told(tmp_path, capsys):
+    demos = [{**item, "answer": item["meta"]} for item in ITEMS]
+    plan = Warmup(steps=200, batch=64, until=0.3, every=20, optimizer=optax.adamw(2e-2))
+    exp = change(task=task(demos=demos), warmup=plan, steps=1, eval_every=1)
+    run(exp, tmp_path)
+    first = read(tmp_path)[0]
+    assert 20 <= first["warmup/steps"] < 200 and first["eval/greedy_accuracy"] >= 0.3
+    assert "warm-up 20/200" in capsys.readouterr().out
