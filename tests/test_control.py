@@ -1,0 +1,39 @@
+"""A control: what is learned is learned from the reward. The same run with the rewards of a group shuffled never improves."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxcredit import cli
+from jaxcredit.evaluate import wilson
+from jaxcredit.records import read
+from jaxcredit.run import run
+
+
+def shuffled(credit):
+    """The same estimator on rewards that were dealt anew among the answers to each prompt: as many ones, for no reason."""
+
+    @functools.wraps(credit)
+    def blind(rollout):
+        key = jax.random.fold_in(jax.random.key(0), rollout.tokens.sum())  # another deal for every rollout
+        return credit(dataclasses.replace(rollout, reward=jax.random.permutation(key, rollout.reward, 1, independent=True)))
+
+    return blind
+
+
+@pytest.mark.slow
+def test_shuffled_rewards_teach_nothing_and_true_ones_do(tmp_path):
+    exp, _ = cli.load(str(Path(__file__).parent.parent / "configs/own_data.py"), ["--steps", "40"])
+    accuracy = {}
+    for name, credit in (("true", exp.credit), ("shuffled", shuffled(exp.credit))):
+        run(dataclasses.replace(exp, credit=credit), tmp_path / name)
+        accuracy[name] = [line["eval/greedy_accuracy"] for line in read(tmp_path / name) if "eval/greedy_accuracy" in line]
+    begin, n = accuracy["true"][0], len(exp.task.test)
+    assert accuracy["shuffled"][0] == begin, "both begin with the same policy"
+    noise = wilson(round(begin * n), n, z=3.0)
+    assert accuracy["true"][-1] > noise.high
+    # Not two-sided: Adam makes steps of full size out of noise, which wears the policy down (here to almost nothing).
+    assert max(accuracy["shuffled"]) <= noise.high
