@@ -446,6 +446,16 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(credit, reward, G):
 
 
 @pytest.mark.parametrize("name", catalogue.__all__)
+def test_bfloat16_inputs_give_float32(name):
+    credit = getattr(catalogue, name)
+    out = jax.eval_shape(credit, laws.synthetic(3, method_of(credit).needs, dtype="bfloat16"))
+    assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype("float32")}
+
+
+# The lift widens what every estimator is given: one of each scope says whether it does, and the others cost two programs each.
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("grpo", "reinforce_pp") else pytest.mark.slow) for n in catalogue.__all__]
+)
 def test_bfloat16_inputs_are_computed_in_float32(name):
     credit = compiled(getattr(catalogue, name))
     rollout = laws.synthetic(3, method_of(credit).needs, dtype="bfloat16")
