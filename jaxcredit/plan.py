@@ -108,7 +108,7 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
     drawn = placed(jax.eval_shape(made.sample, state.params, *asked, key))
     parts = (state, *asked, drawn, rows(N, exp.group, 1, dtype=jnp.float32), rows(N))
     if exp.signals:
-        yield "signals", jax.jit(collected).lower(*parts), 0
+        yield "signals", jax.jit(collected).lower(*parts), nbytes(state.opt_state)
     rollout = placed(jax.eval_shape(collected, *parts))
     yield "credit", made.credit.lower(rollout), everything
     columns = placed(jax.eval_shape(made.credit, rollout))

@@ -1,0 +1,114 @@
+"""TEMPO on GSM8K with Qwen3 from a Hugging Face folder, on a mesh (fsdp x tensor).
+
+Does it fit? Only shapes are needed:      jaxcredit plan configs/gsm8k_qwen3.py --model 8b --rows 64 --seq 1024
+The weights:                              hf download Qwen/Qwen3-0.6B --local-dir qwen3-0.6b
+The data: a folder with train.jsonl and test.jsonl ("question", "answer"), or none where tensorflow-datasets has prepared gsm8k.
+                                          jaxcredit train configs/gsm8k_qwen3.py --checkpoint qwen3-0.6b --data gsm8k
+"""
+
+import dataclasses
+import functools
+import warnings
+from pathlib import Path
+from typing import Literal
+
+import jax
+import optax
+
+from jaxcredit import credit, losses
+from jaxcredit.experiment import Experiment
+from jaxcredit.plan import Unread
+from jaxcredit.policy import presets, pretrained
+from jaxcredit.tasks import Task, gsm8k
+from jaxcredit.tokenize import HF
+
+MODELS = {
+    "0.6b": presets.qwen3_0p6b,
+    "1.7b": presets.qwen3_1p7b,
+    "4b": presets.qwen3_4b,
+    "8b": presets.qwen3_8b,
+    "32b": presets.qwen3_32b,
+}
+ABSENT = (
+    "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER (hf download Qwen/Qwen3-0.6B --local-dir FOLDER)"
+)
+
+
+def experiment(
+    model: Literal["0.6b", "1.7b", "4b", "8b", "32b"] = "0.6b",  # the shape to plan with; a checkpoint brings its own
+    checkpoint: Path | None = None,  # Hugging Face folder: config.json, *.safetensors, tokenizer
+    data: Path | None = None,  # folder with train.jsonl and test.jsonl; None: tensorflow-datasets
+    rows: int = 64,  # answers a step, over all prompts and devices
+    group: int = 8,  # of them for one prompt
+    seq: int = 1024,  # tokens of a prompt and its answer
+    prompt: int = 256,  # of them for the prompt; longer ones are left out
+    micro: int | None = None,  # prompts a pass; None: one on each device of the axis fsdp
+    fsdp: int | None = None,  # devices that parameters and prompts are cut over; None: all that tensor leaves
+    tensor: int = 1,  # devices that heads, hidden layer and vocabulary are cut over
+    lr: float = 1e-6,
+    temperature: float = 1.0,
+    steps: int = 200,
+    eval_prompts: int = 256,
+    save_every: int = 20,
+    seed: int = 0,
+) -> Experiment:
+    if rows % group or not 0 < prompt < seq:
+        raise ValueError(f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}")
+    shape = dict(dtype="bfloat16", param_dtype="float32", remat="full")
+    if checkpoint:
+        tokenizer = HF(checkpoint, enable_thinking=False)
+        policy = pretrained.config(checkpoint, **shape)
+        # Rows beyond the tokenizer's ids pad the vocabulary: they mean nothing and must not be sampled.
+        policy = dataclasses.replace(policy, forbidden=tuple(range(tokenizer.vocab_size, policy.vocab)))
+        task = fitting(gsm8k(data), tokenizer, prompt)
+    else:
+        policy = MODELS[model](**shape)
+        tokenizer = Unread(policy.vocab, ABSENT)
+        task = gsm8k(data) if data else UNREAD
+    fsdp = fsdp or max(1, jax.device_count() // tensor)
+    return Experiment(
+        name=f"gsm8k_qwen3_{model}",
+        task=task,
+        tokenizer=tokenizer,
+        policy=policy,
+        weights=functools.partial(weights, checkpoint, policy),
+        credit=credit.tempo,
+        objective=functools.partial(losses.ppo_clip, high=0.28),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))),
+        prompts=rows // group,
+        group=group,
+        micro=micro or min(fsdp, rows // group),
+        buckets=(prompt,),
+        new=seq - prompt,
+        temperature=temperature,
+        steps=steps,
+        eval_every=20,
+        eval_prompts=eval_prompts,
+        save_every=save_every,
+        mesh={"fsdp": fsdp, "tensor": tensor},
+        seed=seed,
+    )
+
+
+def weights(checkpoint, policy, shardings):
+    """The parameters of the checkpoint, each placed where it belongs before the next is read."""
+    if checkpoint is None:
+        raise ValueError(ABSENT)
+    shape = dict(dtype=policy.dtype, param_dtype=policy.param_dtype)
+    return pretrained.load(checkpoint, shardings=shardings, **shape)[1]
+
+
+def fitting(task: Task, tokenizer, room: int) -> Task:
+    """The task without problems whose prompt has more than `room` tokens."""
+
+    def short(items):
+        return [item for item in items if len(tokenizer.chat(item["prompt"])) <= room]
+
+    kept = Task(task.name, short(task.train), short(task.test), task.reward)
+    if lost := len(task.train) + len(task.test) - len(kept.train) - len(kept.test):
+        warnings.warn(f"{lost} problems with prompts of more than {room} tokens are left out; --prompt makes room for them", stacklevel=3)
+    return kept
+
+
+ITEM = {"prompt": "1 + 1 = ?", "meta": {"gold": "2"}}
+UNREAD = Task("gsm8k", [ITEM] * 7473, [ITEM] * 1319, lambda meta, text, ids: 0.0)  # its numbers, to plan with
