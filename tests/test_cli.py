@@ -62,9 +62,10 @@ def test_eval(runs, capsys):
     assert numbers["step"] == 4 and {"greedy_accuracy", "mean@2", "pass@1", "pass@2"} <= set(numbers)
     low, value, high = (numbers["greedy_accuracy"][k] for k in ("low", "value", "high"))
     assert 0 <= low <= value <= high <= 1
-    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6", "--step", "2"])
-    said = capsys.readouterr().out
-    assert "pass@2" in said and "step 2" in said
+    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6", "--step", "2", "--json"])
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6"])
+    assert "pass@2" in capsys.readouterr().out
 
 
 def test_sample(runs, capsys):
