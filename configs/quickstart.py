@@ -1,6 +1,9 @@
-"""Spelling backward: demonstrations of short words, then TEMPO on longer ones that nobody demonstrated. A laptop's CPU.
+"""Sorting digits: demonstrations of three to five of them, then TEMPO on six, which nobody demonstrated. Two CPU cores, minutes.
 
 jaxcredit train configs/quickstart.py
+
+The warm-up is stopped on purpose where a fifth of the held-out lists of six comes out right: from there on the only teacher is the
+verifier's yes or no. TEMPO and GRPO are equals here, since short answers branch little: this shows that it works, not who wins.
 """
 
 import optax
@@ -8,26 +11,28 @@ import optax
 from jaxcredit import credit
 from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
-from jaxcredit.tasks import spell_backward
+from jaxcredit.tasks import number_sorting
 from jaxcredit.tokenize import Chars
 
 
-def experiment(lr: float = 3e-3, prompts: int = 32, group: int = 16, steps: int = 80, seed: int = 0) -> Experiment:
-    tokenizer = Chars("abcdefghijklmnopqrstuvwxyz>")
+def experiment(lr: float = 2e-3, prompts: int = 128, group: int = 8, steps: int = 160, seed: int = 0) -> Experiment:
+    tokenizer = Chars("0123456789<>")
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, 5, steps, lr / 20)
     return Experiment(
         name="quickstart",
-        task=spell_backward(lengths=(7, 7), demo_lengths=(7, 7), demo_size=13000, seed=seed),
+        task=number_sorting(lengths=(6, 6), demo_lengths=(3, 5), seed=seed),
         tokenizer=tokenizer,
-        policy=presets.micro(tokenizer.vocab_size, forbidden=(tokenizer.pad_id,)),
-        warmup=Warmup(steps=200, batch=128, until=0.2, every=2, optimizer=optax.adamw(2e-3)),
+        policy=presets.micro(tokenizer.vocab_size, remat="none"),
+        warmup=Warmup(steps=400, batch=128, until=0.2, every=10, optimizer=optax.adamw(3e-3)),
         credit=credit.tempo,
-        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(lr, b2=0.99)),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
         prompts=prompts,
         group=group,
-        buckets=(8,),
-        new=8,
+        buckets=(7,),
+        new=7,
         steps=steps,
-        eval_every=5,
-        save_every=20,
+        eval_every=10,
+        eval_prompts=512,
+        save_every=80,
         seed=seed,
     )

@@ -431,3 +431,18 @@ def test_every_gold_answer_of_gsm8k_scores_one():
     assert sum(task.reward(x["meta"], x["answer"], []) for x in items) == 8792
     assert sum(task.reward(x["meta"], f"The answer is {x['meta']['gold']}.", []) for x in items) == 8792
     assert sum(task.reward(x["meta"], f"#### {final(x['meta']['gold']) + 1}", []) for x in items) == 0
+
+
+def test_number_sorting_spells_its_lists_and_demonstrates_only_short_ones():
+    task = tasks.number_sorting(size=300, test_size=50, demo_size=100)
+    assert {len(item["prompt"]) for item in (*task.train, *task.test)} == {7}
+    assert {len(item["prompt"]) for item in task.demos} == {4, 5, 6}
+    assert not {item["prompt"] for item in task.train} & {item["prompt"] for item in task.test}
+    for item in [*task.train[:40], *task.demos[:40]]:
+        digits, order = item["prompt"][:-1], item["prompt"][-1]
+        assert item["answer"] == "".join(sorted(digits, reverse=order == ">"))  # by its own rule, not the generator's
+    for item in task.test:
+        right = "".join(sorted(item["prompt"][:-1], reverse=item["prompt"][-1] == ">"))
+        wrong = (right[::-1], right[:-1], right + right[-1], "", "<" + right[1:])
+        assert task.reward(item["meta"], right, ()) == 1.0
+        assert [task.reward(item["meta"], text, ()) for text in wrong if text != right] == [0.0] * sum(text != right for text in wrong)

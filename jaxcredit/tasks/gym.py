@@ -73,6 +73,39 @@ def spell_backward(
     )
 
 
+def number_sorting(
+    size: int = 12_000,
+    test_size: int = 512,
+    *,
+    lengths: tuple[int, int] = (6, 6),
+    demo_lengths: tuple[int, int] = (3, 5),
+    demo_size: int = 5_000,
+    seed: int = 0,
+) -> Task:
+    """Put digits in order, up or down as the last character says: "794402<" -> "024479". Demonstrations only of lists of `demo_lengths`.
+
+    The family's numbers are rounded to 0..9 and written as one character each; its verifier reads the list that the answer spells.
+    """
+    shape = {"min_decimals": 0, "max_decimals": 0, "min_value": 0.0, "max_value": 9.0}
+
+    def digits(numbers):
+        return "".join(number[0] for number in numbers)
+
+    return gym(
+        "number_sorting",
+        size,
+        test_size,
+        seed=seed,
+        prompt=lambda e: digits(e["metadata"]["original_numbers"]) + "<>"[e["metadata"]["direction"] == "descending"],
+        answer=lambda e: digits(e["metadata"]["sorted_numbers"]),
+        extract=lambda text: str(list(text)),
+        demos={"size": demo_size, "min_numbers": demo_lengths[0], "max_numbers": demo_lengths[1]} if demo_size else None,
+        min_numbers=lengths[0],
+        max_numbers=lengths[1],
+        **shape,
+    )
+
+
 def _source(family, params):
     try:
         with warnings.catch_warnings():

