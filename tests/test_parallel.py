@@ -98,7 +98,8 @@ def close(got, want):
         np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-4, atol=1e-5, err_msg=f"step {a['step']}: {list(a)}")
 
 
-@pytest.mark.parametrize("options", [["--no-all"], pytest.param([], marks=pytest.mark.slow)], ids=["plain", "everything"])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--no-all"], []], ids=["plain", "everything"])
 def test_two_processes_train_as_one(config, tmp_path, options):
     """`jaxcredit train` in two processes of two devices, each feeding its half of the prompts, against one process with four."""
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", *options]
