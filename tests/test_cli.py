@@ -56,25 +56,25 @@ def test_resume_auto_goes_on(runs, capsys):
     assert [json.loads(line)["step"] for line in (runs / "longer/metrics.jsonl").read_text().splitlines()] == [0, 1]
 
 
-def test_eval(runs, capsys):
-    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6", "--json"])
+def test_eval(runs, capsys):  # as many answers to as many problems as in training, here and below: nothing new to compile
+    cli.main(["eval", str(runs / "micro"), "--k", "4", "--prompts", "6", "--json"])
     numbers = json.loads(capsys.readouterr().out)
-    assert numbers["step"] == 4 and {"greedy_accuracy", "mean@2", "pass@1", "pass@2"} <= set(numbers)
+    assert numbers["step"] == 4 and {"greedy_accuracy", "mean@4", "pass@1", "pass@2", "pass@4"} <= set(numbers)
     low, value, high = (numbers["greedy_accuracy"][k] for k in ("low", "value", "high"))
     assert 0 <= low <= value <= high <= 1
-    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6", "--step", "2", "--json"])
+    cli.main(["eval", str(runs / "micro"), "--k", "4", "--prompts", "6", "--step", "2", "--json"])
     assert json.loads(capsys.readouterr().out)["step"] == 2
-    cli.main(["eval", str(runs / "micro"), "--k", "2", "--prompts", "6"])
-    assert "pass@2" in capsys.readouterr().out
+    cli.main(["eval", str(runs / "micro"), "--k", "4", "--prompts", "6"])
+    assert "pass@4" in capsys.readouterr().out
 
 
 def test_sample(runs, capsys):
-    cli.main(["sample", str(runs / "micro"), "--n", "2", "--k", "2"])
+    cli.main(["sample", str(runs / "micro"), "--n", "2", "--k", "4"])
     said = capsys.readouterr().out.splitlines()
-    assert [line.endswith(">") and not line.startswith(" ") for line in said] == [True, False, False] * 2
-    cli.main(["sample", str(runs / "micro"), "--prompt", "abc>", "--k", "2", "--temperature", "0"])
+    assert [line.endswith(">") and not line.startswith(" ") for line in said] == [True, False, False, False, False] * 2
+    cli.main(["sample", str(runs / "micro"), "--prompt", "abc>", "--k", "4", "--temperature", "0"])
     prompt, *answers = capsys.readouterr().out.splitlines()
-    assert prompt == "abc>" and len(answers) == 2 and answers[0] == answers[1]
+    assert prompt == "abc>" and len(answers) == 4 and len(set(answers)) == 1
     with pytest.raises(SystemExit):
         cli.main(["sample", str(runs / "micro"), "--prompt", "xyz>"])
     assert "character 'x'" in capsys.readouterr().err
