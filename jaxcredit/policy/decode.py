@@ -10,10 +10,15 @@ from jaxcredit.policy import transformer as tf
 
 
 def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
-    """The hidden state `[N, D]` behind each prompt, and its keys and values `[L, N, P, K, h]`."""
-    mask = tf.causal(valid)
-    h, cache = tf.run(params, prompt, tf.before(valid), lambda q, k, v: (tf.attend_prompt(q, k, v, mask), (k, v)), cfg)
-    return h[:, -1], cache
+    """The hidden state `[N, D]` behind each prompt, and its keys `[L, N, K, h, P]` and values `[L, N, K, P, h]`."""
+    mask = tf.causal(valid)[:, None, None, None]
+
+    def attend(q, k, v):
+        k, v = tf.by_head(k, v)
+        return tf.mix(q, (k, v, mask)), (k[:, :, 0], v[:, :, 0])
+
+    h, cache = tf.run(params, prompt[:, None], tf.before(valid)[:, None], attend, cfg)
+    return h[:, 0, -1], cache
 
 
 def keep(z: Array, top_k: int, top_p: float) -> Array:
@@ -52,6 +57,7 @@ def sample(
     R, S, L, K, h = rows, new, cfg.layers, cfg.kv_heads, cfg.head_dim
     params = tf.cast(params, cfg)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]
+    seen = prompt_valid[:, None, None, None, None]
 
     def choose(hidden, t):
         z = tf.unembed(params, hidden, cfg) / (temperature or 1.0)
@@ -75,7 +81,7 @@ def sample(
     alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
     out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}
     out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
-    cache = jnp.zeros((L, N, R, K, h, S), cfg.dtype), jnp.zeros((L, N, R, K, S, h), cfg.dtype)
+    cache = jnp.zeros((L, N, K, R, h, S), cfg.dtype), jnp.zeros((L, N, K, R, S, h), cfg.dtype)
 
     def more(carry):
         t, out, _ = carry
@@ -86,7 +92,6 @@ def sample(
         t, out, cache = carry
         token = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=2)
         cos, sin = tf.rope(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
-        seen = jnp.broadcast_to(jnp.arange(S) < t, (N, R, 1, S))
 
         def layer(carry, xs):
             x, cache = carry
@@ -96,7 +101,7 @@ def sample(
                 k, v = tf.by_head(k, v)
                 keys = jax.lax.dynamic_update_slice(cache[0], k[None], (i, 0, 0, 0, 0, t - 1))
                 values = jax.lax.dynamic_update_slice(cache[1], v[None], (i, 0, 0, 0, t - 1, 0))
-                return tf.attend_rows(q, (kp, vp), (keys[i], values[i]), prompt_valid, seen), (keys, values)
+                return tf.mix(q, (kp, vp, seen), (keys[i], values[i], jnp.arange(S) < t)), (keys, values)
 
             return tf.block(x, w, cos, sin, attend, cfg), None
 

@@ -6,6 +6,7 @@ H heads, K kv heads, G = H / K, h head size, V vocabulary.
 """
 
 import dataclasses
+import functools
 import math
 
 import jax
@@ -36,7 +37,9 @@ class Config:
     tied: bool = True  # the embedding is also the unembedding
     dtype: str = "float32"  # of activations and matmuls; norms, softmax and logits are float32 always
     param_dtype: str = "float32"
-    remat: str = "full"  # "full": the backward recomputes each layer from its input; "none": keep everything
+    remat: str = (
+        "full"  # "full": the backward recomputes each layer from its input; "none": every matmul is kept, what lies between is recomputed
+    )
     forbidden: tuple[int, ...] = ()  # ids the policy can never choose
     vocab_chunk: int = 256  # tokens of each prompt whose logits exist at once
 
@@ -124,50 +127,48 @@ def _linear_backward(kept, g):
 linear.defvjp(lambda x, w: (x @ w, (x, w)), _linear_backward)
 
 
+def project(x: Array, w: Array) -> Array:
+    """x w into heads: `[..., D]` and `[D, H, h]` to `[..., H, h]`."""
+    return linear(x, w.reshape(len(w), -1)).reshape(*x.shape[:-1], *w.shape[1:])
+
+
 def block(x, w, cos, sin, attend, cfg):
     """One layer on `x[..., D]`. `attend(q, k, v) -> (mixed values, what to keep)` is all that differs between training and decoding."""
     y = rms_norm(x, w["attn_norm"], cfg.norm_eps)
-    q, k, v = (jnp.einsum("...d,dhk->...hk", y, w[name]) for name in ("wq", "wk", "wv"))
+    q, k, v = (project(y, w[name]) for name in ("wq", "wk", "wv"))
     if cfg.qkv_bias:
         q, k, v = q + w["bq"], k + w["bk"], v + w["bv"]
     if cfg.qk_norm:
         q, k = rms_norm(q, w["q_norm"], cfg.norm_eps), rms_norm(k, w["k_norm"], cfg.norm_eps)
     mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
-    x = x + jnp.einsum("...hk,hkd->...d", mixed, w["wo"])
+    x = x + linear(mixed.reshape(*x.shape[:-1], -1), w["wo"].reshape(-1, cfg.width))
     y = rms_norm(x, w["mlp_norm"], cfg.norm_eps)
     return x + linear(jax.nn.silu(linear(y, w["w_gate"])) * linear(y, w["w_up"]), w["w_down"]), kept
 
 
-def _softmax(scores: Array, mask: Array, head_dim: int) -> Array:
-    scores = jnp.where(mask, scores.astype(jnp.float32) * head_dim**-0.5, MASKED)
-    return jax.nn.softmax(scores, axis=-1)
-
-
-def attend_prompt(q: Array, k: Array, v: Array, mask: Bool[Array, "N P P"]) -> Array:
-    """softmax(q k / sqrt h) v of the prompts: q `[N, P, H, h]`, k and v `[N, P, K, h]`."""
-    N, P, H, h = q.shape
-    q = q.reshape(N, P, k.shape[2], -1, h)
-    w = _softmax(jnp.einsum("nqkgh,npkh->nkgqp", q, k), mask[:, None, None], h).astype(v.dtype)
-    return jnp.einsum("nkgqp,npkh->nqkgh", w, v).reshape(N, P, H, h)
-
-
-def attend_rows(q, prompt_kv, row_kv, prompt_mask: Bool[Array, "N P"], row_mask: Bool[Array, "N R S C"]) -> Array:
-    """The same for rows, one softmax over their prompt, not repeated, and themselves: q `[N, R, S, H, h]`, prompt_kv `[N, P, K, h]`,
-    row_kv as `by_head` lays them out."""
-    (kp, vp), (kr, vr) = prompt_kv, row_kv
-    N, R, S, H, h = q.shape
-    P, K = kp.shape[1:3]
-    q = q.reshape(N, R, S, K, -1, h)
-    scores = jnp.concatenate([jnp.einsum("nrskgh,npkh->nrkgsp", q, kp), jnp.einsum("nrskgh,nrkhc->nrkgsc", q, kr)], -1)
-    mask = jnp.concatenate([jnp.broadcast_to(prompt_mask[:, None, None], (N, R, S, P)), row_mask], -1)
-    wp, wr = jnp.split(_softmax(scores, mask[:, :, None, None], h).astype(vp.dtype), [P], -1)
-    mixed = jnp.einsum("nrkgsp,npkh->nrskgh", wp, vp) + jnp.einsum("nrkgsc,nrkch->nrskgh", wr, vr)
-    return mixed.reshape(N, R, S, H, h)
-
-
 def by_head(k: Array, v: Array) -> tuple[Array, Array]:
-    """`[..., C, K, h]` -> keys `[..., K, h, C]`, values `[..., K, C, h]`: ready for the matmuls, a cache is never transposed."""
-    return jnp.moveaxis(k, -3, -1), jnp.moveaxis(v, -3, -2)
+    """`[N, R, C, K, h]` to keys `[N, K, R, h, C]` and values `[N, K, R, C, h]`: as the matmuls read them, a cache is never transposed."""
+    return jnp.transpose(k, (0, 3, 1, 4, 2)), jnp.transpose(v, (0, 3, 1, 2, 4))
+
+
+def mix(q: Array, *parts: tuple[Array, Array, Array]) -> Array:
+    """softmax(q k / sqrt h) v, one softmax over the keys of all parts, which are never copied together.
+
+    q `[N, R, S, H, h]`. A part is k `[N, K, R, h, C]`, v `[N, K, R, C, h]` and who sees whom, `[N, 1, R, 1, S, C]` (an axis may be 1);
+    one that all rows share has no R.
+    """
+    N, R, S, H, h = q.shape
+    K = parts[0][0].shape[1]
+    q = jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5)) * h**-0.5
+
+    def times(x, y):  # the axes of x that y lacks are further rows of the matmul
+        return (x.reshape(*y.shape[:-2], -1, y.shape[-2]) @ y).reshape(*x.shape[:-1], -1)
+
+    scores = [jnp.where(mask, times(q, k).astype(jnp.float32), MASKED) for k, _, mask in parts]
+    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores)))
+    e = [jnp.exp(z - top) for z in scores]
+    mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(w.sum(-1, keepdims=True) for w in e)
+    return jnp.transpose(mixed.astype(q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
 
 
 def causal(valid: Bool[Array, "*B T"]) -> Bool[Array, "*B T T"]:
@@ -193,7 +194,8 @@ def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, c
     def layer(x, w):
         return block(x, w, cos, sin, attend, cfg)
 
-    layer = jax.checkpoint(layer) if cfg.remat == "full" else layer
+    policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
+    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)  # under a scan nothing can be shared by mistake
     x, kept = jax.lax.scan(layer, params["embed"][tokens], params["layers"])
     return rms_norm(x, params["final_norm"], cfg.norm_eps), kept
 
@@ -209,16 +211,17 @@ def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
 
 def logits(params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config) -> Float[Array, "B T V"]:
     """The plain forward: every row for itself, all logits at once."""
-    params, mask = cast(params, cfg), causal(valid)
-    h, _ = run(params, tokens, before(valid), lambda q, k, v: (attend_prompt(q, k, v, mask), None), cfg)
-    return unembed(params, h, cfg)
+    params, mask = cast(params, cfg), causal(valid)[:, None, None, None]
+    h, _ = run(params, tokens[:, None], before(valid)[:, None], lambda q, k, v: (mix(q, (*by_head(k, v), mask)), None), cfg)
+    return unembed(params, h[:, 0], cfg)
 
 
 def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N R S"], rows_valid, cfg: Config) -> tuple[Array, Array]:
     """The hidden states `[N, P, D]` of each prompt and `[N, R, S, D]` of the rows that continue it; the prompt is computed once."""
     (N, P), (_, R, S) = prompt.shape, rows.shape
-    prompt_mask, row_mask = causal(prompt_valid), causal(rows_valid)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None, None]
+    own, rows_own = causal(prompt_valid)[:, None, None, None], causal(rows_valid)[:, None, :, None]
+    seen = prompt_valid[:, None, None, None, None]
 
     def pack(a, b):
         return jnp.concatenate([a, b.reshape(N, R * S, *b.shape[3:])], 1)
@@ -228,7 +231,9 @@ def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N 
 
     def attend(q, k, v):
         (qp, qr), (kp, kr), (vp, vr) = unpack(q), unpack(k), unpack(v)
-        return pack(attend_prompt(qp, kp, vp, prompt_mask), attend_rows(qr, (kp, vp), by_head(kr, vr), prompt_valid, row_mask)), None
+        kp, vp = by_head(kp[:, None], vp[:, None])
+        prompt = mix(qp[:, None], (kp, vp, own))[:, 0]
+        return pack(prompt, mix(qr, (kp[:, :, 0], vp[:, :, 0], seen), (*by_head(kr, vr), rows_own))), None
 
     x, _ = run(cast(params, cfg), pack(prompt, rows), pack(before(prompt_valid), lengths + before(rows_valid)), attend, cfg)
     return unpack(x)
