@@ -74,6 +74,7 @@ def test_the_bandit_is_not_won_before_training():
 
 
 SLOW = {
+    "gmpo": losses.gmpo,
     "reinforce": losses.reinforce,
     "cispo": losses.cispo,
     "sapo": losses.sapo,
@@ -86,7 +87,6 @@ SLOW = {
     [
         pytest.param(losses.ppo_clip, id="ppo_clip"),
         pytest.param(losses.gspo, id="gspo"),
-        pytest.param(losses.gmpo, id="gmpo"),
         *(pytest.param(objective, id=name, marks=pytest.mark.slow) for name, objective in SLOW.items()),
     ],
 )
