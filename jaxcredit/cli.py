@@ -20,7 +20,7 @@ EPILOG = """examples:
   jaxcredit train configs/quickstart.py --resume auto            go on where a run was stopped
   jaxcredit compare runs/quickstart runs/b                       a table and one plot
   jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
-  jaxcredit sample runs/quickstart --prompt "stone>"             what it answers
+  jaxcredit sample runs/quickstart --n 4 --k 2                   what it answers
   jaxcredit export runs/quickstart exported                      a folder that transformers loads
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
 
