@@ -33,11 +33,12 @@ def score(meta, text, ids):
 def experiment(steps: int = 3, resample: int = 1, fsdp: int = 0, all: bool = True) -> Experiment:
     chars = Chars("abcd>")
     items = [{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))} for w in itertools.product("abcd", repeat=3)]
+    adam = optax.adam(1e-2, eps=1e-3)  # with 1e-8 gradients of 1e-9, which are rounding, would become whole steps
     demos = [{**i, "answer": i["meta"]} for i in items[:32]]
     return Experiment(
         name="micro", task=Task("micro", items[:48], items[48:], score, demos), tokenizer=chars,
         policy=presets.micro(7, width=16, layers=2 if all else 1, heads=4, kv_heads=2),
-        warmup=Warmup(steps=2, batch=16, every=2, optimizer=optax.adamw(1e-2)) if all else None, optimizer=optax.adam(1e-2),
+        warmup=Warmup(steps=2, batch=16, every=2, optimizer=adam) if all else None, optimizer=adam,
         signals={"reference": signals.reference()} if all else {}, beta=0.1 if all else 0.0,
         prompts=16, group=2, minibatch=8 if all else None, micro=4 if all else None, epochs=2 if all else 1, resample=resample,
         buckets=(4,), new=4, steps=steps,
