@@ -19,7 +19,8 @@ PANELS = (
     ("entropy (nats a token)", ("entropy",)),
     ("answer length (tokens)", ("length",)),
     ("shares", ("clip_share", "groups_mixed", "truncated", "prefix_collisions")),
-    ("KL", ("kl", "approx_kl", "sampler_gap")),
+    ("KL to the reference", ("kl",)),
+    ("log-prob gap, sampler to trainer", ("sampler_gap",)),
     ("gradient norm", ("grad_norm",)),
     ("tokens a second", ("time/tokens_per_s",)),
 )
