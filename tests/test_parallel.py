@@ -70,6 +70,7 @@ def trained(exp):
     return made, state, history, greedy(exp, made, state.params)[0]
 
 
+@pytest.mark.slow
 def test_eight_devices_train_as_one(config):
     one, _ = cli.load(config, ["--resample", "2"])
     _, alone, want, accuracy = trained(one)

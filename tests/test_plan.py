@@ -68,6 +68,7 @@ def told(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_the_programs_that_run(told):
     assert told["live"] < 100  # no weights were made
     assert told["state"] == told["resident"]  # on one device, of what really lies there
@@ -78,6 +79,7 @@ def test_bytes_are_those_of_the_programs_that_run(told):
     assert told["state"] <= sample + beside < told["state"] * 1.2  # parameters are arguments, the rest of the state lies beside them
 
 
+@pytest.mark.slow
 def test_what_fits_and_what_does_not(told):
     fits, text = told["fits"]
     assert fits and text.count("fits") == 5 and "not fit" not in text and "48 problems" in text and "longest prompt has 4 tokens" in text
@@ -103,6 +105,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_qwen3_on_gsm8k_from_a_folder(folder):
     """The path of the real model: weights and tokenizer of a checkpoint, bfloat16, a mesh of 2 x 2."""
     lines(folder, "train", 1, "Count. " * 200)
