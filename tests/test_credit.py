@@ -1,235 +1,37 @@
 """Each estimator against a float64 loop written from its formula, the worked examples of its paper, and what reduces to what."""
 
-from functools import cache, partial, wraps
+import importlib
+import pkgutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
+import loops
 import numpy as np
 import pytest
+from loops.first import batch_ppo, batch_reinforce_pp, loop_pure, loop_san, loop_tempo
+from oracle import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import laws
 from jaxcredit.credit import method_of
 from jaxcredit.rollout import Rollout
 
-
-def compiled(credit):
-    """A program for each set of knobs: compiling a hundred single operations takes longer."""
-    program = cache(lambda knobs: jax.jit(partial(credit, **dict(knobs))))
-    return wraps(credit)(lambda rollout, **knobs: program(tuple(knobs.items()))(rollout))
-
-
 dr_grpo, grpo, opo, ppo, pure = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "opo", "ppo", "pure"))
 reinforce_pp, remax, rloo, san, tempo = (compiled(getattr(catalogue, name)) for name in ("reinforce_pp", "remax", "rloo", "san", "tempo"))
+LOOPS = {}
+for module in pkgutil.iter_modules(loops.__path__):
+    LOOPS |= vars(importlib.import_module(f"loops.{module.name}"))
 
 
-def make(reward, tokens=None, mask=None, segment=None, real=None, **signals):
-    """One prompt from plain lists: reward [G] or [G, K]."""
-    reward = np.asarray(reward, np.float32)
-    reward = reward[:, None] if reward.ndim == 1 else reward
-    G = len(reward)
-    tokens = np.asarray(tokens if tokens is not None else [[i, i, i] for i in range(G)], np.int32)
-    mask = np.ones(tokens.shape, bool) if mask is None else np.asarray(mask, bool)
-    segment = np.where(mask, 0, -1) if segment is None else np.asarray(segment)
-    real = np.ones(reward.shape, bool) if real is None else np.asarray(real, bool)
-    fields = {"tokens": tokens, "mask": mask, "segment": segment.astype(np.int32), "reward": reward, "real": real}
-    fields = {k: jnp.asarray(v)[None] for k, v in fields.items()}
-    kinds = {k: jnp.asarray(np.asarray(v, np.int32 if k == "stratum" else np.float32))[None] for k, v in signals.items()}
-    return Rollout(**fields, logp=jnp.zeros((1, *tokens.shape)), signals=kinds)
-
-
-def near(x, y, tol=2e-5):
-    np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol)
-
-
-# ---------------------------------------------------------------- loops, from the formulas, for one prompt
-
-
-def _basics(g):
-    G, K = g["reward"].shape
-    there = [i for i in range(G) if g["real"][i].any()]
-    R = {i: sum(g["reward"][i, k] for k in range(K) if g["real"][i, k]) for i in there}
-    return there, R
-
-
-def _by_trajectory(g, number):
-    A = np.zeros(g["mask"].shape)
-    for r, i in enumerate(g["row"]):
-        for t in range(A.shape[1]):
-            if g["mask"][r, t] and 0 <= g["segment"][r, t]:
-                A[r, t] = number(i, r, t)
-    return A
-
-
-def _z(values, own, ddof=0, eps=1e-6):
-    values = np.array(values)
-    if len(values) - ddof <= 0 or np.all(values == values[0]):
-        return 0.0
-    return (own - values.mean()) / (values.std(ddof=ddof) + eps)
-
-
-def loop_grpo(g):
-    there, R = _basics(g)
-    return _by_trajectory(g, lambda i, r, t: _z(list(R.values()), R[i]))
-
-
-def loop_dr_grpo(g):
-    there, R = _basics(g)
-    return _by_trajectory(g, lambda i, r, t: R[i] - np.mean(list(R.values())))
-
-
-def loop_rloo(g):
-    there, R = _basics(g)
-    return _by_trajectory(g, lambda i, r, t: R[i] - np.mean([R[j] for j in there if j != i]) if len(there) > 1 else 0.0)
-
-
-def _tokens(g, i):
-    """The policy's tokens of a trajectory, in order: (row, column)."""
-    return [(r, t) for r, j in enumerate(g["row"]) if j == i for t in range(g["mask"].shape[1]) if g["mask"][r, t]]
-
-
-def loop_opo(g):
-    there, R = _basics(g)
-    n = {i: len(_tokens(g, i)) for i in there}
-    base = sum(n[i] * R[i] for i in there) / max(sum(n.values()), 1)
-    return _by_trajectory(g, lambda i, r, t: R[i] - base)
-
-
-def loop_remax(g):
-    def number(i, r, t):
-        k = g["segment"][r, t]
-        return sum(g["reward"][i, m] for m in range(k, g["reward"].shape[1]) if g["real"][i, m]) - g["greedy_reward"]
-
-    return _by_trajectory(g, number)
-
-
-def _earned(g, i):
-    """Each token's reward: a segment's on its last token."""
-    tokens = _tokens(g, i)
-    r = np.zeros(len(tokens))
-    for k in range(g["reward"].shape[1]):
-        mine = [n for n, at in enumerate(tokens) if g["segment"][at] == k]
-        if mine and g["real"][i, k]:
-            r[mine[-1]] += g["reward"][i, k]
-    return tokens, r
-
-
-def loop_san(g, alpha=0.6):
-    there, R = _basics(g)
-    s = g["stratum"]
-    within = {i: _z([R[j] for j in there if s[j] == s[i]], R[i]) for i in there}
-    return _by_trajectory(g, lambda i, r, t: alpha * within[i] + (1 - alpha) * _z(list(R.values()), R[i]))
-
-
-def loop_tempo(g, gate=1):
-    there, R = _basics(g)
-    rows = {i: [r for r, j in enumerate(g["row"]) if j == i] for i in there}
-    std = np.std(list(R.values())) if there else 0.0
-    flat = len(set(R.values())) <= 1
-
-    def same(r, q, t):
-        return all(
-            g["valid"][r, c] == g["valid"][q, c] and (not g["valid"][r, c] or g["tokens"][r, c] == g["tokens"][q, c]) for c in range(t)
-        )
-
-    def members(r, t):
-        return [j for j in there if any(same(r, q, t) for q in rows[j])]
-
-    def number(i, r, t):
-        if flat:
-            return 0.0
-        before, after = members(r, t), members(r, t + 1)
-        change = np.mean([R[j] for j in after]) - np.mean([R[j] for j in before]) if len(after) >= gate else 0.0
-        return (R[i] - np.mean(list(R.values())) + change) / (std + 1e-6)
-
-    return _by_trajectory(g, number)
-
-
-def loop_pure(g, temperature=0.1):
-    there, R = _basics(g)
-    if len(there) < 2:
-        return np.zeros(g["mask"].shape)
-    K = g["reward"].shape[1]
-    q, Q = {}, {}
-    for i in there:
-        ks = [k for k in range(K) if g["real"][i, k]]
-        p = np.array([g["process"][i, k] for k in ks])
-        w = np.exp(-(p - p.min()) / temperature)
-        q[i] = dict(zip(ks, p * w / w.sum(), strict=True))
-        Q[i] = sum(q[i].values())
-    size = {i: len(_tokens(g, i)) for i in there}
-    count = {(i, k): sum(g["segment"][at] == k for at in _tokens(g, i)) for i in there for k in range(K)}
-
-    def number(i, r, t):
-        others = [j for j in there if j != i]
-        base = sum(Q[j] for j in others) / max(sum(size[j] for j in others), 1)
-        follow = sum(q[i][m] - base * count[i, m] for m in q[i] if m >= g["segment"][r, t])
-        return follow + R[i] - np.mean([R[j] for j in others])
-
-    return _by_trajectory(g, number)
-
-
-def batch_reinforce_pp(groups, gamma=1.0):
-    returns, chosen = [np.zeros(g["mask"].shape) for g in groups], []
-    for g, G in zip(groups, returns, strict=True):
-        for i in _basics(g)[0]:
-            tokens, r = _earned(g, i)
-            follow = 0.0
-            for n in reversed(range(len(tokens))):
-                follow = r[n] + gamma * follow
-                G[tokens[n]] = follow
-        chosen += list(G[g["mask"]])
-    return {
-        "advantage": [np.where(g["mask"], (G - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, G in zip(groups, returns, strict=True)]
-    }
-
-
-def batch_ppo(groups, gamma=1.0, lam=0.95):
-    advantage, target, chosen = [], [], []
-    for g in groups:
-        A, V = np.zeros(g["mask"].shape), g["token_value"]
-        for i in _basics(g)[0]:
-            tokens, r = _earned(g, i)
-            after_A = after_V = 0.0
-            for n in reversed(range(len(tokens))):
-                at = tokens[n]
-                A[at] = r[n] + gamma * after_V - V[at] + gamma * lam * after_A
-                after_A, after_V = A[at], V[at]
-        chosen += list(A[g["mask"]])
-        advantage.append(A)
-        target.append(np.where(g["mask"], A + V, 0))
-    white = [np.where(g["mask"], (A - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, A in zip(groups, advantage, strict=True)]
-    return {"advantage": white, "target": target}
-
-
-def _groups(rollout):
-    """The prompts of a rollout as dicts of numpy arrays, floats in float64."""
-    f = rollout.filled()
-    names = ("tokens", "mask", "segment", "real", "row", "valid", "reward")
-    fields = {n: np.asarray(x) for n, x in ({n: getattr(f, n) for n in names} | f.signals).items()}
-    fields = {n: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x for n, x in fields.items()}
-    return [{k: v[n] for k, v in fields.items()} for n in range(len(fields["mask"]))]
-
-
-def oracle(name):
-    """The loop of a method, lifted over the prompts: `loop_` sees one group, `batch_` all of them."""
-    loop = globals().get(f"loop_{name}")
-    return (lambda groups: {"advantage": [loop(g) for g in groups]}) if loop else globals()[f"batch_{name}"]
-
-
-@pytest.mark.parametrize("rows", ["one row a trajectory", "several"])
+# One row a trajectory is the easier case of several, and a program more: the slow stage has it.
+@pytest.mark.parametrize("shape", [{"R": 7, "G": 5}, pytest.param({"R": 5}, marks=pytest.mark.slow)], ids=["several rows", "one row"])
 @pytest.mark.parametrize("name", catalogue.__all__)
-def test_oracle(name, rows):
+def test_oracle(name, shape):
     credit = getattr(catalogue, name)
-    shape = {"R": 5} if rows == "one row a trajectory" else {"R": 7, "G": 5}
-    rollout = laws.synthetic(7, method_of(credit).needs, N=200, T=14, **shape)
-    got, want = jax.jit(credit)(rollout), oracle(name)(_groups(rollout))
-    got = got if isinstance(got, dict) else {"advantage": got}
-    assert got.keys() == want.keys()
-    scale = 1 + max(float(np.abs(rollout.reward[rollout.real]).max()), 1.0) * 1e-1
-    for column in want:
-        for n, (a, b) in enumerate(zip(np.asarray(got[column]), want[column], strict=True)):
-            np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5 * scale, err_msg=f"{column} of prompt {n}")
+    loop, whole = LOOPS.get(f"loop_{name}"), LOOPS.get(f"batch_{name}")
+    assert (loop is None) != (whole is None), f"write loop_{name} or batch_{name} in tests/loops"
+    compare(credit, loop or whole, laws.synthetic(7, method_of(credit).needs, N=150, T=14, **shape), whole_batch=loop is None)
 
 
 @pytest.mark.parametrize(
@@ -237,19 +39,16 @@ def test_oracle(name, rows):
     [
         (partial(reinforce_pp, gamma=0.9), partial(batch_reinforce_pp, gamma=0.9)),
         (partial(ppo, gamma=0.9, lam=0.7), partial(batch_ppo, gamma=0.9, lam=0.7)),
-        (partial(tempo, gate=2), lambda gs: {"advantage": [loop_tempo(g, gate=2) for g in gs]}),
-        (partial(tempo, gate=3), lambda gs: {"advantage": [loop_tempo(g, gate=3) for g in gs]}),
-        (partial(san, alpha=1.0), lambda gs: {"advantage": [loop_san(g, alpha=1.0) for g in gs]}),
-        (partial(pure, temperature=1.0), lambda gs: {"advantage": [loop_pure(g, temperature=1.0) for g in gs]}),
+        (partial(tempo, gate=2), partial(loop_tempo, gate=2)),
+        (partial(tempo, gate=3), partial(loop_tempo, gate=3)),
+        (partial(san, alpha=1.0), partial(loop_san, alpha=1.0)),
+        (partial(pure, temperature=1.0), partial(loop_pure, temperature=1.0)),
     ],
     ids=["reinforce_pp gamma", "ppo gamma lam", "tempo gate 2", "tempo gate 3", "san alpha", "pure temperature"],
 )
 def test_oracle_with_knobs(credit, loop):
     rollout = laws.synthetic(11, method_of(credit).needs, N=100, T=14, R=7, G=5, kinds=(0, 1, 3))
-    got, want = jax.jit(lambda r: credit(r))(rollout), loop(_groups(rollout))
-    got = got if isinstance(got, dict) else {"advantage": got}
-    for column in want:
-        np.testing.assert_allclose(np.asarray(got[column]), np.stack(want[column]), rtol=2e-4, atol=3e-5)
+    compare(credit, loop, rollout, whole_batch=loop.func.__name__.startswith("batch_"), atol=3e-5)
 
 
 # ---------------------------------------------------------------- worked examples
@@ -309,10 +108,6 @@ def test_ppo_example():
 
 
 # ---------------------------------------------------------------- invariants and reductions; each is also seen to break
-
-
-def random(n, needs=(), **kw):
-    return laws.synthetic(n, needs, N=64, **{"kinds": (0, 1, 3), **kw})
 
 
 def unshared(rollout):

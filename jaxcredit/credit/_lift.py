@@ -25,6 +25,7 @@ class Method(NamedTuple):
     granularity: str = "trajectory"  # token, segment, step, turn, trajectory, agent
     family: str = "MC"
     needs: Mapping[str, str] = {}  # signals by name, with their axes for one group
+    cost: str = ""  # what collecting its signals takes beside the group's own answers; "" is nothing
     peers: int = 2  # the least group size that means anything; 1 where no group statistic is taken
     affine: bool = False  # unchanged by r -> a r + b, a > 0
     zero_sum: bool = False  # one number a trajectory, summing to 0 over the group

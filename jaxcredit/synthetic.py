@@ -1,0 +1,105 @@
+"""Random rollouts in which whatever is ragged, missing or equal in practice is so: what the laws and the tests feed to credit."""
+
+from collections.abc import Iterable
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxcredit.rollout import SIGNALS, Rollout
+
+EXTENTS = {"C": 3, "D": 2, "A": 3, "S": 8, "U": 4}  # axes that only signals have: components, dimensions, agents, their sets, choices
+
+
+def synthetic(
+    seed: int,
+    needs: Iterable[str] = tuple(SIGNALS),
+    *,
+    N: int = 16,
+    R: int = 6,
+    T: int = 20,
+    K: int = 3,
+    G: int | None = None,
+    prompt: int = 4,
+    dtype: str = "float32",
+    kinds: tuple[int, ...] = (0, 1, 2, 3),
+) -> Rollout:
+    """N random groups of R rows. What is ragged, missing or equal in practice is so here.
+
+    Prompts are left-padded and equal in a group; answers have 0 to T - prompt tokens of few kinds (so prefixes are shared), holes
+    that tools wrote, up to K segments; a group may have a single real trajectory, or none; where nothing took place there is junk.
+    `kinds` draws each prompt's rewards: 0 zeros and ones, 1 normal, 2 all equal to some number, 3 normal with ties.
+    With G < R, each row beyond the G-th continues a random trajectory.
+    """
+    # numpy, not jax.random: a random program takes longer to compile than all laws take to check.
+    rng, G, S = np.random.default_rng(seed), R if G is None else G, T - prompt
+
+    def draw(shape, low, high):
+        return rng.integers(low, high, shape)
+
+    def flip(shape, p=0.5):
+        return rng.random(shape) < p
+
+    size = np.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))  # real trajectories of each group
+    took_place = np.argsort(rng.random((N, G)), -1) < size
+    row = np.sort(np.concatenate([np.broadcast_to(np.arange(G), (N, G)), draw((N, R - G), 0, G)], -1), -1)
+
+    longest = np.where(flip((N, 1), 0.1), 0, S)
+    length = np.minimum(np.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest) * np.take_along_axis(took_place, row, -1)
+    place = np.arange(T) - prompt
+    answer = (place >= 0) & (place < length[..., None])
+    most = np.zeros((N, G), int)
+    np.maximum.at(most, (np.arange(N)[:, None], row), length)
+    parts = np.clip(draw((N, G), 1, K + 1), 1, np.maximum(most, 1))
+    pieces = np.maximum(length, 1)[..., None]
+    segment = np.where(answer, np.clip(place * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1), -1)
+    hole = np.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
+    before = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
+    tokens = np.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
+    tokens = np.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)  # groups of one answer, cut at different lengths
+    tokens = np.where(place < 0, tokens[:, :1], tokens)
+
+    real = took_place[..., None] & (np.arange(K) < parts[..., None])
+    kind = np.asarray(kinds)[draw((N, 1, 1), 0, len(kinds))]
+    normal = rng.normal(size=(N, G, K))
+    last = np.arange(K) == parts[..., None] - 1
+    equal = np.where(last, rng.normal(size=(N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
+    reward = np.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], np.round(normal))
+
+    sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G + 1, **EXTENTS}
+    signals = {}
+    for name in needs:
+        axes, sort, _ = SIGNALS[name]
+        shape = (N, *(sizes[a] for a in axes.split()))
+        signals[name] = draw(shape, 0, 3).astype(np.int32) if sort == "i" else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
+    if {"node", "node_parent"} & set(needs):
+        signals |= {name: x for name, x in _tree(rng, real, sizes["M"]).items() if name in needs}
+    rollout = Rollout(
+        tokens=jnp.asarray(tokens, jnp.int32),
+        mask=jnp.asarray(answer & ~hole),
+        logp=jnp.asarray(-rng.exponential(size=(N, R, T)), dtype),
+        segment=jnp.asarray(segment, jnp.int32),
+        reward=jnp.asarray(np.where(real, reward, 1e3), dtype),
+        real=jnp.asarray(real),
+        row=jnp.asarray(row, jnp.int32),
+        valid=jnp.asarray(answer | (before & (place < 0))),
+        done=jnp.asarray(flip((N, G), 0.7)),
+    )
+    return rollout.with_signals(**{name: jnp.asarray(x) for name, x in signals.items()})
+
+
+def _tree(rng, real, M):
+    """Paths from a root, node 0, that share their beginnings: `node` [N, G, K] where each segment ends, and `node_parent` [N, M]."""
+    N, G, K = real.shape
+    node, parent = np.full((N, G, K), M, np.int32), np.full((N, M), -1, np.int32)
+    for n in range(N):
+        born = 1
+        for g in range(G):
+            at = 0
+            for k in range(real[n, g].sum()):
+                siblings = np.flatnonzero(parent[n, :born] == at)
+                if len(siblings) and rng.random() < 0.6:
+                    at = int(rng.choice(siblings))
+                else:
+                    parent[n, born], at, born = at, born, born + 1
+                node[n, g, k] = at
+    return {"node": node, "node_parent": parent}
