@@ -16,10 +16,11 @@ from jaxcredit.tasks import sums
 
 
 def experiment(
-    lr: float = 3e-5, prompts: int = 8, group: int = 8, steps: int = 60, temperature: float = 0.6, micro: int = 8, seed: int = 0
+    lr: float = 2e-5, prompts: int = 16, group: int = 8, steps: int = 36, temperature: float = 0.6, micro: int = 8, seed: int = 0
 ) -> Experiment:
     model = gguf.header(gguf.smollm2())
     tokenizer = gguf.tokenizer(model)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, 3, steps, lr / 10)
     return Experiment(
         name="smollm2_sums",
         task=sums(two=15, three=10, seed=seed),
@@ -28,7 +29,7 @@ def experiment(
         weights=lambda shardings: gguf.load(model, shardings=shardings)[1],
         credit=credit.tempo,
         objective=functools.partial(losses.ppo_clip, high=0.28),
-        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 3), b2=0.99)),
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
         prompts=prompts,
         group=group,
         micro=micro,
@@ -36,9 +37,9 @@ def experiment(
         new=20,
         temperature=temperature,
         steps=steps,
-        eval_every=15,
-        eval_prompts=64,
-        save_every=15,
+        eval_every=12,
+        eval_prompts=128,
+        save_every=12,
         keep=1,
         seed=seed,
     )

@@ -11,9 +11,18 @@ from jaxcredit.credit import method_of, per_batch, per_group
 from jaxcredit.kernels import centre, spread
 from jaxcredit.rollout import SIGNALS, outcome
 
+THOROUGH = ("grpo", "tempo", "reinforce_pp")  # one of each kind: all laws on all estimators are for the slow stage
+
 
 @pytest.mark.parametrize("name", catalogue.__all__)
 def test_laws_hold(name):
+    results = laws.check(getattr(catalogue, name), laws=laws.QUICK, shapes=laws.SHAPES[2:])
+    assert len(results) == len(laws.QUICK)
+    assert not [r for r in results if r.passed is False]
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in THOROUGH else pytest.mark.slow) for n in catalogue.__all__])
+def test_all_laws_hold_in_all_shapes(name):
     results = laws.check(getattr(catalogue, name))
     assert len(results) == len(laws.LAWS)
     assert not [r for r in results if r.passed is False]
@@ -154,7 +163,7 @@ def crowd(rollout):
     ids=lambda x: x.__name__,
 )
 def test_a_law_catches_who_breaks_it(credit, law):
-    case = laws.Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), 0)
+    case = laws.Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), 0, laws.SHAPES)
     assert law(case)
 
 
