@@ -53,6 +53,7 @@ SIGNALS: dict[str, Signal] = {
     "achieved": Signal("G K", "f", "1 where the segment reached a subgoal, else 0"),
     "seen": Signal("G K", "f", "how often the segment's message had been seen, itself included"),
     "action_value": Signal("G K", "f", "critic's value of the action taken in the segment"),
+    "mixing": Signal("G K", "f", "how much of the segment's action value reaches the team's: slope of a mixing network"),
     "answer_weight": Signal("G", "f", "how reliable the trajectory's answer is, among the group's answers"),
     "density": Signal("G", "f", "share of what was retrieved that is useful"),
     "attribution": Signal("G K D", "f", "a judge's mark of the segment in each dimension"),
