@@ -124,7 +124,7 @@ def centre_roles(
 
     far = (
         x - x[jax.ops.segment_max(jnp.arange(n), group, n, indices_are_sorted=True)][group]
-    )  # from the largest: equal values are exactly 0
+    )  # to the largest: equal ones are 0
     size = total(counts.astype(x.dtype))
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)
     if scale:

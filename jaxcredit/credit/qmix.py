@@ -1,0 +1,27 @@
+import jax.numpy as jnp
+
+from jaxcredit.credit._lift import per_group
+from jaxcredit.kernels import spread
+from jaxcredit.rollout import Rollout
+
+
+@per_group(
+    needs={"action_value": "G K", "value": "G K", "mixing": "G K"},
+    paper="1803.11485",
+    fidelity="ours",
+    granularity="agent",
+    family="game",
+    cost="a critic for each agent and a mixing network",
+    peers=1,
+    reduces="action_value - value, the agent's own advantage, where mixing is 1 (values that just add up)",
+)
+def qmix(group: Rollout):
+    """An agent's own advantage, as much of it as reaches the team.
+
+        A_ik = dQ_tot / dq_a (q_a(u) - V_a),   Q_tot = f(q_1 .. q_A; s) with |W(s)| as weights, so that the slope is >= 0
+
+    Our design: QMIX, arXiv 1803.11485, learns Q_tot and acts greedily on q_a, and gives no policy any advantage; this is the first-order
+    change of Q_tot when the agent's action is replaced by its average. Signals: action_value (q_a of the action taken), value (V_a),
+    mixing (the slope, which `kernels.mixing_slope` computes from the mixing network's weights).
+    """
+    return spread(jnp.where(group.real, group["mixing"] * (group["action_value"] - group["value"]), 0), group)
