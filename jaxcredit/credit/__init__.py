@@ -7,15 +7,40 @@ from jaxcredit.credit._lift import columns as columns
 from jaxcredit.credit._lift import method_of as method_of
 from jaxcredit.credit._lift import per_batch as per_batch
 from jaxcredit.credit._lift import per_group as per_group
+from jaxcredit.credit.coma import coma
+from jaxcredit.credit.difference_rewards import difference_rewards
 from jaxcredit.credit.dr_grpo import dr_grpo
+from jaxcredit.credit.dr_mas import dr_mas
 from jaxcredit.credit.grpo import grpo
+from jaxcredit.credit.gtalign import gtalign
+from jaxcredit.credit.mars import mars
 from jaxcredit.credit.opo import opo
 from jaxcredit.credit.ppo import ppo
 from jaxcredit.credit.pure import pure
+from jaxcredit.credit.qmix import qmix
 from jaxcredit.credit.reinforce_pp import reinforce_pp
 from jaxcredit.credit.remax import remax
 from jaxcredit.credit.rloo import rloo
 from jaxcredit.credit.san import san
+from jaxcredit.credit.shapley import shapley
 from jaxcredit.credit.tempo import tempo
 
-__all__ = ["dr_grpo", "grpo", "opo", "ppo", "pure", "reinforce_pp", "remax", "rloo", "san", "tempo"]
+__all__ = [
+    "coma",
+    "difference_rewards",
+    "dr_grpo",
+    "dr_mas",
+    "grpo",
+    "gtalign",
+    "mars",
+    "opo",
+    "ppo",
+    "pure",
+    "qmix",
+    "reinforce_pp",
+    "remax",
+    "rloo",
+    "san",
+    "shapley",
+    "tempo",
+]
