@@ -18,9 +18,9 @@ def shapley_values(value: Float[Array, "*b S"]) -> Float[Array, "*b A"]:
     A = _players(value)
     sets, bit = np.arange(2**A), 1 << np.arange(A)
     without = np.stack([sets[sets & b == 0] for b in bit])
-    weight = 1 / np.array([A * comb(A - 1, int(s).bit_count()) for s in range(2**A)])
+    weight = np.array([[1 / (A * comb(A - 1, int(s).bit_count())) for s in row] for row in without])
     gain = value[..., without | bit[:, None]] - value[..., without]
-    return (gain * weight[without].astype(value.dtype)).sum(-1)
+    return (gain * weight.astype(value.dtype)).sum(-1)
 
 
 def sampled_shapley_values(order: Int[Array, "P A"], chain: Float[Array, "*b P A+1"]) -> Float[Array, "*b A"]:
