@@ -1,5 +1,6 @@
 """Arrays in, arrays out, for one group: differentiable, in float32 and float64, `vmap` outside. Only jax and jaxtyping are needed."""
 
+from jaxcredit.kernels.cuts import cut_points
 from jaxcredit.kernels.games import (
     centre_roles,
     choice_advantage,
@@ -16,21 +17,50 @@ from jaxcredit.kernels.games import (
 from jaxcredit.kernels.masked import masked_mean, masked_std, masked_var
 from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by
 from jaxcredit.kernels.prefix import at_branches, branches, common_prefix, prefix_value, shared_with
+from jaxcredit.kernels.redistribution import decomposition_loss, draw_entries, returns_over_peers, sampled_decomposition_loss, shaping
 from jaxcredit.kernels.resolution import after_row, at_end, length, link, per_segment, spread, tokens_in
 from jaxcredit.kernels.returns import following, gae, min_to_go, to_go
+from jaxcredit.kernels.rows import gae_over_rows, place
+from jaxcredit.kernels.runs import carried, final, run_begins, run_ends, run_sums
 from jaxcredit.kernels.strata import variance_parts
+from jaxcredit.kernels.tree import (
+    Tree,
+    along,
+    at_nodes,
+    child_mean,
+    from_children,
+    from_parent,
+    on_edges,
+    over_children,
+    path_mean,
+    rounding,
+    tree_of,
+)
+from jaxcredit.kernels.vote import vote
 
 __all__ = [
+    "Tree",
     "after_row",
+    "along",
     "at_branches",
     "at_end",
+    "at_nodes",
     "branches",
+    "carried",
     "centre",
     "centre_roles",
+    "child_mean",
     "choice_advantage",
     "common_prefix",
+    "cut_points",
+    "decomposition_loss",
+    "draw_entries",
+    "final",
     "following",
+    "from_children",
+    "from_parent",
     "gae",
+    "gae_over_rows",
     "length",
     "link",
     "masked_mean",
@@ -40,13 +70,24 @@ __all__ = [
     "min_to_go",
     "mix",
     "mixing_slope",
+    "on_edges",
+    "over_children",
     "pareto",
     "pareto_choice",
+    "path_mean",
     "per_segment",
+    "place",
     "prefix_value",
     "prefixes",
     "random_orders",
+    "returns_over_peers",
+    "rounding",
+    "run_begins",
+    "run_ends",
+    "run_sums",
+    "sampled_decomposition_loss",
     "sampled_shapley_values",
+    "shaping",
     "shapley_values",
     "shared_with",
     "spread",
@@ -54,6 +95,8 @@ __all__ = [
     "std_by",
     "to_go",
     "tokens_in",
+    "tree_of",
     "variance_parts",
+    "vote",
     "welfare",
 ]
