@@ -95,6 +95,22 @@ def sapo(logp: PerToken, batch: Batch, *, positive: float = 1.0, negative: float
     return _on(batch, -batch.advantage * gate)
 
 
+def distill(logp: PerToken, batch: Batch) -> PerToken:
+    """rho sg(log p - log p_teacher), rho = p / p_old: sampled by the student, its gradient is that of KL(p || p_teacher).
+
+    On-policy distillation; the teacher's log-probabilities are `ref_logp`. The advantage is not looked at.
+    """
+    return _on(batch, jnp.exp(_log_ratio(logp, batch)) * jax.lax.stop_gradient(-_to_ref(logp, batch)))
+
+
+def scope(logp: PerToken, batch: Batch) -> PerToken:
+    """-rho on right answers (advantage > 0), `distill` on the others: imitate oneself or be corrected. Meant for sequence_sum.
+
+    SCOPE, arXiv 2604.10688. The trajectory's weight (`kernels.two_path_weights`) comes as batch.weight.
+    """
+    return jnp.where(batch.advantage > 0, _on(batch, -jnp.exp(_log_ratio(logp, batch))), distill(logp, batch))
+
+
 def truncated_importance(objective: Objective, *, cap: float = 2.0, sequence: bool = False) -> Objective:
     """The objective times sg(min(exp(log p_trainer - log p_sampler), cap)): sampler and trainer may compute with different numerics.
 
@@ -208,5 +224,5 @@ def _clipped(rho, batch, low, high, dual=None):
 
 def _to_ref(logp, batch):
     if batch.ref_logp is None:
-        raise ValueError("a KL penalty needs the reference policy's log-probabilities: add signals.reference, or set beta to 0")
+        raise ValueError("a KL penalty (or a teacher) needs that policy's log-probabilities: add signals.reference, or set beta to 0")
     return _on(batch, batch.ref_logp) - _on(batch, logp)

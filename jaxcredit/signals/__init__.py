@@ -3,6 +3,8 @@
 A config says `signals={"critic": signals.critic()}`. Such an entry is a function `make(cfg, logprob) -> Learned` with the attribute
 `provides`, the names of the signals it adds; `cfg` is the policy's and `logprob(params, rollout)` gives {"logp", "entropy"} of the
 response columns. Its state lies in `TrainState.aux` under the entry's name and is saved with it.
+
+Beside them lie functions of the step and of the prompt: `schedules`, `budgets` (answers a prompt), `exposure` (what a teacher sees).
 """
 
 from collections.abc import Callable
@@ -21,5 +23,6 @@ class Learned(NamedTuple):
 
 from jaxcredit.signals.critic import critic  # noqa: E402
 from jaxcredit.signals.reference import entropy, reference  # noqa: E402
+from jaxcredit.signals.strata import alike, by_signal, calls, strata  # noqa: E402
 
-__all__ = ["Learned", "critic", "entropy", "reference"]
+__all__ = ["Learned", "alike", "by_signal", "calls", "critic", "entropy", "reference", "strata"]

@@ -1,0 +1,28 @@
+"""Numbers that change as training goes on. Plain functions of the step, for the host: whoever keeps the step keeps all state there is."""
+
+import math
+
+
+def length_budget(step: int, *, start: float = 256.0, decay: float = 0.7, every: int = 150) -> float:
+    """B = max(1, start decay^floor(step / every)): the tokens an answer may take.
+
+    Train long, think short, arXiv 2508.08940 (256 to 87 in 600 steps; decay and period are those that give its numbers).
+    """
+    return max(1.0, start * decay ** (step // every))
+
+
+def annealed(step: float, *, start: float = 0.3, period: float = 12000.0) -> float:
+    """start exp(-step / period): the weight of a thinking reward in Trust-GRPO (SophiaVL-R1's release)."""
+    return start * math.exp(-step / period)
+
+
+def noisy_documents(progress: float, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> float:
+    """p = start + (base^x - 1) / (base - 1) (end - start), x = progress in [0, 1]: how likely a simulated search answers with noise.
+
+    ZeroSearch's curriculum, arXiv 2505.04588. Slow first where base > 1, fast first where base < 1, and a line where it is 1.
+    """
+    if base <= 0:
+        raise ValueError(f"base must be positive, got {base}")
+    x, rate = min(max(progress, 0.0), 1.0), math.log(base)
+    share = math.expm1(x * rate) / math.expm1(rate) if rate else x
+    return start + share * (end - start)
