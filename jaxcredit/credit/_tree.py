@@ -1,0 +1,26 @@
+"""What estimators on trees share: the group's tree, and a number a node as columns for the tokens of its edge."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from jaxcredit.kernels import Tree, along, on_edges, spread, tree_of
+from jaxcredit.rollout import Rollout
+
+SIGNALS = {"node": "G K", "node_parent": "M"}
+
+
+def tree(group: Rollout) -> Tree:
+    return tree_of(group["node"], group["node_parent"], group.real)
+
+
+def edges(x: Float[Array, "M"], on: Tree, group: Rollout, *, kept: Bool[Array, "M"] | None = None) -> dict[str, Array]:
+    """The advantage of each edge on its tokens, weighted so that each edge counts once; edges that are not kept leave the loss."""
+    advantage, weight = on_edges(x, on, group)
+    if kept is not None:
+        weight = weight * spread(along(kept.astype(x.dtype), on), group)
+    return {"advantage": advantage, "weight": weight}
+
+
+def unsure(group: Rollout, prob_mask: float | None) -> Bool[Array, "R T"]:
+    """Tokens whose probability was below `prob_mask`; all for None."""
+    return jnp.ones(group.mask.shape, bool) if prob_mask is None else group.logp < jnp.log(prob_mask)
