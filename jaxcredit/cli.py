@@ -22,6 +22,7 @@ EPILOG = """examples:
   jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
   jaxcredit sample runs/quickstart --n 4 --k 2                   what it answers
   jaxcredit export runs/quickstart exported                      a folder that transformers loads
+  jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
 
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
@@ -110,6 +111,14 @@ def _parser():
     compare = command("compare", _compare, "A table and one plot of several runs.")
     compare.add_argument("runs", nargs="+", help="run folders")
     compare.add_argument("--out", default="compare.png", help="the plot (default compare.png)")
+
+    methods = command("methods", _methods, "The catalogue: every estimator, what it needs, and what of the field is not here.")
+    methods.add_argument("--granularity", help="token, segment, step, turn, trajectory or agent")
+    methods.add_argument("--needs", help="a signal it needs (state); none: nothing but the group's own answers")
+    methods.add_argument("--family", help="MC, TD, model, information, game, ...")
+    methods.add_argument("--fidelity", help="paper, code, or ours where sources are silent")
+    methods.add_argument("--here", action="store_true", help="leave out what is not implemented")
+    methods.add_argument("--json", action="store_true", help="print an array, one object a method")
 
     check = command("check", _check, "Hold an estimator against the laws that every estimator obeys.")
     check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
@@ -300,6 +309,21 @@ def _compare(args, _):
     table, plot = plots.compare(args.runs, args.out)
     Console().print(table)
     print(plot)
+
+
+def _methods(args, _):
+    from rich.console import Console
+
+    from jaxcredit import catalogue
+
+    rows = catalogue.choose(
+        catalogue.methods(), granularity=args.granularity, needs=args.needs, family=args.family, fidelity=args.fidelity, only=args.here
+    )
+    if args.json:
+        print(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        console = Console()
+        console.print(catalogue.table(rows, console.width))
 
 
 def _check(args, _):
