@@ -13,7 +13,9 @@ from jaxcredit.credit.dr_grpo import dr_grpo
 from jaxcredit.credit.dr_mas import dr_mas
 from jaxcredit.credit.grpo import grpo
 from jaxcredit.credit.gtalign import gtalign
+from jaxcredit.credit.malt import malt
 from jaxcredit.credit.mars import mars
+from jaxcredit.credit.mars2 import mars2
 from jaxcredit.credit.opo import opo
 from jaxcredit.credit.ppo import ppo
 from jaxcredit.credit.pure import pure
@@ -23,7 +25,14 @@ from jaxcredit.credit.remax import remax
 from jaxcredit.credit.rloo import rloo
 from jaxcredit.credit.san import san
 from jaxcredit.credit.shapley import shapley
+from jaxcredit.credit.slate import slate
+from jaxcredit.credit.spo_chain import spo_chain
+from jaxcredit.credit.spo_tree import spo_tree
 from jaxcredit.credit.tempo import tempo
+from jaxcredit.credit.tree_rl import tree_rl
+from jaxcredit.credit.tree_rpo import tree_rpo
+from jaxcredit.credit.treeps_rag import treeps_rag
+from jaxcredit.credit.vine import vine
 
 __all__ = [
     "coma",
@@ -32,7 +41,9 @@ __all__ = [
     "dr_mas",
     "grpo",
     "gtalign",
+    "malt",
     "mars",
+    "mars2",
     "opo",
     "ppo",
     "pure",
@@ -42,5 +53,12 @@ __all__ = [
     "rloo",
     "san",
     "shapley",
+    "slate",
+    "spo_chain",
+    "spo_tree",
     "tempo",
+    "tree_rl",
+    "tree_rpo",
+    "treeps_rag",
+    "vine",
 ]
