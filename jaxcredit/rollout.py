@@ -57,6 +57,7 @@ SIGNALS: dict[str, Signal] = {
     "answer_weight": Signal("G", "f", "how reliable the trajectory's answer is, among the group's answers"),
     "density": Signal("G", "f", "share of what was retrieved that is useful"),
     "attribution": Signal("G K D", "f", "a judge's mark of the segment in each dimension"),
+    "score": Signal("G D", "f", "the episode's score in each dimension"),
     "choice": Signal("G K", "i", "which of its choices the agent took"),
     "choice_value": Signal("G K U", "f", "value of each choice the agent had, the others' fixed"),
     "choice_prob": Signal("G K U", "f", "probability of each choice the agent had"),

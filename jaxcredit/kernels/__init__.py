@@ -1,6 +1,11 @@
 """Arrays in, arrays out, for one group: differentiable, in float32 and float64, `vmap` outside. Only jax and jaxtyping are needed."""
 
+from jaxcredit.kernels.assignment import greedy_assignment, matched, optimal_assignment, transport, turn_mean
+from jaxcredit.kernels.attention import fai, local_and_global, look_back, waad
+from jaxcredit.kernels.attribution import utterance_rewards
 from jaxcredit.kernels.cuts import cut_points
+from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
+from jaxcredit.kernels.fits import expectile, implicit_rewards, polyak, progress_loss, td_target, trajectory_preference_loss
 from jaxcredit.kernels.games import (
     centre_roles,
     choice_advantage,
@@ -22,6 +27,7 @@ from jaxcredit.kernels.resolution import after_row, at_end, length, link, per_se
 from jaxcredit.kernels.returns import following, gae, min_to_go, to_go
 from jaxcredit.kernels.rows import gae_over_rows, place
 from jaxcredit.kernels.runs import carried, final, run_begins, run_ends, run_sums
+from jaxcredit.kernels.select import kth_largest, top_share
 from jaxcredit.kernels.strata import variance_parts
 from jaxcredit.kernels.tree import (
     Tree,
@@ -36,15 +42,18 @@ from jaxcredit.kernels.tree import (
     rounding,
     tree_of,
 )
+from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn, joint
 from jaxcredit.kernels.vote import vote
 
 __all__ = [
     "Tree",
     "after_row",
     "along",
+    "answer_weights",
     "at_branches",
     "at_end",
     "at_nodes",
+    "before",
     "branches",
     "carried",
     "centre",
@@ -52,33 +61,47 @@ __all__ = [
     "child_mean",
     "choice_advantage",
     "common_prefix",
+    "count_by",
     "cut_points",
     "decomposition_loss",
     "draw_entries",
+    "each_turn",
+    "expectile",
+    "fai",
     "final",
     "following",
     "from_children",
     "from_parent",
     "gae",
     "gae_over_rows",
+    "greedy_assignment",
+    "implicit_rewards",
+    "joint",
+    "kth_largest",
     "length",
     "link",
+    "local_and_global",
+    "look_back",
     "masked_mean",
     "masked_std",
     "masked_var",
+    "matched",
     "mean_by",
     "min_to_go",
     "mix",
     "mixing_slope",
     "on_edges",
+    "optimal_assignment",
     "over_children",
     "pareto",
     "pareto_choice",
     "path_mean",
     "per_segment",
     "place",
+    "polyak",
     "prefix_value",
     "prefixes",
+    "progress_loss",
     "random_orders",
     "returns_over_peers",
     "rounding",
@@ -93,10 +116,19 @@ __all__ = [
     "spread",
     "standardise",
     "std_by",
+    "td_target",
     "to_go",
     "tokens_in",
+    "top_share",
+    "toward_teacher",
+    "trajectory_preference_loss",
+    "transport",
     "tree_of",
+    "turn_mean",
+    "two_path_weights",
+    "utterance_rewards",
     "variance_parts",
     "vote",
+    "waad",
     "welfare",
 ]
