@@ -1,15 +1,18 @@
 """Learned signals, and the whole of it on a bandit: a real transformer, sampled, credited and updated, learns with every objective."""
 
+import dataclasses
 import functools
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
+import micro
 import numpy as np
 import optax
 import pytest
 
 from jaxcredit import credit, losses, params, signals
+from jaxcredit.collect import single_turn
 from jaxcredit.policy import decode, transformer
 from jaxcredit.rollout import Rollout
 from jaxcredit.signals.critic import value_loss
@@ -178,3 +181,28 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     assert (values[~on] == 0).all()
     same, told = signal.update(aux, state, rollout, {"advantage": target})  # another credit in ppo's place gives nothing to regress to
     assert same is aux and told == {}
+
+
+def test_greedy_reward_is_what_the_greedy_answer_earns():
+    """ReMax's baseline, of a micro policy on its task: judged answer by answer, and fed to the estimator."""
+    exp = micro.experiment()
+    exp = dataclasses.replace(exp, signals={"greedy": signals.greedy(exp.task, exp.tokenizer, new=exp.new)}, credit=credit.remax).check()
+    programs = micro.build(exp)
+    weights = jax.jit(lambda key: params.init(transformer.specs(exp.policy), key))(jax.random.key(5))
+    collect = single_turn(programs.sample, exp.tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
+    collected = collect(weights, jax.random.key(1), np.arange(exp.prompts))
+    state = SimpleNamespace(params=weights)
+    rollout = programs.learned["greedy"].annotate({}, state, collected.rollout, collected.metas)
+    prompt, valid = rollout.tokens[:, 0, : -exp.new], rollout.valid[:, 0, : -exp.new]
+    drawn = programs.greedy(weights, prompt, valid, jax.random.key(7))
+    want = [
+        exp.task.reward(meta, exp.tokenizer.decode(ids[kept].tolist()), ids[kept].tolist())
+        for meta, ids, kept in zip(collected.metas, np.asarray(drawn["tokens"])[:, 0], np.asarray(drawn["mask"])[:, 0], strict=True)
+    ]
+    np.testing.assert_allclose(rollout["greedy_reward"], want, rtol=1e-6)
+    A = credit.remax(rollout)
+    np.testing.assert_allclose(
+        np.asarray(A)[..., exp.buckets[0]], np.asarray(rollout.reward)[..., 0] - np.asarray(want)[:, None], atol=1e-6
+    )
+    with pytest.raises(ValueError, match="remax needs the signal greedy_reward"):
+        dataclasses.replace(exp, signals={}).check()

@@ -22,7 +22,8 @@ class Learned(NamedTuple):
 
 
 from jaxcredit.signals.critic import critic  # noqa: E402
+from jaxcredit.signals.greedy import greedy  # noqa: E402
 from jaxcredit.signals.reference import entropy, reference  # noqa: E402
 from jaxcredit.signals.strata import alike, by_signal, calls, strata  # noqa: E402
 
-__all__ = ["Learned", "alike", "by_signal", "calls", "critic", "entropy", "reference", "strata"]
+__all__ = ["Learned", "alike", "by_signal", "calls", "critic", "entropy", "greedy", "reference", "strata"]

@@ -1,0 +1,38 @@
+"""What the policy's greedy answer to each prompt earns: the baseline of ReMax, at the cost of one more answer a prompt."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from jaxcredit.collect import fetch, put
+from jaxcredit.policy import decode
+from jaxcredit.rollout import Rollout
+from jaxcredit.signals import Learned
+from jaxcredit.tasks import Task, score
+
+
+def greedy(task: Task, tokenizer, *, new: int, timeout_s: float = 10.0) -> Callable:
+    """`greedy_reward`: the task's reward for the policy's greedy answer of at most `new` tokens, as the experiment has it."""
+
+    def make(cfg, logprob) -> Learned:
+        draw = jax.jit(functools.partial(decode.sample, cfg=cfg, rows=1, new=new, stop=tuple(tokenizer.stop_ids), temperature=0.0))
+
+        @jax.jit
+        def asked(rollout: Rollout):
+            P = rollout.tokens.shape[-1] - new
+            return rollout.tokens[:, 0, :P], rollout.filled().valid[:, 0, :P]
+
+        def annotate(aux, state, rollout, metas) -> Rollout:
+            drawn = draw(state.params, *asked(rollout), jax.random.key(0))  # greedy: the key decides nothing
+            ids = [row[kept].tolist() for row, kept in zip(fetch(drawn["tokens"])[:, 0], fetch(drawn["mask"])[:, 0], strict=True)]
+            earned = score(task, metas, [tokenizer.decode(answer) for answer in ids], ids, timeout_s=timeout_s).sum(-1)
+            lies = rollout.reward.sharding
+            where = lies if isinstance(lies, jax.sharding.NamedSharding) else None
+            return rollout.with_signals(greedy_reward=put(earned.astype(np.float32), where))
+
+        return Learned(init=lambda key, params: {}, annotate=annotate)
+
+    make.provides = ("greedy_reward",)
+    return make
