@@ -1,0 +1,25 @@
+from jaxcredit.credit._lift import per_group
+from jaxcredit.kernels import spread, standardise
+from jaxcredit.rollout import Rollout, alive, outcome
+
+
+@per_group(
+    needs={"density": "G"},
+    paper="2602.03647",
+    fidelity="ours",
+    cost="a mark for each retrieved passage",
+    reduces="grpo with weight=0, or where density is equal and form is gated",
+)
+def search_r2(group: Rollout, *, weight: float = 0.5, form: str = "gated", ddof: int = 0, eps: float = 1e-6):
+    """GRPO on the outcome and the share of what was retrieved that is useful.
+
+        A_i = (H_i - mean H) / (std H + eps),   H_i = R_i (1 + weight d_i)   gated
+                                                H_i = R_i + weight d_i       weighted
+                                                H_i = R_i d_i                product
+
+    Search-R2, arXiv 2602.03647, names both parts; how they are joined is our design (gated: nothing without a right answer). Signal:
+    density, 0 where nothing was retrieved. Rows of the refiner are rows of its trajectory and share this credit (our design too).
+    """
+    R, d = outcome(group), group["density"]
+    H = {"gated": R * (1 + weight * d), "weighted": R + weight * d, "product": R * d}[form]
+    return spread(standardise(H, where=alive(group), ddof=ddof, eps=eps), group)
