@@ -30,7 +30,7 @@ def tree_of(node: Int[Array, "G K"], parent: Int[Array, "M"], where: Bool[Array,
     """Junk put aside, and everything counted."""
     M, K = parent.shape[0], node.shape[1]
     step = jnp.arange(K)
-    last = where & (step == jnp.max(step, -1, where=where, initial=-1, keepdims=True))
+    last = where & (step == jnp.where(where, step, -1).max(-1, keepdims=True))
     node = jnp.where(where, node, M)
     paths, ends = at_nodes(jnp.stack([where, last], -1).astype(jnp.int32), node, M).T
     paths = paths.at[0].add(where.any(-1).sum(dtype=jnp.int32))

@@ -1,6 +1,7 @@
 """Trees and Monte Carlo values. A tree is read off the paths here, by dictionaries and recursion; `node_parent` is never looked at."""
 
 import math
+from functools import cache
 
 import numpy as np
 from oracle import basics, by_trajectory, tokens, z
@@ -14,7 +15,7 @@ class Tree:
     def __init__(self, g):
         there, self.R = basics(g)
         self.children, self.ends, self.through, self.parent, self.copies = {0: []}, {0: []}, {0: []}, {}, {}
-        self.node = {}
+        self.node, self.known = {}, {}
         for i in there:
             at = 0
             self.through[0].append(i)
@@ -32,10 +33,15 @@ class Tree:
                     self.copies[self.node[i, int(g["segment"][r, t])]].add(i)
 
     def by_paths(self, n):
-        return np.mean([self.R[i] for i in self.through[n]])
+        return self.once(("paths", n), lambda: [self.R[i] for i in self.through[n]])
 
     def by_children(self, n):
-        return np.mean(self.below(n, self.by_children))
+        return self.once(("children", n), lambda: self.below(n, self.by_children))
+
+    def once(self, name, values):
+        if name not in self.known:
+            self.known[name] = np.mean(values())
+        return self.known[name]
 
     def below(self, n, value):
         """The values of a node's children; the paths that end in it are one more."""
@@ -43,11 +49,13 @@ class Tree:
 
 
 def on_edges(g, tree, number, kept=lambda n: True, heard=lambda r, t: True):
+    once, kept = cache(number), cache(kept)
+
     def at(i, r, t):
         return tree.node.get((i, int(g["segment"][r, t])))
 
     def advantage(i, r, t):
-        return 0.0 if at(i, r, t) is None else number(at(i, r, t))
+        return 0.0 if at(i, r, t) is None else once(at(i, r, t))
 
     def weight(i, r, t):
         n = at(i, r, t)
