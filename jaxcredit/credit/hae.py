@@ -90,7 +90,7 @@ def _parts(batch):
     """The same rows cut finer: four segments a turn, one for each kind of token."""
     kind = jnp.clip(batch["kind"], 0, 3)
     segment = jnp.where(batch.segment >= 0, 4 * batch.segment + kind, -1)
-    return dataclasses.replace(batch, segment=segment, real=jnp.repeat(batch.real, 4, -1))
+    return dataclasses.replace(batch, segment=segment, real=jnp.repeat(batch.real, 4, -1), reward=jnp.repeat(batch.reward, 4, -1))
 
 
 def _flat(x):

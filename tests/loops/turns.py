@@ -1,8 +1,9 @@
 """Estimators of several turns."""
 
 import numpy as np
-from loops.first import batch_ppo
 from oracle import basics, by_trajectory, tokens, z
+
+from loops.first import batch_ppo
 
 
 def turns(g, i):
@@ -261,10 +262,8 @@ def batch_sotopia(groups, form="scaled"):
     low, high = every.min(0), every.max(0)
     answer = []
     for g, one in zip(groups, x, strict=True):
-        r = {
-            u: 10 * np.mean([(v[d] - low[d]) / (high[d] - low[d]) if high[d] > low[d] else 0.0 for d in range(len(v))])
-            for u, v in one.items()
-        }
+        unit = [np.where(high > low, (v - low) / np.where(high > low, high - low, 1), 0) for v in one.values()]
+        r = {u: 10 * v.mean() for u, v in zip(one, unit, strict=True)}
         answer.append(by_turn(g, {(i, k): z([v for (_, m), v in r.items() if m == k], r[i, k]) for i, k in r}))
     return {"advantage": answer}
 
