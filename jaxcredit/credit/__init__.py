@@ -7,16 +7,26 @@ from jaxcredit.credit._lift import columns as columns
 from jaxcredit.credit._lift import method_of as method_of
 from jaxcredit.credit._lift import per_batch as per_batch
 from jaxcredit.credit._lift import per_group as per_group
+from jaxcredit.credit.a2tgpo import a2tgpo
+from jaxcredit.credit.archer import archer
 from jaxcredit.credit.coma import coma
 from jaxcredit.credit.difference_rewards import difference_rewards
 from jaxcredit.credit.dr_grpo import dr_grpo
 from jaxcredit.credit.dr_mas import dr_mas
+from jaxcredit.credit.epo import epo
+from jaxcredit.credit.gigpo import gigpo
 from jaxcredit.credit.grpo import grpo
 from jaxcredit.credit.gtalign import gtalign
+from jaxcredit.credit.hae import hae
+from jaxcredit.credit.hgpo import hgpo
+from jaxcredit.credit.igpo import igpo
 from jaxcredit.credit.malt import malt
 from jaxcredit.credit.mars import mars
 from jaxcredit.credit.mars2 import mars2
+from jaxcredit.credit.masked_gae import masked_gae
+from jaxcredit.credit.matchtir import matchtir
 from jaxcredit.credit.opo import opo
+from jaxcredit.credit.oprl import oprl
 from jaxcredit.credit.ppo import ppo
 from jaxcredit.credit.pure import pure
 from jaxcredit.credit.qmix import qmix
@@ -24,8 +34,12 @@ from jaxcredit.credit.reinforce_pp import reinforce_pp
 from jaxcredit.credit.remax import remax
 from jaxcredit.credit.rloo import rloo
 from jaxcredit.credit.san import san
+from jaxcredit.credit.search_r2 import search_r2
 from jaxcredit.credit.shapley import shapley
+from jaxcredit.credit.siop import siop
 from jaxcredit.credit.slate import slate
+from jaxcredit.credit.sotopia import sotopia
+from jaxcredit.credit.spa import spa
 from jaxcredit.credit.spo_chain import spo_chain
 from jaxcredit.credit.spo_tree import spo_tree
 from jaxcredit.credit.tempo import tempo
@@ -35,16 +49,26 @@ from jaxcredit.credit.treeps_rag import treeps_rag
 from jaxcredit.credit.vine import vine
 
 __all__ = [
+    "a2tgpo",
+    "archer",
     "coma",
     "difference_rewards",
     "dr_grpo",
     "dr_mas",
+    "epo",
+    "gigpo",
     "grpo",
     "gtalign",
+    "hae",
+    "hgpo",
+    "igpo",
     "malt",
     "mars",
     "mars2",
+    "masked_gae",
+    "matchtir",
     "opo",
+    "oprl",
     "ppo",
     "pure",
     "qmix",
@@ -52,8 +76,12 @@ __all__ = [
     "remax",
     "rloo",
     "san",
+    "search_r2",
     "shapley",
+    "siop",
     "slate",
+    "sotopia",
+    "spa",
     "spo_chain",
     "spo_tree",
     "tempo",
