@@ -9,16 +9,21 @@ from jaxcredit.credit._lift import per_batch as per_batch
 from jaxcredit.credit._lift import per_group as per_group
 from jaxcredit.credit.a2tgpo import a2tgpo
 from jaxcredit.credit.archer import archer
+from jaxcredit.credit.attention_rhythm import attention_rhythm
 from jaxcredit.credit.coma import coma
 from jaxcredit.credit.difference_rewards import difference_rewards
 from jaxcredit.credit.dr_grpo import dr_grpo
 from jaxcredit.credit.dr_mas import dr_mas
+from jaxcredit.credit.entropy_mask import entropy_mask
 from jaxcredit.credit.epo import epo
+from jaxcredit.credit.gdpo import gdpo
 from jaxcredit.credit.gigpo import gigpo
+from jaxcredit.credit.gpg import gpg
 from jaxcredit.credit.grpo import grpo
 from jaxcredit.credit.gtalign import gtalign
 from jaxcredit.credit.hae import hae
 from jaxcredit.credit.hgpo import hgpo
+from jaxcredit.credit.hicra import hicra
 from jaxcredit.credit.igpo import igpo
 from jaxcredit.credit.malt import malt
 from jaxcredit.credit.mars import mars
@@ -27,10 +32,15 @@ from jaxcredit.credit.masked_gae import masked_gae
 from jaxcredit.credit.matchtir import matchtir
 from jaxcredit.credit.opo import opo
 from jaxcredit.credit.oprl import oprl
+from jaxcredit.credit.otb import otb
+from jaxcredit.credit.passk import passk
 from jaxcredit.credit.ppo import ppo
+from jaxcredit.credit.prime import prime
 from jaxcredit.credit.pure import pure
 from jaxcredit.credit.qmix import qmix
+from jaxcredit.credit.r_to_q_star import r_to_q_star
 from jaxcredit.credit.reinforce_pp import reinforce_pp
+from jaxcredit.credit.reinforce_pp_baseline import reinforce_pp_baseline
 from jaxcredit.credit.remax import remax
 from jaxcredit.credit.rloo import rloo
 from jaxcredit.credit.san import san
@@ -42,25 +52,32 @@ from jaxcredit.credit.sotopia import sotopia
 from jaxcredit.credit.spa import spa
 from jaxcredit.credit.spo_chain import spo_chain
 from jaxcredit.credit.spo_tree import spo_tree
+from jaxcredit.credit.t_reg import t_reg
 from jaxcredit.credit.tempo import tempo
 from jaxcredit.credit.tree_rl import tree_rl
 from jaxcredit.credit.tree_rpo import tree_rpo
 from jaxcredit.credit.treeps_rag import treeps_rag
+from jaxcredit.credit.vapo import vapo
 from jaxcredit.credit.vine import vine
 
 __all__ = [
     "a2tgpo",
     "archer",
+    "attention_rhythm",
     "coma",
     "difference_rewards",
     "dr_grpo",
     "dr_mas",
+    "entropy_mask",
     "epo",
+    "gdpo",
     "gigpo",
+    "gpg",
     "grpo",
     "gtalign",
     "hae",
     "hgpo",
+    "hicra",
     "igpo",
     "malt",
     "mars",
@@ -69,10 +86,15 @@ __all__ = [
     "matchtir",
     "opo",
     "oprl",
+    "otb",
+    "passk",
     "ppo",
+    "prime",
     "pure",
     "qmix",
+    "r_to_q_star",
     "reinforce_pp",
+    "reinforce_pp_baseline",
     "remax",
     "rloo",
     "san",
@@ -84,9 +106,11 @@ __all__ = [
     "spa",
     "spo_chain",
     "spo_tree",
+    "t_reg",
     "tempo",
     "tree_rl",
     "tree_rpo",
     "treeps_rag",
+    "vapo",
     "vine",
 ]

@@ -16,12 +16,13 @@ def ppo(batch: Rollout, *, gamma: float = 1.0, lam: float = 0.95, whiten: bool =
     not choose carry V_{t+1} and A_{t+1} through. A later row of a trajectory goes on where the row before it ended.
     Whitening takes one mean and deviation over all policy tokens of the batch; `whiten=False` makes a prompt independent of others.
     """
-    advantage = jax.vmap(lambda group: _advantage(group, gamma, lam))(batch)
+    advantage = jax.vmap(lambda group: token_gae(group, gamma, lam))(batch)
     target = advantage + batch["token_value"]
     return {"advantage": standardise(advantage, where=batch.mask, ddof=ddof, eps=eps) if whiten else advantage, "target": target}
 
 
-def _advantage(group, gamma, lam):
+def token_gae(group, gamma, lam):
+    """A_t of one group, before any whitening; `lam` may differ by row."""
     V, mask = group["token_value"], group.mask
     first = following(jnp.pad(V, ((0, 0), (1, 0))), jnp.pad(mask, ((0, 0), (1, 0))))[:, 0]
     bootstrap = after_row(first, jnp.where(mask.any(-1), 0, 1).astype(V.dtype), group)

@@ -48,12 +48,12 @@ def at_end(x: Float[Array, "G K"], group) -> Float[Array, "R T"]:
     return jnp.zeros(R * T, x.dtype).at[last.reshape(-1)].set(x.reshape(-1), mode="drop").reshape(R, T)
 
 
-def link(x: Float[Array, "R T"], decay: float | int | Float[Array, ""], group) -> Float[Array, "R T"]:
+def link(x: Float[Array, "R T"], decay: float | int | Float[Array, "..."], group) -> Float[Array, "R T"]:
     """Carry a to-go that stops at the end of each row on through the later rows of its trajectory.
 
         x'_t = x_t + decay^(policy tokens from t to the end of the row) x'_first(next row)
 
-    `x` must pass through holes, so that column 0 shows the number of a row's first token.
+    `x` must pass through holes, so that column 0 shows the number of a row's first token. `decay` may differ by row, as [R, 1].
     """
     left = jnp.cumsum(group.mask[:, ::-1], 1, dtype=jnp.int32)[:, ::-1]
     keep = jnp.asarray(decay, x.dtype) ** left

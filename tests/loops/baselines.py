@@ -1,0 +1,186 @@
+"""Baselines and token transforms."""
+
+import numpy as np
+from oracle import basics, by_trajectory, earned, tokens, z
+
+from loops.first import loop_dr_grpo, loop_grpo
+
+
+def white(groups, values, where, eps=1e-6):
+    """Numbers of a whole batch in its standard deviations, over the entries of `where`; 0 elsewhere."""
+    chosen = np.concatenate([v[w] for v, w in zip(values, where, strict=True)])
+    if len(chosen) == 0 or np.all(chosen == chosen[0]):
+        return [np.zeros(v.shape) for v in values]
+    return [np.where(w, (v - chosen.mean()) / (chosen.std() + eps), 0) for v, w in zip(values, where, strict=True)]
+
+
+def batch_reinforce_pp_baseline(groups):
+    A = []
+    for g in groups:
+        there, R = basics(g)
+        A.append(by_trajectory(g, lambda i, r, t, R=R: R[i] - np.mean(list(R.values()))))
+    return {"advantage": white(groups, A, [g["mask"] for g in groups])}
+
+
+def batch_gpg(groups, form="code", f_norm=1.0):
+    every = [list(basics(g)[1].values()) for g in groups]
+    if form == "code":
+        counts = [r != 0 for R in every for r in R]
+    else:
+        counts = [len(set(R)) > 1 for R in every if R]
+    alpha = len(counts) / max(sum(counts), 1)
+    return {"advantage": [alpha * loop_dr_grpo(g) / f_norm for g in groups]}
+
+
+def loop_passk(g, divide=True):
+    there, R = basics(g)
+
+    def number(i, r, t):
+        others = [R[j] for j in there if j != i]
+        if not others or len(set(R.values())) == 1:
+            return 0.0
+        return max(0.0, R[i] - max(others)) / (np.std(list(R.values())) + 1e-6 if divide else 1.0)
+
+    return by_trajectory(g, number)
+
+
+def batch_gdpo(groups, weights=None, per_token=True):
+    A, number = [], []
+    for g in groups:
+        there, _ = basics(g)
+        C = g["components"].shape[1]
+        w = np.ones(C) if weights is None else weights
+        a = {i: sum(w[c] * z([g["components"][j, c] for j in there], g["components"][i, c]) for c in range(C)) for i in there}
+        number.append(a)
+        A.append(by_trajectory(g, lambda i, r, t, a=a: a[i]))
+    if per_token:
+        return {"advantage": white(groups, A, [g["mask"] for g in groups])}
+    every = [x for a in number for x in a.values()]
+    answer = []
+    for g, a in zip(groups, number, strict=True):
+        answer.append(by_trajectory(g, lambda i, r, t, a=a: (a[i] - np.mean(every)) / (np.std(every) + 1e-6)))
+    return {"advantage": answer}
+
+
+def batch_vapo(groups, alpha=0.05, gamma=1.0, critic_lam=1.0, whiten=True):
+    advantage, target = [], []
+    for g in groups:
+        A, B = np.zeros(g["mask"].shape), np.zeros(g["mask"].shape)
+        for i in basics(g)[0]:
+            at, r = earned(g, i)
+            V = [g["token_value"][p] for p in at] + [0.0]
+            lam = max(0.0, 1 - 1 / (alpha * len(at))) if at else 0.0
+            for out, decay in ((A, lam), (B, critic_lam)):
+                after = 0.0
+                for n in reversed(range(len(at))):
+                    after = r[n] + gamma * V[n + 1] - V[n] + gamma * decay * after
+                    out[at[n]] = after
+        advantage.append(A)
+        target.append(np.where(g["mask"], B + g["token_value"], 0))
+    return {"advantage": white(groups, advantage, [g["mask"] for g in groups]) if whiten else advantage, "target": target}
+
+
+def loop_otb(g, zero_tail=False, eps=1e-8):
+    R, T = g["mask"].shape
+    G, W = np.zeros((R, T)), np.zeros((R, T))
+    for i in set(g["row"].tolist()):
+        total = 0.0
+        for r, t in tokens(g, i):
+            total += max(1 - 2 * np.exp(g["logp"][r, t]) + g["prob_square"][r, t], 0)
+            W[r, t] = total + eps
+            k = g["segment"][r, t]
+            G[r, t] = sum(g["reward"][i, m] for m in range(k, g["reward"].shape[1]) if g["real"][i, m])
+    A = np.zeros((R, T))
+    for t in range(T):
+        rows = [r for r in range(R) if g["mask"][r, t]]
+        base = sum(G[r, t] * W[r, t] for r in rows) / sum(W[r, t] for r in rows) if rows else 0.0
+        for r in rows:
+            lonely = len(rows) == 1 and g["mask"].any(1).sum() > 1
+            A[r, t] = G[r, t] if zero_tail and lonely else G[r, t] - base
+    return A
+
+
+def batch_prime(groups, beta=0.05, gamma=1.0, outcome_weight=1.0, form="paper", whiten=False):
+    answer = []
+    for g in groups:
+        there, R = basics(g)
+        n, A = len(there), np.zeros(g["mask"].shape)
+        reward = {p: beta * (g["prm_logp"][p] - g["ref_logp"][p]) for i in there for p in tokens(g, i)}
+        m = {i: np.mean([reward[p] for p in tokens(g, i)]) if tokens(g, i) else 0.0 for i in there}
+        for i in there if n > 1 else []:
+            follow = 0.0
+            for p in reversed(tokens(g, i)):
+                if form == "paper":
+                    step = reward[p] - np.mean([m[j] for j in there if j != i])
+                else:
+                    step = n / (n - 1) * (reward[p] - np.mean(list(m.values())))
+                follow = step + gamma * follow
+                A[p] = follow + outcome_weight * (R[i] - np.mean([R[j] for j in there if j != i]))
+        answer.append(A)
+    return {"advantage": white(groups, answer, [g["mask"] for g in groups]) if whiten else answer}
+
+
+def loop_t_reg(g, beta=1.0):
+    better, worse = np.exp(g["better_logp"]), np.exp(g["worse_logp"])
+    return np.where(g["mask"], beta * (better / (better + worse) - 0.5), 0)
+
+
+def loop_r_to_q_star(g, beta=0.1):
+    return np.where(g["mask"], beta * (g["logp"] - g["ref_logp"]), 0)
+
+
+def batch_entropy_mask(groups, rho=0.2):
+    H = sorted((g["entropy"][p] for g in groups for p in zip(*np.nonzero(g["mask"]), strict=True)), reverse=True)
+    least = H[max(1, int(rho * len(H) + 0.9999)) - 1]
+    weight = [(g["mask"] & (g["entropy"] >= least)) * 1.0 for g in groups]
+    return {"advantage": [loop_grpo(g) for g in groups], "weight": weight, "clip": [np.ones(g["mask"].shape) for g in groups]}
+
+
+def loop_hicra(g, alpha=0.2, form="paper", share=0.3):
+    A = loop_dr_grpo(g) if form == "paper" else loop_grpo(g)
+    there, _ = basics(g)
+    size = {i: len(tokens(g, i)) for i in there}
+    out = A.copy()
+    for r, i in enumerate(g["row"]):
+        here = np.nonzero(g["mask"][r])[0]
+        ordered = sorted(g["entropy"][r, here]) if form == "code" else []
+        for t in here:
+            plan = g["planning"][r, t] > 0
+            if form == "code":
+                floor = ordered[max(0, min(int((1 - share) * len(ordered)), len(ordered) - 1))]
+                plan |= g["entropy"][r, t] > floor and A[r, t] > 0 and size[i] > np.mean(list(size.values()))
+            out[r, t] = A[r, t] * (1 + alpha * np.sign(A[r, t])) if plan else A[r, t]
+    return out
+
+
+def loop_attention_rhythm(g, strategy="coupled", amplify=1.5, share=0.4, alpha=0.5, window=5):
+    A, gain = loop_grpo(g), np.zeros(g["mask"].shape)
+
+    def top(values):
+        """The columns whose values are among the ceil(share n) largest."""
+        if not values:
+            return set()
+        least = sorted(values.values(), reverse=True)[max(1, int(share * len(values) + 0.9999)) - 1]
+        return {t for t, v in values.items() if v >= least}
+
+    for r in range(len(A)):
+        here = np.nonzero(g["mask"][r])[0].tolist()
+        change = {t: abs(g["waad"][r, t] - g["waad"][r, t + 1]) for t in here if t + 1 in here}
+        preplan = top(change)
+        anchor = top({t: g["fai"][r, t] for t in here if g["fai"][r, t] > 0})
+        low = top({t: -g["waad"][r, t] for t in here})
+        if strategy != "coupled":
+            for t in preplan if strategy == "local" else anchor:
+                gain[r, t] = 1
+            continue
+        introduces = set()
+        for t in anchor:
+            before = [u for u in range(t - window, t) if u in preplan]
+            if before and t in low:
+                introduces.add(max(before, key=lambda u: (change[u], u)))
+                gain[r, t] += 1 - alpha
+            else:
+                gain[r, t] += 1
+        for u in introduces:
+            gain[r, u] += alpha
+    return A * (1 + (amplify - 1) * gain)
