@@ -7,6 +7,18 @@ from jaxcredit.kernels.cuts import cut_points
 from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
 from jaxcredit.kernels.fits import expectile, implicit_rewards, polyak, progress_loss, td_target, trajectory_preference_loss
 from jaxcredit.kernels.games import (
+    centre_roles,
+    choice_advantage,
+    mix,
+    mixing_slope,
+    pareto,
+    pareto_choice,
+    prefixes,
+    random_orders,
+    sampled_shapley_values,
+    shapley_values,
+    welfare,
+)
 from jaxcredit.kernels.masked import masked_mean, masked_std, masked_var
 from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by
 from jaxcredit.kernels.prefix import at_branches, branches, common_prefix, prefix_value, shared_with
@@ -18,6 +30,18 @@ from jaxcredit.kernels.runs import carried, final, run_begins, run_ends, run_sum
 from jaxcredit.kernels.select import kth_largest, top_share
 from jaxcredit.kernels.strata import variance_parts
 from jaxcredit.kernels.tree import (
+    Tree,
+    along,
+    at_nodes,
+    child_mean,
+    from_children,
+    from_parent,
+    on_edges,
+    over_children,
+    path_mean,
+    rounding,
+    tree_of,
+)
 from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn, joint
 from jaxcredit.kernels.vote import vote
 
