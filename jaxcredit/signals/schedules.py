@@ -11,11 +11,6 @@ def length_budget(step: int, *, start: float = 256.0, decay: float = 0.7, every:
     return max(1.0, start * decay ** (step // every))
 
 
-def annealed(step: float, *, start: float = 0.3, period: float = 12000.0) -> float:
-    """start exp(-step / period): the weight of a thinking reward in Trust-GRPO (SophiaVL-R1's release)."""
-    return start * math.exp(-step / period)
-
-
 def noisy_documents(progress: float, *, start: float = 0.0, end: float = 0.5, base: float = 4.0) -> float:
     """p = start + (base^x - 1) / (base - 1) (end - start), x = progress in [0, 1]: how likely a simulated search answers with noise.
 

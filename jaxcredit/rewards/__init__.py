@@ -1,0 +1,68 @@
+"""What an answer, a trajectory or a call is worth: plain functions of texts and parsed things, for the reward of a `Task`.
+
+Those of a group (`trust_grpo`, `trace`, `adaptive_thinking`) take all of a prompt's answers at once. `oni` holds learned ones.
+"""
+
+from jaxcredit.rewards.adaptive_thinking import adaptive_thinking, preferred_mode
+from jaxcredit.rewards.adasearch import adasearch_answer, adasearch_decision, decision_f1, knows
+from jaxcredit.rewards.gtalign import gtalign, gtalign_read, gtalign_utilities, length_window, payoff_reward
+from jaxcredit.rewards.kg_path import distinct_share, kg_path, path_coverage
+from jaxcredit.rewards.length import near_budget, overlong, train_long_think_short
+from jaxcredit.rewards.matchtir import call_score, match_rewards, match_scores, matchtir
+from jaxcredit.rewards.opagent import browser_step, normalised_process, opagent
+from jaxcredit.rewards.re_searcher import re_searcher, re_searcher_turns
+from jaxcredit.rewards.reseek import ideal_judgements, kept, reseek
+from jaxcredit.rewards.search_r1 import retrieved, search_r1, well_formed
+from jaxcredit.rewards.text import blocks, exact_match, jaccard, normalised, set_f1
+from jaxcredit.rewards.toolrl import parse_calls, toolrl, toolrl_calls, toolrl_format
+from jaxcredit.rewards.trace import Attempt, cost_aware_score, trace
+from jaxcredit.rewards.trust import trust, trust_grpo
+
+__all__ = [
+    "Attempt",
+    "adaptive_thinking",
+    "adasearch_answer",
+    "adasearch_decision",
+    "blocks",
+    "browser_step",
+    "call_score",
+    "cost_aware_score",
+    "decision_f1",
+    "distinct_share",
+    "exact_match",
+    "gtalign",
+    "gtalign_read",
+    "gtalign_utilities",
+    "ideal_judgements",
+    "jaccard",
+    "kept",
+    "kg_path",
+    "knows",
+    "length_window",
+    "match_rewards",
+    "match_scores",
+    "matchtir",
+    "near_budget",
+    "normalised",
+    "normalised_process",
+    "opagent",
+    "overlong",
+    "parse_calls",
+    "path_coverage",
+    "payoff_reward",
+    "preferred_mode",
+    "re_searcher",
+    "re_searcher_turns",
+    "reseek",
+    "retrieved",
+    "search_r1",
+    "set_f1",
+    "toolrl",
+    "toolrl_calls",
+    "toolrl_format",
+    "trace",
+    "train_long_think_short",
+    "trust",
+    "trust_grpo",
+    "well_formed",
+]
