@@ -25,5 +25,23 @@ from jaxcredit.signals.critic import critic  # noqa: E402
 from jaxcredit.signals.greedy import greedy  # noqa: E402
 from jaxcredit.signals.reference import entropy, reference  # noqa: E402
 from jaxcredit.signals.strata import alike, by_signal, calls, strata  # noqa: E402
+from jaxcredit.signals.tree_labels import grounded_prm, grounded_prm_values, judge_total, malt_labels, ovm, sibling_pairs, tvm  # noqa: E402
 
-__all__ = ["Learned", "alike", "by_signal", "calls", "critic", "entropy", "greedy", "reference", "strata"]
+__all__ = [
+    "Learned",
+    "alike",
+    "by_signal",
+    "calls",
+    "critic",
+    "entropy",
+    "greedy",
+    "grounded_prm",
+    "grounded_prm_values",
+    "judge_total",
+    "malt_labels",
+    "ovm",
+    "reference",
+    "sibling_pairs",
+    "strata",
+    "tvm",
+]
