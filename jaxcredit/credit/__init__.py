@@ -10,6 +10,10 @@ from jaxcredit.credit._lift import per_group as per_group
 from jaxcredit.credit.a2tgpo import a2tgpo
 from jaxcredit.credit.archer import archer
 from jaxcredit.credit.attention_rhythm import attention_rhythm
+from jaxcredit.credit.brpo import brpo
+from jaxcredit.credit.calm import calm
+from jaxcredit.credit.capo import capo
+from jaxcredit.credit.clip_delta import clip_delta
 from jaxcredit.credit.coma import coma
 from jaxcredit.credit.difference_rewards import difference_rewards
 from jaxcredit.credit.dr_grpo import dr_grpo
@@ -25,25 +29,36 @@ from jaxcredit.credit.hae import hae
 from jaxcredit.credit.hgpo import hgpo
 from jaxcredit.credit.hicra import hicra
 from jaxcredit.credit.igpo import igpo
+from jaxcredit.credit.int import int
+from jaxcredit.credit.lare import lare
+from jaxcredit.credit.ma_rlhf import ma_rlhf
 from jaxcredit.credit.malt import malt
 from jaxcredit.credit.mars import mars
 from jaxcredit.credit.mars2 import mars2
 from jaxcredit.credit.masked_gae import masked_gae
 from jaxcredit.credit.matchtir import matchtir
+from jaxcredit.credit.oni import oni
 from jaxcredit.credit.opo import opo
 from jaxcredit.credit.oprl import oprl
 from jaxcredit.credit.otb import otb
 from jaxcredit.credit.passk import passk
+from jaxcredit.credit.poad import poad
+from jaxcredit.credit.potential_shaping import potential_shaping
 from jaxcredit.credit.ppo import ppo
+from jaxcredit.credit.pppo import pppo
 from jaxcredit.credit.prime import prime
 from jaxcredit.credit.pure import pure
 from jaxcredit.credit.qmix import qmix
+from jaxcredit.credit.r3l import r3l
 from jaxcredit.credit.r_to_q_star import r_to_q_star
 from jaxcredit.credit.reinforce_pp import reinforce_pp
 from jaxcredit.credit.reinforce_pp_baseline import reinforce_pp_baseline
 from jaxcredit.credit.remax import remax
 from jaxcredit.credit.rloo import rloo
+from jaxcredit.credit.rrd import rrd
+from jaxcredit.credit.rudder import rudder
 from jaxcredit.credit.san import san
+from jaxcredit.credit.scrl import scrl
 from jaxcredit.credit.search_r2 import search_r2
 from jaxcredit.credit.shapley import shapley
 from jaxcredit.credit.siop import siop
@@ -54,16 +69,22 @@ from jaxcredit.credit.spo_chain import spo_chain
 from jaxcredit.credit.spo_tree import spo_tree
 from jaxcredit.credit.t_reg import t_reg
 from jaxcredit.credit.tempo import tempo
+from jaxcredit.credit.tp_grpo import tp_grpo
 from jaxcredit.credit.tree_rl import tree_rl
 from jaxcredit.credit.tree_rpo import tree_rpo
 from jaxcredit.credit.treeps_rag import treeps_rag
 from jaxcredit.credit.vapo import vapo
 from jaxcredit.credit.vine import vine
+from jaxcredit.credit.vsrm import vsrm
 
 __all__ = [
     "a2tgpo",
     "archer",
     "attention_rhythm",
+    "brpo",
+    "calm",
+    "capo",
+    "clip_delta",
     "coma",
     "difference_rewards",
     "dr_grpo",
@@ -79,25 +100,36 @@ __all__ = [
     "hgpo",
     "hicra",
     "igpo",
+    "int",
+    "lare",
+    "ma_rlhf",
     "malt",
     "mars",
     "mars2",
     "masked_gae",
     "matchtir",
+    "oni",
     "opo",
     "oprl",
     "otb",
     "passk",
+    "poad",
+    "potential_shaping",
     "ppo",
+    "pppo",
     "prime",
     "pure",
     "qmix",
+    "r3l",
     "r_to_q_star",
     "reinforce_pp",
     "reinforce_pp_baseline",
     "remax",
     "rloo",
+    "rrd",
+    "rudder",
     "san",
+    "scrl",
     "search_r2",
     "shapley",
     "siop",
@@ -108,9 +140,11 @@ __all__ = [
     "spo_tree",
     "t_reg",
     "tempo",
+    "tp_grpo",
     "tree_rl",
     "tree_rpo",
     "treeps_rag",
     "vapo",
     "vine",
+    "vsrm",
 ]
