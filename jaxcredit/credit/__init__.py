@@ -65,6 +65,7 @@ from jaxcredit.credit.siop import siop
 from jaxcredit.credit.slate import slate
 from jaxcredit.credit.sotopia import sotopia
 from jaxcredit.credit.spa import spa
+from jaxcredit.credit.sploo import sploo
 from jaxcredit.credit.spo_chain import spo_chain
 from jaxcredit.credit.spo_tree import spo_tree
 from jaxcredit.credit.t_reg import t_reg
@@ -136,6 +137,7 @@ __all__ = [
     "slate",
     "sotopia",
     "spa",
+    "sploo",
     "spo_chain",
     "spo_tree",
     "t_reg",

@@ -20,6 +20,7 @@ from jaxcredit.kernels.games import (
     welfare,
 )
 from jaxcredit.kernels.masked import masked_mean, masked_std, masked_var
+from jaxcredit.kernels.partings import Partings, partings, staircase
 from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by
 from jaxcredit.kernels.prefix import at_branches, branches, common_prefix, prefix_value, shared_with
 from jaxcredit.kernels.redistribution import decomposition_loss, draw_entries, returns_over_peers, sampled_decomposition_loss, shaping
@@ -46,6 +47,7 @@ from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn,
 from jaxcredit.kernels.vote import vote
 
 __all__ = [
+    "Partings",
     "Tree",
     "after_row",
     "along",
@@ -95,6 +97,7 @@ __all__ = [
     "over_children",
     "pareto",
     "pareto_choice",
+    "partings",
     "path_mean",
     "per_segment",
     "place",
@@ -114,6 +117,7 @@ __all__ = [
     "shapley_values",
     "shared_with",
     "spread",
+    "staircase",
     "standardise",
     "std_by",
     "td_target",

@@ -184,3 +184,59 @@ def loop_attention_rhythm(g, strategy="coupled", amplify=1.5, share=0.4, alpha=0
         for u in introduces:
             gain[r, u] += alpha
     return A * (1 + (amplify - 1) * gain)
+
+
+def loop_sploo(g, lam=0.0, a=0.0, c=3.0, c_b=3.0, ramp=8.0, least=2, kurtosis=True):
+    """From common prefixes alone, column by column, with no array over branches."""
+    there, R = basics(g)
+    rows, T = g["mask"].shape
+    A = np.zeros((rows, T))
+    key = np.where(g["valid"], g["tokens"], -1)
+    end = [max([t + 1 for t in range(T) if g["valid"][r, t]], default=0) for r in range(rows)]
+
+    def lcp(r, q):
+        differ = np.nonzero(key[r] != key[q])[0]
+        return int(differ[0]) if len(differ) else T
+
+    for r, i in enumerate(g["row"]):
+        O = [j for j in there if j != i]  # noqa: E741
+        if i not in there or not O:
+            continue
+        seen = {j: max((q for q in range(rows) if g["row"][q] == j), key=lambda q, r=r: (lcp(r, q), -q)) for j in O}
+        L = {j: lcp(r, seen[j]) for j in O}
+        mu = np.mean([R[j] for j in O])
+        flat = len({R[j] for j in O}) == 1
+        v = 0.0 if flat else np.mean([(R[j] - mu) ** 2 for j in O])
+        kappa = np.mean([(R[j] - mu) ** 4 for j in O]) / v**2 - 3 if v > 0 and kurtosis else 0.0
+        b = mu
+        for t in range(T):
+            inside, out = [j for j in O if L[j] >= t], [j for j in O if L[j] == t - 1]
+            if out and len(inside) >= least and v > 0:
+                h = 1 / len(inside) + 1 / len(out)
+                z2 = (np.mean([R[j] for j in inside]) - np.mean([R[j] for j in out])) ** 2 / (v * h)
+                limit = 1 + (c_b - 1) * np.sqrt(1 + max(0, kappa * (h - 3 / len(inside + out))) / 2)
+                if z2 > limit:
+                    b += (1 - limit / z2) * (np.mean([R[j] for j in inside]) - b)
+            children = []
+            for j in inside:
+                child = next((k for k in children if lcp(seen[k[0]], seen[j]) >= t + 1), None)
+                children.append([j]) if child is None else child.append(j)
+            classes = [k for k in children if len(k) > 1]
+            singles = [k[0] for k in children if len(k) == 1]
+            classes += [singles] if singles else []
+            C, m, beta = len(classes), len(inside), 0.0
+            if C >= 2:
+                mean = np.mean([R[j] for j in inside])
+                between = sum(len(k) * (np.mean([R[j] for j in k]) - mean) ** 2 for k in classes)
+                within = sum((R[j] - np.mean([R[q] for q in k])) ** 2 for k in classes for j in k)
+                noise = (within + 4 * v) / (m - C + 4)
+                e = -np.inf
+                if noise > 0:
+                    e = (between / noise - (C - 1)) / np.sqrt(
+                        2 * (C - 1) + max(0, kappa * (sum(1 / len(k) for k in classes) - (2 * C - 1) / m))
+                    )
+                left = np.mean([end[seen[j]] - t - 1 for j in inside])
+                beta = a * (1 - c / e) * min(1, max(left, 0) / ramp) ** 2 if e > c else 0.0
+            omega = 1 + lam * (1 - 1 / (m + 1)) / (1 - 1 / len(there)) + beta
+            A[r, t] = omega * (R[i] - b) if g["mask"][r, t] else 0.0
+    return A
