@@ -40,14 +40,7 @@ def log_prob(weights: Weights, stats: Float[Array, "*H D"], share: Float[Array, 
     return jax.scipy.stats.beta.logpdf(share, *shape(weights, stats))
 
 
-def entropy(weights: Weights, stats: Float[Array, "*H D"]) -> Float[Array, "*H"]:
-    """Of the Beta distribution, in nats; 0 is that of the uniform one, and the most."""
-    a, b = shape(weights, stats)
-    psi = jax.scipy.special.digamma
-    return jax.scipy.special.betaln(a, b) - (a - 1) * psi(a) - (b - 1) * psi(b) + (a + b - 2) * psi(a + b)
-
-
-def progress(metric: Float[Array, "H+1"], *, gamma: float = 0.9) -> Float[Array, "H"]:
+def progress(metric: Float[Array, "H+1"], *, gamma: float | Float[Array, ""] = 0.9) -> Float[Array, "H"]:
     """r_k = sum_j gamma^j (L_k+j - L_k+j+1): by how much a loss of the student falls after decision k."""
     return to_go(metric[:-1] - metric[1:], gamma)
 
@@ -61,9 +54,12 @@ def controller_loss(
     *,
     bonus: float = 0.01,
 ) -> Float[Array, ""]:
-    """-mean((r - baseline) log Beta(e) + bonus entropy): REINFORCE on the decisions of a window."""
-    gain = jax.lax.stop_gradient(reward - baseline)
-    return -(gain * log_prob(weights, stats, share) + bonus * entropy(weights, stats)).mean()
+    """-mean((r - bonus log Beta(e) - baseline) log Beta(e)): REINFORCE on the decisions of a window, which also earn their surprise.
+
+    That makes `bonus` the price of the policy's entropy.
+    """
+    log = log_prob(weights, stats, share)
+    return -(jax.lax.stop_gradient(reward - bonus * log - baseline) * log).mean()
 
 
 def moved(baseline: Float[Array, ""], reward: Float[Array, "H"], *, decay: float = 0.9) -> Float[Array, ""]:
