@@ -21,6 +21,6 @@ def edges(x: Float[Array, "M"], on: Tree, group: Rollout, *, kept: Bool[Array, "
     return {"advantage": advantage, "weight": weight}
 
 
-def unsure(group: Rollout, prob_mask: float | None) -> Bool[Array, "R T"]:
+def unsure(group: Rollout, prob_mask: float | None) -> Bool[Array, "*N R T"]:
     """Tokens whose probability was below `prob_mask`; all for None."""
     return jnp.ones(group.mask.shape, bool) if prob_mask is None else group.logp < jnp.log(prob_mask)
