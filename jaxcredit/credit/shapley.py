@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -30,7 +29,7 @@ def shapley(group: Rollout, *, orders: int = 0, seed: int = 0):
     if A <= EXACT and not orders:
         phi = shapley_values(value)
     else:
-        order = random_orders(orders or 256, A, key=jax.random.key(seed))
+        order = random_orders(orders or 256, A, seed=seed)
         phi = sampled_shapley_values(order, value[..., prefixes(order)])
     share = jnp.take_along_axis(phi, jnp.clip(agent, 0, A - 1), -1)
     return spread(jnp.where(group.real, share, 0), group)

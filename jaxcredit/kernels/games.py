@@ -5,7 +5,7 @@ from math import comb
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
 
@@ -33,10 +33,11 @@ def sampled_shapley_values(order: Int[Array, "P A"], chain: Float[Array, "*b P A
     return jnp.take_along_axis(gain, place, -1).mean(-2)
 
 
-def random_orders(count: int, agents: int, *, key: Key[Array, ""]) -> Int[Array, "P A"]:
+def random_orders(count: int, agents: int, *, seed: int = 0) -> Int[Array, "P A"]:
     """`count` orders of the agents, each followed by its reverse, which takes away what pairs of agents add to the noise."""
-    draw = jax.vmap(lambda k: jax.random.permutation(k, agents))(jax.random.split(key, -(-count // 2)))
-    return jnp.stack([draw, draw[:, ::-1]], 1).reshape(-1, agents)[:count].astype(jnp.int32)
+    rng = np.random.default_rng(seed)  # on the host: constants of the program, not a part of it
+    draw = np.stack([rng.permutation(agents) for _ in range(-(-count // 2))])
+    return jnp.asarray(np.stack([draw, draw[:, ::-1]], 1).reshape(-1, agents)[:count], jnp.int32)
 
 
 def prefixes(order: Int[Array, "P A"]) -> Int[Array, "P A+1"]:
@@ -122,9 +123,7 @@ def centre_roles(
     def total(y):
         return jax.ops.segment_sum(y, group, n, indices_are_sorted=True)[group]
 
-    far = (
-        x - x[jax.ops.segment_max(jnp.arange(n), group, n, indices_are_sorted=True)][group]
-    )  # to the largest: equal ones are 0
+    far = x - x[jax.ops.segment_max(jnp.arange(n), group, n, indices_are_sorted=True)][group]  # to the largest: equal ones are 0
     size = total(counts.astype(x.dtype))
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)
     if scale:
