@@ -138,7 +138,7 @@ def test_a_tree_as_paths_and_as_edges_gives_one_gradient(credit):
     paths, edges = forest(0)
     (a, n), (b, m) = (gradient(catalogue.columns(credit(r), r), r) for r in (paths, edges))
     near(a, b, 1e-6)
-    assert float(n) == pytest.approx(float(m)) and float(n) > 50 and (np.abs(a) > 1e-3).sum() > 50
+    assert float(n) == pytest.approx(float(m)) and float(n) > 20 and (np.abs(a) > 1e-3).sum() > 20
     if credit is not tree_rpo:  # which is 0 on most edges, shared ones among them
         alike = catalogue.columns(credit(paths), paths) | {"weight": paths.mask * 1.0}
         assert (jnp.abs(gradient(alike, paths)[0] - b) > 1e-3).any()  # without weights, shared edges count more than once
@@ -155,20 +155,21 @@ def test_each_edge_counts_once():
 # ---------------------------------------------------------------- the loops, with other knobs
 
 
+GRPO, ALL, CHILDREN = {"mode": "grpo"}, {"prob_mask": None, "drop": False}, {"std": "children", "mean": "children", "drop": False}
+
+
 @pytest.mark.parametrize(
     ("credit", "knobs"),
     [
-        (spo_tree, {"mode": "grpo"}),
-        (spo_tree, {"prob_mask": None, "drop": False}),
+        (spo_tree, GRPO),
+        (spo_tree, ALL),
         (tree_rl, {"weighting": "code"}),
         (tree_rl, {"weighting": "none"}),
-        (tree_rpo, {"std": "children", "mean": "children"}),
-        (tree_rpo, {"drop": False}),
-        (mars2, {"in_place": False}),
-        (mars2, {"gamma": 0.3, "lam": 0.2}),
+        (tree_rpo, CHILDREN),
+        pytest.param(mars2, {"gamma": 0.3, "lam": 0.2, "in_place": False}, marks=pytest.mark.slow),  # its shaping is tested below
         (malt, {"leave_one_out": True}),
     ],
-    ids=str,
+    ids=lambda x: x.__name__ if callable(x) else "-".join(f"{k}={v}" for k, v in x.items()),
 )
 def test_oracle_with_knobs(credit, knobs):
     rollout, loop = forest(1)[0], getattr(trees, f"loop_{credit.__name__}")
@@ -179,7 +180,7 @@ def test_oracle_with_knobs(credit, knobs):
     assert any((np.abs(got[name] - other[name]) > 1e-3).any() for name in got)
 
 
-@pytest.mark.parametrize("knobs", [{"whiten": True}, {"prob_mask": 0.3, "whiten": True, "ddof": 1}, {"prob_mask": None}], ids=str)
+@pytest.mark.parametrize("knobs", [{"prob_mask": 0.3, "whiten": True, "ddof": 1}, {"prob_mask": None}], ids=str)
 def test_spo_chain_oracle_with_knobs(knobs):
     rollout = random(3, ("value",), T=14)
     got, want = spo_chain(rollout, **knobs), trees.batch_spo_chain(groups(rollout), **knobs)
@@ -193,18 +194,24 @@ def test_spo_chain_oracle_with_knobs(knobs):
 def test_tempo_s_prefix_tree():
     """On the tree of common prefixes the mean of paths is `prefix_value`; the mean of children is not, unless branches are full."""
     rng = np.random.default_rng(0)
-    tokens, reward = rng.integers(0, 2, (7, 5)), rng.normal(size=7).astype(np.float32)
+    tokens, reward = rng.integers(0, 2, (7, 5)), jnp.asarray(rng.normal(size=7), jnp.float32)
     prefixes = sorted({tuple(y[:t]) for y in tokens for t in range(6)}, key=len)
     number = {p: i for i, p in enumerate(prefixes)}
     node = jnp.asarray([[number[tuple(y[: t + 1])] for t in range(5)] for y in tokens], jnp.int32)
     parent = jnp.asarray([number[p[:-1]] if p else -1 for p in prefixes], jnp.int32)
-    there = jnp.ones(7, bool)
-    tree = kernels.tree_of(node, parent, jnp.ones((7, 5), bool))
-    want = kernels.prefix_value(jnp.asarray(tokens), jnp.ones((7, 5), bool), reward, where=there)
-    paths, children = kernels.path_mean(reward, tree), kernels.child_mean(reward, tree)
-    near(kernels.along(paths, tree), want[:, 1:], 1e-6)
-    near(paths[0], want[0, 0], 1e-6)
-    assert np.abs(kernels.along(children, tree) - want[:, 1:]).max() > 0.05
+    ones = jnp.ones((7, 5), bool)
+
+    @jax.jit
+    def both(tokens, node, parent):
+        tree = kernels.tree_of(node, parent, ones)
+        V = [mean(reward, tree) for mean in (kernels.path_mean, kernels.child_mean)]
+        return [jnp.pad(kernels.along(v, tree), ((0, 0), (1, 0)), constant_values=v[0]) for v in V], kernels.prefix_value(
+            tokens, ones, reward, where=ones[:, 0]
+        )
+
+    (paths, children), want = both(jnp.asarray(tokens), node, parent)
+    near(paths, want, 1e-6)
+    assert np.abs(children - want).max() > 0.05
 
 
 def test_the_two_means_agree_on_full_trees_and_on_ragged_ones_do_not():
@@ -231,8 +238,8 @@ def test_siblings_that_are_equal_but_for_rounding_have_no_deviation():
             paths.append([1 + a, 4 + 3 * a + b])
             reward.append(r)
     rollout = planted(paths, reward)
-    for answer in (spo_tree(rollout, mode="grpo"), tree_rpo(rollout, std="children")):
-        assert (answer["advantage"][0, :, 0] == 0).all() and (answer["weight"][0, :, 0] == 0).all()
+    for answer in (spo_tree(rollout, **GRPO), tree_rpo(rollout, **CHILDREN)):
+        assert (answer["advantage"][0, :, 0] == 0).all()
         assert np.abs(answer["advantage"][0, :9, 1]).max() > 1
 
 
@@ -247,9 +254,12 @@ def test_sums_up_and_down_a_tree_of_parents():
     for i in range(1, M):
         down[i] += keep[i] * down[parent[i]]
     x, parent, keep = jnp.asarray(x, jnp.float32), jnp.asarray(parent, jnp.int32), jnp.asarray(keep, jnp.float32)
-    near(kernels.from_children(x, parent, keep), up, 1e-5)
-    near(kernels.from_parent(x, parent, keep), down, 1e-5)
-    near(kernels.from_children(x, parent)[0], x.sum(), 1e-5)
+    got = jax.jit(
+        lambda: (kernels.from_children(x, parent, keep), kernels.from_parent(x, parent, keep), kernels.from_children(x, parent))
+    )()
+    near(got[0], up, 1e-5)
+    near(got[1], down, 1e-5)
+    near(got[2][0], x.sum(), 1e-5)
 
 
 def test_leave_one_out_of_leaves_sums_to_zero_and_so_is_the_root():
@@ -317,8 +327,8 @@ def test_spo_tree_example():
     answer = spo_tree(rollout)
     near(answer["advantage"][0, :4, :2], [[-0.25, 0.5], [-0.25, -0.5], [0.25, 0], [0.25, 0]])
     near(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])  # equal siblings leave the loss
-    near(spo_tree(rollout, drop=False)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
-    near(spo_tree(rollout, mode="grpo")["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
+    near(spo_tree(rollout, **ALL)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
+    near(spo_tree(rollout, **GRPO)["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
     sure = replace(rollout, logp=rollout.logp.at[0, 0, :2].set(jnp.log(jnp.array([0.95, 0.85]))))
     near(spo_tree(sure)["weight"][0, 0, :2], [0, 1])
 
@@ -350,7 +360,7 @@ def test_where_branches_part_at_the_root_alone_trees_are_baselines():
             (malt(rollout, leave_one_out=True), rloo(rollout)),
             (tree_rl(rollout, weighting="none"), 2 * rloo(rollout)),
             (tree_rl(rollout, weighting="paper"), 2 * rloo(rollout)),
-            (tree_rpo(rollout, std="children"), grpo(rollout)),
+            (tree_rpo(rollout, **CHILDREN), grpo(rollout)),
             (mars2(rollout, gamma=0.0), grpo(rollout)),
         ]
         for a, b in pairs:
@@ -384,10 +394,9 @@ def test_tree_rpo_example_and_what_it_has_of_spo_tree():
     near(answer["advantage"][0, :4, :2], [[-0.57735, 1], [-0.57735, -1], [0.57735, 0], [0.57735, 0]], 1e-5)
     near(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])
     rollout = forest(2)[0]
-    a, b = tree_rpo(rollout, std="children", mean="children"), spo_tree(rollout, mode="grpo", prob_mask=None)
+    a, b = tree_rpo(rollout, **CHILDREN), spo_tree(rollout, **GRPO)
     near(a["advantage"], b["advantage"], 1e-4)
-    for other in (tree_rpo(rollout), tree_rpo(rollout, std="children")):
-        assert (jnp.abs(other["advantage"] - b["advantage"]) > 1e-3).any()
+    assert (jnp.abs(tree_rpo(rollout)["advantage"] - b["advantage"]) > 1e-3).any()
 
 
 def test_mars2_example():
@@ -433,7 +442,7 @@ def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo
     V = values(planted([CHAIN[i] for i in there], LEAVES.reshape(-1)[there]))["children"][0]
     near(V[jnp.array([1, 4, 5, 6])], [0.5, 0.5, 0.5, 0])
     full = forest(2)[0]
-    a, b = malt(full), spo_tree(full, prob_mask=None, drop=False)
+    a, b = malt(full), spo_tree(full, **ALL)
     near(a["advantage"], b["advantage"], 1e-5)
     near(a["weight"], b["weight"], 1e-6)
     more = replace(full, reward=full.reward.at[:, 0].add(0.5))  # values are monotone in every leaf
@@ -493,26 +502,27 @@ def test_a_judge_s_parts():
 def test_ovm_and_tvm_labels():
     tokens, correct = jnp.array([[1, 2, 3], [1, 2, 4], [1, 5, 6]]), jnp.array([1.0, 0, 1])
     ones = jnp.ones((3, 3), bool)
-    tvm = signals.tvm(tokens, ones, ones, correct, where=jnp.ones(3, bool))
+    program = jax.jit(partial(signals.tvm, where=jnp.ones(3, bool)))
+    tvm = program(tokens, ones, ones, correct)
     near(tvm, [[2 / 3, 0.5, 1], [2 / 3, 0.5, 0], [2 / 3, 1, 1]], 1e-5)
     ovm = signals.ovm(correct, jnp.arange(3), ones)
     near(ovm, [[1] * 3, [0] * 3, [1] * 3])
     alone = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]], bool)  # prefixes that nobody shares
     near(ovm[alone], tvm[alone])
     near(tvm[0, 1], ovm[:2, 1].mean())  # what OVM says of one prefix, on average
-    assert signals.tvm(tokens, ones, ones.at[0, 0].set(False), correct, where=jnp.ones(3, bool))[0, 0] == 0
+    assert program(tokens, ones, ones & (np.arange(3) > 0), correct)[0, 0] == 0
 
 
 def test_grounded_prm_labels():
-    u = partial(signals.grounded_prm, where=jnp.ones(3, bool))
-    v, F = jnp.array([1.0, -1, 1]), jnp.array(1.0)
-    near(u(v, F), 0.555556, 1e-5)
-    near(u(v, F, by_length=False), 0.222222 + 1, 1e-5)
-    near(u(-v, -F), -0.555556, 1e-5)
+    u = jax.jit(signals.grounded_prm, static_argnames="by_length")
+    v, F, three = jnp.array([1.0, -1, 1] + [9.0] * 4), jnp.array(1.0), jnp.arange(7) < 3
+    near(u(v, F, where=three), 0.555556, 1e-5)
+    near(u(v, F, where=three, by_length=False), 0.222222 + 1, 1e-5)
+    near(u(-v, -F, where=three), -0.555556, 1e-5)
     for N in (1, 3, 7):
-        where = jnp.arange(9) < N
-        near(signals.grounded_prm(jnp.where(where, 1.0, 7.0), F, where=where), (N + 1) / (2 * N) + 1 / N, 1e-5)
-    near(signals.grounded_prm(v, -F, where=jnp.zeros(3, bool)), -1)
-    value, visits = signals.grounded_prm_values(jnp.array([0, 0, 0.5555556, 0.1]), jnp.array([0, 0, 1, 2]), jnp.array([-1, 0, 1, 1]))
+        near(u(jnp.ones(7), F, where=jnp.arange(7) < N), (N + 1) / (2 * N) + 1 / N, 1e-5)
+    near(u(v, -F, where=jnp.arange(7) < 0), -1)
+    backed = jax.jit(signals.grounded_prm_values)
+    value, visits = backed(jnp.array([0, 0, 0.5555556, 0.1]), jnp.array([0, 0, 1, 2]), jnp.array([-1, 0, 1, 1]))
     near(value, [0.81 * 0.6555556, 0.9 * 0.6555556, 0.5555556, 0.1], 1e-5)
     assert visits.tolist() == [3, 3, 1, 2]

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcredit.kernels import Tree, along, on_edges, spread, tree_of
+from jaxcredit.kernels import Tree, on_edges, tree_of
 from jaxcredit.rollout import Rollout
 
 SIGNALS = {"node": "G K", "node_parent": "M"}
@@ -15,9 +15,7 @@ def tree(group: Rollout) -> Tree:
 
 def edges(x: Float[Array, "M"], on: Tree, group: Rollout, *, kept: Bool[Array, "M"] | None = None) -> dict[str, Array]:
     """The advantage of each edge on its tokens, weighted so that each edge counts once; edges that are not kept leave the loss."""
-    advantage, weight = on_edges(x, on, group)
-    if kept is not None:
-        weight = weight * spread(along(kept.astype(x.dtype), on), group)
+    advantage, weight = on_edges(x, on, group, kept=kept)
     return {"advantage": advantage, "weight": weight}
 
 

@@ -147,15 +147,20 @@ def along(x: Float[Array, "M"], tree: Tree) -> Float[Array, "G K"]:
     return jnp.where(tree.node < M, x[jnp.minimum(tree.node, M - 1)], 0)
 
 
-def on_edges(x: Float[Array, "M"], tree: Tree, group) -> tuple[Float[Array, "R T"], Float[Array, "R T"]]:
+def on_edges(
+    x: Float[Array, "M"], tree: Tree, group, *, kept: Bool[Array, "M"] | None = None
+) -> tuple[Float[Array, "R T"], Float[Array, "R T"]]:
     """Every token gets its node's number, and 1 / (trajectories that have tokens of its edge) as a weight: each edge counts once.
+
+    Edges that are not `kept` count 0.
 
     A tree comes as paths (a row a path, which repeats the edges it shares) or as edges (a row an edge, `row` naming any one path
     through it). Rows of one trajectory never repeat each other, so what is counted is trajectories.
     """
     present = (tokens_in(group) > 0) & (tree.node < x.shape[0])
     copies = at_nodes(present.astype(x.dtype), tree.node, x.shape[0])
-    return spread(along(x, tree), group), spread(along(1 / jnp.maximum(copies, 1), tree), group)
+    once = 1 / jnp.maximum(copies, 1)
+    return spread(along(x, tree), group), spread(along(once if kept is None else jnp.where(kept, once, 0), tree), group)
 
 
 def _below_top(reward, tree):
