@@ -37,7 +37,7 @@ SIGNALS: dict[str, Signal] = {
     "node": Signal("G K", "i", "tree node each segment ends in"),
     "node_parent": Signal("M", "i", "parent of each tree node, -1 at the root"),
     "turn_parent": Signal("G K", "i", "equal for siblings of one truncated step"),
-    "pivot": Signal("G", "i", "first segment that is credited"),
+    "pivot": Signal("G", "i", "segment from which a corrected attempt differs from the first"),
     "pair": Signal("G", "i", "the partner of a paired rollout"),
     "components": Signal("G C", "f", "the parts a trajectory's reward is made of, one column each"),
     "anytime": Signal("G K", "f", "mean score of the answers that were forced at the end of the segment"),
