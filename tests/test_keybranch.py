@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcredit import credit
+from jaxcredit import arena, credit
 from jaxcredit.arena import keybranch as kb
+from jaxcredit.arena import metrics
 
 
 def enumerate_all(logits, at, p_hi, p_lo):
@@ -58,15 +59,14 @@ def test_closed_forms_equal_enumeration(T, V, at):
 
 
 def test_the_policy_has_the_masses_it_was_asked_for():
-    pi = np.exp(np.asarray(kb.policy(kb.KeyBranch(at=2), 5, options=3, decoys=4, q=0.3, c_pre=0.7, c_post=0.4)))
+    pi = np.exp(np.asarray(kb.KeyBranch(at=2, T=5, options=3, decoys=4, q=0.3, c_pre=0.7, c_post=0.4).policy()))
     expected = [[0.7, 0.1, 0.1, 0.1]] * 2 + [[0.3, 0.35, 0.35, 0]] + [[0.4, 0.2, 0.2, 0.2]] * 2
     np.testing.assert_allclose(pi, expected, atol=1e-6)
 
 
 def test_samples_follow_the_policy_and_the_outcome_the_key():
-    task = kb.KeyBranch(at=2, p_hi=0.9, p_lo=0.1)
-    logits = kb.policy(task, 5, options=3, decoys=4, q=0.3, c_pre=1.0, c_post=0.4)
-    rollout = kb.sample(logits, task, prompts=4000, group=8, key=jax.random.key(0)).check()
+    task = kb.KeyBranch(at=2, p_hi=0.9, p_lo=0.1, T=5, options=3, decoys=4, q=0.3, c_pre=1.0, c_post=0.4)
+    rollout, logits = sample(task, prompts=4000, group=8, key=jax.random.key(0)).rollout.check(), task.policy()
     tokens, reward = np.asarray(rollout.tokens), np.asarray(rollout.reward)[..., 0]
     pi = np.exp(np.asarray(logits))
     for t in range(5):
@@ -79,23 +79,14 @@ def test_samples_follow_the_policy_and_the_outcome_the_key():
 
 
 def test_the_gradient_of_a_group_is_the_loop():
-    task = kb.KeyBranch(at=1)
-    logits = kb.policy(task, 4, c_pre=0.5)
-    rollout = kb.sample(logits, task, prompts=3, group=4, key=jax.random.key(1))
-    advantage = np.asarray(jax.random.normal(jax.random.key(2), rollout.tokens.shape))
-    pi, tokens = np.exp(np.asarray(logits)), np.asarray(rollout.tokens)
+    task = kb.KeyBranch(at=1, T=5, options=3, decoys=4, c_pre=0.5)
+    batch, logits = sample(task, prompts=4000, group=8, key=jax.random.key(1)), task.policy()
+    pi, tokens = np.exp(np.asarray(logits)), np.asarray(batch.rollout.tokens)
+    advantage = np.random.default_rng(2).normal(size=tokens.shape).astype(np.float32)
     expected = np.zeros((3, *pi.shape))
-    for n, g, t in np.ndindex(tokens.shape):
-        expected[n, t] += advantage[n, g, t] * (np.eye(4)[tokens[n, g, t]] - pi[t]) / 4
-    np.testing.assert_allclose(kb.gradient(jnp.asarray(advantage), rollout, logits), expected, atol=1e-5)
-
-
-def test_gsnr_and_cosine():
-    noise = 2 * np.random.default_rng(0).normal(size=(20000, 2, 3))  # tr Cov = 6 * 4
-    g = jnp.asarray(noise + np.array([[3.0, 0, 0], [0, 0, 0]]), jnp.float32)
-    assert abs(float(kb.gsnr(g)) - 9 / 24) < 0.02
-    assert float(kb.cosine(jnp.array([[1.0, 0]]), jnp.array([[1.0, 1.0]]))) == pytest.approx(0.5**0.5, abs=1e-6)
-    assert float(kb.cosine(jnp.zeros(3), jnp.ones(3))) == 0
+    for n, g, t in np.ndindex(3, *tokens.shape[1:]):
+        expected[n, t] += advantage[n, g, t] * (np.eye(4)[tokens[n, g, t]] - pi[t]) / 8
+    np.testing.assert_allclose(arena.gradient(jnp.asarray(advantage), batch, logits)[:3], expected, atol=1e-5)
 
 
 def test_tempo_wins_with_shared_prefixes_and_loses_without():
@@ -105,28 +96,25 @@ def test_tempo_wins_with_shared_prefixes_and_loses_without():
 
 
 def test_exact_credit_beats_grpo_and_no_sampled_group_is_biased():
-    grpo, exact = _gradients(credit.grpo, 1.0), _gradients(lambda r: kb.exact(_logits(1.0), kb.KeyBranch(), r.tokens)[2], 1.0)
-    assert float(kb.gsnr(exact)) > 10 * float(kb.gsnr(grpo))
-    truth = kb.exact_gradient(_logits(1.0), kb.KeyBranch())
-    assert float(kb.cosine(exact.mean(0), truth)) > 0.9999
-    assert float(kb.cosine(grpo.mean(0), truth)) > 0.95  # broadcast is wrong as attribution and right as a direction
-    outside = np.delete(np.arange(24), 8)
-    assert float(jnp.abs(exact[:, outside]).max()) == 0  # no leak at all
+    grpo, exact = _measured(credit.grpo, 1.0), _measured(lambda r: kb.exact(kb.KeyBranch().policy(), kb.KeyBranch(), r.tokens)[2], 1.0)
+    assert exact["gsnr"][0] > 10 * grpo["gsnr"][0] and exact["cos_mean"][0] > 0.9999
+    assert grpo["cos_mean"][0] > 0.95  # broadcast is wrong as attribution and right as a direction
 
 
-def _logits(c_pre):
-    return kb.policy(kb.KeyBranch(), c_pre=c_pre)
+sample = jax.jit(arena.sample, static_argnames=("prompts", "group"))
 
 
 @partial(jax.jit, static_argnums=0)
-def _groups(estimator, logits):
-    rollout = kb.sample(logits, kb.KeyBranch(), prompts=2000, group=16, key=jax.random.key(7))
-    return kb.gradient(estimator(rollout), rollout, logits)
+def _groups(estimator, batch, logits):
+    return arena.gradient(estimator(batch.rollout), batch, logits)
 
 
-def _gradients(estimator, c_pre):
-    return _groups(estimator, _logits(c_pre))
+def _measured(estimator, c_pre):
+    task = kb.KeyBranch(c_pre=c_pre)
+    batch = sample(task, prompts=2000, group=16, key=jax.random.key(7))
+    g = _groups(estimator, batch, task.policy())
+    return metrics.gradients(g, kb.exact_gradient(task.policy(), task), metrics.resampling(2000, resamples=10))
 
 
 def _gsnr(estimator, c_pre):
-    return float(kb.gsnr(_gradients(estimator, c_pre)))
+    return _measured(estimator, c_pre)["gsnr"][0]

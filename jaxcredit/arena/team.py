@@ -1,0 +1,71 @@
+"""Team: n agents act once each, not knowing of each other, and share one reward."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from jaxcredit.arena.family import family, static
+from jaxcredit.arena.world import World, at, grid, world
+
+
+@family
+class Team:
+    """Act 1 is to take part, with probability `p`. R is a mixture of what many (add), all, any, an odd number and most of them bring, and
+    of (any of the first half + all of the second) / 2; the last `idle` agents move nothing. Each agent's token is a segment.
+
+    Separates a shared baseline, counterfactuals (COMA), difference rewards and Shapley values. Redundancy (any) is hard for shared
+    credit; Shapley values depend on what not taking part is and are biased where the mixture is not even.
+    """
+
+    p: Float[Array, ""] | float = 0.8
+    add: Float[Array, ""] | float = 0.0
+    all_: Float[Array, ""] | float = 0.0
+    any_: Float[Array, ""] | float = 0.0
+    odd: Float[Array, ""] | float = 0.0
+    most: Float[Array, ""] | float = 0.0
+    halves: Float[Array, ""] | float = 1.0
+    idle: int = static(0)
+    n: int = static(4)
+
+    @property
+    def segments(self):
+        return self.n
+
+    def rewards(self) -> Float[Array, "S"]:
+        """R of every set of agents that take part; bit a of the index says whether agent a does."""
+        sets, busy = np.arange(2**self.n), self.n - self.idle
+        acts = (sets[:, None] >> np.arange(busy)) & 1
+        half = max(busy // 2, 1)
+        parts = [acts.mean(1), acts.all(1), acts.any(1), acts.sum(1) % 2, acts.sum(1) > busy / 2]
+        parts.append((acts[:, :half].any(1) * 1.0 + acts[:, half:].all(1)) / 2)
+        weights = (self.add, self.all_, self.any_, self.odd, self.most, self.halves)
+        return sum(w * jnp.asarray(x * 1.0) for w, x in zip(weights, parts, strict=True))
+
+    def world(self) -> World:
+        # State: the set of those who have taken part so far.
+        t, s, a = grid(self.n, 2**self.n, 2)
+        joined = s | (a << t)
+        return world(self.n, 2**self.n, 2, next=joined, segment=t, reward=(t == self.n - 1) * self.rewards()[joined])
+
+    def policy(self) -> Float[Array, "P A"]:
+        p = jnp.asarray(self.p, float)
+        return jnp.broadcast_to(jnp.log(jnp.stack([1 - p, p])), (self.n, 2))
+
+    def signals(self, seen, *, key):
+        R, agents, sets = self.rewards(), jnp.arange(self.n), jnp.arange(2**self.n)
+        act = seen.trace.token
+        team = (act << agents).sum(-1)
+        without = team[..., None] & ~(1 << agents)
+        shape = act.shape
+        return {
+            "agent": jnp.broadcast_to(agents, shape),
+            "coalition": R[team[..., None] & sets],
+            "counterfactual": R[without],
+            "choice": act,
+            "choice_value": R[jnp.stack([without, without | (1 << agents)], -1)],
+            "choice_prob": jnp.broadcast_to(jnp.exp(seen.logits), (*shape, 2)),
+            "action_value": at(seen.exact.action_value, seen.trace.state, act),
+        }
+
+    def blocks(self):
+        return {f"agent {i}": jnp.arange(self.n) == i for i in range(self.n)}

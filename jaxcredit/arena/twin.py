@@ -1,0 +1,47 @@
+"""Twin: two worlds with the same law of the log and opposite credit. Whoever reads the log alone must be at chance."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jaxcredit.arena.family import family, logits_of
+from jaxcredit.arena.world import World, grid, world
+
+
+@family
+class Twin:
+    """A hidden state z (what a decoder remembers and the text does not show) moves both the act, pi(1 | z) = e or 1 - e, and the reward:
+
+        P(R = 1 | z, a) = 1/2 + sign (d (a - 1/2) - b (z - 1/2)),   b = d / (1 - 2 e)
+
+    so that P(R = 1 | a) = 1/2 for both acts, in both worlds (sign = 1, -1), while the act's true effect is sign * d. Restoring z tells
+    them apart (`counterfactual`); reading z through the score is what the policy gradient does, which is why it is unbiased even here.
+    """
+
+    sign: Float[Array, ""] | float = 1.0
+    d: Float[Array, ""] | float = 0.4
+    e: Float[Array, ""] | float = 0.1
+
+    segments = 1
+
+    def world(self) -> World:
+        t, z, a = grid(1, 2, 2)
+        return world(1, 2, 2, start=jnp.full(2, 0.5), next=z, row=z, chance=self.chance(z, a))
+
+    def chance(self, z, a):
+        return 0.5 + self.sign * (self.d * (a - 0.5) - self.d / (1 - 2 * self.e) * (z - 0.5))
+
+    def policy(self) -> Float[Array, "P A"]:
+        return logits_of((1 - self.e, self.e), (self.e, 1 - self.e))
+
+    def signals(self, seen, *, key):
+        """The critic reads the text, which is constant; `counterfactual` replays the other act from the restored z."""
+        z, a = seen.trace.state, seen.trace.token
+        other = jax.random.uniform(key, a.shape, seen.logits.dtype) < self.chance(z, 1 - a)
+        half = jnp.full(a.shape, 0.5, seen.logits.dtype)
+        flat = jnp.zeros(seen.first.shape, jnp.int32)
+        known = {"entropy": half * 0 + jnp.log(2.0), "prob_square": half, "ref_logp": half * 0 + jnp.log(0.5)}  # of the text's next token
+        return {"token_value": half, "value": half, "state": flat, "counterfactual": other.astype(half.dtype), **known}
+
+    def blocks(self):
+        return {}

@@ -1,0 +1,62 @@
+"""Umbrella: KeyBranch with rewards that distract, and observations that vary and mean nothing."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxcredit.arena.family import family, static
+from jaxcredit.arena.world import NATURE, POLICY, World, grid, world
+
+
+@family
+class Umbrella:
+    """Each turn is a token of the policy and an observation of nature's. The token of turn `at` decides; every turn earns normal noise.
+
+    For laws of variance: the delay, the `distraction` and how much observations `vary` (0: always the same text, so that answers share
+    their beginnings; 1: all alike probable).
+    """
+
+    at: Int[Array, ""] | int = 2
+    p_hi: Float[Array, ""] | float = 0.9
+    p_lo: Float[Array, ""] | float = 0.1
+    q: Float[Array, ""] | float = 0.3
+    distraction: Float[Array, ""] | float = 0.1
+    vary: Float[Array, ""] | float = 0.5
+    turns: int = static(10)
+    decoys: int = static(3)
+
+    @property
+    def segments(self):
+        return self.turns
+
+    def world(self) -> World:
+        T, A = 2 * self.turns, self.decoys
+        t, s, a = grid(T, 2, A)
+        ours = t % 2 == 0
+        right = jnp.where(ours & (t // 2 == self.at), a == 0, s)
+        last = t == T - 1
+        row = jnp.where(ours, t // 2, self.turns)
+        return world(
+            T,
+            2,
+            A,
+            next=right,
+            who=jnp.where(ours, POLICY, NATURE),
+            row=row,
+            segment=t // 2,
+            chance=last * jnp.where(right == 1, self.p_hi, self.p_lo),
+            sd=~ours * self.distraction,
+        )
+
+    def policy(self) -> Float[Array, "P A"]:
+        A, turn = self.decoys, jnp.arange(self.turns + 1)[:, None]
+        a = jnp.arange(A)
+        key = jnp.where(a == 0, self.q, (1 - self.q) / (A - 1))
+        nature = jnp.where(a == 0, 1 - self.vary * (A - 1) / A, self.vary / A)
+        return jnp.log(jnp.where(turn == self.turns, nature, jnp.where(turn == self.at, key, 1 / A)))
+
+    def signals(self, seen, *, key):
+        return {}
+
+    def blocks(self):
+        row = jnp.arange(self.turns + 1)
+        return {"key": row == self.at, "decoys": (row != self.at) & (row < self.turns)}
