@@ -56,5 +56,6 @@ def _greedy(score):
     for place in np.argsort(-score, axis=None, kind="stable"):
         i, j = divmod(int(place), score.shape[1])
         if i not in rows and j not in columns:
-            rows.add(i), columns.add(j)
+            rows.add(i)
+            columns.add(j)
             yield i, j

@@ -28,8 +28,9 @@ def trace(group: Sequence[Attempt], reference: Cost | None) -> tuple[list[float]
     becomes the least cost of a right answer with a call if that is less (the release forgets to). Our design: with no reference yet,
     only right and wrong count.
     """
-    seen = [(a.calls, a.rounds) for a in group if a.correct and a.calls > 0]
-    after = min([*seen, *([reference] if reference else [])], default=None)
+    seen: list[Cost] = [(a.calls, a.rounds) for a in group if a.correct and a.calls > 0]
+    known = seen if reference is None else [*seen, reference]
+    after = min(known) if known else None
     if reference is None:
         return [-0.5 if a.correct is None else float(a.correct) for a in group], after
     calls, rounds = reference
