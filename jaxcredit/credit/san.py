@@ -11,8 +11,9 @@ def san(group: Rollout, *, alpha: float = 0.6, ddof: int = 0, eps: float = 1e-6)
 
         A_i = alpha (R_i - mean_k) / (std_k + eps) + (1 - alpha) (R_i - mean) / (std + eps),   k the stratum of i
 
-    Stratified GRPO, arXiv 2510.06214. Signal: stratum (for example the number of search calls). A stratum of one, or of equal rewards,
-    gives its first term 0, which is why there is a second. The paper's alpha is not known (0.6 to 0.8 by notes about it): choose it.
+    Stratified GRPO, arXiv 2510.06214. Signal: stratum (`signals.strata`: the number of calls, or any int signal). A stratum of one, or
+    of equal rewards, gives its first term 0, which is why there is a second. The paper's alpha is not known (0.6 to 0.8 by notes about
+    it): choose it; `kernels.variance_parts` tells how much of the group's variance lies between the strata.
     """
     R, real = outcome(group), alive(group)
     within = standardise(R, by=group["stratum"], where=real, ddof=ddof, eps=eps)
