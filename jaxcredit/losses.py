@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcredit.kernels import run_begins
+
 PerToken = Float[Array, "N R S"]
 Objective = Callable[..., PerToken]  # (logp, batch, *, knobs)
 Aggregate = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]  # (loss, batch) -> numerator, denominator
@@ -73,6 +75,15 @@ def gspo(logp: PerToken, batch: Batch, *, low: float = 3e-4, high: float = 4e-4)
     mean = _row_mean(_log_ratio(logp, batch, bound=None), batch)
     own = _on(batch, logp)
     return _on(batch, _clipped(jnp.exp(jnp.minimum(own - stop(own) + stop(mean), 10.0)), batch, low, high))
+
+
+def turn_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.28) -> PerToken:
+    """ppo_clip with one ratio a turn, rho = exp(mean over the turn's tokens of log p / p_old), held to its own width c = batch.clip.
+
+    A2TGPO, arXiv 2605.06200; a turn is a segment of the row, and its tokens share one loss. The widths are not known to us for sure.
+    Turns of one token give ppo_clip. Tokens outside any segment keep their own ratio.
+    """
+    return _on(batch, _clipped(jnp.exp(jnp.clip(_turn_mean(_log_ratio(logp, batch, bound=None), batch), -20.0, 20.0)), batch, low, high))
 
 
 def gmpo(logp: PerToken, batch: Batch, *, low: float = 0.4, high: float = 0.4) -> PerToken:
@@ -214,6 +225,19 @@ def _row_mean(x, batch):
     x = _on(batch, x)
     count = jnp.sum(batch.mask, -1, keepdims=True, dtype=x.dtype)
     return jnp.sum(x, -1, keepdims=True) / jnp.maximum(count, 1)
+
+
+def _turn_mean(x, batch):
+    """The mean over the tokens of the same segment of the row, whose tokens follow each other but for holes."""
+    inside = batch.mask & (batch.segment >= 0)
+    turn = jnp.maximum(jnp.cumsum(run_begins(batch.segment, inside), -1) - 1, 0)  # the turns of a row, numbered without gaps
+    S = x.shape[-1]
+
+    def mean(x, inside, turn):
+        total = jax.ops.segment_sum(jnp.where(inside, x, 0), turn, S)
+        return (total / jnp.maximum(jax.ops.segment_sum(inside.astype(x.dtype), turn, S), 1))[turn]
+
+    return jnp.where(inside, jax.vmap(jax.vmap(mean))(x, inside, turn), x)
 
 
 def _clipped(rho, batch, low, high, dual=None):

@@ -54,8 +54,9 @@ def hae(
     parts = _parts(batch)
     if normalise:
         owns = jax.vmap(tokens_in)(parts).reshape(*batch.real.shape, 4) > 0
-        for name, kind in (("plan", 1), ("switch", 2), ("low", 3)):
-            levels[name] = standardise(levels[name], where=owners[name] & owns[..., kind], ddof=ddof, eps=eps)
+        plans = owns[..., 1] | (owns[..., 2] & plan_switch)
+        for name, own in (("plan", plans), ("switch", owns[..., 2]), ("low", owns[..., 3])):
+            levels[name] = standardise(levels[name], where=owners[name] & own, ddof=ddof, eps=eps)
     both = levels["switch"] + levels["plan"] if plan_switch else levels["switch"]
     advantage = (jnp.zeros_like(both), levels["plan"], both, levels["low"])
     target = (targets["low"], jnp.where(owners["plan"], targets["plan"], targets["low"]), targets["switch"], targets["low"])

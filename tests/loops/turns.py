@@ -107,7 +107,8 @@ def batch_hae(groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, pla
         for kind, name in names.items():
             owners = []
             for n, g in enumerate(groups):
-                held = {(i, g["segment"][at]) for i in basics(g)[0] for at in tokens(g, i) if g["kind"][at] == kind}
+                kinds = (1, 2) if plan_switch and name == "plan" else (kind,)
+                held = {(i, g["segment"][at]) for i in basics(g)[0] for at in tokens(g, i) if g["kind"][at] in kinds}
                 owners += [(n, u) for u in found[n][0][name] if u in held]
             values = [found[n][0][name][u] for n, u in owners]
             new = {(n, u): z(values, found[n][0][name][u], eps=1e-6) for n, u in owners}
