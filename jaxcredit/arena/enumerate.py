@@ -61,7 +61,7 @@ class TokenTree:
     def world(self) -> World:
         # The state is the prefix as a number: at step t there are V^t of them.
         T, V, S = self.T, self.V, self.V ** (self.T - 1)
-        t, s, a = (np.asarray(x) for x in grid(T, S, V))
+        t, s, a = grid(T, S, V)
         before = (V**t - 1) // (V - 1)
         tail = V ** (T - 1 - t)
         stops = np.isin(a, self.stop)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 POLICY, NATURE, OVER = 1, 0, -1
@@ -45,9 +46,9 @@ class Trace(NamedTuple):
     reward: Float[Array, "N G T"]
 
 
-def grid(T: int, S: int, A: int) -> tuple[Int[Array, "T 1 1"], Int[Array, "1 S 1"], Int[Array, "1 1 A"]]:
-    """Step, state and action numbers, in shapes that broadcast to [T, S, A]: what worlds are written in."""
-    return jnp.arange(T)[:, None, None], jnp.arange(S)[None, :, None], jnp.arange(A)[None, None, :]
+def grid(T: int, S: int, A: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Step, state and action numbers, in shapes that broadcast to [T, S, A]: what worlds are written in. Constants of the program."""
+    return tuple(np.ogrid[:T, :S, :A])
 
 
 def world(T: int, S: int, A: int, *, next, start=None, who=POLICY, row=None, segment=0, reward=0.0, chance=0.0, sd=0.0) -> World:
