@@ -358,12 +358,13 @@ def test_igpo_gains_telescope():
         near(A[i][0] - A[i][-1], (info[i, m] - info[i, 0] - m * every.mean()) / every.std(), 1e-4)
 
 
-def test_igpo_sums_to_zero_at_the_first_turn_of_equally_long_trajectories():
+def test_igpo_sums_to_zero_at_the_first_turn_unless_it_discounts():
+    """Everything is added up there, however many turns each has; the pools of gains and of outcomes are both centred."""
     rng = np.random.default_rng(1)
     info, even = rng.normal(size=(4, 5)), [[0, 0, x] for x in rng.normal(size=4)]
-    ragged = [*even[:3], [0, even[3][2]]]
-    first = [np.asarray(C["igpo"](play(r, info=info)))[0, :, 0].sum() for r in (even, ragged)]
-    assert abs(first[0]) < 1e-5 < 1e-2 < abs(first[1])
+    for r in (even, [*even[:3], [0, even[3][2]]]):
+        assert abs(np.asarray(C["igpo"](play(r, info=info)))[0, :, 0].sum()) < 1e-4
+        assert abs(np.asarray(C["igpo"](play(r, info=info), gamma=0.9))[0, :, 0].sum()) > 1e-2
 
 
 def test_igpo_of_one_turn_is_grpo_and_ignores_a_factor_of_the_gold_probability():
