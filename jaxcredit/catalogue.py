@@ -5,18 +5,131 @@ import json
 import re
 from collections.abc import Iterable
 from importlib.resources import files
-from typing import Any
+from typing import Any, NamedTuple
 
 from jaxcredit import credit
 from jaxcredit.credit import method_of
 
-# Methods that are no estimators: a label, a reward, an objective, a schedule. Where they live, the paper, what they speak about.
-ELSEWHERE: tuple[tuple[str, str, str], ...] = ()
 
-# An estimator whose paper has another number in the inventory, or none: the name it has there.
-ALIASES: dict[str, str] = {}
+class Elsewhere(NamedTuple):
+    """A method that is no estimator: a label, a reward, an objective or a schedule."""
 
-FIDELITY = {"paper": "the paper's formula", "code": "the authors' code", "ours": "our design where sources are silent"}
+    where: str  # below jaxcredit
+    paper: str
+    granularity: str
+    family: str
+    fidelity: str
+    title: str
+
+
+ELSEWHERE = (
+    Elsewhere(
+        "signals.tvm",
+        "2407.12863",
+        "token",
+        "label",
+        "paper",
+        "TVM: a prefix is worth the share of right answers among those that begin with it.",
+    ),
+    Elsewhere("signals.ovm", "2311.09724", "token", "label", "code", "OVM: every token is labelled with its answer's outcome."),
+    Elsewhere(
+        "signals.grounded_prm",
+        "2510.14942",
+        "step",
+        "label",
+        "code",
+        "GroundedPRM: verdicts of a tool and the outcome, backed up a search tree.",
+    ),
+    Elsewhere(
+        "signals.budgets.knapsack", "2509.25849", "trajectory", "schedule", "code", "Knapsack RL: how many answers each prompt is worth."
+    ),
+    Elsewhere(
+        "signals.schedules.length_budget",
+        "2508.08940",
+        "trajectory",
+        "schedule",
+        "paper",
+        "Train long, think short: a budget of tokens that shrinks.",
+    ),
+    Elsewhere(
+        "signals.schedules.noisy_documents",
+        "2505.04588",
+        "turn",
+        "schedule",
+        "paper",
+        "ZeroSearch: how often a simulated engine answers with noise.",
+    ),
+    Elsewhere(
+        "signals.exposure.controller_loss", "2605.11458", "token", "schedule", "ours", "ATESD: how much of the reference a teacher may see."
+    ),
+    Elsewhere(
+        "signals.retention.retention",
+        "2512.15274",
+        "token",
+        "schedule",
+        "paper",
+        "PPPO's share of tokens that learn, growing when accuracy stalls.",
+    ),
+    Elsewhere(
+        "rewards.toolrl", "2504.13958", "trajectory", "reward", "code", "ToolRL: format and how well tool calls match the gold ones."
+    ),
+    Elsewhere("rewards.matchtir", "2601.10712", "turn", "reward", "paper", "MatchTIR: calls assigned to gold calls, turn by turn."),
+    Elsewhere(
+        "rewards.kg_path", "2601.15160", "trajectory", "reward", "paper", "Knowledge-graph paths: how much of the path an answer covers."
+    ),
+    Elsewhere(
+        "rewards.trust_grpo", "2505.17018", "trajectory", "reward", "code", "SophiaVL-R1: thinking rewards as far as they can be trusted."
+    ),
+    Elsewhere("rewards.trace", "2605.07177", "trajectory", "reward", "code", "TRACE of HyperEyes: tool costs against the best known way."),
+    Elsewhere("rewards.search_r1", "2503.09516", "trajectory", "reward", "code", "Search-R1: exact match, format and what was retrieved."),
+    Elsewhere("rewards.reseek", "2510.00568", "turn", "reward", "ours", "ReSeek: judgements of what was retrieved."),
+    Elsewhere("rewards.re_searcher", "2509.26048", "turn", "reward", "ours", "RE-Searcher: reflections on each search."),
+    Elsewhere(
+        "rewards.adasearch_decision", "2512.16883", "trajectory", "reward", "ours", "AdaSearch: to search only where one does not know."
+    ),
+    Elsewhere("rewards.opagent", "2602.13559", "step", "reward", "code", "OpAgent: a rule tree over the actions of a browser."),
+    Elsewhere(
+        "rewards.adaptive_thinking",
+        "2505.20101",
+        "trajectory",
+        "reward",
+        "ours",
+        "Adaptive deep reasoning: long or short thinking, by the group's accuracy.",
+    ),
+    Elsewhere("rewards.overlong", "2503.14476", "trajectory", "reward", "code", "DAPO's soft punishment of answers that are too long."),
+    Elsewhere("losses.gspo", "2507.18071", "trajectory", "objective", "paper", "GSPO: one importance ratio a sequence."),
+    Elsewhere(
+        "losses.turn_clip",
+        "2605.06200",
+        "turn",
+        "objective",
+        "paper",
+        "A2TGPO's objective: one ratio a turn, clipped as far as its gain allows.",
+    ),
+    Elsewhere(
+        "losses.scope",
+        "2604.10688",
+        "trajectory",
+        "distillation",
+        "paper",
+        "SCOPE: right answers by likelihood, wrong ones towards a teacher.",
+    ),
+    Elsewhere("losses.distill", "2605.07177", "token", "distillation", "code", "On-policy distillation towards a teacher."),
+    Elsewhere("preferences.dpo", "2305.18290", "trajectory", "objective", "paper", "DPO: pairs of answers, and their implicit rewards."),
+)
+# What an estimator or method is called in the inventory where that knows no number, or another.
+NAMES = {
+    "lare": "LaRe",
+    "siop": "SIOP",
+    "slate": "SLATE",
+    "treeps_rag": "TreePS-RAG",
+    "tp_grpo": "TP-GRPO",
+    "mars2": "MARS2",
+    "calm": "CALM",
+    "signals.grounded_prm": "GroundedPRM",
+    "losses.scope": "SCOPE (OPD)",
+    "rewards.reseek": "ReSeek",
+}
 
 
 def methods() -> list[dict[str, Any]]:
@@ -26,7 +139,7 @@ def methods() -> list[dict[str, Any]]:
     found, rows = set(), []
     for name in credit.__all__:
         method = method_of(getattr(credit, name))
-        fact = known.get(ALIASES.get(name, method.paper), {})
+        fact = known.get(NAMES.get(name, method.paper), {})
         found.add(fact.get("name"))
         rows.append(
             {
@@ -44,10 +157,12 @@ def methods() -> list[dict[str, Any]]:
                 "code": fact.get("code", ""),
             }
         )
-    for where, name, text in ELSEWHERE:
-        fact = known.get(name, {})
+    for other in ELSEWHERE:
+        fact = known.get(NAMES.get(other.where, other.paper), {})
         found.add(fact.get("name"))
-        rows.append(_outside(fact | {"name": fact.get("name", name)}) | {"title": text, "implemented": f"jaxcredit.{where}"})
+        said = {**other._asdict(), "name": other.where.rpartition(".")[2], "implemented": f"jaxcredit.{other.where}"}
+        del said["where"]
+        rows.append(_outside(fact | {"name": said["name"], "needs": {}}) | said)
     return rows + [_outside(m) for m in facts if m["name"] not in found]
 
 
