@@ -1,0 +1,246 @@
+"""Every estimator on 256 prompts x 16 rows x 2048 tokens x 16 turns: CPU seconds beside a copy of the bytes it must read and write.
+
+    python tests/benchmarks/credit.py                     # all; about 10 CPU minutes and 4 GB
+    python tests/benchmarks/credit.py tempo gigpo --rounds 5 --json credit.json
+    python tests/benchmarks/credit.py --peers             # the loops of released code, on shapes they were measured on
+
+`floor` is a copy of as many bytes as the compiled program's arguments and results have; `temp` what it allocates beside them.
+"""
+
+import argparse
+import json
+import os
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from kernels import interleaved
+
+from jaxcredit import credit
+from jaxcredit.credit import method_of
+from jaxcredit.kernels import each_turn, standardise, to_go
+from jaxcredit.rollout import SIGNALS, Rollout
+from jaxcredit.synthetic import EXTENTS, synthetic
+
+# Why a method may take more than 4 times its floor.
+WHY: dict[str, str] = {}
+
+
+def batch(N: int, R: int, T: int, K: int) -> Rollout:
+    """Turns of equal length, ragged answers, shared prefixes, and every signal."""
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 50_000, (N, R, T), dtype=np.int32)
+    for i in range(1, R):
+        depth = (T * rng.random(N) ** 2).astype(int)[:, None]
+        tokens[:, i] = np.where(np.arange(T) < depth, tokens[np.arange(N), rng.integers(0, i, N)], tokens[:, i])
+    length = (rng.uniform(0.3, 1.0, (N, R)) * T).astype(int)[..., None]
+    valid = np.arange(T) < length
+    segment = np.where(valid, np.arange(T) * K // T, -1).astype(np.int32)
+    sizes = {"N": N, "R": R, "T": T, "G": R, "K": K, "K+1": K + 1, "M": K * R + 1, **EXTENTS}
+    signals = {}
+    for name, (axes, kind, _) in SIGNALS.items():
+        shape = (N, *(sizes[a] for a in axes.split()))
+        signals[name] = rng.integers(0, 3, shape, dtype=np.int32) if kind == "i" else rng.random(shape, np.float32) * 2 - 1
+    signals |= {name: np.asarray(x) for name, x in synthetic(0, ("node", "node_parent"), N=N, R=R, T=R, K=K).signals.items()}
+    rollout = Rollout(
+        tokens=tokens,
+        mask=valid & (rng.random((N, R, T)) < 0.9),
+        logp=-rng.random((N, R, T), np.float32),
+        segment=segment,
+        reward=rng.integers(0, 2, (N, R, K)).astype(np.float32),
+        real=np.arange(K) < -(-length * K // T),
+        valid=valid,
+        signals=signals,
+    )
+    return jax.tree.map(jnp.asarray, rollout)
+
+
+def measure(name: str, rollout: Rollout, rounds: int) -> dict:
+    """One estimator beside a copy of its arguments and results."""
+    estimator = getattr(credit, name)
+    program = jax.jit(lambda r: estimator(r)).lower(rollout).compile()
+    memory = program.memory_analysis()
+    moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
+    block = jnp.zeros(moved // 8, jnp.float32)  # read once and written once: half of what is moved
+    copy = jax.jit(lambda x: x + 1)
+    times = interleaved({"credit": lambda: program(rollout), "copy": lambda: copy(block)}, rounds)
+    cpu = {who: float(np.median(c)) for who, (c, _) in times.items()}
+    return {
+        "name": name,
+        "cpu_s": cpu["credit"],
+        "wall_s": float(np.median(times["credit"][1])),
+        "floor_cpu_s": cpu["copy"],
+        "times_floor": float(np.median(times["credit"][0] / times["copy"][0])),
+        "moved_mb": moved / 1e6,
+        "temp_mb": memory.temp_size_in_bytes / 1e6,
+        "why": WHY.get(name, ""),
+    }
+
+
+# Peers: what released code does, in numpy and python loops, on the shapes of their quoted times (2-core CPU).
+
+
+def peer_pure(rng):
+    p = rng.random((16384, 32), np.float32)
+
+    def loop():
+        w = np.exp(-p / 0.1)
+        return p * w / w.sum(-1, keepdims=True)
+
+    ours = jax.jit(lambda p: p * jax.nn.softmax(-p / 0.1, axis=-1))
+    return "PURE's transform [16384, 32]", loop, lambda: ours(p), 0.014
+
+
+def peer_gigpo(rng):
+    rows, K = 16384, 16
+    r, state = rng.random(rows, np.float32), rng.integers(0, 4, rows)
+    trajectory, prompt = np.arange(rows) // K, np.arange(rows) // (K * 16)
+
+    def loop():
+        G, groups = np.zeros(rows), {}
+        for i in np.unique(trajectory):
+            mine, follow = np.flatnonzero(trajectory == i), 0.0
+            for row in mine[::-1]:
+                follow = r[row] + 0.95 * follow
+                G[row] = follow
+        for row in range(rows):
+            groups.setdefault((prompt[row], state[row]), []).append(row)
+        A = np.zeros(rows)
+        for mine in groups.values():
+            A[mine] = G[mine] - G[mine].mean()
+        return A
+
+    from jaxcredit.kernels import centre
+
+    ours = jax.jit(jax.vmap(lambda r, s: centre(to_go(r, 0.95), s)))
+    return "GiGPO's step returns, 16384 rows", loop, lambda: ours(r.reshape(-1, 16, K), state.reshape(-1, 16, K)), 3.0
+
+
+def peer_matchtir(rng):
+    D = rng.random((1024, 2048), np.float32).reshape(64, 16, 2048)
+
+    def loop():
+        out = np.zeros(D.shape)
+        for n in range(64):
+            for k in range(2048):
+                x = np.array([D[n, i, k] for i in range(16)])
+                out[n, :, k] = (x - x.mean()) / (x.std() + 1e-6)
+        return out
+
+    ours = jax.jit(jax.vmap(lambda d: each_turn(standardise, d, jnp.ones(d.shape, bool))))
+    return "MatchTIR's turn z-scores [1024, 2048]", loop, lambda: ours(D), 18.0
+
+
+def peer_spo(rng):
+    """Trees of 6 x 6 x 6 leaves: 259 nodes with the root, 216 paths."""
+    path = np.stack([1 + np.arange(216) // 36, 7 + np.arange(216) // 6, 43 + np.arange(216)], -1).astype(np.int32)
+    parent = np.concatenate([[-1], np.zeros(6), 1 + np.arange(36) // 6, 7 + np.arange(216) // 6]).astype(np.int32)
+    R = rng.integers(0, 2, (1024, 216)).astype(np.float32)
+
+    def tree(leaves):
+        """Values and edges by recursion over dicts."""
+
+        def value(node, first, depth):
+            if depth == 3:
+                return float(leaves[first])
+            size = 6 ** (2 - depth)
+            node["children"] = [{} for _ in range(6)]
+            values = [value(child, first + i * size, depth + 1) for i, child in enumerate(node["children"])]
+            mean = sum(values) / 6
+            for child, v in zip(node["children"], values, strict=True):
+                child["advantage"] = v - mean
+            return mean
+
+        root: dict = {}
+        value(root, 0, 0)
+        return root
+
+    from jaxcredit.kernels import child_mean, tree_of
+
+    def edges(reward):
+        on = tree_of(jnp.asarray(path), jnp.asarray(parent), jnp.ones(path.shape, bool))
+        V = child_mean(reward, on)
+        return V - V[on.parent]
+
+    ours = jax.jit(jax.vmap(edges))
+    return "SPO's edges, 1024 trees of 259 nodes", lambda: [tree(leaves) for leaves in R], lambda: ours(R), 2.9
+
+
+def peer_otb(rng):
+    shape = (16384, 2048)
+    pi, square, R = rng.random(shape, np.float32), rng.random(shape, np.float32), rng.random(16384, np.float32)
+
+    def loop():
+        W = np.cumsum(1 - 2 * pi + square, -1)
+        out = np.empty(shape, np.float32)
+        for n in range(0, 16384, 16):
+            rows = slice(n, n + 16)
+            base = (R[rows, None] * W[rows]).sum(0) / (W[rows].sum(0) + 1e-8)
+            out[rows] = R[rows, None] - base
+        return out
+
+    rollout = Rollout(
+        tokens=jnp.zeros((1024, 16, 2048), jnp.int32),
+        mask=jnp.ones((1024, 16, 2048), bool),
+        logp=jnp.log(jnp.asarray(pi).reshape(1024, 16, 2048)),
+        segment=jnp.zeros((1024, 16, 2048), jnp.int32),
+        reward=jnp.asarray(R).reshape(1024, 16, 1),
+        real=jnp.ones((1024, 16, 1), bool),
+        signals={"prob_square": jnp.asarray(square).reshape(1024, 16, 2048)},
+    )
+    ours = jax.jit(credit.otb)
+    return "the optimal token baseline [16384, 2048]", loop, lambda: ours(rollout), 1.8
+
+
+def peers(rounds: int) -> list[dict]:
+    rows = []
+    for make in (peer_pure, peer_gigpo, peer_matchtir, peer_spo, peer_otb):
+        name, loop, ours, quoted = make(np.random.default_rng(0))
+        times = interleaved({"ours": ours}, rounds)["ours"]
+        start = time.process_time()
+        loop()
+        rows.append({"name": name, "ours_cpu_s": float(np.median(times[0])), "loop_cpu_s": time.process_time() - start, "quoted_s": quoted})
+    return rows
+
+
+def show(rows: list[dict]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(key for key in rows[0] if key != "why"))
+    for row in rows:
+        over = row.get("times_floor", 0) > 4
+        table.add_row(*(x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items() if key != "why"), style="red" if over else "")
+    Console(width=140).print(table)
+    for row in rows:
+        if row.get("why"):
+            print(f"{row['name']}: {row['why']}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="estimators (default: all)")
+    for name, size in (("prompts", 256), ("rows", 16), ("tokens", 2048), ("turns", 16), ("rounds", 3)):
+        parser.add_argument(f"--{name}", type=int, default=size)
+    parser.add_argument("--peers", action="store_true", help="the peers' loops and ours")
+    parser.add_argument("--json", help="write the numbers here")
+    args = parser.parse_args()
+    if args.peers:
+        rows = peers(args.rounds)
+    else:
+        rollout, rows = batch(args.prompts, args.rows, args.tokens, args.turns), []
+        for name in args.names or credit.__all__:
+            needs = {s: rollout.signals[s] for s in method_of(getattr(credit, name)).needs}
+            rows.append(measure(name, Rollout(**{**vars(rollout), "signals": needs}), args.rounds))
+            print(f"{name:24} {rows[-1]['cpu_s']:.3f} CPU s, {rows[-1]['times_floor']:.1f} times its floor", flush=True)
+    show(rows)
+    if args.json:
+        with open(args.json, "w") as file:
+            json.dump(rows, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
