@@ -90,9 +90,9 @@ def synthetic(
 def _tree(rng, real, M):
     """Paths from a root, node 0, that share their beginnings: `node` [N, G, K] where each segment ends, and `node_parent` [N, M]."""
     N, G, K = real.shape
-    node, parent = np.full((N, G, K), M, np.int32), np.full((N, M), -1, np.int32)
+    node, parent = np.full((N, G, K), M, np.int32), np.full((N, M), 7, np.int32)  # junk, where no node is
     for n in range(N):
-        born = 1
+        parent[n, 0], born = -1, 1
         for g in range(G):
             at = 0
             for k in range(real[n, g].sum()):
