@@ -51,7 +51,9 @@ def attention_rhythm(
             earlier = jnp.where(_shift(preplan, s), _shift(change, s), -1)
             best, back = jnp.maximum(best, earlier), jnp.where(earlier > best, s, back)
         dominated = anchor & (back > 0) & top_share(-W, share, mask)
-        plans = jnp.stack([_shift(dominated & (back == s), -s) for s in range(1, window + 1)]).any(0)
+        plans = jnp.zeros(mask.shape, bool)
+        for s in range(1, window + 1):
+            plans |= _shift(dominated & (back == s), -s)
         gain = gain - alpha * dominated + alpha * plans
     return advantage_of(base, group) * (1 + (amplify - 1) * gain)
 

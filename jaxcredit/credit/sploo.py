@@ -4,10 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxcredit.credit._lift import per_group
 from jaxcredit.kernels import common_prefix, partings, staircase, std_by
 from jaxcredit.rollout import Rollout, alive, outcome
+
+Knob = float | int | Float[Array, ""]  # a number, or a traced one: one program for many settings
 
 
 @per_group(
@@ -18,12 +21,12 @@ from jaxcredit.rollout import Rollout, alive, outcome
 def sploo(
     group: Rollout,
     *,
-    lam: float = 0.0,
-    a: float = 0.0,
-    c: float = 3.0,
-    c_b: float = 3.0,
-    ramp: float = 8.0,
-    least: int = 2,
+    lam: Knob = 0.0,
+    a: Knob = 0.0,
+    c: Knob = 3.0,
+    c_b: Knob = 3.0,
+    ramp: Knob = 8.0,
+    least: Knob = 2,
     kurtosis: bool = True,
     divide: bool = False,
     eps: float = 1e-6,

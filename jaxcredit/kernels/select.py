@@ -26,7 +26,7 @@ def kth_largest(x: Float[Array, "*b T"], k: Int[Array, "*b"], where: Bool[Array,
     return jnp.where(k >= 1, value, jnp.inf)
 
 
-def top_share(x: Float[Array, "*b T"], share: float, where: Bool[Array, "*b T"] | None = None) -> Bool[Array, "*b T"]:
+def top_share(x: Float[Array, "*b T"], share: float | Float[Array, ""], where: Bool[Array, "*b T"] | None = None) -> Bool[Array, "*b T"]:
     """The ceil(share n) largest of each row's n real entries, at least one; entries equal to the last of them come along."""
     where = jnp.ones(x.shape, bool) if where is None else where
     n = where.sum(-1)
