@@ -58,6 +58,7 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
     near(flat(shown(answer, reward, per)), flat(expected), tol)
 
 
+@pytest.mark.slow  # a program for each: the examples below have both readings of what the sources disagree on
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [
