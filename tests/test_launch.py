@@ -49,13 +49,18 @@ def test_bash_reads_it(script):
 def test_sigterm_reaches_the_trainer(bin):
     """The process that was started becomes the trainer, and what the trainer leaves with is what the scheduler sees."""
     words = ["train", "a config.py", "--run", "a"]
-    with subprocess.Popen(
-        [LAUNCH / "entry.sh", *words], env=clean(bin, JAXCREDIT_DEVICE="cpu"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as job:
+    env = clean(bin, JAXCREDIT_DEVICE="cpu")
+    job = subprocess.Popen([LAUNCH / "entry.sh", *words], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
         told = json.loads(job.stdout.readline())
         assert told["pid"] == job.pid and told["words"] == words
         job.send_signal(signal.SIGTERM)
         assert job.wait(30) == Preemption.EXIT == 143
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        job.stdout.close()
 
 
 def test_without_a_device_it_says_which_there_are(bin):
