@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import centre, masked_mean, spread, standardise, to_go
+from jaxcredit.kernels import centre, centre_roles, masked_mean, spread, standardise, to_go
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
@@ -33,7 +33,8 @@ def gigpo(
     Signal: state. `pool`: the mean R is over trajectories, or, as released by default, over their turns ("steps": long ones weigh
     more). A state seen once gives 0; a lone trajectory too, or its R with `singleton="raw"` (released). Invalid actions: lower the reward.
     """
-    against = {"mean_norm": centre, "mean_std_norm": partial(standardise, ddof=ddof, eps=eps)}[mode]
+    scale = {"mean_norm": False, "mean_std_norm": True}[mode]
+    against = partial(standardise, ddof=ddof, eps=eps) if scale else centre
     R, real, there = outcome(group), group.real, alive(group)
     pooled = {
         "trajectory": lambda: (against(R, where=there), there.sum()),
@@ -41,5 +42,5 @@ def gigpo(
     }
     episode, units = pooled[pool]()
     episode = jnp.where(units == 1, {"zero": 0 * R, "raw": R}[singleton], episode)
-    step = against(to_go(group.reward, gamma, where=real), group["state"], where=real)
+    step = centre_roles(to_go(group.reward, gamma, where=real), group["state"], real, scale=scale, ddof=ddof, eps=eps)
     return spread(episode, group) + weight * spread(step, group)

@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import before, centre, count_by, joint, spread, standardise, to_go
+from jaxcredit.kernels import before, centre_roles, count_by, joint, spread, to_go
 from jaxcredit.rollout import Rollout
 
 
@@ -27,7 +27,7 @@ def hgpo(
     divides by the pool's deviation. A turn with fewer than l turns before it has no level l. The released code also leaves levels out
     whose advantage happens to be exactly 0 (`skip_zero=True`).
     """
-    against = {"mean_norm": centre, "mean_std_norm": partial(standardise, ddof=ddof, eps=eps)}[mode]
+    against = partial(centre_roles, scale={"mean_norm": False, "mean_std_norm": True}[mode], ddof=ddof, eps=eps)
     real, state = group.real, group["state"]
     G, age = to_go(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
     key = past = state

@@ -20,16 +20,19 @@ def before(x: Num[Array, "*b K"], where: Bool[Array, "*b K"]) -> Num[Array, "*b 
 
 
 def joint(a: Int[Array, "*s"], b: Int[Array, "*s"]) -> Int[Array, "*s"]:
-    """A partition finer than two: units have equal numbers where both of theirs are equal (the index of the first such unit)."""
+    """A partition finer than two: units have equal numbers where both of theirs are equal. Numbers are 0, 1, .. without gaps."""
     x, y = a.reshape(-1), b.reshape(-1)
-    same = (x[:, None] == x) & (y[:, None] == y)
-    return jnp.where(same, jnp.arange(x.size), x.size).min(-1, initial=x.size).reshape(a.shape)
+    order = jnp.lexsort((x, y))  # sorted, where comparing every unit with every other takes four times as long at 256
+    x, y = x[order], y[order]
+    new = jnp.concatenate([jnp.zeros(1, bool), (x[1:] != x[:-1]) | (y[1:] != y[:-1])])
+    return jnp.zeros_like(order).at[order].set(jnp.cumsum(new), unique_indices=True).reshape(a.shape)
 
 
 def count_by(by: Int[Array, "*s"], where: Bool[Array, "*s"]) -> Int[Array, "*s"]:
     """How many units each has for peers, itself included; 0 off `where`."""
-    x, real = by.reshape(-1), where.reshape(-1)
-    return jnp.where(real, ((x[:, None] == x) & real).sum(-1), 0).reshape(by.shape)
+    dense, real = joint(by, by).reshape(-1), where.reshape(-1)
+    count = jax.ops.segment_sum(real.astype(jnp.int32), dense, real.size)
+    return jnp.where(real, count[dense], 0).reshape(by.shape)
 
 
 def answer_weights(
