@@ -21,17 +21,24 @@ def test_laws_hold(name):
     assert not [r for r in results if r.passed is False]
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in THOROUGH else pytest.mark.slow) for n in catalogue.__all__])
+@pytest.mark.parametrize("name", THOROUGH)
 def test_all_laws_hold_in_all_shapes(name):
     results = laws.check(getattr(catalogue, name))
     assert len(results) == len(laws.LAWS)
     assert not [r for r in results if r.passed is False]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in catalogue.__all__ if n not in THOROUGH])
+def test_the_other_laws_hold(name):
+    assert not [r for r in laws.check(getattr(catalogue, name), laws=laws.PROGRAMS) if r.passed is False]
+
+
 @pytest.mark.parametrize("name", catalogue.__all__)
 def test_metadata_is_complete(name):
     method = method_of(getattr(catalogue, name))
-    assert method.name == name and method.summary and method.paper
+    assert method.name == name and method.summary
+    assert method.paper or "no paper" in getattr(catalogue, name).__doc__.lower()
     assert method.scope in ("group", "batch") and method.fidelity in ("paper", "code", "ours")
     assert method.granularity in ("token", "segment", "step", "turn", "trajectory", "agent")
     assert all(SIGNALS[signal].axes == axes for signal, axes in method.needs.items())
@@ -54,8 +61,8 @@ def test_a_hundred_thousand_rollouts_are_finite(name):
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(credit(rollout))]
         return jnp.stack(finite).all(), jnp.isfinite(jax.grad(total)(rollout.reward)).all()
 
-    for seed in range(50):
-        rollout = laws.synthetic(1000 + seed, method.needs, N=256, R=8)
+    for seed in range(7):
+        rollout = laws.synthetic(1000 + seed, method.needs, N=2048, R=8)
         value, gradient = ok(rollout)
         assert value, f"credit of seed {1000 + seed}"
         assert gradient, f"gradient of seed {1000 + seed}"

@@ -80,7 +80,7 @@ def learn(credit, **pay):
 
 
 QUICK = ("tempo", "gigpo", "grpo")
-# What a method is made for: judged turns, a best answer that is alone, a beginning long enough to hold the decision, no hope for later gains.
+# What a method is made for: judged turns, a best answer that is alone, a beginning that holds the decision, no hope for later gains.
 WORLDS = {"scrl": {"by_turn": True}, "mars2": {"by_turn": True}, "passk": {"tie_breaker": 0.01}}
 KNOBS = {"pppo": {"eta": 0.5}, "vsrm": {"gamma": 0.0}}
 

@@ -32,13 +32,13 @@ class Method(NamedTuple):
     reduces: str = ""  # the conditions under which it is another method
 
 
-def per_group(fn: Callable | None = None, /, **meta: Any) -> Credit:
-    """Lift `fn(group, *, knobs) -> [R, T]` (or a dict of columns) over the prompts: no prompt sees another, no collective over N."""
+def per_group(fn: Callable | None = None, /, **meta: Any) -> Any:
+    """Lift `fn(group, *, knobs) -> [R, T]` (or a dict of columns) over the prompts to a Credit: none sees another, no collective over N."""
     return _credit(fn, "group", meta)
 
 
-def per_batch(fn: Callable | None = None, /, **meta: Any) -> Credit:
-    """Lift `fn(batch, *, knobs) -> [N, R, T]` (or a dict of columns), which may take statistics over all prompts."""
+def per_batch(fn: Callable | None = None, /, **meta: Any) -> Any:
+    """Lift `fn(batch, *, knobs) -> [N, R, T]` (or a dict of columns) to a Credit, which may take statistics over all prompts."""
     return _credit(fn, "batch", meta)
 
 

@@ -16,6 +16,7 @@ def otb(group: Rollout, *, zero_tail: bool = False, eps: float = 1e-8):
     credit 0, as in the code, and with `zero_tail` its whole return. G_it is what its segment and later ones earn. eps is added to
     each W (the code adds it to their sum), so that where nothing was uncertain the baseline is the mean, and a group of one gets 0.
     """
+    assert group.row is not None  # the lift writes it out
     here = group.mask & (group.segment >= 0)
     G = spread(to_go(group.reward, where=group.real), group)
     w = jnp.where(here, jnp.maximum(1 - 2 * jnp.exp(group.logp) + group["prob_square"], 0), 0)

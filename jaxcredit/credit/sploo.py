@@ -4,13 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Real
 
 from jaxcredit.credit._lift import per_group
 from jaxcredit.kernels import common_prefix, partings, staircase, std_by
 from jaxcredit.rollout import Rollout, alive, outcome
 
-Knob = float | int | Float[Array, ""]  # a number, or a traced one: one program for many settings
+Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program for many settings
 
 
 @per_group(

@@ -36,8 +36,8 @@ def trajectory_preference_loss(
 
 
 def td_target(reward: Float[Array, "*s"], after: Float[Array, "*s"], done: Bool[Array, "*s"], *, gamma: float = 0.95) -> Float[Array, "*s"]:
-    """r + gamma V(s'), and r alone where the episode is over (ArCHer, arXiv 2402.19446). No gradient flows into the target."""
-    return jax.lax.stop_gradient(reward + gamma * jnp.where(done, 0, after))
+    """r + gamma V(s'), and r alone where the episode is over (ArCHer, arXiv 2402.19446). A loss holds it fixed."""
+    return reward + gamma * jnp.where(done, 0, after)
 
 
 def expectile(u: Float[Array, "*s"], tau: float = 0.9) -> Float[Array, "*s"]:

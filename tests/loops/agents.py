@@ -19,7 +19,7 @@ def by_segment(g, number):
 
 def batch_mars(groups, unique=False, scale=False, whiten=False, ddof=0):
     follow, of = [], {}
-    for n, g in enumerate(groups):
+    for g in groups:
         R = {}
         for i, k in units(g):
             later = range(k, g["reward"].shape[1])
