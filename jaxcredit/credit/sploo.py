@@ -39,8 +39,8 @@ def sploo(
     Of the others, `in` still agree with i at t and `out` left in the last step; v is the others' variance, and c_eff is c_b, more where
     their kurtosis makes rare rewards look like evidence. beta = a max(0, 1 - c/e) min(1, left/ramp)^2, where e is the F-like evidence
     that the branching at t matters to the others who pass it. b and w never see i's own reward or what it does from t on. So w = 1
-    is exactly unbiased, and any lam and a keep each state's direction. Presets: p0 (the default), safe, mid, bold, l1, l1_bold. No
-    paper. `divide` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0.
+    is exactly unbiased, and any lam and a keep each state's direction. Presets: p0 (the default), safe, mid, bold, l1, l1_bold.
+    `divide` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0. No paper.
     """
     real, row, valid = alive(group), group.row, group.valid
     assert row is not None and valid is not None  # the lift writes them out
