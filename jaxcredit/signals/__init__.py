@@ -4,7 +4,8 @@ A config says `signals={"critic": signals.critic()}`. Such an entry is a functio
 `provides`, the names of the signals it adds; `cfg` is the policy's and `logprob(params, rollout)` gives {"logp", "entropy"} of the
 response columns. Its state lies in `TrainState.aux` under the entry's name and is saved with it.
 
-Beside them lie functions of the step and of the prompt: `schedules`, `budgets` (answers a prompt), `exposure` (what a teacher sees).
+Beside them lie modules of functions: `macro` (where macro actions begin) and `tree_labels`; and, of the step and the prompt, `schedules`,
+`retention` (the share of tokens that learn), `budgets` (answers a prompt) and `exposure` (what a teacher sees).
 """
 
 from collections.abc import Callable
