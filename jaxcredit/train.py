@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcredit.kernels import common_prefix, masked_mean
+from jaxcredit import diagnostics
+from jaxcredit.kernels import masked_mean
 from jaxcredit.rollout import Rollout, alive, outcome
 from jaxcredit.update import TrainState
 
@@ -40,18 +41,11 @@ def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.A
     R, here, mask = outcome(rollout), alive(rollout), rollout.mask
     length = mask.sum(-1)
     mixed = jnp.where(here, R, -jnp.inf).max(-1) > jnp.where(here, R, jnp.inf).min(-1)
-    shared = jax.vmap(_shared)(rollout.tokens, rollout.valid)
     return {
         "reward": masked_mean(R, here),
         "length": length.mean(),
         "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), here),
         "groups_mixed": mixed.mean(),
-        "prefix_collisions": masked_mean(shared.astype(jnp.float32), mask),
         "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),
+        **diagnostics.live(rollout),
     }
-
-
-def _shared(tokens, valid):
-    """Whether a token's prefix, the token included, is some other row's too: where a prefix tree can tell trajectories apart."""
-    other = jnp.where(jnp.eye(len(tokens), dtype=bool), 0, common_prefix(tokens, valid)).max(-1, initial=0)
-    return jnp.arange(tokens.shape[-1]) < other[:, None]
