@@ -24,6 +24,7 @@ EPILOG = """examples:
   jaxcredit export runs/quickstart exported                      a folder that transformers loads
   jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
+  jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
 
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
 """
@@ -119,6 +120,15 @@ def _parser():
     methods.add_argument("--fidelity", help="paper, code, or ours where sources are silent")
     methods.add_argument("--here", action="store_true", help="leave out what is not implemented")
     methods.add_argument("--json", action="store_true", help="print an array, one object a method")
+
+    advise = command("advise", _advise, "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.")
+    advise.add_argument("source", help="a run folder (its newest checkpoint is asked), or a .npz of rollouts (see --keys)", nargs="?")
+    advise.add_argument("--prompts", type=int, default=64, help="training problems a run is asked, at least (default 64)")
+    advise.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    advise.add_argument("--seed", type=int, default=0)
+    advise.add_argument("--save", help="write the rollouts sampled from a run to this .npz")
+    advise.add_argument("--keys", action="store_true", help="say which arrays a .npz of rollouts holds")
+    advise.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     check = command("check", _check, "Hold an estimator against the laws that every estimator obeys.")
     check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
@@ -245,13 +255,18 @@ def _opened(args):
     """The experiment, programs and parameters of a run folder."""
     from jaxcredit.run import reopen
 
-    folder = Path(args.run)
+    exp = _experiment(args.run)
+    return exp, *reopen(exp, args.run, step=args.step)
+
+
+def _experiment(run: str):
+    """The experiment of a run folder."""
+    folder = Path(run)
     path = folder / "source.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is no run folder (it has no source.json): give one that `jaxcredit train` made")
     made = json.loads(path.read_text())
-    exp, _ = load(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])
-    return exp, *reopen(exp, folder, step=args.step)
+    return load(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])[0]
 
 
 def _eval(args, _):
@@ -324,6 +339,35 @@ def _methods(args, _):
     else:
         console = Console()
         console.print(catalogue.table(rows, console.width))
+
+
+def _advise(args, _):
+    from rich.console import Console
+
+    from jaxcredit import advise
+    from jaxcredit.records import plain
+
+    if args.keys or not args.source:
+        print(advise.KEYS)
+        return
+    if Path(args.source).is_file():
+        rollout, logp = advise.load(args.source)
+        told = {"rollouts": args.source}
+    else:
+        from jaxcredit.fresh import fresh
+        from jaxcredit.programs import build
+
+        exp = _experiment(args.source)
+        got = fresh(exp, build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
+        rollout, logp, told = got.rollout, got.logp, {"run": args.source, "step": got.step}
+        if args.save:
+            advise.save(args.save, rollout, logp)
+    measured = advise.measure(rollout, logp)
+    steps = advise.recommend(measured)
+    if args.json:
+        print(json.dumps(plain(advise.facts(measured, steps, told))))
+    else:
+        advise.show(measured, steps, args.source, Console())
 
 
 def _check(args, _):
