@@ -25,6 +25,8 @@ EPILOG = """examples:
   jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
   jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
+  jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
+  jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
 
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
 """
@@ -120,6 +122,16 @@ def _parser():
     methods.add_argument("--fidelity", help="paper, code, or ours where sources are silent")
     methods.add_argument("--here", action="store_true", help="leave out what is not implemented")
     methods.add_argument("--json", action="store_true", help="print an array, one object a method")
+
+    arena = command("arena", _arena, "Hold estimators against exact credit: every one in every family of worlds, a number or a reason.")
+    arena.add_argument("file", nargs="?", help="an estimator of yours, FILE.py[:function], among those of the quick list")
+    arena.add_argument("--family", action="append", default=[], help="only this family (KeyBranch); may be given again")
+    arena.add_argument("--estimator", action="append", default=[], help="only this one: a name, or FILE.py[:function]; may be given again")
+    arena.add_argument("--quick", action="store_true", help="the 81 cells in which something is to be seen")
+    arena.add_argument("--prompts", type=int, default=256, help="groups in each family (default 256)")
+    arena.add_argument("--group", type=int, default=16, help="answers in each (default 16)")
+    arena.add_argument("--seed", type=int, default=0)
+    arena.add_argument("--json", action="store_true", help="print an array, one object a cell, all numbers with 95 %% intervals")
 
     advise = command("advise", _advise, "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.")
     advise.add_argument("source", help="a run folder (its newest checkpoint is asked), or a .npz of rollouts (see --keys)", nargs="?")
@@ -339,6 +351,21 @@ def _methods(args, _):
     else:
         console = Console()
         console.print(catalogue.table(rows, console.width))
+
+
+def _arena(args, _):
+    from rich.console import Console
+
+    from jaxcredit.arena import matrix
+
+    own = {name: matrix.catalogue().get(name) or find_credit(name) for name in (*args.estimator, *filter(None, [args.file]))}
+    settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
+    cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), **settings)
+    if args.json:
+        print(json.dumps(matrix.as_json(cells)))
+    else:
+        console = Console()
+        console.print(matrix.table(cells, intervals=console.width >= 240 or len({c.family for c in cells}) < 5))
 
 
 def _advise(args, _):

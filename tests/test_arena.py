@@ -10,7 +10,7 @@ import pytest
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import enumerate as trees
-from jaxcredit.arena import lengths, metrics
+from jaxcredit.arena import lengths, matrix, metrics
 from jaxcredit.arena.world import NATURE, OVER
 from jaxcredit.policy import transformer
 
@@ -314,8 +314,22 @@ def test_gradient_numbers_of_known_noise():
     m = {k: metrics.estimate(x) for k, x in metrics.gradients(g, truth, metrics.resampling(20000, resamples=100)).items()}
     for name, expected in {"gsnr": 25 / 16, "asnr": 9 / (41 - 9), "cos_mean": 0.6, "magnitude": 5 / 3}.items():
         assert abs(m[name].value / expected - 1) < 0.03 and m[name].low < expected < m[name].high, name
+    assert metrics.gradients(-g, truth, metrics.resampling(20000, resamples=2))["asnr"][0] < 0
     silent = metrics.gradients(np.zeros((10, 3)), np.zeros(3), metrics.resampling(10, resamples=5))
     assert np.isnan(silent["cos_mean"][0]) and np.isnan(silent["gsnr"][0])
+    sure = metrics.gradients(np.ones((10, 3)), np.ones(3), metrics.resampling(10, resamples=5))
+    assert sure["gsnr"][0] == np.inf and metrics.estimate(sure["asnr"]) == (np.inf, np.inf, np.inf)
+    assert metrics.estimate(np.array([1.0, 2, 3])) == (1, 2, 3)
+    assert np.isnan(metrics.estimate(np.array([1.0, 2, 3, np.nan])).low)
+
+
+def test_the_slope_without_compiling_is_the_slope():
+    task = SMALL["Lengths"][0]
+    batch, rng = sample(task, prompts=2000, group=8, key=jax.random.key(5)), np.random.default_rng(0)
+    credit = rng.normal(size=batch.rollout.mask.shape)
+    np.testing.assert_allclose(
+        metrics.slopes(credit, batch, task.policy()), arena.gradient(jnp.asarray(credit), batch, task.policy()), atol=1e-5
+    )
 
 
 def test_pairs_are_told_apart_where_intervals_overlap():
@@ -397,3 +411,53 @@ def test_ten_thousand_tokens_are_exact():
     _, _, exact = solved(task, jnp.zeros(task.policy().shape))
     A = np.asarray(exact.advantage)
     assert abs(A[5_000, 0, 0] - 0.7 * 0.8) < 1e-5 and not np.delete(A, 5_000, 0).any()
+
+
+# The matrix.
+
+
+def test_controls_are_what_they_are_called():
+    batch = sample(SMALL["Lengths"][0], prompts=2000, group=8, key=jax.random.key(5))
+    mask, A = np.asarray(batch.rollout.mask), np.asarray(batch.truth.advantage)
+    made = matrix.control(batch)
+    assert set(made) == set(matrix.CONTROLS)
+    np.testing.assert_array_equal(np.sort(made["shuffled"], -1), np.sort(A, -1))
+    assert not made["shuffled"][~mask].any() and 0.3 < (made["shuffled"] != A).any(-1).mean() < 1
+    np.testing.assert_array_equal(made["flipped"], -A)
+    first = made["broadcast"][..., :1]
+    assert ((made["broadcast"] == first) | ~mask).all() and np.abs(first.sum(1)).max() < 1e-5
+
+
+def test_padding_and_costs():
+    task = SMALL["Lengths"][0]
+    rollout = sample(task, prompts=2000, group=8, key=jax.random.key(5)).rollout
+    wide = matrix.pad(rollout, 7, 3).check()
+    assert wide.tokens.shape[-1] == 7 and wide.reward.shape[-1] == 3 and wide.signals["value"].shape[-1] == 3
+    assert not wide.mask[..., 4:].any() and not wide.real[..., 1:].any()
+    own = float(np.asarray(rollout.mask).sum(-1).mean())
+    assert matrix.cost(task, rollout, ()) == (own, 0) and matrix.cost(task, rollout, ("token_value",)) == (own, own)
+    vine = arena.ReplayNoise(T=4, continuations=3)
+    full = SimpleNamespace(mask=np.ones((1, 2, 4)), signals={})
+    assert matrix.cost(vine, full, ("token_value",)) == (4 + 3 * (4 + 3 + 2 + 1), 0)
+
+
+def test_the_quick_list_is_of_this_library():
+    assert set(matrix.QUICK) == set(SMALL) and set(sum(matrix.QUICK.values(), ())) <= set(credit.__all__)
+    assert 60 <= sum(len(names) + len(matrix.CONTROLS) for names in matrix.QUICK.values()) <= 90
+    with pytest.raises(ValueError, match="did you mean KeyBranch"):
+        matrix.chosen(["keybranhc"])
+    with pytest.raises(ValueError, match="at least 2 groups"):
+        matrix.chosen(["Twin"], quick=True, prompts=1)
+
+
+@pytest.mark.slow
+def test_a_number_or_a_reason_in_every_cell():
+    estimators = {"grpo": credit.grpo, "san": credit.san, "igpo": credit.igpo}
+    cells = matrix.run([arena.Strata(), arena.Twin()], estimators, prompts=200, group=8, resamples=50)
+    assert len(cells) == 2 * (len(matrix.CONTROLS) + 3) and all(bool(c.numbers) != bool(c.reason) for c in cells)
+    found = {(c.family, c.estimator): c for c in cells}
+    exact, flipped, twin = (found["Strata", "exact"].numbers, found["Strata", "flipped"].numbers, found["Twin", "san"])
+    assert exact["sign"].value == 1 and exact["cos_mean"].value > 0.98 and exact["versus/asnr"].low > 1
+    assert flipped["sign"].value == 0 and flipped["cos_mean"].value < -0.98 and twin.reason == "needs stratum"
+    assert found["Strata", "broadcast"].numbers["versus/asnr"] == (1, 1, 1)
+    assert len(matrix.as_json(cells)) == len(cells) and matrix.table(cells).row_count == 7

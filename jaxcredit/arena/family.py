@@ -82,9 +82,10 @@ def sample(
 def describe(task: Family, world: World, logits: Float[Array, "P A"], trace: Trace, *, key: PRNGKeyArray, critic_sd=0.0) -> Batch:
     """What happened as a rollout with signals, and the truth beside it."""
     exact, (ours, theirs) = solve(world, logits), jax.random.split(key)
-    who, row = at(world.who, trace.state), at(world.row, trace.state)
+    here = at(jnp.stack([world.who, world.row, world.segment], -1), trace.state)
+    who, row, segment = jnp.moveaxis(here, -1, 0)
     valid = who != OVER
-    segment = jnp.where(valid, at(world.segment, trace.state), -1)
+    segment = jnp.where(valid, segment, -1)
     inside = segment[..., None] == jnp.arange(task.segments)
     T, S, A = world.next.shape
     seen = Seen(world, logits, exact, trace, jnp.where(inside, jnp.arange(T)[:, None], T).min(2))
@@ -99,9 +100,9 @@ def describe(task: Family, world: World, logits: Float[Array, "P A"], trace: Tra
         signals=common(seen, logp, critic_sd, key=ours) | task.signals(seen, key=theirs),
         valid=valid,
     )
-    advantage = jnp.where(valid, at(exact.advantage, trace.state, trace.token), 0)
+    action_value, advantage = jnp.moveaxis(at(jnp.stack([exact.action_value, exact.advantage], -1), trace.state, trace.token), -1, 0)
     cell = (jnp.arange(T) * S + trace.state) * A + trace.token
-    truth = Truth(at(exact.value, trace.state), at(exact.action_value, trace.state, trace.token), advantage, row, cell)
+    truth = Truth(at(exact.value, trace.state), action_value, jnp.where(valid, advantage, 0), row, cell)
     return Batch(rollout, truth, exact)
 
 

@@ -9,6 +9,7 @@ the signal-to-noise ratio still rises.
 from typing import Any, NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 from scipy.stats import rankdata
 
 Draws = np.ndarray  # [1 + B]: the number itself, then its B bootstrap replicates
@@ -23,15 +24,18 @@ class Estimate(NamedTuple):
 
 
 def estimate(draws: Draws) -> Estimate:
-    """The percentile interval of the replicates."""
-    if not np.isfinite(draws).any():
-        return Estimate(np.nan, np.nan, np.nan)
-    return Estimate(float(draws[0]), *(float(x) for x in np.nanpercentile(draws[1:], (2.5, 97.5))))
+    """The percentile interval of the replicates, ends rounded outwards; none where more than a tenth of them are not a number."""
+    known = np.sort(draws[1:][~np.isnan(draws[1:])])
+    if len(known) < 0.9 * len(draws[1:]) or not len(known):
+        return Estimate(float(draws[0]), np.nan, np.nan)
+    last = len(known) - 1
+    return Estimate(float(draws[0]), float(known[int(0.025 * last)]), float(known[int(np.ceil(0.975 * last))]))
 
 
 def ratio(a: Draws, b: Draws) -> Estimate:
     """a / b of two estimators on the same batch: replicates are paired, as the same groups were drawn for both."""
-    return estimate(np.divide(a, b, out=np.full(a.shape, np.nan), where=b != 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return estimate(a / b)
 
 
 def difference(a: Draws, b: Draws) -> Estimate:
@@ -49,7 +53,8 @@ def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
     """Of each group's gradient [N, ...] and the exact one. u is the direction of the truth, tr the trace of Cov g.
 
     cos_mean = E g . u / |E g|, cos_batch = E cos(g, u), magnitude = |E g| / |truth|, gsnr = |E g|^2 / tr: its inverse is the number of
-    groups whose mean is as much signal as noise; asnr = (E g . u)^2 / (E |g|^2 - (E g . u)^2): a mean beside the truth counts as noise.
+    groups whose mean is as much signal as noise; asnr = (E g . u)^2 / (E |g|^2 - (E g . u)^2): a mean beside the truth counts as noise,
+    and one that points away from it has a negative number. Both are infinite where every group gives the same.
     """
     g, truth = np.asarray(g, np.float64).reshape(len(g), -1), np.asarray(truth, np.float64).ravel()
     N, size = len(g), np.linalg.norm(truth)
@@ -64,22 +69,31 @@ def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
     aligned = np.maximum(m**2 - over * (m2 - m**2) / (N - 1), 0)
     length = np.linalg.norm(g, axis=1)
     cosine = np.divide(along, length, out=np.zeros(N), where=length > 0)
+    tr, noise = (np.where(x > 1e-9 * square, x, 0) for x in (tr, square - aligned))  # less is rounding
     with np.errstate(divide="ignore", invalid="ignore"):
-        answer = {
+        return {
             "cos_mean": np.clip(m / np.sqrt(signal), -1, 1),
-            "cos_batch": weights @ cosine,
+            "cos_batch": weights @ cosine + (0 if size > 0 else np.nan),
             "magnitude": np.sqrt(signal) / size,
             "gsnr": signal / tr,
-            "asnr": aligned / (square - aligned),
+            "asnr": np.sign(m) * aligned / noise,
         }
-    return {name: np.where(np.isfinite(x), x, np.nan) for name, x in answer.items()}
+
+
+def slopes(credit: Any, batch: Any, logits: Any) -> np.ndarray:
+    """`arena.gradient` without compiling: each group's [N, P, A] = 1/G sum_i sum_t A_it (e_token - pi)."""
+    (N, G, _), (P, A), mask = credit.shape, logits.shape, np.asarray(batch.rollout.mask)
+    cell = (np.arange(N)[:, None, None] * P + np.asarray(batch.truth.row)) * A + np.asarray(batch.rollout.tokens)
+    at_token = np.bincount(cell[mask], np.asarray(credit, np.float64)[mask], N * P * A).reshape(N, P, A)
+    return (at_token - at_token.sum(-1, keepdims=True) * softmax(np.asarray(logits, np.float64), -1)) / G
 
 
 def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Draws]:
     """Of credit [N, G, T] against the true advantages of a batch, over the tokens the policy chose. Pivots are tokens with A != 0.
 
     bias and variance of credit given (step, state, action): root mean square over visits, the bias without the scatter of its means;
-    `centred_` after the best shift of each state. error = 1 - corr^2, what the best shift of each state and the best scale leave.
+    `centred_` after the best shift of each state. pearson is after that shift, spearman is not. error = 1 - pearson^2, what the best
+    shift of each state and the best scale leave.
     sign = share of pivots with the right sign (zero counts half); top1 = how often the largest |credit| of an answer is a pivot, topk the
     share of pivots among the k largest, k their number; leak = share of |credit| on tokens with A = 0.
     """
@@ -96,7 +110,7 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
     _, cells, back = np.unique(cell, return_index=True, return_inverse=True)
     _, state = np.unique(cell[cells] // actions, return_inverse=True)
     centred = c - (np.bincount(state[back], c) / np.bincount(state[back]))[state[back]]
-    ranks, true_ranks = rankdata(centred) - (len(a) + 1) / 2, rankdata(a) - (len(a) + 1) / 2
+    ranks, true_ranks = rankdata(c) - (len(a) + 1) / 2, rankdata(a) - (len(a) + 1) / 2
     size = np.abs(c)
     with np.errstate(divide="ignore", invalid="ignore"):
         pearson = total(centred * a) / np.sqrt(total(centred**2) * total(a**2))

@@ -95,12 +95,12 @@ def play(world: World, logits: Float[Array, "P A"], *, prompts: int, group: int,
     T = world.row.shape[0]
     pi = jax.nn.softmax(logits)
     upto, likely = jnp.cumsum(pi, -1), jnp.argmax(jnp.where(pi > 0, jnp.arange(pi.shape[-1]), -1), -1)
-    keys = jax.random.split(key, 4)
-    shape = (prompts, group)
+    uniform_key, normal_key = jax.random.split(key)
+    # One draw of all: each further one compiles for longer than it runs.
+    u = jax.random.uniform(uniform_key, (2 * T + 1, prompts, group), pi.dtype)
+    noise = jax.random.normal(normal_key, (T, prompts, group), pi.dtype)
     begin = jnp.cumsum(world.start)
-    s = (jax.random.uniform(keys[0], shape, begin.dtype)[..., None] >= begin / begin[-1]).sum(-1, dtype=jnp.int32)
-    u, coin = (jax.random.uniform(k, (T, *shape), pi.dtype) for k in keys[1:3])
-    noise = jax.random.normal(keys[3], (T, *shape), pi.dtype)
+    s = (u[-1][..., None] >= begin / begin[-1]).sum(-1, dtype=jnp.int32)
 
     def step(s, x):
         w, u, coin, noise = x
@@ -112,7 +112,7 @@ def play(world: World, logits: Float[Array, "P A"], *, prompts: int, group: int,
         return w["next"][s, a], (s, a, r)
 
     tables = {name: getattr(world, name) for name in ("next", "who", "row", "reward", "chance", "sd")}
-    _, out = jax.lax.scan(step, s, (tables, u, coin, noise))
+    _, out = jax.lax.scan(step, s, (tables, u[:T], u[T : 2 * T], noise))
     return Trace(*(jnp.moveaxis(x, 0, -1) for x in out))
 
 

@@ -1,0 +1,224 @@
+"""Every estimator in every family: a number or a reason in every cell, on the same batches, so that all differences are paired."""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.markup import escape
+from rich.table import Table
+
+from jaxcredit import arena
+from jaxcredit.arena import metrics
+from jaxcredit.arena.family import Batch, Family
+from jaxcredit.credit import Credit, columns, method_of
+from jaxcredit.rollout import SIGNALS, Rollout, outcome
+
+CONTROLS = ("exact", "broadcast", "shuffled", "flipped")
+# With the controls 81 cells in which something is to be seen: what a family is for, and what it is held against.
+QUICK = {
+    "KeyBranch": ("rloo", "grpo", "tempo", "sploo", "ppo"),
+    "HackablePRM": ("grpo", "pure", "ppo"),
+    "Strata": ("grpo", "san"),
+    "AnchorHub": ("grpo", "gigpo", "ppo"),
+    "PlanLag": ("grpo", "hae", "ppo"),
+    "BitSearch": ("grpo", "igpo", "rudder"),
+    "Team": ("grpo", "coma", "shapley", "difference_rewards"),
+    "Recovery": ("grpo", "ppo"),
+    "Umbrella": ("grpo", "tempo"),
+    "Twin": ("grpo", "difference_rewards"),
+    "ReplayNoise": ("grpo", "ppo"),
+    "Lengths": ("grpo", "san"),
+}
+# What making a signal takes beside the group's own answers: a model that reads each answer once, or sampling on from its segments.
+READ = {"value", "token_value", "value_plan", "value_switch", "process", "error", "verdict", "info", "gain", "action_value"}
+SAMPLED = {"counterfactual": 1, "choice_value": 2}
+ONCE = {"xla_backend_optimization_level": 0}  # of programs that run once: compiling is what they cost, this halves it
+
+
+class Cell(NamedTuple):
+    """`numbers` by name (see `metrics`), or none and the `reason`. `versus/asnr` is the paired ratio to broadcast credit (RLOO's)."""
+
+    family: str
+    estimator: str
+    numbers: dict[str, metrics.Estimate]
+    reason: str = ""
+
+
+def run(
+    families: Sequence[Family] | None = None,
+    estimators: Mapping[str, Credit] | None = None,
+    *,
+    only: Mapping[str, Iterable[str]] | None = None,
+    prompts: int = 256,
+    group: int = 16,
+    seed: int = 0,
+    resamples: int = 200,
+) -> list[Cell]:
+    """The matrix of families (default: all, as they come) and estimators (default: the catalogue), and the controls.
+
+    `only`: the estimators of each family by name, where not all are wanted. An estimator compiles once: rollouts of all families are
+    padded to one shape, which credit ignores by law.
+    """
+    families = [f() for f in arena.FAMILIES] if families is None else families
+    estimators = catalogue() if estimators is None else estimators
+    if prompts < 2 or group < 2:
+        raise ValueError(f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers")
+    weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
+    draw = jax.jit(_draw, static_argnames=("prompts", "group"), compiler_options=ONCE)
+    programs = {name: jax.jit(functools.partial(_credit, f), compiler_options=ONCE) for name, f in estimators.items()}
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
+        drawn = list(pool.map(lambda task: jax.device_get(draw(task, seed, prompts=prompts, group=group)), families))
+        T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
+        K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
+        cells = []
+        for task, (batch, logits, blocks) in zip(families, drawn, strict=True):
+            names = [n for n in (estimators if only is None else only[type(task).__name__]) if n not in CONTROLS]
+            wide = pad(batch.rollout, T, K)
+            judge = functools.partial(_judge, task, batch, weights=weights, logits=logits, blocks=blocks)
+            controls = {name: judge(x, needs=()) for name, x in control(batch, seed).items()}
+            base = controls["broadcast"]
+            assert not isinstance(base, str), f"{type(task).__name__}: {base}"
+
+            def one(name, batch=batch, wide=wide, judge=judge):
+                if name not in estimators:
+                    return f"the catalogue has no {name}"
+                needs = tuple(method_of(estimators[name]).needs)
+                if missing := [s for s in needs if s not in batch.rollout.signals]:
+                    return "needs " + ", ".join(missing)
+                try:
+                    signals = {s: wide.signals[s] for s in needs}
+                    return judge(programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs)
+                except (ValueError, KeyError, TypeError) as error:  # it does not apply: the cell says why
+                    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
+
+            family = type(task).__name__
+            for name, found in [*controls.items(), *zip(names, pool.map(one, names), strict=True)]:
+                if isinstance(found, str):
+                    cells.append(Cell(family, name, {}, found))
+                    continue
+                numbers = {key: metrics.estimate(x) for key, x in found.items()}
+                for key in ("asnr", "gsnr", "asnr_per_1k"):
+                    numbers[f"versus/{key}"] = metrics.ratio(found[key], base[key])
+                cells.append(Cell(family, name, numbers))
+    return cells
+
+
+def chosen(family: Sequence[str] = (), estimators: Mapping[str, Credit] | None = None, *, quick: bool = False, **settings) -> list[Cell]:
+    """The matrix as a person asks for it: families by name (all), and these estimators, or the catalogue, or the quick list and these."""
+    known, own = {f.__name__.lower(): f for f in arena.FAMILIES}, dict(estimators or {})
+    for name in family:
+        if name.lower() not in known:
+            near = difflib.get_close_matches(name.lower(), known, 1)
+            hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
+            raise ValueError(f"no family is called {name!r}{hint} They are: {', '.join(f.__name__ for f in arena.FAMILIES)}")
+    kinds = [known[name.lower()] for name in family] or arena.FAMILIES
+    listed = {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds} if quick or own else None
+    return run([f() for f in kinds], catalogue() | own, only=listed, **settings)
+
+
+def catalogue() -> dict[str, Credit]:
+    """All estimators of the library by name, and the presets of our own."""
+    from jaxcredit import credit
+    from jaxcredit.credit import sploo
+
+    presets = {f"sploo {name}": getattr(sys.modules[sploo.__module__], name) for name in ("safe", "bold", "l1", "l1_bold")}
+    return {name: getattr(credit, name) for name in credit.__all__} | presets
+
+
+def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
+    """Exact credit; the outcome for all tokens alike; exact credit shuffled inside each answer; exact credit with its sign flipped."""
+    A, mask, R = np.asarray(batch.truth.advantage), np.asarray(batch.rollout.mask), np.asarray(outcome(batch.rollout))
+    order = np.where(mask, np.random.default_rng(seed).random(mask.shape), 2.0)
+    shuffled = np.zeros_like(A)
+    # The i-th chosen token gets the credit of the one whose lot is i-th.
+    np.put_along_axis(shuffled, np.argsort(~mask, -1, kind="stable"), np.take_along_axis(A, np.argsort(order, -1), -1), -1)
+    broadcast = np.where(mask, (R - R.mean(-1, keepdims=True))[..., None], 0)
+    return {"exact": A, "broadcast": broadcast, "shuffled": np.where(mask, shuffled, 0), "flipped": -A}
+
+
+def cost(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, float]:
+    """Tokens an answer takes: sampled, and read by another model. Vines pay for every continuation, counterfactuals for the rest of it."""
+    needs, K = set(needs), task.segments
+    own = float(np.asarray(rollout.mask).sum(-1).mean())
+    replays = getattr(task, "continuations", 0) if needs & {"value", "token_value"} else 0
+    sampled = own + replays * own * (own + 1) / 2 + sum(n * own * (K + 1) / 2 for s, n in SAMPLED.items() if s in needs)
+    if "coalition" in needs:
+        sampled += own * rollout.signals["coalition"].shape[-1]
+    return sampled, own if needs & READ and not replays else 0.0
+
+
+def pad(rollout: Rollout, T: int, K: int) -> Rollout:
+    """The same rollout with T tokens and K segments: what is added did not take place."""
+    fields = {"tokens": 0, "mask": False, "logp": 0, "segment": -1, "valid": False, "reward": 0, "real": False}
+    sizes = {"T": T, "K": K, "K+1": K + 1}
+
+    def widen(x, axes, fill):
+        x = np.asarray(x)
+        return jnp.asarray(np.pad(x, [(0, sizes.get(a, n) - n) for a, n in zip(axes, x.shape, strict=True)], constant_values=fill))
+
+    changed = {n: widen(getattr(rollout, n), "NGK" if n in ("reward", "real") else "NRT", fill) for n, fill in fields.items()}
+    signals = {n: widen(x, ["N", *SIGNALS[n].axes.split()], 0) for n, x in rollout.signals.items()}
+    return Rollout(**{**vars(rollout), **changed, "signals": signals})
+
+
+def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool = True) -> Table:
+    """Estimators down, families across; green where the interval lies above 1, red where it lies below."""
+    families = list(dict.fromkeys(c.family for c in cells))
+    found = {(c.family, c.estimator): c for c in cells}
+    answer = Table("estimator", *families, title=f"{number}: paired ratio to broadcast credit" if "versus" in number else number)
+    for name in dict.fromkeys(c.estimator for c in cells):
+        answer.add_row(name, *(_shown(found.get((family, name)), number, intervals) for family in families))
+    return answer
+
+
+def as_json(cells: Sequence[Cell]) -> list[dict]:
+    """Plain lists and dicts; what is not a number is null."""
+
+    def plain(e):
+        return [x if np.isfinite(x) else None for x in e]
+
+    return [c._asdict() | {"numbers": {name: plain(e) for name, e in c.numbers.items()}} for c in cells]
+
+
+def _credit(estimator, rollout):
+    """What reaches the gradient: advantage times weight."""
+    given = columns(estimator(rollout), rollout)
+    return given["advantage"] * given["weight"]
+
+
+def _draw(task, seed, *, prompts, group):
+    return arena.sample(task, prompts=prompts, group=group, key=jax.random.key(seed)), task.policy(), task.blocks()
+
+
+def _judge(task, batch, credit, *, needs, weights, logits, blocks):
+    credit = np.asarray(credit)[..., : batch.rollout.tokens.shape[-1]]
+    if not np.isfinite(credit).all():
+        return "credit is not finite"
+    if not credit.any():
+        return "no token gets any credit"
+    numbers = metrics.measure(credit, metrics.slopes(credit, batch, logits), batch, weights, blocks)
+    sampled, read = cost(task, batch.rollout, needs)
+    thousands = credit.shape[1] * (sampled + read) / 1000
+    flat = np.ones(len(weights))
+    return numbers | {"asnr_per_1k": numbers["asnr"] / thousands, "tokens_sampled": flat * sampled, "tokens_read": flat * read}
+
+
+def _shown(cell, number, intervals):
+    if cell is None:
+        return ""
+    if cell.reason:
+        return f"[dim]{escape(cell.reason if len(cell.reason) < 60 else cell.reason[:57] + '...')}"
+    e = cell.numbers.get(number)
+    if e is None or np.isnan(e.value):
+        return "[dim]no true gradient"
+    colour = "green" if e.low > 1 else "red" if e.high < 1 else ""
+    text = f"{e.value:.3g}" + (f" [dim]{e.low:.2g}..{e.high:.2g}[/]" if intervals else "")
+    return f"[{colour}]{text}" if colour and "versus" in number else text
