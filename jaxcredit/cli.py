@@ -25,6 +25,7 @@ EPILOG = """examples:
   jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
   jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
+  jaxcredit report runs/quickstart                               the reporting checklist, filled in as far as it goes
   jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
   jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
 
@@ -141,6 +142,13 @@ def _parser():
     advise.add_argument("--save", help="write the rollouts sampled from a run to this .npz")
     advise.add_argument("--keys", action="store_true", help="say which arrays a .npz of rollouts holds")
     advise.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    report = command("report", _report, "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked.")
+    report.add_argument("run", help="a run folder")
+    report.add_argument("--beside", nargs="+", default=[], help="other runs: more seeds of the same config, and baselines")
+    report.add_argument("--prompts", type=int, default=64, help="training problems to sample afresh for credit and lengths; 0: none")
+    report.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    report.add_argument("--seed", type=int, default=0)
 
     check = command("check", _check, "Hold an estimator against the laws that every estimator obeys.")
     check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
@@ -381,11 +389,11 @@ def _advise(args, _):
         rollout, logp = advise.load(args.source)
         told = {"rollouts": args.source}
     else:
+        from jaxcredit import run
         from jaxcredit.fresh import fresh
-        from jaxcredit.programs import build
 
         exp = _experiment(args.source)
-        got = fresh(exp, build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
+        got = fresh(exp, run.build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
         rollout, logp, told = got.rollout, got.logp, {"run": args.source, "step": got.step}
         if args.save:
             advise.save(args.save, rollout, logp)
@@ -395,6 +403,18 @@ def _advise(args, _):
         print(json.dumps(plain(advise.facts(measured, steps, told))))
     else:
         advise.show(measured, steps, args.source, Console())
+
+
+def _report(args, _):
+    from jaxcredit import report, run
+    from jaxcredit.fresh import fresh
+
+    exp = _experiment(args.run)
+    programs, folder = run.build(exp), Path(args.run)
+    drawn = fresh(exp, programs, folder, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
+    text = report.markdown(exp, programs, folder, drawn, [Path(other) for other in args.beside])
+    (folder / "report.md").write_text(text, encoding="utf-8")
+    print(f"{folder / 'report.md'}: {text.splitlines()[2]}")
 
 
 def _check(args, _):
