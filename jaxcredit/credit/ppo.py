@@ -1,8 +1,7 @@
 import jax
-import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import after_row, at_end, following, gae, link, standardise
+from jaxcredit.kernels import at_end, gae_over_rows, standardise
 from jaxcredit.rollout import Rollout
 
 
@@ -23,9 +22,5 @@ def ppo(batch: Rollout, *, gamma: float = 1.0, lam: float = 0.95, whiten: bool =
 
 def token_gae(group, gamma, lam):
     """A_t of one group, before any whitening; `lam` may differ by row."""
-    V, mask = group["token_value"], group.mask
-    first = following(jnp.pad(V, ((0, 0), (1, 0))), jnp.pad(mask, ((0, 0), (1, 0))))[:, 0]
-    bootstrap = after_row(first, jnp.where(mask.any(-1), 0, 1).astype(V.dtype), group)
-    last = mask & (jnp.cumsum(mask, 1) == mask.sum(1, keepdims=True))
-    reward = at_end(group.reward, group) + jnp.where(last, gamma * bootstrap[:, None], 0)
-    return link(gae(reward, V, gamma=gamma, lam=lam, where=mask), gamma * lam, group)
+    reward, V = at_end(group.reward, group), group["token_value"]
+    return gae_over_rows(reward, V, group, gamma=gamma, lam=lam, where=group.mask)

@@ -27,7 +27,7 @@ from jaxcredit.kernels.redistribution import decomposition_loss, draw_entries, r
 from jaxcredit.kernels.resolution import after_row, at_end, length, link, per_segment, spread, tokens_in
 from jaxcredit.kernels.returns import following, gae, min_to_go, to_go
 from jaxcredit.kernels.rows import gae_over_rows, place
-from jaxcredit.kernels.runs import carried, final, run_begins, run_ends, run_sums
+from jaxcredit.kernels.runs import at_first, carried, final, run_begins, run_ends, run_sums
 from jaxcredit.kernels.select import kth_largest, top_share
 from jaxcredit.kernels.strata import variance_parts
 from jaxcredit.kernels.tree import (
@@ -54,6 +54,7 @@ __all__ = [
     "answer_weights",
     "at_branches",
     "at_end",
+    "at_first",
     "at_nodes",
     "before",
     "branches",

@@ -57,8 +57,7 @@ def link(x: Float[Array, "R T"], decay: float | int | Float[Array, "..."], group
 
     `x` must pass through holes, so that column 0 shows the number of a row's first token. `decay` may differ by row, as [R, 1].
     """
-    left = jnp.cumsum(group.mask[:, ::-1], 1, dtype=jnp.int32)[:, ::-1]
-    keep = jnp.asarray(decay, x.dtype) ** left
+    keep = jax.lax.cumprod(jnp.where(group.mask, jnp.asarray(decay, x.dtype), 1), axis=1, reverse=True)
     return x + keep * after_row(x[:, 0], keep[:, 0], group)[:, None]
 
 

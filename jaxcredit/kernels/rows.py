@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.resolution import after_row
-from jaxcredit.kernels.returns import gae, to_go
-from jaxcredit.kernels.runs import final
+from jaxcredit.kernels.returns import gae
+from jaxcredit.kernels.runs import at_first, final
 
 
 def gae_over_rows(
@@ -22,8 +22,7 @@ def gae_over_rows(
 
     `where` says which tokens are decisions; the others show what follows them. `gamma` and `lam` may differ by token.
     """
-    first = to_go(value, 0.0, where=where)[:, 0]
-    bootstrap = after_row(first, jnp.where(where.any(-1), 0, 1).astype(value.dtype), group)
+    bootstrap = after_row(at_first(value, where), jnp.where(where.any(-1), 0, 1).astype(value.dtype), group)
     earned = reward + jnp.where(final(where), gamma * bootstrap[:, None], 0)
     A = gae(earned, value, gamma=gamma, lam=lam, where=where)
     step = jnp.where(where, jnp.asarray(gamma * lam, value.dtype), 1)

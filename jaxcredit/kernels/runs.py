@@ -9,7 +9,14 @@ from jaxcredit.kernels.returns import to_go
 
 def final(where: Bool[Array, "*b K"]) -> Bool[Array, "*b K"]:
     """True at the last real entry alone."""
-    return where & (jnp.cumsum(where, -1) == where.sum(-1, keepdims=True))
+    place = jnp.arange(where.shape[-1])
+    return where & (place == jnp.where(where, place, -1).max(-1, keepdims=True, initial=-1))
+
+
+def at_first(x: Float[Array, "*b K"], where: Bool[Array, "*b K"]) -> Float[Array, "*b"]:
+    """x at the first real entry; 0 where there is none."""
+    place = jnp.argmax(where, -1, keepdims=True)
+    return jnp.where(where.any(-1), jnp.take_along_axis(x, place, -1)[..., 0], 0)
 
 
 def carried(x: Float[Array, "*b K"], where: Bool[Array, "*b K"]) -> Float[Array, "*b K"]:
