@@ -443,6 +443,7 @@ def test_number_sorting_spells_its_lists_and_demonstrates_only_short_ones():
         assert item["answer"] == "".join(sorted(digits, reverse=order == ">"))  # by its own rule, not the generator's
     for item in task.test:
         right = "".join(sorted(item["prompt"][:-1], reverse=item["prompt"][-1] == ">"))
-        wrong = (right[::-1], right[:-1], right + right[-1], "", "<" + right[1:])
+        # The last two are in order, and often one off where the family's verifier would let that pass.
+        wrong = (right[::-1], right[:-1], right + right[-1], "", "<" + right[1:], right[0] + right[0] + right[2:], right[:4] + right[5] * 2)
         assert task.reward(item["meta"], right, ()) == 1.0
         assert [task.reward(item["meta"], text, ()) for text in wrong if text != right] == [0.0] * sum(text != right for text in wrong)

@@ -21,13 +21,15 @@ def gym(
     prompt: Callable[[Entry], str] = lambda entry: entry["question"],
     answer: Callable[[Entry], str] = lambda entry: str(entry["answer"]),
     extract: Callable[[str], str] = str.strip,
+    exact: bool = False,
     **params: Any,
 ) -> Task:
     """Distinct problems of a reasoning-gym family, none of the test set trained on or shown; reward 1 where its verifier gives full marks.
 
     `params` go to the generator. `demos`: parameters that differ for the demonstrations, and their `size`; for example
     `gym("spell_backward", demos={"size": 2000, "max_word_len": 4}, min_word_len=5, max_word_len=8)`. None: no demonstrations.
-    `prompt` and `answer` read an entry of the generator; `extract` takes the answer out of a response.
+    `prompt` and `answer` read an entry of the generator; `extract` takes the answer out of a response. `exact`: beside the verifier's full
+    marks the response must be the answer letter by letter, since some verifiers forgive (that of number_sorting one off in each number).
     """
     if size < 1 or test_size < 0:
         raise ValueError(f"size is {size} and test_size {test_size}: at least one training problem is needed")
@@ -42,7 +44,7 @@ def gym(
     verifier = source(seed * 3 * _APART)
 
     def reward(meta: Entry, text: str, ids=()) -> float:
-        return float(verifier.score_answer(extract(text), meta) == 1)
+        return float((not exact or text.strip() == answer(meta)) and verifier.score_answer(extract(text), meta) == 1)
 
     return Task(family, train, test, reward, shown)
 
@@ -84,7 +86,8 @@ def number_sorting(
 ) -> Task:
     """Put digits in order, up or down as the last character says: "794402<" -> "024479". Demonstrations only of lists of `demo_lengths`.
 
-    The family's numbers are rounded to 0..9 and written as one character each; its verifier reads the list that the answer spells.
+    The family's numbers are rounded to 0..9 and written as one character each; its verifier reads the list that the answer spells,
+    and no digit may be another.
     """
     shape = {"min_decimals": 0, "max_decimals": 0, "min_value": 0.0, "max_value": 9.0}
 
@@ -99,6 +102,7 @@ def number_sorting(
         prompt=lambda e: digits(e["metadata"]["original_numbers"]) + "<>"[e["metadata"]["direction"] == "descending"],
         answer=lambda e: digits(e["metadata"]["sorted_numbers"]),
         extract=lambda text: str(list(text)),
+        exact=True,
         demos={"size": demo_size, "min_numbers": demo_lengths[0], "max_numbers": demo_lengths[1]} if demo_size else None,
         min_numbers=lengths[0],
         max_numbers=lengths[1],
