@@ -1,35 +1,71 @@
-"""Parallelism is a table from the logical axes of the parameters to the axes of the mesh.
+"""Parallelism is a table from the logical axes of parameters and activations to the axes of the mesh.
 
-`fsdp` cuts every matrix along the model's width and the batch along its prompts; `tensor` cuts heads, the hidden layer and the vocabulary.
+`fsdp` cuts every matrix along the model's width and the batch along its prompts; `tensor` cuts heads, the hidden layer and the vocabulary,
+and between them the tokens (`length`), so that nothing is kept twice; `expert` cuts experts. `data` is for what is slow to cross, several
+slices of TPUs in a data centre: it cuts the batch alone. `context` cuts the tokens of every layer; attention gathers their keys.
 Where a mesh axis does not divide a dimension (3 kv heads over 2 devices), that dimension is replicated and the rest of the rule stands.
 """
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from jaxcredit.params import Param
 
-Rules = dict[str, str]
+Rules = dict[str, str | tuple[str, ...]]  # axes that a mesh has not are passed over
 
 single: Rules = {}
-fsdp: Rules = {"batch": "fsdp", "width": "fsdp"}
-tensor: Rules = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "ffn": "tensor"}
-fsdp_tensor: Rules = fsdp | tensor
+fsdp: Rules = {"batch": ("data", "fsdp"), "width": "fsdp"}
+tensor: Rules = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "ffn": "tensor", "length": "tensor"}
+context: Rules = {"length": "context", "query": "context"}
+fsdp_tensor: Rules = fsdp | tensor | {"expert": "expert"}
+fsdp_context: Rules = fsdp | context
+
+_planned: ContextVar[Sequence | None] = ContextVar("planned", default=None)
 
 
-def make(shape: Mapping[str, int], devices=None) -> Mesh:
+@contextlib.contextmanager
+def planned(devices: Sequence) -> Iterator[None]:
+    """Inside, meshes are made of these devices, which need not be there: enough to compile for them."""
+    token = _planned.set(devices)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
+
+
+def available() -> Sequence:
+    """The devices that a mesh is made of: those planned with, or all there are."""
+    chosen = _planned.get()
+    return jax.devices() if chosen is None else chosen
+
+
+def make(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
     """The mesh of the given axes, `make({"fsdp": 4, "tensor": 2})`; one size may be -1: all devices that are left."""
-    devices = jax.devices() if devices is None else list(devices)
+    devices = list(available() if devices is None else devices)
     shape = sizes(shape, len(devices))
     need = math.prod(shape.values())
     if need > len(devices):
         raise ValueError(f"a mesh of {shape} needs {need} devices, here are {len(devices)}: shrink an axis")
-    return jax.make_mesh(tuple(shape.values()), tuple(shape), axis_types=(AxisType.Auto,) * len(shape), devices=devices[:need])
+    devices = devices[:need]
+    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
+    how = {"allow_split_physical_axes": devices[0].platform == "tpu"}  # 64 x 4 on a torus of 16 x 16
+    if slices == 1:
+        grid = mesh_utils.create_device_mesh(tuple(shape.values()), devices, **how)
+    elif shape.get("data", 1) % slices:
+        raise ValueError(f"{slices} slices, and a mesh of {shape}: give it an axis `data` that is a multiple of {slices}")
+    else:
+        within = tuple(size // slices if axis == "data" else size for axis, size in shape.items())
+        grid = mesh_utils.create_hybrid_device_mesh(within, tuple(slices if axis == "data" else 1 for axis in shape), devices, **how)
+    return Mesh(grid, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
 
 
 def sizes(shape: Mapping[str, int], devices: int | None = None) -> dict[str, int]:
@@ -37,19 +73,41 @@ def sizes(shape: Mapping[str, int], devices: int | None = None) -> dict[str, int
     known = math.prod(s for s in shape.values() if s != -1)
     if -1 not in shape.values():
         return dict(shape)
-    left = max(1, (jax.device_count() if devices is None else devices) // known)
+    left = max(1, (len(available()) if devices is None else devices) // known)
     return {axis: left if size == -1 else size for axis, size in shape.items()}
+
+
+def over(axis: str | None, rules: Rules) -> tuple[str, ...]:
+    """The mesh axes that a logical axis is cut over."""
+    found = rules.get(axis, ())
+    return (found,) if isinstance(found, str) else found
+
+
+def ways(axis: str, rules: Rules, shape: Mapping[str, int]) -> int:
+    """Into how many parts a mesh of this shape cuts a logical axis."""
+    return math.prod(sizes(shape).get(name, 1) for name in over(axis, rules))
 
 
 def sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Rules, mesh: Mesh) -> NamedSharding:
     """Where one array lies. A mesh axis is used at most once an array, and only on a dimension that it divides."""
     spec, used = [], set()
     for size, axis in zip(shape, axes, strict=True):
-        name = rules.get(axis)
-        fits = name in mesh.shape and name not in used and size % mesh.shape[name] == 0
-        spec.append(name if fits else None)
-        used.add(name)
+        chosen = tuple(name for name in over(axis, rules) if name in mesh.shape)
+        fits = chosen and used.isdisjoint(chosen) and size % math.prod(mesh.shape[name] for name in chosen) == 0
+        spec.append((chosen[0] if len(chosen) == 1 else chosen) if fits else None)
+        used.update(chosen)
     return NamedSharding(mesh, PartitionSpec(*spec))
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Where activations lie: `Layout(mesh, rules)(x, "batch", None, "heads")` inside a program. A value, so that it may be static."""
+
+    mesh: Mesh
+    rules: tuple[tuple[str, str | tuple[str, ...]], ...]
+
+    def __call__(self, x: Array, *axes: str | None) -> Array:
+        return jax.lax.with_sharding_constraint(x, sharding(x.shape, axes, dict(self.rules), self.mesh))
 
 
 def shardings(specs: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
@@ -58,12 +116,14 @@ def shardings(specs: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
 
 
 def batch(size: int, rules: Rules, mesh: Mesh) -> NamedSharding:
-    """Where arrays `[N, ...]` of a batch lie: prompts are cut over the axis of `batch`, replicated if it does not divide `size`."""
+    """Where arrays `[N, ...]` of a batch lie: prompts are cut over the axes of `batch`, replicated if these do not divide `size`."""
     return sharding((size,), ("batch",), rules, mesh)
 
 
 def assert_fed(where: NamedSharding, n: int) -> None:
     """Raise unless this process's devices hold just its own share of `n` prompts: it is asked to feed no others."""
+    if _planned.get() is not None:
+        return  # there is nothing to feed
     held = {s.indices(n)[:2] for (s,) in where.addressable_devices_indices_map((n,)).values()}
     share, process = n // jax.process_count(), jax.process_index()
     if min(held)[0] != process * share or sum(stop - start for start, stop in held) != share:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_transformer import FULL, LLAMA, make
+from test_transformer import FULL, GEMMA, LLAMA, MOE, make
 
 from jaxcredit.policy import decode
 from jaxcredit.policy import transformer as tf
@@ -26,7 +26,7 @@ def joined(out, prompt, valid):
     return tokens, jnp.concatenate([jnp.broadcast_to(valid[:, None], (N, R, P)), out["mask"]], 2)
 
 
-@pytest.mark.parametrize("cfg", [LLAMA, FULL], ids=["llama", "full"])
+@pytest.mark.parametrize("cfg", [LLAMA, FULL, GEMMA, pytest.param(MOE, marks=pytest.mark.slow)], ids=["llama", "full", "gemma", "moe"])
 def test_the_sampler_agrees_with_the_trainer(cfg):
     """log softmax(logits / temperature) before top-k and top-p, ragged prompts, GQA; stops end rows, padding after them."""
     tree, (prompt, valid) = make(cfg), prompts()

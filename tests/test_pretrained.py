@@ -14,11 +14,21 @@ from safetensors.numpy import load_file, save_file
 from tiny import tiny_tokenizer, write_tiny_checkpoint
 
 from jaxcredit import mesh, params
-from jaxcredit.policy import gguf, presets, pretrained, transformer
+from jaxcredit.policy import decode, gguf, presets, pretrained, transformer
 from jaxcredit.tokenize import HF, Chars
 
 GOLDENS = Path(__file__).parent / "goldens"
-FAMILIES = ["llama", "qwen2", "qwen3"]
+FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "qwen3_moe"]
+# What the golden of a family must notice, with a wrong value for each.
+FEATURES = {
+    "llama": {"rope_scaling": None},
+    "qwen2": {"rope_scaling": None, "qkv_bias": False},
+    "qwen3": {"qk_norm": False, "rope_theta": 2e5},
+    "mistral": {"windows": (8,)},
+    "gemma2": {"windows": (), "score_cap": 0, "logit_cap": 0, "score_dim": 0, "norm_offset": 0, "act": "silu"},
+    "gemma3": {"windows": (6, 0, 6), "local_theta": 0, "rope_scaling": None, "embed_scale": 1},
+    "qwen3_moe": {"experts_per_token": 3},
+}
 
 
 def tensors(folder) -> dict[str, np.ndarray]:
@@ -33,25 +43,47 @@ def same(a, b):
 def off(family, cfg, weights) -> float:
     """Largest difference of our logits to torch's on the real tokens of ragged, left-padded rows."""
     golden = np.load(GOLDENS / family / "golden.npz")
-    logits = transformer.logits(weights, jnp.asarray(golden["ids"]), jnp.asarray(golden["valid"]), cfg)
+    logits = jax.jit(transformer.logits, static_argnums=3)(weights, golden["ids"], golden["valid"], cfg)
     columns = golden["columns"]
     return float(np.abs(np.asarray(logits)[:, columns] - golden["logits"])[golden["valid"][:, columns]].max())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_transformers(family):
+    assert off(family, *pretrained.load(GOLDENS / family)) < 1e-5
+
+
+SOME = [family if family in ("gemma3", "qwen3_moe") else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+
+
+@pytest.mark.parametrize("family", SOME)
+def test_greedy_answers_are_those_of_transformers(family):
+    """24 tokens through the cache behind 80 ragged, left-padded ones, beyond every window."""
     cfg, weights = pretrained.load(GOLDENS / family)
-    assert off(family, cfg, weights) < 1e-5
-    for field in {"llama": ["rope_scaling"], "qwen2": ["rope_scaling", "qkv_bias"], "qwen3": ["qk_norm", "rope_theta"]}[family]:
-        plain = dataclasses.replace(cfg, **{field: {"rope_theta": 2e5, "rope_scaling": None}.get(field, False)})
-        assert off(family, plain, weights) > 1e-2, f"the golden would not notice a wrong {field}"
+    golden = np.load(GOLDENS / family / "golden.npz")
+    out = decode.sample(
+        weights, golden["ids"], golden["valid"], jax.random.key(0), cfg, rows=1, new=golden["greedy"].shape[1], temperature=0.0
+    )
+    np.testing.assert_array_equal(out["tokens"][:, 0], golden["greedy"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_golden_notices_what_is_wrong(family):
+    cfg, weights = pretrained.load(GOLDENS / family)
+    for field, wrong in FEATURES[family].items():
+        assert off(family, dataclasses.replace(cfg, **{field: wrong}), weights) > 1e-3, f"the golden would not notice a wrong {field}"
 
 
 def test_the_families_differ_in_what_is_tested():
-    llama, qwen2, qwen3 = (pretrained.config(GOLDENS / family) for family in FAMILIES)
+    llama, qwen2, qwen3, mistral, gemma2, gemma3, moe = (pretrained.config(GOLDENS / family) for family in FAMILIES)
     assert llama.rope_scaling == ("llama3", 8.0, 1.0, 4.0, 64.0) and not llama.tied and llama.heads == 2 * llama.kv_heads
     assert qwen2.qkv_bias and qwen2.rope_scaling == ("linear", 2.0) and (GOLDENS / "qwen2/model.safetensors.index.json").is_file()
     assert qwen3.qk_norm and qwen3.tied and qwen3.head_dim != qwen3.width // qwen3.heads
+    assert mistral.windows == (7,) and gemma2.windows == (9, 0) and gemma3.windows == (6, 6, 0) and not llama.windows
+    assert (gemma2.score_dim, gemma2.score_cap, gemma2.logit_cap) == (5, 1.5, 2.0) and gemma3.post_norm and not gemma2.qk_norm
+    assert (gemma3.rope_theta, gemma3.local_theta, gemma3.rope_scaling) == (1e6, 1e4, ("linear", 2.0))
+    assert (moe.experts, moe.experts_per_token, moe.ffn) == (6, 2, 16)
     assert sum(f.stat().st_size for f in GOLDENS.rglob("*") if f.is_file()) < 1_000_000
 
 
@@ -98,7 +130,7 @@ def test_transformers_reads_the_exported_config(family, tmp_path):
     assert type(ours) is type(theirs)
     sizes = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size".split()
     for key in [*sizes, "rms_norm_eps", "tie_word_embeddings"]:
-        assert getattr(ours, key) == getattr(theirs, key), key
+        assert getattr(ours, key) == getattr(theirs, key) or (cfg.experts and key == "intermediate_size"), key  # no layer has one
     assert ours.rope_parameters == theirs.rope_parameters
 
 
@@ -118,28 +150,39 @@ def test_transformers_computes_the_same_from_an_export(family, tmp_path):
     np.testing.assert_allclose(np.asarray(ours), theirs, atol=1e-5)
 
 
-def test_a_sharding_tree_places_every_array(tmp_path):
-    cfg = pretrained.config(GOLDENS / "llama")
-    m = mesh.make({"fsdp": 4, "tensor": 2})
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_sharding_tree_places_every_array(family, tmp_path):
+    cfg = pretrained.config(GOLDENS / family)
+    m = mesh.make({"fsdp": 4, "tensor": 2} if family == "llama" else {"fsdp": 2, "tensor": 2, "expert": 2})
     where = mesh.shardings(transformer.specs(cfg), mesh.fsdp_tensor, m)
-    weights = pretrained.load(GOLDENS / "llama", shardings=where)[1]
+    weights = pretrained.load(GOLDENS / family, shardings=where)[1]
     assert all(x.sharding == s for x, s in zip(jax.tree.leaves(weights), jax.tree.leaves(where), strict=True))
-    wq = weights["layers"]["wq"]
-    assert wq.addressable_shards[0].data.size == wq.size // 8
-    same(weights, pretrained.load(GOLDENS / "llama")[1])
+    cut = weights["layers"]["wq" if family == "llama" else "w_gate"]
+    assert cut.addressable_shards[0].data.size == cut.size // 8
+    same(weights, pretrained.load(GOLDENS / family)[1])
     pretrained.export(weights, cfg, tmp_path)
-    same(tensors(tmp_path), tensors(GOLDENS / "llama"))
+    same(tensors(tmp_path), tensors(GOLDENS / family))
 
 
-def test_arrays_are_read_one_after_the_other():
-    """When a layer's part of one array is asked for, every array before it is complete: the host holds one stacked array."""
-    cfg = pretrained.config(GOLDENS / "llama")
-    have, asked = tensors(GOLDENS / "llama"), []
-    pretrained.assemble(cfg, lambda name: asked.append(name) or have[name])
-    kinds = [name.replace(".0.", ".").replace(".1.", ".") for name in asked]
-    assert sorted(asked) == sorted(have)
-    changes = sum(a != b for a, b in zip(kinds, kinds[1:], strict=False))
-    assert changes == len(set(kinds)) - 1
+def test_the_host_holds_what_one_device_holds():
+    """Every part is read once, and the next only after the one before it was placed; nobody asks for more than a device's part."""
+    cfg = pretrained.config(GOLDENS / "qwen3_moe")
+    have, read = tensors(GOLDENS / "qwen3_moe"), []
+
+    class Slice:
+        def __init__(self, name):
+            self.name = name
+
+        def __getitem__(self, cut):
+            read.append((self.name, x := have[self.name][cut]))
+            return x
+
+    where = mesh.shardings(transformer.specs(cfg), mesh.fsdp_tensor, mesh.make({"fsdp": 2, "tensor": 2, "expert": 2}))
+    same(pretrained.assemble(cfg, Slice, where), pretrained.load(GOLDENS / "qwen3_moe")[1])
+    for name, x in have.items():
+        parts = [part.size for n, part in read if n == name]
+        assert sum(parts) == x.size, name
+        assert len(parts) == (1 if x.ndim == 1 else 2 if "mlp.gate." in name else 4), name  # norms lie everywhere
 
 
 # Bad input. Each case spoils a copy of a golden and names the words its error must hold.
@@ -169,8 +212,11 @@ BAD = {
     ),
     "rope": ("llama", lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": 4.0}), "yarn.*not supported"),
     "half rope": ("llama", lambda f: edit(f, partial_rotary_factor=0.5), "rope .* not supported"),
-    "window": ("qwen2", lambda f: edit(f, use_sliding_window=True), "sliding window attention is not supported"),
-    "mistral window": ("llama", lambda f: edit(f, model_type="mistral"), "sliding window attention is not supported"),
+    "unnormalised": ("qwen3_moe", lambda f: edit(f, norm_topk_prob=False), "norm_topk_prob = False is not supported"),
+    "dense layers": ("qwen3_moe", lambda f: edit(f, mlp_only_layers=[0]), r"mlp_only_layers = \[0\] is not supported"),
+    "capped": ("gemma3", lambda f: edit(f, attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0 is not supported"),
+    "both ways": ("gemma3", lambda f: edit(f, use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
+    "an expert": ("qwen3_moe", lambda f: edit(f, num_experts=7), "experts.6.down_proj.weight"),
     "bias": ("llama", lambda f: edit(f, attention_bias=True), "attention_bias = True is not supported"),
     "activation": ("llama", lambda f: edit(f, hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
     "quantised": ("llama", lambda f: edit(f, quantization_config={"bits": 4}), "quantization_config = .* is not supported"),
@@ -218,6 +264,48 @@ def test_bad_checkpoints_are_named_before_any_weight_is_read(case, tmp_path, mon
     with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
         pretrained.load(tmp_path / "model")
     assert str(tmp_path / "model") in str(error.value)
+
+
+def test_windows_of_config_json(tmp_path):
+    """Every way in which a config has said which layers slide."""
+
+    def read(family, **changes):
+        shutil.copytree(GOLDENS / family, tmp_path / "m", dirs_exist_ok=True)
+        edit(tmp_path / "m", **changes)
+        return pretrained.config(tmp_path / "m")
+
+    assert read("llama", model_type="mistral").windows == (4096,) and read("mistral", sliding_window=None).windows == ()
+    slides = dict(use_sliding_window=True, sliding_window=3, layer_types=None)
+    assert read("qwen2", **slides).windows == () and read("qwen2", **slides, max_window_layers=1).windows == (0, 3)
+    assert read("gemma2", layer_types=None, num_hidden_layers=4).windows == (9, 0)
+    older = dict(layer_types=None, rope_parameters=None, rope_local_base_freq=123.0, rope_theta=5e5)
+    older |= dict(rope_scaling={"rope_type": "linear", "factor": 8.0}, num_hidden_layers=12)
+    gemma = read("gemma3", **older)
+    assert gemma.windows == (6, 6, 6, 6, 6, 0)
+    assert (gemma.local_theta, gemma.rope_theta, gemma.rope_scaling) == (123.0, 5e5, ("linear", 8.0))
+
+
+def test_the_text_model_of_a_gemma_that_sees(tmp_path):
+    """As its folders lie on the hub: a config within the config, names with a prefix, and a vision tower beside it."""
+    want = pretrained.load(GOLDENS / "gemma3")
+    c = json.loads((GOLDENS / "gemma3/config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": c, "vision_config": {"hidden_size": 8}}))
+    have = tensors(GOLDENS / "gemma3")
+    tower = {"vision_tower.x": np.ones(3, np.float32), "multi_modal_projector.y": np.ones(2, np.float32)}
+    for inside in ("language_model.model.", "model.language_model."):
+        renamed = {name.replace("model.", inside, 1): x for name, x in have.items()}
+        save_file(renamed | tower, tmp_path / "model.safetensors")
+        cfg, weights = pretrained.load(tmp_path)
+        assert cfg == want[0]
+        same(weights, want[1])
+
+
+def test_what_no_architecture_computes_is_not_exported(tmp_path):
+    cfg, weights = pretrained.load(GOLDENS / "qwen3")
+    for change in ({"score_cap": 2.0}, {"windows": (4, 8)}, {"local_theta": 5.0, "windows": (4,)}, {"act": "gelu", "logit_cap": 3.0}):
+        with pytest.raises(ValueError, match="no Hugging Face architecture.*cannot be exported"):
+            pretrained.export(weights, dataclasses.replace(cfg, **change), tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):

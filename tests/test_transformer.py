@@ -14,6 +14,11 @@ LLAMA = tf.Config(vocab=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8,
 QWEN2 = dataclasses.replace(LLAMA, qkv_bias=True, tied=False, remat="full", forbidden=(), rope_scaling=("llama3", 8.0, 1.0, 4.0, 16))
 QWEN3 = dataclasses.replace(LLAMA, qk_norm=True, kv_heads=4, rope_theta=1e6, forbidden=(), rope_scaling=("linear", 4.0))
 FULL = dataclasses.replace(QWEN2, qk_norm=True, forbidden=(0, 7))
+GEMMA = dataclasses.replace(
+    LLAMA, windows=(3, 0), local_theta=50.0, rope_scaling=("linear", 4.0), score_dim=5, score_cap=1.5, logit_cap=2.0, norm_offset=1.0,
+    post_norm=True, embed_scale=4.0, act="gelu", qk_norm=True,
+)  # fmt: skip
+MOE = dataclasses.replace(QWEN3, experts=5, experts_per_token=2, windows=(4,))
 N, R, P, S = 3, 3, 5, 6
 
 
@@ -41,7 +46,10 @@ def batch(seed=0):
 def oracle(tree, ids, cfg):
     """Logits behind every token of `ids`, one token and one head at a time, in float64, written from the papers."""
     w = jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-    norm = lambda x, g: x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * g  # noqa: E731
+    norm = lambda x, g: x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * (cfg.norm_offset + g)  # noqa: E731
+    cap = lambda x, c: c * np.tanh(x / c) if c else x  # noqa: E731
+    gelu = lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2  # noqa: E731
+    act = gelu if cfg.act == "gelu" else lambda x: x / (1 + np.exp(-x))
     half = cfg.head_dim // 2
     freq = np.array([cfg.rope_theta ** (-2 * i / cfg.head_dim) for i in range(half)])
     if cfg.rope_scaling and cfg.rope_scaling[0] == "linear":
@@ -56,13 +64,20 @@ def oracle(tree, ids, cfg):
                 smooth = (original / length - low) / (high - low)
                 freq[i] = (1 - smooth) * f / factor + smooth * f
 
-    def rotate(x, position):
+    near = np.array([(cfg.local_theta or 1) ** (-2 * i / cfg.head_dim) for i in range(half)])
+
+    def rotate(x, position, freq):
         z = (x[:half] + 1j * x[half:]) * np.exp(1j * position * freq)
         return np.concatenate([z.real, z.imag])
 
-    x = w["embed"][ids]
+    def mlp(y, gate, up, down):
+        return (act(y @ gate) * (y @ up)) @ down
+
+    x = w["embed"][ids] * cfg.embed_scale
     for i in range(cfg.layers):
         p = {name: value[i] for name, value in w["layers"].items()}
+        window = cfg.windows[i % len(cfg.windows)] if cfg.windows else 0
+        turn = near if window and cfg.local_theta else freq
         y, mixed = norm(x, p["attn_norm"]), np.zeros((len(ids), cfg.heads, cfg.head_dim))
         for head in range(cfg.heads):
             group = head // (cfg.heads // cfg.kv_heads)
@@ -71,15 +86,25 @@ def oracle(tree, ids, cfg):
                 q, k, v = q + p["bq"][head], k + p["bk"][group], v + p["bv"][group]
             if cfg.qk_norm:
                 q, k = norm(q, p["q_norm"]), norm(k, p["k_norm"])
-            q, k = (np.array([rotate(z, t) for t, z in enumerate(zs)]) for zs in (q, k))
+            q, k = (np.array([rotate(z, t, turn) for t, z in enumerate(zs)]) for zs in (q, k))
             for t in range(len(ids)):
-                e = np.exp(q[t] @ k[: t + 1].T / np.sqrt(cfg.head_dim))
-                mixed[t, head] = (e / e.sum()) @ v[: t + 1]
-        x = x + sum(mixed[:, head] @ p["wo"][head] for head in range(cfg.heads))
+                seen = range(max(0, t + 1 - window) if window else 0, t + 1)
+                e = np.exp(cap(q[t] @ k[seen].T / np.sqrt(cfg.score_dim or cfg.head_dim), cfg.score_cap))
+                mixed[t, head] = (e / e.sum()) @ v[seen]
+        y = sum(mixed[:, head] @ p["wo"][head] for head in range(cfg.heads))
+        x = x + (norm(y, p["attn_post_norm"]) if cfg.post_norm else y)
         y = norm(x, p["mlp_norm"])
-        gate = y @ p["w_gate"]
-        x = x + (gate / (1 + np.exp(-gate)) * (y @ p["w_up"])) @ p["w_down"]
-    logits = norm(x, w["final_norm"]) @ (w["embed"].T if cfg.tied else w["unembed"])
+        if cfg.experts:
+            parts = np.zeros_like(y)
+            for t, z in enumerate(y):
+                e = np.exp(z @ p["w_router"])
+                best = np.argsort(-e)[: cfg.experts_per_token]
+                parts[t] = sum(e[j] / e[best].sum() * mlp(z, *(p[name][j] for name in ("w_gate", "w_up", "w_down"))) for j in best)
+            y = parts
+        else:
+            y = mlp(y, p["w_gate"], p["w_up"], p["w_down"])
+        x = x + (norm(y, p["mlp_post_norm"]) if cfg.post_norm else y)
+    logits = cap(norm(x, w["final_norm"]) @ (w["embed"].T if cfg.tied else w["unembed"]), cfg.logit_cap)
     logits[:, list(cfg.forbidden)] = -np.inf
     return logits
 
@@ -92,7 +117,7 @@ def flat(x):
     return x.reshape(-1, x.shape[-1])
 
 
-@pytest.mark.parametrize("cfg", [LLAMA, QWEN2, QWEN3], ids=["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("cfg", [LLAMA, QWEN2, QWEN3, GEMMA, MOE], ids=["llama", "qwen2", "qwen3", "gemma", "moe"])
 def test_the_oracle(cfg):
     """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
     tree, (tokens, valid) = make(cfg), batch()
@@ -118,10 +143,10 @@ def plain_logprob(tree, tokens, valid, cfg):
     return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1).reshape(N, R, S)
 
 
-def test_packed_equals_unpacked():
+@pytest.mark.parametrize("cfg", [FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))], ids=["full", "gemma", "moe"])
+def test_packed_equals_unpacked(cfg):
     """The prompt computed once, the vocabulary in chunks, layers recomputed in the backward: the same log-probs, entropies and gradients
     as every row for itself with all logits at once; finite whatever is padding."""
-    cfg = FULL
     tree, (tokens, valid) = make(cfg), batch(1)
     weight = jax.random.normal(jax.random.key(3), (2, N, R, S))
     mask = jnp.asarray(valid[:, :, P:])
@@ -194,7 +219,7 @@ def test_bfloat16_is_near_float32():
 
 
 def test_parameters_are_declared_once():
-    for cfg in (LLAMA, QWEN2, QWEN3, FULL):
+    for cfg in (LLAMA, QWEN2, QWEN3, FULL, GEMMA, MOE):
         tree = jax.eval_shape(lambda cfg=cfg: params.init(tf.specs(cfg), jax.random.key(0), "bfloat16"))
         assert tree == params.abstract(tf.specs(cfg), "bfloat16")
         assert params.count(tf.specs(cfg)) == sum(x.size for x in jax.tree.leaves(tree))
@@ -211,3 +236,7 @@ def test_what_is_wrong_is_said():
         params.Param((2, 3), ("width",))
     with pytest.raises(ValueError, match="rope_scaling .*llama3"):
         tf.rope(jnp.arange(3), dataclasses.replace(LLAMA, rope_scaling=("yarn", 4.0)))
+    with pytest.raises(ValueError, match="3 of 2 experts a token"):
+        dataclasses.replace(LLAMA, experts=2, experts_per_token=3)
+    with pytest.raises(ValueError, match="act = 'swish9' is no function of jax.nn"):
+        dataclasses.replace(LLAMA, act="swish9")

@@ -7,18 +7,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jaxcredit.policy import transformer as tf
+from jaxcredit.policy.positions import angles, near, windows
 
 
 def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
     """The hidden state `[N, D]` behind each prompt, and its keys `[L, N, K, h, P]` and values `[L, N, K, P, h]`."""
-    mask = tf.causal(valid)[:, None, None, None]
-
-    def attend(q, k, v):
-        k, v = tf.by_head(k, v)
-        return tf.mix(q, (k, v, mask)), (k[:, :, 0], v[:, :, 0])
-
-    h, cache = tf.run(params, prompt[:, None], tf.before(valid)[:, None], attend, cfg)
-    return h[:, 0, -1], cache
+    h, cache = tf.alone(params, prompt, valid, cfg, lambda k, v: (k[:, :, 0], v[:, :, 0]))
+    return h[:, -1], cache
 
 
 def keep(z: Array, top_k: int, top_p: float) -> Array:
@@ -57,7 +52,7 @@ def sample(
     R, S, L, K, h = rows, new, cfg.layers, cfg.kv_heads, cfg.head_dim
     params = tf.cast(params, cfg)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]
-    seen = prompt_valid[:, None, None, None, None]
+    seen, prompt_at = prompt_valid[:, None, None, None, None], tf.before(prompt_valid)[:, None, None, None]
 
     def choose(hidden, t):
         z = tf.unembed(params, hidden, cfg) / (temperature or 1.0)
@@ -91,23 +86,25 @@ def sample(
         """Feed column t-1, choose column t."""
         t, out, cache = carry
         token = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=2)
-        cos, sin = tf.rope(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
+        turn = angles(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
 
         def layer(carry, xs):
             x, cache = carry
-            i, w, kp, vp = xs
+            i, w, kp, vp, window = xs
 
             def attend(q, k, v):
                 k, v = tf.by_head(k, v)
                 keys = jax.lax.dynamic_update_slice(cache[0], k[None], (i, 0, 0, 0, 0, t - 1))
                 values = jax.lax.dynamic_update_slice(cache[1], v[None], (i, 0, 0, 0, t - 1, 0))
-                return tf.mix(q, (kp, vp, seen), (keys[i], values[i], jnp.arange(S) < t)), (keys, values)
+                common = kp, vp, near(seen, (lengths + t - 1)[:, None, None, None], prompt_at, window)
+                own = near(jnp.arange(S) < t, (t - 1)[None], jnp.arange(S), window)
+                return tf.mix(q, common, (keys[i], values[i], own), cfg=cfg), (keys, values)
 
-            return tf.block(x, w, cos, sin, attend, cfg), None
+            return tf.block(x, w, *turn(window), attend, cfg), None
 
-        xs = (jnp.arange(L), params["layers"], *prompt_kv)
-        (x, cache), _ = jax.lax.scan(layer, (params["embed"][token], cache), xs)
-        x = tf.rms_norm(x[:, :, 0], params["final_norm"], cfg.norm_eps)
+        xs = (jnp.arange(L), params["layers"], *prompt_kv, windows(cfg))
+        (x, cache), _ = jax.lax.scan(layer, (tf.embed(params, token, cfg), cache), xs)
+        x = tf.norm(x[:, :, 0], params["final_norm"], cfg)
         return t + 1, write(out, t, *choose(x, t)), cache
 
     _, out, _ = jax.lax.while_loop(more, step, (1, out, cache))

@@ -1,13 +1,14 @@
 """Hugging Face checkpoints in and out, without torch: a folder of config.json and safetensors is a `Config` and a tree of arrays.
 
-The tree is made one stacked array at a time, each placed where it belongs before the next is read.
+What one device holds of one array is read, slice by slice, and placed before the next is: the host never holds more.
 """
 
 import contextlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from jaxcredit.policy import hf_config
 from jaxcredit.policy.transformer import Config, specs
 from jaxcredit.tokenize import Tokenizer, not_a_folder
 
-# Where each parameter lies in a Hugging Face file, `{}` the number of its layer. There a matrix is [out, in], heads folded into one axis.
+# Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
+# folded into one axis, and each layer and expert has a tensor of its own.
 NAMES = {
     "embed": "model.embed_tokens.weight",
     "final_norm": "model.norm.weight",
@@ -41,6 +43,19 @@ NAMES = {
     "layers/w_up": "model.layers.{}.mlp.up_proj.weight",
     "layers/w_down": "model.layers.{}.mlp.down_proj.weight",
 }
+EXPERTS = {name: template.replace("mlp.", "mlp.experts.{}.") for name, template in NAMES.items() if ".mlp." in template} | {
+    "layers/w_router": "model.layers.{}.mlp.gate.weight"
+}
+POST_NORM = {
+    "layers/attn_post_norm": "model.layers.{}.post_attention_layernorm.weight",
+    "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm.weight",
+    "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm.weight",
+}
+
+
+def names(cfg: Config) -> dict[str, str]:
+    """Where the parameters of this config lie in a Hugging Face file."""
+    return NAMES | (EXPERTS if cfg.experts else {}) | (POST_NORM if cfg.post_norm else {})
 
 
 def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
@@ -48,9 +63,9 @@ def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: An
     folder = Path(folder)
     cfg = config(folder, **overrides)
     with contextlib.ExitStack() as stack:
-        files = _open(folder, stack)
+        files = _text(_open(folder, stack))
         _compare(folder, {name: tuple(s.get_shape()) for name, s in files.items()}, cfg)
-        return cfg, assemble(cfg, lambda name: files[name][...], shardings)
+        return cfg, assemble(cfg, files.__getitem__, shardings)
 
 
 def config(folder: str | os.PathLike, **overrides: Any) -> Config:
@@ -67,22 +82,41 @@ def config(folder: str | os.PathLike, **overrides: Any) -> Config:
     return Config(**hf_config.parse(c, path) | overrides)
 
 
-def assemble(cfg: Config, get: Callable[[str], np.ndarray], shardings: PyTree = None) -> PyTree:
-    """The parameters from `get(Hugging Face name)`, cast to cfg.param_dtype; on the host at once: one stacked array, and no more."""
-    dtype = jnp.dtype(cfg.param_dtype)
+def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -> PyTree:
+    """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`: an array, or anything that reads when it is sliced."""
+    dtype, table = jnp.dtype(cfg.param_dtype), names(cfg)
 
     def leaf(path, param, where):
-        name, stacked = NAMES[_key(path)], len(path) > 1
-        x = np.empty(param.shape, dtype)
-        for i, part in enumerate(x) if stacked else [(0, x)]:
-            part[...] = _ours(_key(path), get(name.format(i)), part.shape)
+        key = _key(path)
+        stack = table[key].count("{}")
+
+        def read(index) -> np.ndarray:
+            cut = [slice(*s.indices(n)[:2]) for s, n in zip(index, param.shape, strict=True)]
+            x = np.empty([s.stop - s.start for s in cut], dtype)
+            for i in np.ndindex(x.shape[:stack]):
+                name = table[key].format(*(s.start + j for s, j in zip(cut, i, strict=False)))
+                x[i] = _ours(key, get(name), cut[stack:], param.shape[stack:])
+            return x
+
         if where is None:
-            return jnp.asarray(x)
-        return jax.make_array_from_callback(x.shape, where, lambda index: x[index])
+            return jnp.asarray(read([slice(None)] * len(param.shape)))
+        return _placed(param.shape, where, read)
 
     tree = specs(cfg)
     shardings = jax.tree.map(lambda _: None, tree) if shardings is None else shardings
     return jax.tree_util.tree_map_with_path(leaf, tree, shardings, is_leaf=lambda p: isinstance(p, Param))
+
+
+def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ...]], np.ndarray]) -> Array:
+    """The array whose parts are read one after the other, each once, for all devices of this process that hold it."""
+    devices: dict[tuple, list] = {}
+    for device, index in where.addressable_devices_indices_map(shape).items():
+        devices.setdefault(tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True)), []).append(device)
+    parts = []
+    for index, those in devices.items():
+        x = read(tuple(slice(*s) for s in index))
+        parts += jax.block_until_ready([jax.device_put(x, device) for device in those])
+    return jax.make_array_from_single_device_arrays(shape, where, parts)
 
 
 def export(
@@ -92,20 +126,21 @@ def export(
     folder = Path(folder)
     if folder.is_dir() and (old := sorted(folder.glob("*.safetensors*"))):
         raise FileExistsError(f"{folder} already holds weights ({old[0].name}): export to a new folder, or delete them first")
+    carried = json.loads((Path(source) / "config.json").read_text()) if source is not None else {}
+    described = carried | hf_config.describe(cfg, str(params["embed"].dtype), carried)  # raises before anything is written
     writer = jax.process_index() == 0
     if writer:
         folder.mkdir(parents=True, exist_ok=True)
     leaves = {_key(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
-    shards = _plan(leaves, shard_bytes)
-    where, last = {}, (None, None)
-    for number, names in enumerate(shards, 1):
+    table = names(cfg)
+    shards = _plan(leaves, table, shard_bytes)
+    where = {}
+    for number, parts in enumerate(shards, 1):
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {}
-        for key, i in names:
-            if last[0] != key:
-                last = key, _host(leaves[key])
-            x = last[1][i] if key.startswith("layers/") else last[1]
-            tensors[NAMES[key].format(i)] = np.ascontiguousarray(_theirs(key, x))
+        for key, i in parts:
+            x = _host(leaves[key][i])  # one tensor at a time
+            tensors[table[key].format(*i)] = np.ascontiguousarray(_theirs(key, x))
         where |= dict.fromkeys(tensors, file)
         if writer:
             from safetensors.numpy import save_file
@@ -122,8 +157,7 @@ def export(
         for file in Path(source).iterdir():
             if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
                 shutil.copy(file, folder)
-    carried = json.loads((folder / "config.json").read_text()) if source is not None else {}
-    (folder / "config.json").write_text(json.dumps(carried | hf_config.describe(cfg, str(leaves["embed"].dtype), carried), indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(folder)
 
@@ -170,6 +204,14 @@ def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     return files
 
 
+def _text(files: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of the language model, named as if it stood alone, where it is a part of a model that also sees (Gemma 3)."""
+    for inside, alone in (("language_model.", ""), ("model.language_model.", "model.")):
+        if part := {alone + name.removeprefix(inside): x for name, x in files.items() if name.startswith(inside)}:
+            return part | {name: x for name, x in files.items() if name == NAMES["unembed"]}
+    return dict(files)
+
+
 def _compare(folder: Path, have: dict[str, tuple], cfg: Config) -> None:
     """Raise unless the tensors are exactly those of the config, each of its shape."""
     want = dict(expected(cfg))
@@ -192,31 +234,48 @@ def _compare(folder: Path, have: dict[str, tuple], cfg: Config) -> None:
 
 def expected(cfg: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Name and shape of every tensor in a Hugging Face file of this config."""
+    table = names(cfg)
     for path, x in jax.tree_util.tree_leaves_with_path(abstract(specs(cfg))):
-        key, stacked = _key(path), len(path) > 1
-        shape = x.shape[1:] if stacked else x.shape
-        for i in range(x.shape[0] if stacked else 1):
-            yield NAMES[key].format(i), _theirs(key, np.broadcast_to(np.int8(0), shape)).shape
+        key = _key(path)
+        stack = table[key].count("{}")
+        shape = _theirs(key, np.broadcast_to(np.int8(0), x.shape[stack:])).shape
+        for i in np.ndindex(x.shape[:stack]):
+            yield table[key].format(*i), shape
 
 
 def _key(path) -> str:
     return "/".join(p.key for p in path)
 
 
-def _is_matrix(key: str) -> bool:
-    return "/w" in key or key == "unembed"
+def _inputs(key: str) -> int | None:
+    """How many leading axes of a matrix are its input: of an output projection the heads are. None: a vector, or the embedding."""
+    return 2 if key == "layers/wo" else 1 if "/w" in key or key == "unembed" else None
 
 
-def _ours(key: str, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """[out, in] to [in, out] with the heads as an axis of their own; vectors and the embedding keep their order."""
-    return (x.T if _is_matrix(key) else x).reshape(shape)
+def _ours(key: str, x: Any, cut: list[slice], shape: tuple[int, ...]) -> np.ndarray:
+    """The part `cut` of one of our arrays of `shape` out of theirs: [out, in] to [in, out], with the heads as an axis of their own."""
+    sizes, n = [s.stop - s.start for s in cut], _inputs(key)
+    if key == "embed":
+        return x[cut[0], cut[1]]
+    if n is None:
+        return x[_fold(cut, shape)].reshape(sizes)
+    return x[_fold(cut[n:], shape[n:]), _fold(cut[:n], shape[:n])].T.reshape(sizes)
+
+
+def _fold(cut: list[slice], shape: tuple[int, ...]) -> slice:
+    """The slice of several axes folded into one, of which only the first may be cut."""
+    rest = math.prod(shape[1:])
+    if any(s != slice(0, n) for s, n in zip(cut[1:], shape[1:], strict=True)):
+        raise ValueError(f"heads of shape {shape} are cut within a head ({cut}): cut the axis of the heads")
+    return slice(cut[0].start * rest, cut[0].stop * rest)
 
 
 def _theirs(key: str, x: np.ndarray) -> np.ndarray:
-    """The way back. Of an output projection the heads are the input, of any other matrix the first axis is."""
-    if not _is_matrix(key):
+    """The way back, of a whole tensor."""
+    n = _inputs(key)
+    if n is None:
         return x if key == "embed" else x.reshape(-1)
-    return (x.reshape(-1, x.shape[-1]) if key == "layers/wo" else x.reshape(len(x), -1)).T
+    return x.reshape(math.prod(x.shape[:n]), -1).T
 
 
 def _host(x: Array) -> np.ndarray:
@@ -228,13 +287,13 @@ def _host(x: Array) -> np.ndarray:
     return np.asarray(x)
 
 
-def _plan(leaves: dict[str, Array], limit: int) -> list[list[tuple[str, int]]]:
-    """Files as lists of (parameter, layer), none above `limit` bytes unless one tensor alone is."""
+def _plan(leaves: dict[str, Array], table: dict[str, str], limit: int) -> list[list[tuple[str, tuple[int, ...]]]]:
+    """Files as lists of (parameter, its layer and expert), none above `limit` bytes unless one tensor alone is."""
     shards, room = [[]], limit
     for key, x in leaves.items():
-        n = x.shape[0] if key.startswith("layers/") else 1
-        size = x.size * x.dtype.itemsize // n
-        for i in range(n):
+        stack = x.shape[: table[key].count("{}")]
+        size = x.size * x.dtype.itemsize // math.prod(stack)
+        for i in np.ndindex(stack):
             if size > room and shards[-1]:
                 shards, room = [*shards, []], limit
             shards[-1].append((key, i))

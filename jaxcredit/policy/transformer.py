@@ -1,4 +1,4 @@
-"""The decoder of the Llama, Qwen2 and Qwen3 family, as pure functions over a tree of arrays.
+"""One decoder, what makes it a Llama, Qwen, Mistral or Gemma being data of its Config, as pure functions over a tree of arrays.
 
 A group's prompt is computed once: `hidden` packs the R rows of a group behind their common prompt, `[N, P + R S]` tokens through the
 matmuls, and lets each row attend to the prompt and to itself. Letters: N prompts, R rows, P prompt tokens, S response tokens, D width,
@@ -14,7 +14,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxcredit.params import Param
+from jaxcredit.policy.experts import routed
+from jaxcredit.policy.positions import angles, before, causal, near, rope, rotate, windows
 
+__all__ = ["Config", "before", "causal", "hidden", "logits", "logprob", "rope", "specs"]
 MASKED = -1e30  # finite: a query that may attend to nothing (padding) gets a mean instead of a NaN
 
 
@@ -35,6 +38,18 @@ class Config:
     qk_norm: bool = False  # Qwen3
     qkv_bias: bool = False  # Qwen2
     tied: bool = True  # the embedding is also the unembedding
+    # How many tokens each layer sees, its own the last, 0: all; repeated over the layers: Gemma 3 has (1024,) * 5 + (0,).
+    windows: tuple[int, ...] = ()
+    local_theta: float = 0.0  # rope_theta of the layers with a window; 0: that of the others (Gemma 3)
+    score_dim: int = 0  # attention scores are q k / sqrt(score_dim); 0: head_dim (Gemma)
+    score_cap: float = 0.0  # c tanh(x / c) of attention scores; 0: none (Gemma 2)
+    logit_cap: float = 0.0  # the same of logits
+    norm_offset: float = 0.0  # norms multiply by norm_offset + w (Gemma: 1)
+    post_norm: bool = False  # what attention and MLP add is normalised too (Gemma)
+    embed_scale: float = 1.0  # embeddings enter the first layer times this (Gemma: sqrt(width))
+    act: str = "silu"  # of the MLP's gate, a function of jax.nn (Gemma: "gelu", which there is the tanh form)
+    experts: int = 0  # MLPs a layer, each `ffn` wide, of which a token takes `experts_per_token` (Qwen3-MoE)
+    experts_per_token: int = 0
     dtype: str = "float32"  # of activations and matmuls; norms, softmax and logits are float32 always
     param_dtype: str = "float32"
     remat: str = (
@@ -43,12 +58,22 @@ class Config:
     forbidden: tuple[int, ...] = ()  # ids the policy can never choose
     vocab_chunk: int = 256  # tokens of each prompt whose logits exist at once
 
+    def __post_init__(self):
+        if bool(self.experts) != (0 < self.experts_per_token <= self.experts):
+            raise ValueError(
+                f"{self.experts_per_token} of {self.experts} experts a token: set experts_per_token to 1..experts, or both to 0"
+            )
+        if not callable(getattr(jax.nn, self.act, None)):
+            raise ValueError(f"act = {self.act!r} is no function of jax.nn: take 'silu' or 'gelu'")
+
 
 def specs(cfg: Config) -> PyTree:
     """The parameters. They begin normal with standard deviation D^-1/2, so that one learning rate suits small models too; projections into
     the residual stream are smaller by sqrt(2 L), as in GPT-2."""
     L, D, H, K, h, F, V = cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.ffn, cfg.vocab
-    ones, zeros = jax.nn.initializers.ones, jax.nn.initializers.zeros
+    zeros = jax.nn.initializers.zeros
+    ones = jax.nn.initializers.constant(1 - cfg.norm_offset) if cfg.norm_offset else jax.nn.initializers.ones
+    E, e = ((cfg.experts,), ("expert",)) if cfg.experts else ((), ())
     plain = jax.nn.initializers.normal(1 / math.sqrt(D))
     small = jax.nn.initializers.normal(1 / math.sqrt(2 * L * D))
     layers = {
@@ -58,12 +83,16 @@ def specs(cfg: Config) -> PyTree:
         "wv": Param((L, D, K, h), (None, "width", "kv_heads", None), plain),
         "wo": Param((L, H, h, D), (None, "heads", None, "width"), small),
         "mlp_norm": Param((L, D), (None, None), ones),
-        "w_gate": Param((L, D, F), (None, "width", "ffn"), plain),
-        "w_up": Param((L, D, F), (None, "width", "ffn"), plain),
-        "w_down": Param((L, F, D), (None, "ffn", "width"), small),
+        "w_gate": Param((L, *E, D, F), (None, *e, "width", "ffn"), plain),
+        "w_up": Param((L, *E, D, F), (None, *e, "width", "ffn"), plain),
+        "w_down": Param((L, *E, F, D), (None, *e, "ffn", "width"), small),
     }
     if cfg.qk_norm:
         layers |= {"q_norm": Param((L, h), (None, None), ones), "k_norm": Param((L, h), (None, None), ones)}
+    if cfg.post_norm:
+        layers |= {name: Param((L, D), (None, None), ones) for name in ("attn_post_norm", "mlp_post_norm")}
+    if cfg.experts:
+        layers["w_router"] = Param((L, D, cfg.experts), (None, "width", None), plain)
     if cfg.qkv_bias:
         layers |= {
             "bq": Param((L, H, h), (None, "heads", None), zeros),
@@ -81,32 +110,9 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
     return (y * weight).astype(x.dtype)
 
 
-def rope(positions: Int[Array, "*B"], cfg: Config) -> tuple[Array, Array]:
-    """cos and sin of position * theta^(-2i/h), `[*B, h/2]`; scaled as Llama 3 does, or linearly, where the config says so."""
-    freq = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
-    match cfg.rope_scaling:
-        case None:
-            pass
-        case ("linear", factor):
-            freq = freq / factor
-        case ("llama3", factor, low, high, original):
-            # Long waves are slowed by `factor`, short ones kept, those between interpolated (Llama 3.1).
-            turns = original * freq / (2 * jnp.pi)
-            keep = jnp.clip((turns - low) / (high - low), 0, 1)
-            freq = freq * (keep + (1 - keep) / factor)
-        case other:
-            raise ValueError(
-                f"rope_scaling {other!r} is not known: use None, ('linear', factor) or ('llama3', factor, low, high, original)"
-            )
-    angle = positions[..., None].astype(jnp.float32) * freq
-    return jnp.cos(angle), jnp.sin(angle)
-
-
-def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """Rotate the pairs (x_i, x_{i+h/2}) of every head: the halves convention of Hugging Face."""
-    a, b = jnp.split(x, 2, axis=-1)
-    cos, sin = cos[..., None, :].astype(x.dtype), sin[..., None, :].astype(x.dtype)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+def norm(x: Array, weight: Array, cfg: Config) -> Array:
+    """rms_norm by `norm_offset + weight`."""
+    return rms_norm(x, weight.astype(jnp.float32) + cfg.norm_offset if cfg.norm_offset else weight, cfg.norm_eps)
 
 
 @jax.custom_vjp
@@ -127,23 +133,30 @@ def _linear_backward(kept, g):
 linear.defvjp(lambda x, w: (x @ w, (x, w)), _linear_backward)
 
 
-def project(x: Array, w: Array) -> Array:
-    """x w into heads: `[..., D]` and `[D, H, h]` to `[..., H, h]`."""
-    return linear(x, w.reshape(len(w), -1)).reshape(*x.shape[:-1], *w.shape[1:])
+def project(x: Array, w: PyTree, name: str, inputs: int = 1) -> Array:
+    """x w[name] over the last `inputs` axes of x, and the other axes of w[name] in their place: `[..., D]` to `[..., H, h]` and back."""
+    lead = x.shape[: x.ndim - inputs]
+    flat = math.prod(w[name].shape[:inputs])
+    return linear(x.reshape(*lead, flat), w[name].reshape(flat, -1)).reshape(*lead, *w[name].shape[inputs:])
 
 
 def block(x, w, cos, sin, attend, cfg):
     """One layer on `x[..., D]`. `attend(q, k, v) -> (mixed values, what to keep)` is all that differs between training and decoding."""
-    y = rms_norm(x, w["attn_norm"], cfg.norm_eps)
-    q, k, v = (project(y, w[name]) for name in ("wq", "wk", "wv"))
+    y = norm(x, w["attn_norm"], cfg)
+    q, k, v = (project(y, w, name) for name in ("wq", "wk", "wv"))
     if cfg.qkv_bias:
         q, k, v = q + w["bq"], k + w["bk"], v + w["bv"]
     if cfg.qk_norm:
-        q, k = rms_norm(q, w["q_norm"], cfg.norm_eps), rms_norm(k, w["k_norm"], cfg.norm_eps)
+        q, k = norm(q, w["q_norm"], cfg), norm(k, w["k_norm"], cfg)
     mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
-    x = x + linear(mixed.reshape(*x.shape[:-1], -1), w["wo"].reshape(-1, cfg.width))
-    y = rms_norm(x, w["mlp_norm"], cfg.norm_eps)
-    return x + linear(jax.nn.silu(linear(y, w["w_gate"])) * linear(y, w["w_up"]), w["w_down"]), kept
+    y = project(mixed, w, "wo", 2)
+    x = x + (norm(y, w["attn_post_norm"], cfg) if cfg.post_norm else y)
+    y, act = norm(x, w["mlp_norm"], cfg), getattr(jax.nn, cfg.act)
+    if cfg.experts:
+        y = routed(y, w, act, cfg.experts_per_token)
+    else:
+        y = project(act(project(y, w, "w_gate")) * project(y, w, "w_up"), w, "w_down")
+    return x + (norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y), kept
 
 
 def by_head(k: Array, v: Array) -> tuple[Array, Array]:
@@ -151,35 +164,29 @@ def by_head(k: Array, v: Array) -> tuple[Array, Array]:
     return jnp.transpose(k, (0, 3, 1, 4, 2)), jnp.transpose(v, (0, 3, 1, 2, 4))
 
 
-def mix(q: Array, *parts: tuple[Array, Array, Array]) -> Array:
-    """softmax(q k / sqrt h) v, one softmax over the keys of all parts, which are never copied together.
+def mix(q: Array, *parts: tuple[Array, Array, Array], cfg: Config) -> Array:
+    """softmax(q k / sqrt h) v, one softmax over the keys of all parts, which are never copied together; scores may be capped.
 
     q `[N, R, S, H, h]`. A part is k `[N, K, R, h, C]`, v `[N, K, R, C, h]` and who sees whom, `[N, 1, R, 1, S, C]` (an axis may be 1);
     one that all rows share has no R.
     """
     N, R, S, H, h = q.shape
     K = parts[0][0].shape[1]
-    q = jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5)) * h**-0.5
+    q = jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5)) * (cfg.score_dim or h) ** -0.5
 
     def times(x, y):  # the axes of x that y lacks are further rows of the matmul
         return (x.reshape(*y.shape[:-2], -1, y.shape[-2]) @ y).reshape(*x.shape[:-1], -1)
 
-    scores = [jnp.where(mask, times(q, k).astype(jnp.float32), MASKED) for k, _, mask in parts]
+    scores = [jnp.where(mask, cap(times(q, k).astype(jnp.float32), cfg.score_cap), MASKED) for k, _, mask in parts]
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores)))
     e = [jnp.exp(z - top) for z in scores]
     mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(w.sum(-1, keepdims=True) for w in e)
     return jnp.transpose(mixed.astype(q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
 
 
-def causal(valid: Bool[Array, "*B T"]) -> Bool[Array, "*B T T"]:
-    """A token sees the valid ones up to itself."""
-    T = valid.shape[-1]
-    return jnp.tril(jnp.ones((T, T), bool)) & valid[..., None, :]
-
-
-def before(valid: Bool[Array, "*B T"]) -> Int[Array, "*B T"]:
-    """The position of a token: how many valid ones come before it."""
-    return jnp.cumsum(valid, -1, dtype=jnp.int32) - valid
+def cap(x: Array, most: float) -> Array:
+    """most * tanh(x / most): nearly x where that is small, and never more than `most`; 0: x."""
+    return most * jnp.tanh(x / most) if most else x
 
 
 def cast(params: PyTree, cfg: Config) -> PyTree:
@@ -187,23 +194,30 @@ def cast(params: PyTree, cfg: Config) -> PyTree:
     return jax.tree.map(lambda w: jnp.asarray(w, cfg.dtype), params)
 
 
-def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, cfg: Config):
-    """Embed, all layers under one scan, final norm. Returns the hidden states and what `attend` kept, stacked over layers."""
-    cos, sin = rope(positions, cfg)
+def embed(params: PyTree, tokens: Int[Array, "*B"], cfg: Config) -> Array:
+    """The rows of the embedding, scaled where the config says so."""
+    x = params["embed"][tokens]
+    return x if cfg.embed_scale == 1 else x * jnp.asarray(cfg.embed_scale, x.dtype)
 
-    def layer(x, w):
-        return block(x, w, cos, sin, attend, cfg)
+
+def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, cfg: Config):
+    """Embed, all layers under one scan, final norm: the hidden states, and what `attend(q, k, v, window)` kept, stacked over layers."""
+    turn = angles(positions, cfg)
+
+    def layer(x, xs):
+        w, window = xs
+        return block(x, w, *turn(window), functools.partial(attend, window=window), cfg)
 
     policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)  # under a scan nothing can be shared by mistake
-    x, kept = jax.lax.scan(layer, params["embed"][tokens], params["layers"])
-    return rms_norm(x, params["final_norm"], cfg.norm_eps), kept
+    x, kept = jax.lax.scan(layer, embed(params, tokens, cfg), (params["layers"], windows(cfg)))
+    return norm(x, params["final_norm"], cfg), kept
 
 
 def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
     """Logits in float32; ids the policy can never choose get -inf."""
     w = params["embed"].T if cfg.tied else params["unembed"]
-    logits = jnp.matmul(h, w, preferred_element_type=jnp.float32)
+    logits = cap(jnp.matmul(h, w, preferred_element_type=jnp.float32), cfg.logit_cap)
     if cfg.forbidden:
         logits = logits.at[..., jnp.array(cfg.forbidden)].set(-jnp.inf)
     return logits
@@ -211,17 +225,32 @@ def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
 
 def logits(params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config) -> Float[Array, "B T V"]:
     """The plain forward: every row for itself, all logits at once."""
-    params, mask = cast(params, cfg), causal(valid)[:, None, None, None]
-    h, _ = run(params, tokens[:, None], before(valid)[:, None], lambda q, k, v: (mix(q, (*by_head(k, v), mask)), None), cfg)
-    return unembed(params, h[:, 0], cfg)
+    h, _ = alone(cast(params, cfg), tokens, valid, cfg, lambda k, v: None)
+    return unembed(cast(params, cfg), h, cfg)
+
+
+def alone(params, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config, keep):
+    """The hidden states `[B, T, D]` of rows that are nobody's continuation, and `keep(k, v)` of each layer's keys and values by head."""
+    at = before(valid)
+    mask, at = causal(valid)[:, None, None, None], at[:, None]
+
+    def attend(q, k, v, window):
+        k, v = by_head(k, v)
+        seen = near(mask, at[:, None, None], at[:, None, None], window)
+        return mix(q, (k, v, seen), cfg=cfg), keep(k, v)
+
+    h, kept = run(params, tokens[:, None], at, attend, cfg)
+    return h[:, 0], kept
 
 
 def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N R S"], rows_valid, cfg: Config) -> tuple[Array, Array]:
     """The hidden states `[N, P, D]` of each prompt and `[N, R, S, D]` of the rows that continue it; the prompt is computed once."""
     (N, P), (_, R, S) = prompt.shape, rows.shape
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None, None]
+    at, rows_at = before(prompt_valid), lengths + before(rows_valid)
     own, rows_own = causal(prompt_valid)[:, None, None, None], causal(rows_valid)[:, None, :, None]
     seen = prompt_valid[:, None, None, None, None]
+    here, there = at[:, None, None, None], rows_at[:, None, :, None]  # as the masks have it
 
     def pack(a, b):
         return jnp.concatenate([a, b.reshape(N, R * S, *b.shape[3:])], 1)
@@ -229,13 +258,14 @@ def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N 
     def unpack(x):
         return x[:, :P], x[:, P:].reshape(N, R, S, *x.shape[2:])
 
-    def attend(q, k, v):
+    def attend(q, k, v, window):
         (qp, qr), (kp, kr), (vp, vr) = unpack(q), unpack(k), unpack(v)
         kp, vp = by_head(kp[:, None], vp[:, None])
-        prompt = mix(qp[:, None], (kp, vp, own))[:, 0]
-        return pack(prompt, mix(qr, (kp[:, :, 0], vp[:, :, 0], seen), (*by_head(kr, vr), rows_own))), None
+        prompt = mix(qp[:, None], (kp, vp, near(own, here, here, window)), cfg=cfg)[:, 0]
+        common = kp[:, :, 0], vp[:, :, 0], near(seen, there, here, window)
+        return pack(prompt, mix(qr, common, (*by_head(kr, vr), near(rows_own, there, there, window)), cfg=cfg)), None
 
-    x, _ = run(cast(params, cfg), pack(prompt, rows), pack(before(prompt_valid), lengths + before(rows_valid)), attend, cfg)
+    x, _ = run(cast(params, cfg), pack(prompt, rows), pack(at, rows_at), attend, cfg)
     return unpack(x)
 
 

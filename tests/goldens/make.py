@@ -1,7 +1,7 @@
 """Tiny seeded checkpoints of each family, written by transformers, with the logits torch computes for them.
 
 python -m venv V && V/bin/python -m pip install torch==2.13.0 transformers safetensors numpy && V/bin/python tests/goldens/make.py
-Rewrites tests/goldens/{llama,qwen2,qwen3}; about 0.4 MB in all. The tests need only the files.
+Rewrites the folders beside it; below 1 MB in all. The tests need only the files.
 """
 
 import shutil
@@ -9,7 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
 
 HERE = Path(__file__).parent
 SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=256)
@@ -52,7 +67,61 @@ FAMILIES = {
             attn_implementation="eager",
         )
     ),
+    # Windows shorter than the prompts, and answers that leave them behind.
+    "mistral": lambda: MistralForCausalLM(
+        MistralConfig(
+            **SHAPE,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            sliding_window=7,
+            rope_parameters=PLAIN,
+            tie_word_embeddings=True,
+            attn_implementation="eager",
+        )
+    ),
+    "gemma2": lambda: Gemma2ForCausalLM(
+        Gemma2Config(
+            **SHAPE,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            query_pre_attn_scalar=5,
+            sliding_window=9,
+            attn_logit_softcapping=1.5,
+            final_logit_softcapping=2.0,
+            attn_implementation="eager",
+        )
+    ),
+    "gemma3": lambda: Gemma3ForCausalLM(
+        Gemma3TextConfig(
+            **SHAPE | dict(num_hidden_layers=3),
+            num_attention_heads=4,
+            num_key_value_heads=1,
+            head_dim=16,
+            query_pre_attn_scalar=20,
+            sliding_window=6,
+            layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+            rope_parameters={"full_attention": LINEAR, "sliding_attention": dict(rope_type="default", rope_theta=1e4)},
+            attn_implementation="eager",
+        )
+    ),
+    "qwen3_moe": lambda: Qwen3MoeForCausalLM(
+        Qwen3MoeConfig(
+            **SHAPE,
+            moe_intermediate_size=16,
+            num_experts=6,
+            num_experts_per_tok=2,
+            norm_topk_prob=True,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=8,
+            rope_parameters=PLAIN,
+            tie_word_embeddings=False,
+            attn_implementation="eager",
+        )
+    ),
 }
+NEW = 24  # tokens of greedy decoding
 SHARDED = "qwen2"  # this one is written in several files with an index
 
 
@@ -73,7 +142,9 @@ def main() -> None:
         positions = (valid.cumsum(-1) - 1).clamp(min=0)
         with torch.no_grad():
             logits = model(ids, attention_mask=valid.long(), position_ids=positions).logits
-        assert torch.isfinite(logits[valid]).all()
+            model.generation_config.eos_token_id = None  # saved already: only so that no answer ends early
+            greedy = model.generate(ids, attention_mask=valid.long(), max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+        assert torch.isfinite(logits[valid]).all() and greedy.shape == (3, 80 + NEW)
         keep = np.r_[0:80:4, 79]  # some columns, to stay small
         np.savez_compressed(
             folder / "golden.npz",
@@ -81,6 +152,7 @@ def main() -> None:
             valid=valid.numpy(),
             columns=keep.astype(np.int32),
             logits=logits.numpy()[:, keep],
+            greedy=greedy[:, 80:].numpy().astype(np.int32),
         )
         print(name, sorted((p.name, p.stat().st_size) for p in folder.iterdir()))
 
