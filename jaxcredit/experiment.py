@@ -63,6 +63,7 @@ class Experiment:
     save_every: int = 50
     keep: int = 2
     reward_timeout_s: float = 10.0
+    skips: int = 8  # steps in a row without a finite gradient, after which the run stops and says why
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
     seed: int = 0
