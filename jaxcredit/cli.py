@@ -78,6 +78,7 @@ def _parser():
     train.add_argument("--runs", default="runs", help="where run folders lie (default: runs)")
     train.add_argument("--resume", choices=["no", "auto"], default="no", help="auto: go on from the newest usable checkpoint, or begin")
     train.add_argument("--overwrite", action="store_true", help="delete a run of this name first")
+    train.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (10:13, both included) into RUN/profile")
     _credit_option(train)
     train.add_argument("--processes", type=int, help="of a job of several processes: how many (jax.distributed)")
     train.add_argument("--process", type=int, help="which of them this one is")
@@ -240,12 +241,14 @@ def _train(args, rest):
         print(f"\n\n{args.config}, and what it lets you change:\n")
     exp, made = load(args.config, rest, args.credit)
     exp.check()
+    from jaxcredit.clock import span
     from jaxcredit.run import run
 
+    profile = span(args.profile) if args.profile else None
     folder = Path(args.runs) / (args.run or exp.name)
     if args.overwrite and not args.process and folder.exists():  # of several processes the first
         shutil.rmtree(folder)
-    run(exp, folder, resume=args.resume == "auto", source=made)
+    run(exp, folder, resume=args.resume == "auto", source=made, profile=profile)
 
 
 def _join(args):

@@ -21,6 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from jaxcredit.clock import derived
+
 ACCURACY = "eval/greedy_accuracy"
 SHOWN = (ACCURACY, "reward", "entropy", "length", "kl", "clip_share", "time/tokens_per_s")  # on the display and in the last table
 
@@ -70,6 +72,11 @@ class Records:
         """The newest metrics."""
         self.flush()
         return self._history[-1] if self._history else {}
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The steps that were written so far, the newest one aside."""
+        return self._history
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """The metrics of a step. A step logged twice is one object; going back in steps rewrites the file from there."""
@@ -125,6 +132,7 @@ class Records:
         self._history = (
             [old for old in self._history if old["step"] < step] if self._history and self._history[-1]["step"] >= step else self._history
         )
+        line |= derived(line, self._history[-1] if self._history else None)
         self._history.append(line)
         if self.writes:
             self._append("metrics.jsonl", step, [line])

@@ -12,12 +12,14 @@ from typing import Any
 
 import jax
 
-from jaxcredit import assess, evaluate
+from jaxcredit import assess, evaluate, flops, trouble
 from jaxcredit.checkpoint import Checkpoints
+from jaxcredit.clock import Clock, Profile
 from jaxcredit.collect import single_turn, until_mixed
 from jaxcredit.credit import method_of
 from jaxcredit.data import Batches, total
 from jaxcredit.experiment import Experiment
+from jaxcredit.hosts import Host
 from jaxcredit.preemption import Preemption
 from jaxcredit.programs import Programs, build
 from jaxcredit.records import Records
@@ -30,10 +32,18 @@ class Stopped(SystemExit):
     """The run was asked to stop, has saved, and can be resumed."""
 
 
-def run(exp: Experiment, folder: str | Path, *, resume: bool = False, source: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def run(
+    exp: Experiment,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    source: Mapping[str, Any] | None = None,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, Any]:
     """Train `exp` in `folder` and return its last metrics. With `resume`, go on from the newest usable checkpoint, if there is one.
 
     `source` ({"config", "args", "credit"}) is kept in the folder with a copy of the config file, so that the run can be opened again.
+    `profile`: the first and the last step of which a trace is written to `folder/profile`.
     """
     exp.check()
     folder = Path(folder)
@@ -43,39 +53,70 @@ def run(exp: Experiment, folder: str | Path, *, resume: bool = False, source: Ma
     if source and jax.process_index() == 0:
         _keep(source, folder)
     programs = build(exp)
-    state = programs.init(jax.random.key(exp.seed))
+    named = functools.partial(trouble.named, exp, programs)
     batches = Batches(len(exp.task.train), exp.prompts, exp.seed)
-    with Preemption() as preempted, Checkpoints(folder / "checkpoints", every=exp.save_every, keep=exp.keep) as checkpoints:
+    with (
+        Host(folder) as host,
+        Preemption() as preempted,
+        Checkpoints(folder / "checkpoints", every=exp.save_every, keep=exp.keep) as checkpoints,
+        Profile(folder / "profile", profile) as profiler,
+    ):
+        state = named("init", programs.init)(jax.random.key(exp.seed))
         saved = checkpoints.restore(state) if resume else None
         begin = 0
         if saved:
             state, side, begin = saved
             batches.set_state(side["batches"])
+        host.say(f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}")
         with Records(
             folder, steps=exp.steps, start=begin, title=f"{exp.name} / {method_of(exp.credit).name}", config=_resolved(exp)
         ) as records:
             if not saved:
-                state = _first(exp, programs, state, records, checkpoints, batches)
+                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches)
+            pieces, look, watch = steps_of(exp, programs), named("evaluate", greedy), Clock()
 
             def log(state, collected, metrics) -> bool:
                 step = next(clock)
+                profiler.after(step, state)
+                metrics["flops"] = flops.step(exp, collected.rollout, metrics["tokens"])
+                metrics["time/work_s"] = watch.end()
                 if step % exp.eval_every == 0 or step == exp.steps:
-                    accuracy, shown = greedy(exp, programs, state.params)
+                    accuracy, shown = look(exp, programs, state.params)
                     metrics["eval/greedy_accuracy"] = accuracy
                     records.samples(step, shown)
                 records.log(step, metrics)
+                host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
                 stop = preempted.should_stop(step)
                 if checkpoints.due(step) or step == exp.steps or stop:
                     records.flush()
                     checkpoints.save(step, state, {"batches": batches.get_state()})
+                    host.say(f"save step {step}{', asked to stop' if stop else ''}")
+                lost = trouble.skipped(exp, [line for line in records.history if line["step"] > begin])
+                if lost >= exp.skips:
+                    rollout = pieces["annotate"](state, collected)
+                    columns = pieces["credit"](rollout)
+                    checkpoints.wait()
+                    raise trouble.Diverged(trouble.diagnosis(exp, programs, state.params, rollout, columns, lost, checkpoints.steps()))
                 if stop and step < exp.steps:
                     checkpoints.wait()
                     raise Stopped(Preemption.EXIT)
+                profiler.before(step + 1)
+                watch.begin()
                 return step == exp.steps
 
             clock = itertools.count(begin + 1)
             if begin < exp.steps:
-                train(state, batches, collect=_collector(exp, programs, batches), log=log, **steps_of(exp, programs))
+                profiler.before(begin + 1)
+                watch.begin()
+                train(
+                    state,
+                    batches,
+                    collect=named("sample", _collector(exp, programs, batches)),
+                    annotate=named("signals", pieces["annotate"]),
+                    credit=named("credit", pieces["credit"]),
+                    update=named("update", pieces["update"]),
+                    log=log,
+                )
             checkpoints.wait()
             return records.last
 

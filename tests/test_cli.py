@@ -180,6 +180,10 @@ MISUSES = {
     "no such command": (["trian", MICRO], "invalid choice: 'trian'"),
     "no run folder": (["eval", "nowhere"], "nowhere is no run folder (it has no source.json)"),
     "a run without metrics": (["compare", "nowhere"], "holds no metrics.jsonl"),
+    "a profile that ends before it begins": (
+        ["train", MICRO, "--profile", "13:10"],
+        "--profile 13:10: give the steps to trace as FIRST:LAST",
+    ),
     "a config without a function": (["train", str(HERE / "conftest.py")], "has no function `experiment(...)`"),
 }
 

@@ -1,11 +1,15 @@
 """Whole runs of a micro policy: what they leave behind, what they refuse, and what is lost when something goes wrong (nothing)."""
 
 import dataclasses
+import gzip
+import itertools
 import json
 import os
+import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -18,7 +22,9 @@ from jaxcredit.records import Records, read
 from jaxcredit.run import run
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Chars
+from jaxcredit.trouble import Diverged, OutOfMemory
 
+run_module = sys.modules["jaxcredit.run"]
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
@@ -50,7 +56,7 @@ def done(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxcredit.run.build", build)
         patch.setattr(Records, "log", counted)
-        run(experiment(steps=6), folder)
+        run(experiment(steps=6), folder, profile=(3, 4))
     return folder, counts
 
 
@@ -62,6 +68,7 @@ def test_what_a_run_leaves(done):
     for name in ("loss", "reward", "entropy", "clip_share", "prefix_collisions", "sampler_gap", "truncated", "tokens", "time/tokens_per_s"):
         assert all(np.isfinite(line[name]) for line in lines[1:]), name
     assert all(line["sampler_gap_max"] < 1e-4 for line in lines[1:])
+    assert all(line["flops"] > 1e5 and 0 < line["time/work_s"] and 0 < line["time/goodput"] < 1 for line in lines[1:])
     assert (folder / "curves.png").read_bytes()[:4] == b"\x89PNG"
     assert list((folder / "tensorboard").glob("events*"))
     said = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
@@ -69,6 +76,20 @@ def test_what_a_run_leaves(done):
     config = json.loads((folder / "config.json").read_text())["config"]
     assert config["group"] == 4 and config["task"] == {"name": "micro", "train": 48, "test": 16, "demos": 0}
     assert sorted(p.name for p in (folder / "checkpoints").iterdir() if p.is_dir()) == ["00000004", "00000006"]
+
+
+def test_hosts_and_a_profile(done):
+    folder, _ = done
+    told = (folder / "hosts/00000.log").read_text()
+    assert "start at step 0 of 6" in told and "save step 4" in told and told.rstrip().endswith("end")
+    own = [json.loads(line) for line in (folder / "hosts/00000.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in own] == list(range(1, 7)) and all(line["work_s"] >= line["sample_s"] for line in own)
+    traces = list((folder / "profile").rglob("*.trace.json.gz"))
+    assert len(traces) == 1
+    said = gzip.decompress(traces[0].read_bytes()).decode()
+    for name in ("sample", "credit", "update"):
+        assert f'"name":"{name}"' in said
+    assert [f'"step_num":"{k}"' in said for k in (2, 3, 4, 5)] == [False, True, True, False]
 
 
 def test_nothing_compiles_after_the_first_steps(done):
@@ -134,6 +155,57 @@ def test_a_reward_that_fails_stops_the_run_and_loses_nothing(kind, tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [0, 1, 2]
     last = run(change(exp, task=task()), tmp_path, resume=True)
     assert last["step"] == 4 and [line["step"] for line in read(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+def poisoned(monkeypatch, batches):
+    """The credit of these batches is not finite."""
+    real, calls = run_module.steps_of, itertools.count(1)
+
+    def steps_of(exp, programs):
+        def credit(rollout):
+            columns = pieces["credit"](rollout)
+            bad = next(calls) in batches
+            return {**columns, "advantage": columns["advantage"].at[0, 0].set(jnp.nan)} if bad else columns
+
+        pieces = real(exp, programs)
+        return {**pieces, "credit": credit}
+
+    monkeypatch.setattr(run_module, "steps_of", steps_of)
+
+
+def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
+    poisoned(monkeypatch, {2})
+    run(change(experiment(steps=4), skips=2), tmp_path)
+    lines = read(tmp_path)[1:]
+    assert [line["skipped"] for line in lines] == [0, 1, 0, 0] and lines[1]["update_norm"] == 0 < lines[2]["update_norm"]
+    assert lines[1]["loss"] is None and all(np.isfinite(line["loss"]) for line in (lines[0], lines[2], lines[3]))
+
+
+def test_many_in_a_row_stop_the_run_with_a_diagnosis_and_the_last_good_state_is_kept(tmp_path, monkeypatch):
+    poisoned(monkeypatch, {*range(3, 100)})
+    message = (
+        r"(?s)[34] steps in a row had no finite gradient.*First not finite: the credit's column advantage \(.*To mend: mend the estimator"
+    )
+    with pytest.raises(Diverged, match=message + r".*checkpoints of steps .*are good"):
+        run(change(experiment(steps=40), skips=3), tmp_path)
+    lines = read(tmp_path)
+    assert sum(line.get("skipped", 0) for line in lines) >= 3 and lines[-1]["step"] <= 6  # metrics are read a step late
+    monkeypatch.undo()
+    monkeypatch.setattr("jaxcredit.run.build", build)
+    _, weights, step = run_module.reopen(experiment(), tmp_path)
+    assert step >= 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(weights))
+    assert run(change(experiment(steps=step + 2), skips=3), tmp_path, resume=True)["skipped"] == 0
+
+
+def test_too_little_memory_is_told_with_what_to_change(tmp_path, monkeypatch):
+    def full(state, rollout, columns):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 27049066496 bytes.")
+
+    real = run_module.steps_of
+    monkeypatch.setattr(run_module, "steps_of", lambda exp, programs: {**real(exp, programs), "update": full})
+    with pytest.raises(OutOfMemory, match=r"out of memory in update.*micro=1 \(prompts a pass, now 4"):
+        run(experiment(), tmp_path)
+    assert "OutOfMemory" in (tmp_path / "hosts/00000.log").read_text()
 
 
 # What cannot work is said before anything is built.

@@ -1,0 +1,70 @@
+"""One log a host: `hosts/00000.log`, what this process did and when, and `hosts/00000.jsonl`, its own seconds and memory a step.
+
+Read them when one host of many is slow or gone: what the run as a whole did is in metrics.jsonl. Both go on after a restart.
+"""
+
+import json
+import os
+import socket
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import jax
+
+
+class Host:
+    """The log of this process."""
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.process = Path(folder) / "hosts", jax.process_index()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._log = open(self.folder / f"{self.process:05d}.log", "a")  # noqa: SIM115 (closed by __exit__)
+        self._steps = open(self.folder / f"{self.process:05d}.jsonl", "a")  # noqa: SIM115
+        devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
+        self.say(
+            f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "
+            f"jax {jax.__version__}, python {sys.version.split()[0]}"
+        )
+
+    def __enter__(self) -> "Host":
+        return self
+
+    def __exit__(self, kind, error, trace) -> None:
+        if kind is None:
+            self.say("end")
+        elif issubclass(kind, SystemExit):
+            self.say(f"end with code {error.code}")
+        else:
+            self.say("failed\n" + "".join(traceback.format_exception(kind, error, trace)).rstrip())
+        self._log.close()
+        self._steps.close()
+
+    def say(self, text: str) -> None:
+        """A line with the time, at once on its way to the disk."""
+        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {text}\n")
+        self._log.flush()
+
+    def step(self, step: int, **seconds: Any) -> None:
+        """This host's own numbers of a step; what is on the device is left there."""
+        line = {"step": step, "at": round(time.time(), 3)}
+        line |= {name: round(float(x), 4) for name, x in seconds.items()} | memory()
+        self._steps.write(json.dumps(line) + "\n")
+        self._steps.flush()
+
+
+def memory() -> dict[str, float]:
+    """Gigabytes: the process' own, and of its fullest device in use and at most, where the driver tells."""
+    out = {}
+    try:
+        with open("/proc/self/statm") as f:
+            out["rss_gb"] = round(int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9, 3)
+    except OSError:  # no Linux
+        pass
+    stats = [d.memory_stats() or {} for d in jax.local_devices()]
+    for name, key in (("device_gb", "bytes_in_use"), ("device_peak_gb", "peak_bytes_in_use")):
+        if any(key in s for s in stats):
+            out[name] = round(max(s.get(key, 0) for s in stats) / 1e9, 3)
+    return out
