@@ -18,7 +18,7 @@ import optax
 from jaxcredit import credit, losses
 from jaxcredit.experiment import Experiment
 from jaxcredit.plan import Unread
-from jaxcredit.policy import presets, pretrained
+from jaxcredit.policy import lora, presets, pretrained
 from jaxcredit.tasks import Task, gsm8k
 from jaxcredit.tokenize import HF
 
@@ -45,6 +45,7 @@ def experiment(
     micro: int | None = None,  # prompts a pass; None: one on each device of the axis fsdp
     fsdp: int | None = None,  # devices that parameters and prompts are cut over; None: all that tensor leaves
     tensor: int = 1,  # devices that heads, hidden layer and vocabulary are cut over
+    lora_rank: int = 0,  # train adapters of this rank, on bfloat16 weights that stay as they are; 0: train everything
     lr: float = 1e-6,
     temperature: float = 1.0,
     steps: int = 200,
@@ -54,7 +55,7 @@ def experiment(
 ) -> Experiment:
     if rows % group or not 0 < prompt < seq:
         raise ValueError(f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}")
-    shape = dict(dtype="bfloat16", param_dtype="float32", remat="full")
+    shape = dict(dtype="bfloat16", param_dtype="bfloat16" if lora_rank else "float32", remat="full")
     if checkpoint:
         tokenizer = HF(checkpoint, enable_thinking=False)
         policy = pretrained.config(checkpoint, **shape)
@@ -72,6 +73,7 @@ def experiment(
         tokenizer=tokenizer,
         policy=policy,
         weights=functools.partial(weights, checkpoint, policy),
+        lora=lora.table(lora_rank),
         credit=credit.tempo,
         objective=functools.partial(losses.ppo_clip, high=0.28),
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))),

@@ -135,7 +135,9 @@ def _parser():
     arena.add_argument("--seed", type=int, default=0)
     arena.add_argument("--json", action="store_true", help="print an array, one object a cell, all numbers with 95 %% intervals")
 
-    advise = command("advise", _advise, "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.")
+    advise = command(
+        "advise", _advise, "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers."
+    )
     advise.add_argument("source", help="a run folder (its newest checkpoint is asked), or a .npz of rollouts (see --keys)", nargs="?")
     advise.add_argument("--prompts", type=int, default=64, help="training problems a run is asked, at least (default 64)")
     advise.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
@@ -144,12 +146,18 @@ def _parser():
     advise.add_argument("--keys", action="store_true", help="say which arrays a .npz of rollouts holds")
     advise.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    report = command("report", _report, "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked.")
+    report = command(
+        "report", _report, "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked."
+    )
     report.add_argument("run", help="a run folder")
     report.add_argument("--beside", nargs="+", default=[], help="other runs: more seeds of the same config, and baselines")
     report.add_argument("--prompts", type=int, default=64, help="training problems to sample afresh for credit and lengths; 0: none")
     report.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
     report.add_argument("--seed", type=int, default=0)
+
+    models = command("models", _models, "The published models this decoder computes, their parameters counted from the shapes.")
+    models.add_argument("words", nargs="*", help="only those whose name or hub id holds every word (qwen3 8b)")
+    models.add_argument("--json", action="store_true", help="print an array, one object a model")
 
     check = command("check", _check, "Hold an estimator against the laws that every estimator obeys.")
     check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
@@ -418,6 +426,19 @@ def _report(args, _):
     text = report.markdown(exp, programs, folder, drawn, [Path(other) for other in args.beside])
     (folder / "report.md").write_text(text, encoding="utf-8")
     print(f"{folder / 'report.md'}: {text.splitlines()[2]}")
+
+
+def _models(args, _):
+    from rich.console import Console
+
+    from jaxcredit.policy import listing
+
+    rows = listing.rows(args.words)
+    if args.json:
+        print(json.dumps(rows))
+    else:
+        console = Console()
+        console.print(listing.table(rows, console.width))
 
 
 def _check(args, _):

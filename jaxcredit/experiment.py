@@ -10,7 +10,8 @@ from jaxcredit import credit as credits
 from jaxcredit import losses
 from jaxcredit import mesh as meshes
 from jaxcredit.credit import Credit, method_of
-from jaxcredit.policy.transformer import Config
+from jaxcredit.policy import lora
+from jaxcredit.policy.transformer import Config, specs
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Tokenizer
 
@@ -36,6 +37,7 @@ class Experiment:
     policy: Config
     weights: Callable[[Any], Any] | None = None  # shardings -> parameters; None: begin at random
     warmup: Warmup | None = None
+    lora: Mapping[str, int] = dataclasses.field(default_factory=dict)  # adapters, matrix -> rank: only they are trained; empty: all is
 
     credit: Credit = credits.tempo
     signals: Mapping[str, Callable] = dataclasses.field(default_factory=dict)  # annotators by name, see jaxcredit.signals
@@ -92,6 +94,7 @@ class Experiment:
                 f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
             )
+        lora.specs(specs(self.policy), self.lora)
         minibatch = self.minibatch or self.prompts
         shards = meshes.sizes(self.mesh).get(self.rules.get("batch", ""), 1)
         demos = min(self.warmup.batch, len(self.task.demos)) if self.warmup else shards

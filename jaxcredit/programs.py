@@ -1,5 +1,6 @@
 """The compiled programs of an experiment: begin, sample, greedy, credit, update, and where their arrays lie."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import PyTree
 from jaxcredit import losses, mesh, params
 from jaxcredit.credit import columns
 from jaxcredit.experiment import Experiment
-from jaxcredit.policy import decode, transformer
+from jaxcredit.policy import decode, lora, transformer
 from jaxcredit.rollout import Rollout
 from jaxcredit.update import TrainState, make_update
 
@@ -36,10 +37,11 @@ def build(exp: Experiment) -> Programs:
     """Nothing is compiled or placed yet; every program compiles at its first call."""
     cfg = exp.policy
     specs = transformer.specs(cfg)
-    lies = batch = None
+    adapters = {"lora": lora.specs(specs, exp.lora)} if exp.lora else {}
+    lies = beside = batch = None
     if exp.mesh:
         devices = mesh.make(exp.mesh)
-        lies = mesh.shardings(specs, exp.rules, devices)
+        lies, beside = mesh.shardings(specs, exp.rules, devices), mesh.shardings(adapters, exp.rules, devices)
         batch = mesh.batch(exp.prompts, exp.rules, devices)
         mesh.assert_fed(batch, exp.prompts)
 
@@ -48,12 +50,16 @@ def build(exp: Experiment) -> Programs:
         return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P, temperature=temperature)
 
     learned = {name: make(cfg, logprob) for name, make in exp.signals.items()}
-    begin, state, where = _start(params.abstract(specs, cfg.param_dtype, lies), exp.optimizer, learned)
+    shapes = params.abstract(specs, cfg.param_dtype, lies) | params.abstract(adapters, shardings=beside)  # adapters are float32
+    begin, state, where = _start(shapes, exp.optimizer, learned)
 
     def init(key) -> TrainState:
         weights_key, key = jax.random.split(key)
         make = functools.partial(params.init, specs, dtype=cfg.param_dtype)
-        state = begin(exp.weights(lies) if exp.weights else jax.jit(make, out_shardings=lies)(weights_key), key)
+        weights = exp.weights(lies) if exp.weights else jax.jit(make, out_shardings=lies)(weights_key)
+        if adapters:
+            weights |= jax.jit(functools.partial(params.init, adapters), out_shardings=beside)(jax.random.fold_in(weights_key, 0))
+        state = begin(weights, key)
         if where is not None:
             mesh.assert_placed(state, where)
         return state
@@ -101,12 +107,16 @@ def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Ma
 
     def begin(weights, key) -> TrainState:
         aux = {name: signal.init(jax.random.fold_in(key, i), weights) for i, (name, signal) in enumerate(sorted(learned.items()))}
-        return TrainState(weights, optimizer.init(weights), aux, jax.random.key_data(key), jnp.int32(0))
+        return TrainState(weights, optimizer.init(lora.split(weights)[1]), aux, jax.random.key_data(key), jnp.int32(0))
 
     state = jax.eval_shape(begin, weights, jax.random.key(0))
     place = jax.tree.leaves(weights)[0].sharding
     if place is None:
         return jax.jit(begin, donate_argnums=0), state, None
-    where = mesh.state_shardings(state, weights, jax.tree.map(lambda x: x.sharding, weights), place.mesh)
+    lies = jax.tree.map(lambda x: x.sharding, weights)
+    where = mesh.state_shardings(state, weights, lies, place.mesh)
+    if "lora" in weights:  # what is shaped like the adapters, their moments, lies as they do
+        like = mesh.state_shardings(state, *(lora.split(tree)[1] for tree in (weights, lies)), place.mesh)
+        where = dataclasses.replace(like, params=where.params)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
     return jax.jit(begin, out_shardings=where, donate_argnums=0), state, where

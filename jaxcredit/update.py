@@ -1,6 +1,7 @@
 """From a rollout and its credit to the next parameters: minibatches, accumulation and one optimizer step each, as one compiled program."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import jax
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from jaxcredit.credit import Columns
 from jaxcredit.credit import columns as as_columns
 from jaxcredit.losses import Aggregate, Batch, Objective, divide, k3
+from jaxcredit.policy import lora
 from jaxcredit.rollout import Rollout
 
 
@@ -44,6 +46,8 @@ def make_update(
 ) -> Callable[[TrainState, Rollout, Columns | Array], tuple[TrainState, dict[str, Array]]]:
     """update(state, rollout, credit) -> (state, metrics), jitted; the state given is donated, and the metrics stay on the device.
 
+    Where the parameters have adapters (policy.lora), only these move.
+
     theta <- optimizer(sum of gradients of aggregate's numerators / sum of its denominators), once a minibatch.
 
     `logprob(params, rollout)` gives {"logp", "entropy"} of the last S columns, and all else is cut to those. `minibatch`: prompts an
@@ -57,9 +61,9 @@ def make_update(
     def place(tree):
         return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
-    def numerator(params, data):
+    def numerator(still, params, data):
         rollout, columns, old = place(data)
-        out = logprob(params, rollout)
+        out = logprob(lora.join(still, params), rollout)
         logp, entropy = out["logp"], out["entropy"]
         batch = _batch(rollout, columns, jax.lax.stop_gradient(logp) if old is None else old)
         loss = objective(logp, batch)
@@ -72,9 +76,9 @@ def make_update(
         facts["sum"] |= {"total": total, "count": count}
         return total, facts
 
-    def step(carry, data, pieces):
+    def step(still, carry, data, pieces):
         params, opt_state = carry
-        gradient, facts = _gradient(numerator, params, data, pieces)
+        gradient, facts = _gradient(functools.partial(numerator, still), params, data, pieces)
         norm = optax.tree.norm(gradient)
         change, moved = optimizer.update(gradient, opt_state, params)
         length = optax.tree.norm(change)
@@ -93,9 +97,10 @@ def make_update(
         M, m = _sizes(N, minibatch, micro, sharding)
         rollout = rollout.filled()
         data = (rollout, as_columns(credit, rollout), None)
-        carry = state.params, state.opt_state
+        still, trained = lora.split(state.params)
+        carry = trained, state.opt_state
         if epochs * N == M:
-            carry, facts = step(carry, data, M // m)
+            carry, facts = step(still, carry, data, M // m)
             facts = jax.tree.map(lambda x: x[None], facts)
         else:
             old = jax.lax.map(lambda piece: logprob(state.params, place(piece))["logp"], _cut(rollout, N // m))
@@ -104,10 +109,10 @@ def make_update(
             order = jnp.argsort(jax.random.uniform(key, (epochs, N)), axis=-1).reshape(-1, M)
 
             def one(carry, chosen):  # the order of a whole batch does not matter
-                return step(carry, data if M == N else jax.tree.map(lambda x: x[chosen], data), M // m)
+                return step(still, carry, data if M == N else jax.tree.map(lambda x: x[chosen], data), M // m)
 
             carry, facts = jax.lax.scan(one, carry, order)
-        return dataclasses.replace(state, params=carry[0], opt_state=carry[1], step=state.step + 1), _metrics(facts)
+        return dataclasses.replace(state, params=lora.join(still, carry[0]), opt_state=carry[1], step=state.step + 1), _metrics(facts)
 
     return jax.jit(update, donate_argnums=0, out_shardings=None if where is None else (where, None))
 

@@ -26,7 +26,9 @@ def joined(out, prompt, valid):
     return tokens, jnp.concatenate([jnp.broadcast_to(valid[:, None], (N, R, P)), out["mask"]], 2)
 
 
-@pytest.mark.parametrize("cfg", [LLAMA, FULL, GEMMA, pytest.param(MOE, marks=pytest.mark.slow)], ids=["llama", "full", "gemma", "moe"])
+@pytest.mark.parametrize(
+    "cfg", [LLAMA, FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))], ids=["llama", "full", "gemma", "moe"]
+)
 def test_the_sampler_agrees_with_the_trainer(cfg):
     """log softmax(logits / temperature) before top-k and top-p, ragged prompts, GQA; stops end rows, padding after them."""
     tree, (prompt, valid) = make(cfg), prompts()

@@ -117,7 +117,9 @@ def flat(x):
     return x.reshape(-1, x.shape[-1])
 
 
-@pytest.mark.parametrize("cfg", [LLAMA, QWEN2, QWEN3, GEMMA, MOE], ids=["llama", "qwen2", "qwen3", "gemma", "moe"])
+@pytest.mark.parametrize(
+    "cfg", [LLAMA, QWEN2, QWEN3, GEMMA, pytest.param(MOE, marks=pytest.mark.slow)], ids=["llama", "qwen2", "qwen3", "gemma", "moe"]
+)
 def test_the_oracle(cfg):
     """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
     tree, (tokens, valid) = make(cfg), batch()

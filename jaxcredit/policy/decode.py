@@ -102,7 +102,7 @@ def sample(
 
             return tf.block(x, w, *turn(window), attend, cfg), None
 
-        xs = (jnp.arange(L), params["layers"], *prompt_kv, windows(cfg))
+        xs = (jnp.arange(L), tf.layers(params), *prompt_kv, windows(cfg))
         (x, cache), _ = jax.lax.scan(layer, (tf.embed(params, token, cfg), cache), xs)
         x = tf.norm(x[:, :, 0], params["final_norm"], cfg)
         return t + 1, write(out, t, *choose(x, t)), cache

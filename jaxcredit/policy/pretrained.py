@@ -19,7 +19,8 @@ from jaxtyping import Array, PyTree
 
 from jaxcredit.params import Param, abstract
 from jaxcredit.policy import hf_config
-from jaxcredit.policy.transformer import Config, specs
+from jaxcredit.policy.lora import merged, split
+from jaxcredit.policy.transformer import Config, inputs, specs
 from jaxcredit.tokenize import Tokenizer, not_a_folder
 
 # Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
@@ -122,7 +123,7 @@ def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ..
 def export(
     params: PyTree, cfg: Config, folder: str | os.PathLike, *, tokenizer: Tokenizer | None = None, source=None, shard_bytes: int = 5 * 10**9
 ) -> None:
-    """Write a folder that transformers loads. `source`: the folder it came from, whose tokenizer and further settings are carried over."""
+    """Write a folder that transformers loads, adapters merged. `source`: where it came from; its tokenizer and settings go along."""
     folder = Path(folder)
     if folder.is_dir() and (old := sorted(folder.glob("*.safetensors*"))):
         raise FileExistsError(f"{folder} already holds weights ({old[0].name}): export to a new folder, or delete them first")
@@ -131,7 +132,9 @@ def export(
     writer = jax.process_index() == 0
     if writer:
         folder.mkdir(parents=True, exist_ok=True)
-    leaves = {_key(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
+    still, trained = split(params)
+    adapters = {f"layers/{name}": pair for name, pair in trained["lora"].items()} if still else {}
+    leaves = {_key(path): x for path, x in jax.tree_util.tree_leaves_with_path(still or trained)}
     table = names(cfg)
     shards = _plan(leaves, table, shard_bytes)
     where = {}
@@ -139,7 +142,8 @@ def export(
         file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
         tensors = {}
         for key, i in parts:
-            x = _host(leaves[key][i])  # one tensor at a time
+            x = leaves[key][i]  # one tensor at a time
+            x = _host(merged(x, jax.tree.map(lambda w, i=i: w[i], adapters[key])) if key in adapters else x)
             tensors[table[key].format(*i)] = np.ascontiguousarray(_theirs(key, x))
         where |= dict.fromkeys(tensors, file)
         if writer:
@@ -248,8 +252,8 @@ def _key(path) -> str:
 
 
 def _inputs(key: str) -> int | None:
-    """How many leading axes of a matrix are its input: of an output projection the heads are. None: a vector, or the embedding."""
-    return 2 if key == "layers/wo" else 1 if "/w" in key or key == "unembed" else None
+    """How many leading axes of a matrix are its input. None: a vector, or the embedding."""
+    return inputs(key.removeprefix("layers/")) if "/w" in key or key == "unembed" else None
 
 
 def _ours(key: str, x: Any, cut: list[slice], shape: tuple[int, ...]) -> np.ndarray:

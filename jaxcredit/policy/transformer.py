@@ -76,7 +76,7 @@ def specs(cfg: Config) -> PyTree:
     E, e = ((cfg.experts,), ("expert",)) if cfg.experts else ((), ())
     plain = jax.nn.initializers.normal(1 / math.sqrt(D))
     small = jax.nn.initializers.normal(1 / math.sqrt(2 * L * D))
-    layers = {
+    stack = {
         "attn_norm": Param((L, D), (None, None), ones),
         "wq": Param((L, D, H, h), (None, "width", "heads", None), plain),
         "wk": Param((L, D, K, h), (None, "width", "kv_heads", None), plain),
@@ -88,18 +88,18 @@ def specs(cfg: Config) -> PyTree:
         "w_down": Param((L, *E, F, D), (None, *e, "ffn", "width"), small),
     }
     if cfg.qk_norm:
-        layers |= {"q_norm": Param((L, h), (None, None), ones), "k_norm": Param((L, h), (None, None), ones)}
+        stack |= {"q_norm": Param((L, h), (None, None), ones), "k_norm": Param((L, h), (None, None), ones)}
     if cfg.post_norm:
-        layers |= {name: Param((L, D), (None, None), ones) for name in ("attn_post_norm", "mlp_post_norm")}
+        stack |= {name: Param((L, D), (None, None), ones) for name in ("attn_post_norm", "mlp_post_norm")}
     if cfg.experts:
-        layers["w_router"] = Param((L, D, cfg.experts), (None, "width", None), plain)
+        stack["w_router"] = Param((L, D, cfg.experts), (None, "width", None), plain)
     if cfg.qkv_bias:
-        layers |= {
+        stack |= {
             "bq": Param((L, H, h), (None, "heads", None), zeros),
             "bk": Param((L, K, h), (None, "kv_heads", None), zeros),
             "bv": Param((L, K, h), (None, "kv_heads", None), zeros),
         }
-    tree = {"embed": Param((V, D), ("vocab", "width"), plain), "final_norm": Param((D,), (None,), ones), "layers": layers}
+    tree = {"embed": Param((V, D), ("vocab", "width"), plain), "final_norm": Param((D,), (None,), ones), "layers": stack}
     return tree if cfg.tied else tree | {"unembed": Param((D, V), ("width", "vocab"), plain)}
 
 
@@ -133,11 +133,21 @@ def _linear_backward(kept, g):
 linear.defvjp(lambda x, w: (x @ w, (x, w)), _linear_backward)
 
 
-def project(x: Array, w: PyTree, name: str, inputs: int = 1) -> Array:
-    """x w[name] over the last `inputs` axes of x, and the other axes of w[name] in their place: `[..., D]` to `[..., H, h]` and back."""
-    lead = x.shape[: x.ndim - inputs]
-    flat = math.prod(w[name].shape[:inputs])
-    return linear(x.reshape(*lead, flat), w[name].reshape(flat, -1)).reshape(*lead, *w[name].shape[inputs:])
+def inputs(name: str) -> int:
+    """How many leading axes of a layer's matrix are its input: of the output projection the heads."""
+    return 2 if name == "wo" else 1
+
+
+def project(x: Array, w: PyTree, name: str) -> Array:
+    """x w[name], `[..., D]` to `[..., H, h]` and back; and (x a) b of the adapter of that name, if the layer has one (policy.lora)."""
+    n = inputs(name)
+    lead, out = x.shape[: x.ndim - n], w[name].shape[n:]
+    flat = math.prod(w[name].shape[:n])
+    x = x.reshape(*lead, flat)
+    y = linear(x, w[name].reshape(flat, -1))
+    if adapter := w.get("lora", {}).get(name):
+        y = y + linear(linear(x, adapter["a"].reshape(flat, -1)), adapter["b"].reshape(-1, y.shape[-1]))
+    return y.reshape(*lead, *out)
 
 
 def block(x, w, cos, sin, attend, cfg):
@@ -149,11 +159,11 @@ def block(x, w, cos, sin, attend, cfg):
     if cfg.qk_norm:
         q, k = norm(q, w["q_norm"], cfg), norm(k, w["k_norm"], cfg)
     mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
-    y = project(mixed, w, "wo", 2)
+    y = project(mixed, w, "wo")
     x = x + (norm(y, w["attn_post_norm"], cfg) if cfg.post_norm else y)
     y, act = norm(x, w["mlp_norm"], cfg), getattr(jax.nn, cfg.act)
     if cfg.experts:
-        y = routed(y, w, act, cfg.experts_per_token)
+        y = routed(y, w, act, cfg.experts_per_token, getattr(cfg, "place", None))
     else:
         y = project(act(project(y, w, "w_gate")) * project(y, w, "w_up"), w, "w_down")
     return x + (norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y), kept
@@ -194,6 +204,11 @@ def cast(params: PyTree, cfg: Config) -> PyTree:
     return jax.tree.map(lambda w: jnp.asarray(w, cfg.dtype), params)
 
 
+def layers(params: PyTree) -> PyTree:
+    """What the scan over the layers runs over: their parameters, and their adapters beside them."""
+    return params["layers"] | {"lora": params["lora"]} if "lora" in params else params["layers"]
+
+
 def embed(params: PyTree, tokens: Int[Array, "*B"], cfg: Config) -> Array:
     """The rows of the embedding, scaled where the config says so."""
     x = params["embed"][tokens]
@@ -210,7 +225,7 @@ def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, c
 
     policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
     layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)  # under a scan nothing can be shared by mistake
-    x, kept = jax.lax.scan(layer, embed(params, tokens, cfg), (params["layers"], windows(cfg)))
+    x, kept = jax.lax.scan(layer, embed(params, tokens, cfg), (layers(params), windows(cfg)))
     return norm(x, params["final_norm"], cfg), kept
 
 

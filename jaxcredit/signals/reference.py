@@ -5,12 +5,13 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxcredit.policy import lora
 from jaxcredit.rollout import Rollout
 from jaxcredit.signals import Learned
 
 
 def reference() -> Callable:
-    """`ref_logp`: log-probabilities under a frozen copy of the parameters that training began with."""
+    """`ref_logp`: log-probabilities under a frozen copy of the parameters that training began with: of those of them that are trained."""
 
     def make(cfg, logprob) -> Learned:
         @jax.jit
@@ -18,8 +19,10 @@ def reference() -> Callable:
             return at_response(logprob(frozen, rollout)["logp"], rollout)
 
         return Learned(
-            init=lambda key, params: jax.tree.map(jnp.copy, params),
-            annotate=lambda aux, state, rollout, metas: rollout.with_signals(ref_logp=measure(aux, rollout.filled())),
+            init=lambda key, params: jax.tree.map(jnp.copy, lora.split(params)[1]),
+            annotate=lambda aux, state, rollout, metas: rollout.with_signals(
+                ref_logp=measure(lora.join(lora.split(state.params)[0], aux), rollout.filled())
+            ),
         )
 
     make.provides = ("ref_logp",)

@@ -1,0 +1,54 @@
+"""Experts on eight devices, cut over experts, their hidden layer and the prompts, are those of one."""
+
+import jax
+import numpy as np
+import pytest
+
+from jaxcredit import mesh
+from jaxcredit.policy.experts import routed
+
+N, T, D, F, E, K = 4, 6, 8, 12, 6, 3
+
+
+def weights(rng):
+    shapes = {"w_router": (D, E), "w_gate": (E, D, F), "w_up": (E, D, F), "w_down": (E, F, D)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def pull(place):
+    def loss(y, w, by):
+        out = routed(y, w, jax.nn.silu, K, place)
+        return (out * by).sum(), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize("shape", [{"fsdp": 2, "expert": 2, "tensor": 2}, pytest.param({"data": 2, "expert": 3}, marks=pytest.mark.slow)])
+def test_many_devices_are_one(shape):
+    rng = np.random.default_rng(0)
+    y, by, w = rng.normal(size=(N, T, D)).astype(np.float32), rng.normal(size=(N, T, D)).astype(np.float32), weights(rng)
+    (_, want), wanted = pull(None)(y, w, by)
+    devices = mesh.make(shape)
+    place = mesh.Layout(devices, tuple(mesh.fsdp_tensor.items()))
+    lies = jax.device_put(y, mesh.batch(N, mesh.fsdp_tensor, devices))
+    (_, got), gradient = pull(place)(lies, w, by)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)
+    assert all(np.abs(x).max() > 0.1 for x in jax.tree.leaves(gradient))
+    text = pull(place).lower(lies, w, by).compile().as_text()
+    assert f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text  # nobody ever holds all tokens
+
+
+@pytest.mark.slow
+def test_a_token_takes_its_likeliest_experts():
+    """One expert is the MLP; and an expert that nobody chooses may hold anything."""
+    rng = np.random.default_rng(1)
+    y, w = rng.normal(size=(2, 3, D)).astype(np.float32), weights(rng)
+    alone = {"w_router": w["w_router"][:, :1]} | {name: w[name][:1] for name in ("w_gate", "w_up", "w_down")}
+    mlp = (jax.nn.silu(y @ w["w_gate"][0]) * (y @ w["w_up"][0])) @ w["w_down"][0]
+    np.testing.assert_allclose(routed(y, alone, jax.nn.silu, 1), mlp, atol=1e-4)
+    y = np.abs(y)
+    shy = w | {"w_router": np.where(np.arange(E) == 3, -9, np.abs(w["w_router"]))}
+    out = routed(y, shy, jax.nn.silu, K)
+    shy["w_up"] = np.where(np.arange(E)[:, None, None] == 3, 1e6, w["w_up"]).astype(np.float32)
+    np.testing.assert_array_equal(routed(y, shy, jax.nn.silu, K), out)
