@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxcredit import plan
 from jaxcredit.experiment import Experiment
 from jaxcredit.programs import Programs
 from jaxcredit.rollout import Rollout
@@ -97,6 +96,8 @@ def named(exp: Experiment, programs: Programs, name: str, work: Callable) -> Cal
 
 def advice(exp: Experiment, programs: Programs, name: str, said: str) -> str:
     """Which knobs of the config make it fit, the least harm first, and how far each must be turned."""
+    from jaxcredit import plan  # which plans what runs do, and imports them
+
     room, state = plan.memory(), plan.nbytes(programs.state)
     asked = requested(said)
     over = max(2.0, asked / max(room - state, 1)) if asked else 2.0
