@@ -27,7 +27,9 @@ MODELS = {
     "1.7b": presets.qwen3_1p7b,
     "4b": presets.qwen3_4b,
     "8b": presets.qwen3_8b,
+    "14b": presets.qwen3_14b,
     "32b": presets.qwen3_32b,
+    "30b_a3b": presets.qwen3_30b_a3b,
 }
 ABSENT = (
     "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER (hf download Qwen/Qwen3-0.6B --local-dir FOLDER)"
@@ -35,7 +37,7 @@ ABSENT = (
 
 
 def experiment(
-    model: Literal["0.6b", "1.7b", "4b", "8b", "32b"] = "0.6b",  # the shape to plan with; a checkpoint brings its own
+    model: Literal["0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b_a3b"] = "0.6b",  # the shape to plan with; a checkpoint brings its own
     checkpoint: Path | None = None,  # Hugging Face folder: config.json, *.safetensors, tokenizer
     data: Path | None = None,  # folder with train.jsonl and test.jsonl; None: tensorflow-datasets
     rows: int = 64,  # answers a step, over all prompts and devices
@@ -73,7 +75,7 @@ def experiment(
         tokenizer=tokenizer,
         policy=policy,
         weights=functools.partial(weights, checkpoint, policy),
-        lora=lora.table(lora_rank),
+        lora=lora.table(lora_rank, lora.ATTENTION if policy.experts else lora.ATTENTION + lora.MLP),
         credit=credit.tempo,
         objective=functools.partial(losses.ppo_clip, high=0.28),
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))),

@@ -186,7 +186,8 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
 
 def _exact(cfg: Config, out: dict) -> None:
     """Raise unless config.json says all that the Config computes."""
-    shape = {f.name for f in dataclasses.fields(Config)} - {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk"}
+    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "query_chunk", "place"}  # how, not what, a policy computes
+    shape = {f.name for f in dataclasses.fields(Config)} - run
     told = Config(**parse(out, Path("config.json")))
     same = {"score_dim": cfg.head_dim, "local_theta": cfg.rope_theta}  # what 0 stands for
     lost = [n for n in sorted(shape - {"windows"}) if (getattr(told, n) or same.get(n)) != (getattr(cfg, n) or same.get(n))]
