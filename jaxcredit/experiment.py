@@ -96,7 +96,7 @@ class Experiment:
             )
         lora.specs(specs(self.policy), self.lora)
         minibatch = self.minibatch or self.prompts
-        shards = meshes.sizes(self.mesh).get(self.rules.get("batch", ""), 1)
+        shards = meshes.ways("batch", self.rules, self.mesh)
         demos = min(self.warmup.batch, len(self.task.demos)) if self.warmup else shards
         for small, large, what in (
             (minibatch, self.prompts, "minibatch must divide prompts"),

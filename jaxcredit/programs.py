@@ -44,6 +44,7 @@ def build(exp: Experiment) -> Programs:
         lies, beside = mesh.shardings(specs, exp.rules, devices), mesh.shardings(adapters, exp.rules, devices)
         batch = mesh.batch(exp.prompts, exp.rules, devices)
         mesh.assert_fed(batch, exp.prompts)
+        cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
         P = rollout.tokens.shape[-1] - exp.new

@@ -1,6 +1,7 @@
 """Eight devices give one device's numbers, and moments lie as their parameters do."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,9 @@ def test_the_table():
     assert odd["layers"]["wk"].spec == PartitionSpec(None, "fsdp", None, None) and odd["embed"].spec == PartitionSpec(None, "fsdp")
     assert mesh.batch(8, mesh.fsdp, devices).spec == PartitionSpec("fsdp") and mesh.batch(6, mesh.fsdp, devices).is_fully_replicated
     assert mesh.make({"fsdp": -1, "tensor": 2}).shape == {"fsdp": 4, "tensor": 2}
+    slices = mesh.make({"data": 2, "fsdp": 2, "tensor": 2})
+    assert mesh.batch(8, mesh.fsdp, slices).spec == PartitionSpec(("data", "fsdp")) and mesh.ways("batch", mesh.fsdp, slices.shape) == 4
+    assert mesh.shardings(tf.specs(CFG), mesh.fsdp_tensor, slices)["embed"].spec == PartitionSpec("tensor", "fsdp")
     with pytest.raises(ValueError, match="needs 64 devices"):
         mesh.make({"fsdp": 64})
 
@@ -39,8 +43,19 @@ def test_each_process_feeds_what_its_devices_hold(monkeypatch):
         mesh.assert_fed(mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8)
 
 
-def test_eight_devices_are_one():
-    """FSDP x tensor, 4 x 2: loss, gradients and an AdamW step; moments where their parameters are, said and checked."""
+LAYOUTS = {  # by the axes of the mesh
+    "fsdp-tensor": ({"fsdp": 4, "tensor": 2}, mesh.fsdp_tensor),
+    "slices": ({"data": 2, "fsdp": 2, "tensor": 2}, mesh.fsdp_tensor),
+    "context": ({"fsdp": 2, "context": 4}, mesh.fsdp_context),
+}
+
+
+@pytest.mark.parametrize("layout", [pytest.param(x, marks=pytest.mark.slow if i else ()) for i, x in enumerate(LAYOUTS)])
+def test_eight_devices_are_one(layout):
+    """Loss, gradients and an AdamW step, with attention in chunks; moments where their parameters are, said and checked.
+
+    context: every device has a quarter of the tokens of each layer, and gathers the keys."""
+    shape, rules = LAYOUTS[layout]
     rng, tree = np.random.default_rng(0), jax.tree.map(jnp.asarray, make(CFG))
     tokens = rng.integers(1, 24, (N, R, P + S)).astype(np.int32)
     tokens[tokens == 7] = 8
@@ -50,11 +65,11 @@ def test_eight_devices_are_one():
     weight = rng.normal(size=(N, R, S)).astype(np.float32)
     optimizer = optax.adamw(1e-2)
 
-    def gradient(w, tokens, valid, weight):
-        return jax.value_and_grad(lambda w: (weight * tf.logprob(w, tokens, valid, CFG, prompt=P)["logp"]).mean())(w)
+    def step(state, tokens, valid, weight, cfg=CFG):
+        def loss(w):
+            return (weight * tf.logprob(w, tokens, valid, cfg, prompt=P)["logp"]).mean()
 
-    def step(state, *batch):
-        loss, g = gradient(state["params"], *batch)
+        loss, g = jax.value_and_grad(loss)(state["params"])
         updates, opt = optimizer.update(g, state["opt"], state["params"])
         return {"params": optax.apply_updates(state["params"], updates), "opt": opt}, loss, g
 
@@ -63,8 +78,8 @@ def test_eight_devices_are_one():
 
     _, want, grad = jax.jit(step)(start(tree), tokens, valid, weight)
 
-    devices, specs = mesh.make({"fsdp": 4, "tensor": 2}), tf.specs(CFG)
-    where = mesh.shardings(specs, mesh.fsdp_tensor, devices)
+    devices, specs = mesh.make(shape), tf.specs(CFG)
+    where = mesh.shardings(specs, rules, devices)
     places = mesh.state_shardings(jax.eval_shape(start, tree), params.abstract(specs), where, devices)
     moments = places["opt"][0]
     assert moments.mu == moments.nu == places["params"] == where and moments.count.is_fully_replicated
@@ -74,9 +89,10 @@ def test_eight_devices_are_one():
     astray = adam._replace(mu=jax.device_put(adam.mu, jax.sharding.NamedSharding(devices, PartitionSpec())))
     with pytest.raises(AssertionError, match=r"mu.*out_shardings"):
         mesh.assert_placed(state | {"opt": (astray, *rest)}, places)
-    batch = jax.device_put((tokens, valid, weight), mesh.batch(N, mesh.fsdp, devices))
+    batch = jax.device_put((tokens, valid, weight), mesh.batch(N, rules, devices))
+    cut = dataclasses.replace(CFG, place=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2)
     # Without out_shardings the step itself would move what it likes: XLA spread the moments of the norms.
-    state, loss, g = jax.jit(step, out_shardings=(places, None, where))(state, *batch)
+    state, loss, g = jax.jit(functools.partial(step, cfg=cut), out_shardings=(places, None, where))(state, *batch)
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, grad)
     mesh.assert_placed(state, places)

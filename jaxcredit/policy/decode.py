@@ -1,5 +1,6 @@
 """Sampling: the prompt once, then one token of every row at a time, until all rows are done. One program, no host round trip."""
 
+import dataclasses
 import functools
 
 import jax
@@ -72,6 +73,7 @@ def sample(
         return written | {"alive": alive & ~ended, "done": out["done"] | ended}
 
     last, prompt_kv = prefill(params, prompt, prompt_valid, cfg)
+    cfg = dataclasses.replace(cfg, place=None)  # a token a row is less than the weights: these stay where they lie
     empty = jnp.zeros((N, R, S))
     alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
     out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}

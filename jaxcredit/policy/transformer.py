@@ -8,17 +8,18 @@ H heads, K kv heads, G = H / K, h head size, V vocabulary.
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jaxcredit.params import Param
+from jaxcredit.policy.attention import by_head, cap, mix
 from jaxcredit.policy.experts import routed
 from jaxcredit.policy.positions import angles, before, causal, near, rope, rotate, windows
 
 __all__ = ["Config", "before", "causal", "hidden", "logits", "logprob", "rope", "specs"]
-MASKED = -1e30  # finite: a query that may attend to nothing (padding) gets a mean instead of a NaN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +58,8 @@ class Config:
     )
     forbidden: tuple[int, ...] = ()  # ids the policy can never choose
     vocab_chunk: int = 256  # tokens of each prompt whose logits exist at once
+    query_chunk: int = 256  # tokens of each row whose attention scores exist at once
+    place: Callable | None = None  # mesh.Layout: where activations lie; programs.build fills it in
 
     def __post_init__(self):
         if bool(self.experts) != (0 < self.experts_per_token <= self.experts):
@@ -126,8 +129,10 @@ def linear(x: Array, w: Array) -> Array:
 
 def _linear_backward(kept, g):
     x, w = kept
-    a, b = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return g @ w.T, (a.T @ b if a.shape[1] <= b.shape[1] else (b.T @ a).T)
+    tokens = (tuple(range(x.ndim - 1)),) * 2  # not made one axis: on a mesh each is cut in its own way
+    narrow, wide = (x, g) if x.shape[-1] <= g.shape[-1] else (g, x)
+    dw = jax.lax.dot_general(narrow, wide, (tokens, ((), ())))
+    return g @ w.T, dw if narrow is x else dw.T
 
 
 linear.defvjp(lambda x, w: (x @ w, (x, w)), _linear_backward)
@@ -152,51 +157,29 @@ def project(x: Array, w: PyTree, name: str) -> Array:
 
 def block(x, w, cos, sin, attend, cfg):
     """One layer on `x[..., D]`. `attend(q, k, v) -> (mixed values, what to keep)` is all that differs between training and decoding."""
-    y = norm(x, w["attn_norm"], cfg)
-    q, k, v = (project(y, w, name) for name in ("wq", "wk", "wv"))
+    y = laid(norm(x, w["attn_norm"], cfg), cfg, "query", None)
+    q = laid(project(y, w, "wq"), cfg, "query", "heads", None)
+    k, v = (laid(project(y, w, name), cfg, None, "kv_heads", None) for name in ("wk", "wv"))
     if cfg.qkv_bias:
         q, k, v = q + w["bq"], k + w["bk"], v + w["bv"]
     if cfg.qk_norm:
         q, k = norm(q, w["q_norm"], cfg), norm(k, w["k_norm"], cfg)
     mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
-    y = project(mixed, w, "wo")
+    y = laid(project(laid(mixed, cfg, "query", "heads", None), w, "wo"), cfg, "length", None)
     x = x + (norm(y, w["attn_post_norm"], cfg) if cfg.post_norm else y)
-    y, act = norm(x, w["mlp_norm"], cfg), getattr(jax.nn, cfg.act)
+    y, act = laid(norm(x, w["mlp_norm"], cfg), cfg, "query", None), getattr(jax.nn, cfg.act)
     if cfg.experts:
         y = routed(y, w, act, cfg.experts_per_token, getattr(cfg, "place", None))
     else:
-        y = project(act(project(y, w, "w_gate")) * project(y, w, "w_up"), w, "w_down")
+        gate, up = (laid(project(y, w, name), cfg, "query", "ffn") for name in ("w_gate", "w_up"))
+        y = project(act(gate) * up, w, "w_down")
+    y = laid(y, cfg, "length", None)
     return x + (norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y), kept
 
 
-def by_head(k: Array, v: Array) -> tuple[Array, Array]:
-    """`[N, R, C, K, h]` to keys `[N, K, R, h, C]` and values `[N, K, R, C, h]`: as the matmuls read them, a cache is never transposed."""
-    return jnp.transpose(k, (0, 3, 1, 4, 2)), jnp.transpose(v, (0, 3, 1, 2, 4))
-
-
-def mix(q: Array, *parts: tuple[Array, Array, Array], cfg: Config) -> Array:
-    """softmax(q k / sqrt h) v, one softmax over the keys of all parts, which are never copied together; scores may be capped.
-
-    q `[N, R, S, H, h]`. A part is k `[N, K, R, h, C]`, v `[N, K, R, C, h]` and who sees whom, `[N, 1, R, 1, S, C]` (an axis may be 1);
-    one that all rows share has no R.
-    """
-    N, R, S, H, h = q.shape
-    K = parts[0][0].shape[1]
-    q = jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5)) * (cfg.score_dim or h) ** -0.5
-
-    def times(x, y):  # the axes of x that y lacks are further rows of the matmul
-        return (x.reshape(*y.shape[:-2], -1, y.shape[-2]) @ y).reshape(*x.shape[:-1], -1)
-
-    scores = [jnp.where(mask, cap(times(q, k).astype(jnp.float32), cfg.score_cap), MASKED) for k, _, mask in parts]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores)))
-    e = [jnp.exp(z - top) for z in scores]
-    mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(w.sum(-1, keepdims=True) for w in e)
-    return jnp.transpose(mixed.astype(q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
-
-
-def cap(x: Array, most: float) -> Array:
-    """most * tanh(x / most): nearly x where that is small, and never more than `most`; 0: x."""
-    return most * jnp.tanh(x / most) if most else x
+def laid(x: Array, cfg: Config, *last: str | None) -> Array:
+    """x cut over the mesh: its first axis is the batch, its last ones have these logical names."""
+    return x if cfg.place is None else cfg.place(x, "batch", *(None,) * (x.ndim - 1 - len(last)), *last)
 
 
 def cast(params: PyTree, cfg: Config) -> PyTree:
@@ -212,15 +195,19 @@ def layers(params: PyTree) -> PyTree:
 def embed(params: PyTree, tokens: Int[Array, "*B"], cfg: Config) -> Array:
     """The rows of the embedding, scaled where the config says so."""
     x = params["embed"][tokens]
+    if cfg.place is not None:  # every device looks up its share of the width for all tokens, and then they change hands
+        x = laid(cfg.place(x, *(None,) * tokens.ndim, "width"), cfg, "length", None)
     return x if cfg.embed_scale == 1 else x * jnp.asarray(cfg.embed_scale, x.dtype)
 
 
 def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, cfg: Config):
     """Embed, all layers under one scan, final norm: the hidden states, and what `attend(q, k, v, window)` kept, stacked over layers."""
-    turn = angles(positions, cfg)
+    turn, axes = angles(positions, cfg), specs(cfg)["layers"]
 
     def layer(x, xs):
         w, window = xs
+        if cfg.place is not None:  # and so are their gradients, as soon as they are there
+            w = w | {name: cfg.place(x, *axes[name].axes[1:]) for name, x in w.items() if name in axes}
         return block(x, w, *turn(window), functools.partial(attend, window=window), cfg)
 
     policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
@@ -290,13 +277,17 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     The first `prompt` columns are the same in all rows of a group: they are computed once. Logits exist for a chunk of tokens at a time.
     """
     N, R, T = tokens.shape
-    first, rest = hidden(params, tokens[:, 0, :prompt], valid[:, 0, :prompt], tokens[:, :, prompt:-1], valid[:, :, prompt:-1], cfg)
+    end = T if cfg.place else T - 1  # the last token's own hidden state is not needed, but on a mesh lengths should be round
+    first, rest = hidden(params, tokens[:, 0, :prompt], valid[:, 0, :prompt], tokens[:, :, prompt:end], valid[:, :, prompt:end], cfg)
+    rest = rest[:, :, : T - prompt - 1]
     h = jnp.concatenate([jnp.broadcast_to(first[:, None, -1:], (N, R, 1, cfg.width)), rest], 2).reshape(N, -1, cfg.width)
     target = tokens[:, :, prompt:].reshape(N, -1)
-    params = cast({name: w for name, w in params.items() if name != "layers"}, cfg)
+    params = cast({name: params[name] for name in specs(cfg) if name != "layers"}, cfg)
+    if cfg.place:  # gathered once, not for every chunk
+        params = {n: cfg.place(w, *(a if a == "vocab" else None for a in specs(cfg)[n].axes)) for n, w in params.items()}
 
     def chunk(h, target):
-        z = unembed(params, h, cfg) / temperature
+        z = laid(unembed(params, laid(h, cfg, None, None), cfg), cfg, None, "vocab") / temperature
         logp = jax.nn.log_softmax(z, -1)
         p = jnp.exp(logp)
         chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
