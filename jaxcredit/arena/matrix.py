@@ -4,7 +4,7 @@ import difflib
 import functools
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -71,8 +71,7 @@ def run(
     if prompts < 2 or group < 2:
         raise ValueError(f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers")
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
-    draw = jax.jit(_draw, static_argnames=("prompts", "group"), compiler_options=ONCE)
-    programs = {name: jax.jit(functools.partial(_credit, f), compiler_options=ONCE) for name, f in estimators.items()}
+    programs = {name: compiled(f) for name, f in estimators.items()}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
         drawn = list(pool.map(lambda task: jax.device_get(draw(task, seed, prompts=prompts, group=group)), families))
@@ -82,12 +81,12 @@ def run(
         for task, (batch, logits, blocks) in zip(families, drawn, strict=True):
             names = [n for n in (estimators if only is None else only[type(task).__name__]) if n not in CONTROLS]
             wide = pad(batch.rollout, T, K)
-            judge = functools.partial(_judge, task, batch, weights=weights, logits=logits, blocks=blocks)
-            controls = {name: judge(x, needs=()) for name, x in control(batch, seed).items()}
+            judged = functools.partial(judge, task, batch, weights=weights, logits=logits, blocks=blocks)
+            controls = {name: judged(x, needs=()) for name, x in control(batch, seed).items()}
             base = controls["broadcast"]
             assert not isinstance(base, str), f"{type(task).__name__}: {base}"
 
-            def one(name, batch=batch, wide=wide, judge=judge):
+            def one(name, batch=batch, wide=wide, judged=judged):
                 if name not in estimators:
                     return f"the catalogue has no {name}"
                 needs = tuple(method_of(estimators[name]).needs)
@@ -95,7 +94,7 @@ def run(
                     return "needs " + ", ".join(missing)
                 try:
                     signals = {s: wide.signals[s] for s in needs}
-                    return judge(programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs)
+                    return judged(programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs)
                 except (ValueError, KeyError, TypeError) as error:  # it does not apply: the cell says why
                     return f"{type(error).__name__}: {error.args[0] if error.args else error}"
 
@@ -188,17 +187,24 @@ def as_json(cells: Sequence[Cell]) -> list[dict]:
     return [c._asdict() | {"numbers": {name: plain(e) for name, e in c.numbers.items()}} for c in cells]
 
 
-def _credit(estimator, rollout):
-    """What reaches the gradient: advantage times weight."""
-    given = columns(estimator(rollout), rollout)
-    return given["advantage"] * given["weight"]
-
-
-def _draw(task, seed, *, prompts, group):
+@functools.partial(jax.jit, static_argnames=("prompts", "group"), compiler_options=ONCE)
+def draw(task: Family, seed: int, *, prompts: int, group: int) -> tuple[Batch, jax.Array, dict]:
+    """Groups of a family, its logits and its blocks of parameters."""
     return arena.sample(task, prompts=prompts, group=group, key=jax.random.key(seed)), task.policy(), task.blocks()
 
 
-def _judge(task, batch, credit, *, needs, weights, logits, blocks):
+def compiled(estimator: Credit) -> Callable[[Rollout], jax.Array]:
+    """A program of what reaches the gradient: advantage times weight."""
+
+    def reaching(rollout):
+        given = columns(estimator(rollout), rollout)
+        return given["advantage"] * given["weight"]
+
+    return jax.jit(reaching, compiler_options=ONCE)
+
+
+def judge(task: Family, batch: Batch, credit, *, needs, weights, logits, blocks) -> dict[str, metrics.Draws] | str:
+    """All numbers of a credit, or why there are none."""
     credit = np.asarray(credit)[..., : batch.rollout.tokens.shape[-1]]
     if not np.isfinite(credit).all():
         return "credit is not finite"
