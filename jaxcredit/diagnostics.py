@@ -5,6 +5,7 @@ a bootstrap over prompts pools other prompts and reads again. Nothing here needs
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ Sums = dict[str, Float[Array, " N"] | Float[Array, "N D"]]
 
 def shared_columns(group: Rollout) -> Int[Array, "G G"]:
     """Columns in which two trajectories agree from the start, by the first row of each: T if identical, -1 off those that took place."""
+    assert group.row is not None and group.valid is not None  # `filled` writes them out
     here, first = alive(group), jnp.argmax(group.row == jnp.arange(group.reward.shape[0])[:, None], -1)
     return jnp.where(here & here[:, None], common_prefix(group.tokens, group.valid)[first][:, first], -1)
 
@@ -94,7 +96,7 @@ def between(x: Float[Array, " n"], by: Int[Array, " n"], where: Bool[Array, " n"
     }
 
 
-def ratio(s: Mapping[str, Array]) -> Array:
+def ratio(s: Mapping[str, Any]) -> Array:
     """(SSB - (k - 1) MSW) / n over MSW, at least 0: MSW = SSW / (n - k), all pooled over groups. Classes that mean nothing give about 0."""
     within = s["ssw"] / jnp.maximum(s["units"] - s["classes"], 1)
     extra = jnp.maximum(s["ssb"] - (s["classes"] - s["groups"]) * within, 0) / jnp.maximum(s["units"], 1)
@@ -115,7 +117,8 @@ def sums(rollout: Rollout, *, depths: tuple[int, ...] = DEPTHS) -> Sums:
 
 
 def _sums(group: Rollout, depths) -> Sums:
-    R, here, length = outcome(group), alive(group), _lengths(group)
+    R, here, length, done = outcome(group), alive(group), _lengths(group), group.done
+    assert done is not None  # as above
     compared = here.sum() > 1
     mixed = _top(R, here) > -_top(-R, here)
     modal = modal_share(shared_columns(group), here, begins(group) + jnp.asarray(depths))
@@ -126,7 +129,7 @@ def _sums(group: Rollout, depths) -> Sums:
         "tokens": group.mask.sum() * 1.0,
         "tokens_shared": (group.mask & collides(group)).sum() * 1.0,
         "answers": here.sum() * 1.0,
-        "truncated": (here & ~group.done).sum() * 1.0,
+        "truncated": (here & ~done).sum() * 1.0,
         "reward": jnp.where(here, R, 0).sum(),
         **decided(group, depths),
     }
@@ -209,6 +212,7 @@ def explained(rollout: Rollout) -> Float[Array, ""]:
 
 def collides(group: Rollout) -> Bool[Array, "R T"]:
     """Whether a token's prefix, the token included, is some other row's too: where a prefix tree can tell trajectories apart."""
+    assert group.row is not None and group.valid is not None  # `filled` writes them out
     return _collides(common_prefix(group.tokens, group.valid), group.tokens.shape[-1])
 
 
@@ -218,6 +222,7 @@ def live(rollout: Rollout) -> dict[str, Array]:
     R, here = outcome(rollout), alive(rollout)
 
     def of(group):
+        assert group.row is not None and group.valid is not None  # `filled` writes them out
         rows, there, T = common_prefix(group.tokens, group.valid), alive(group), group.tokens.shape[-1]
         first = jnp.argmax(group.row == jnp.arange(there.shape[0])[:, None], -1)
         L = jnp.where(there & there[:, None], rows[first][:, first], -1)
@@ -258,6 +263,7 @@ def _alone(L, here, T):
 def _lengths(group: Rollout) -> Int[Array, " G"]:
     """Policy tokens of each trajectory, all its rows together."""
     G = group.reward.shape[0]
+    assert group.row is not None  # as above
     return jnp.where(group.row == jnp.arange(G)[:, None], group.mask.sum(-1), 0).sum(-1)
 
 

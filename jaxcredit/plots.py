@@ -18,7 +18,7 @@ PANELS = (
     ("reward", ("reward",)),
     ("entropy (nats a token)", ("entropy",)),
     ("answer length (tokens)", ("length",)),
-    ("shares", ("clip_share", "groups_mixed", "truncated", "prefix_collisions")),
+    ("shares", ("clip_share", "groups_mixed", "truncated", "prefix_collisions", "modal_share")),
     ("KL to the reference", ("kl",)),
     ("log-prob gap, sampler to trainer", ("sampler_gap",)),
     ("gradient norm", ("grad_norm",)),

@@ -172,7 +172,8 @@ def _cost(exp, programs, history, folder):
     parts = {n: sum(line.get(f"time/{n}_s") or 0 for line in history) for n in ("sample", "reward")}
     devices = said.get("devices", 1)
     told = f"{devices * total / 3600:.3g} device-hours ({devices} x {said.get('device', 'device')})"
-    told += f", {_tokens(history)[-1]:,.0f} tokens sampled; wall clock {total:,.0f} s: sampling {parts['sample']:,.0f}, judging {parts['reward']:,.0f}, the rest training and evaluation"
+    told += f", {_tokens(history)[-1]:,.0f} tokens sampled; wall clock {total:,.0f} s: sampling {parts['sample']:,.0f}"
+    told += f", judging {parts['reward']:,.0f}, the rest training and evaluation"
     if (good := _last(history, "time/goodput")) is not None:
         told += f"; {good:.0%} of it in steps that counted"
     if (mfu := _last(history, "time/mfu")) is not None:
