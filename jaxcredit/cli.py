@@ -91,7 +91,7 @@ def _parser():
     _credit_option(plan)
 
     ev = command("eval", _eval, "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.")
-    ev.add_argument("run", help="a run folder")
+    ev.add_argument("run", help="a run folder, or a config: what it begins with")
     ev.add_argument("--k", type=int, default=8, help="answers to each problem (default 8)")
     ev.add_argument("--prompts", type=int, help="how many held-out problems (default: as in the config)")
     ev.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
@@ -99,7 +99,7 @@ def _parser():
     ev.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     sample = command("sample", _sample, "Answers of a run to its held-out problems, or to a prompt of yours.")
-    sample.add_argument("run", help="a run folder")
+    sample.add_argument("run", help="a run folder, or a config: what it begins with")
     sample.add_argument("--prompt", help="your own prompt (default: the first held-out problems)")
     sample.add_argument("--n", type=int, default=4, help="held-out problems to show (default 4)")
     sample.add_argument("--k", type=int, default=4, help="answers to each (default 4)")
@@ -283,9 +283,15 @@ def _plan(args, rest):
 
 
 def _opened(args):
-    """The experiment, programs and parameters of a run folder."""
-    from jaxcredit.run import reopen
+    """The experiment, programs and parameters of a run folder; of a config, the weights that its training begins with."""
+    from jaxcredit.run import build, reopen
 
+    if args.run.endswith(".py"):
+        import jax
+
+        exp = load(args.run)[0].check()
+        programs = build(exp)
+        return exp, programs, programs.init(jax.random.key(exp.seed)).params, 0
     exp = _experiment(args.run)
     return exp, *reopen(exp, args.run, step=args.step)
 

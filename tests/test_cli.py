@@ -68,6 +68,15 @@ def test_eval(runs, capsys):  # as many answers to as many problems as in traini
     assert "pass@4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_eval_and_sample_of_a_config_are_of_what_it_begins_with(runs, capsys):
+    cli.main(["eval", str(runs / "micro" / "config.py"), "--k", "4", "--prompts", "6", "--json"])
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["step"] == 0 and 0 <= numbers["mean@4"]["value"] <= 1
+    cli.main(["sample", str(runs / "micro" / "config.py"), "--n", "1", "--k", "2"])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
 def test_sample(runs, capsys):
     cli.main(["sample", str(runs / "micro"), "--n", "2", "--k", "4"])
     said = capsys.readouterr().out.splitlines()
