@@ -113,6 +113,7 @@ def checkpoint(home, run, step):
     return home / run / "checkpoints" / f"{step:08d}"
 
 
+@pytest.mark.slow
 def test_killed_inside_a_save_then_asked_to_stop(home):
     job = Job(home, "hurt", hang=10, pace=0.05)
     job.reaches(random.randint(11, 13))  # the run goes on while the save of step 10 is in the air
