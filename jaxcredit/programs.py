@@ -117,7 +117,7 @@ def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Ma
     lies = jax.tree.map(lambda x: x.sharding, weights)
     where = mesh.state_shardings(state, weights, lies, place.mesh)
     if "lora" in weights:  # what is shaped like the adapters, their moments, lies as they do
-        like = mesh.state_shardings(state, *(lora.split(tree)[1] for tree in (weights, lies)), place.mesh)
+        like = mesh.state_shardings(state, lora.split(weights)[1], lora.split(lies)[1], place.mesh)
         where = dataclasses.replace(like, params=where.params)
     state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
     return jax.jit(begin, out_shardings=where, donate_argnums=0), state, where

@@ -14,7 +14,7 @@ def micro(vocab: int, *, width: int = 64, layers: int = 2, heads: int = 4, **fie
     """A decoder of about 0.1 million parameters (vocabulary aside); token 0, the padding, can never be chosen."""
     if width % heads or width // heads % 2:
         raise ValueError(f"width {width} over {heads} heads leaves no even head size, which rotary positions need: change width or heads")
-    shape = dict(kv_heads=heads, head_dim=width // heads, ffn=4 * width, forbidden=(0,))
+    shape: dict[str, Any] = dict(kv_heads=heads, head_dim=width // heads, ffn=4 * width, forbidden=(0,))
     return Config(vocab=vocab, width=width, layers=layers, heads=heads, **(shape | fields))
 
 

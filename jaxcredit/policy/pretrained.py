@@ -112,7 +112,7 @@ def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ..
     """The array whose parts are read one after the other, each once, for all devices of this process that hold it."""
     devices: dict[tuple, list] = {}
     for device, index in where.addressable_devices_indices_map(shape).items():
-        devices.setdefault(tuple(s.indices(n)[:2] for s, n in zip(index, shape, strict=True)), []).append(device)
+        devices.setdefault(tuple(s.indices(n)[:2] for s, n in zip(index or (), shape, strict=True)), []).append(device)
     parts = []
     for index, those in devices.items():
         x = read(tuple(slice(*s) for s in index))
