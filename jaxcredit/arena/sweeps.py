@@ -106,7 +106,7 @@ SWEEPS = (
     Sweep(
         arena.BitSearch,
         "eta",
-        (1, 0.6, 0.3, 0.1, 0.03),
+        (1, 0.6, 0.3, 0.1),
         {"igpo log": credit.igpo, "igpo prob": partial(credit.igpo, kind="prob"), **GROUP},
         {"log": 1.0, "leaks": 1, "leak": 0.5},
         text="how much of what it knows the policy uses; a reader believes all of it",
@@ -194,8 +194,8 @@ def run(sweeps: Sequence[Sweep] = SWEEPS, **settings) -> list[Curve]:
 
 
 def side(e: metrics.Estimate, level: float = 1.0) -> int:
-    """1 where the interval lies above the level, -1 below, 0 where it does not tell."""
-    return int(e.low > level) - int(e.high < level)
+    """1 where the interval lies above the level, -1 below, 0 where it does not tell; a thousandth is rounding."""
+    return int(e.low > level + 1e-3) - int(e.high < level - 1e-3)
 
 
 def regions(curve: Curve, name: str, base: str = "") -> dict[str, list[float]]:
