@@ -7,7 +7,7 @@ import pytest
 from jaxcredit import mesh
 from jaxcredit.policy.experts import routed
 
-N, T, D, F, E, K = 4, 6, 8, 12, 6, 3
+N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no part of an array has the size of another whole one
 
 
 def weights(rng):
@@ -23,7 +23,7 @@ def pull(place):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize("shape", [{"fsdp": 2, "expert": 2, "tensor": 2}, pytest.param({"data": 2, "expert": 3}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", [{"fsdp": 2, "expert": 2, "tensor": 2}, pytest.param({"data": 4, "expert": 2}, marks=pytest.mark.slow)])
 def test_many_devices_are_one(shape):
     rng = np.random.default_rng(0)
     y, by, w = rng.normal(size=(N, T, D)).astype(np.float32), rng.normal(size=(N, T, D)).astype(np.float32), weights(rng)

@@ -1,6 +1,7 @@
 """Adapters: nothing at first, the merged policy at the end, and nothing else moves in between."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import jax
@@ -145,3 +146,24 @@ def test_what_takes_no_adapter():
     with pytest.raises(ValueError, match="beside w_gate, w_up, w_down"):
         lora.specs(tf.specs(MOE), lora.table(4))
     assert set(lora.specs(tf.specs(MOE), lora.table(4, lora.ATTENTION))) == {"wq", "wk", "wv", "wo"}
+
+
+@pytest.mark.slow
+def test_gradients_of_what_stays_are_never_computed():
+    """In the compiled backward no matmul has the shape of the MLP's matrices, stacked or not; in that of the whole policy some do."""
+    base = make(FULL)
+    trained = lora.split(adapted(base, tf.specs(FULL)))[1]
+    tokens = np.random.default_rng(0).integers(1, 7, (3, 2, 9)).astype(np.int32)  # 36 of them, which is no other size
+
+    def loss(own, still):
+        out = tf.logprob({**still, **own}, tokens, np.ones(tokens.shape, bool), FULL, prompt=4)
+        return out["logp"].sum()
+
+    def matmuls(own, still):
+        text = jax.jit(jax.grad(loss)).lower(own, still).compile().as_text()
+        return set(re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text))
+
+    D, F = FULL.width, FULL.ffn
+    shapes = {f"{D},{F}", f"{F},{D}", f"1,{D},{F}", f"1,{F},{D}"}
+    assert shapes & matmuls(base, {})
+    assert shapes & matmuls(trained, base) == set()
