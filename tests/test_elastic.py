@@ -93,6 +93,7 @@ def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-4), a, b)
 
 
+@pytest.mark.timeout(1800)  # of a machine that does much else
 def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(config, tmp_path):
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", "--steps", "400"]
     with socket.socket() as s:
@@ -111,12 +112,12 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(c
         return "\n".join((tmp_path / f"{i}.txt").read_text() for i in range(2))
 
     try:
-        end = time.monotonic() + 400
+        end = time.monotonic() + 900
         while not (metrics.exists() and '"step": 3,' in metrics.read_text()):
             assert time.monotonic() < end and all(j.poll() is None for j in jobs), said()
             time.sleep(0.05)
         jobs[1].send_signal(signal.SIGTERM)  # the other one hears of it
-        codes = [j.wait(timeout=120) for j in jobs]
+        codes = [j.wait(timeout=400) for j in jobs]
     finally:
         for j in jobs:
             j.kill()

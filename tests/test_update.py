@@ -230,6 +230,14 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted_and_the_run_goes_o
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
 
+def test_a_change_that_is_not_finite_is_skipped_too():
+    rollout, credit = a_rollout()
+    optimizer = optax.chain(optax.scale(1e30), optax.scale(1e30))
+    state, metrics = make_update(logprob, losses.reinforce, losses.token_mean, optimizer)(begin(a_policy(), optimizer), rollout, credit)
+    assert metrics["skipped"] == 1 and metrics["update_norm"] == 0 and np.isfinite(metrics["grad_norm"])
+    jax.tree.map(np.testing.assert_array_equal, state.params, a_policy())
+
+
 def test_a_rollout_without_any_token_moves_nothing():
     rollout, credit = a_rollout()
     rollout = dataclasses.replace(rollout, mask=jnp.zeros_like(rollout.mask))
