@@ -10,34 +10,24 @@ import dataclasses
 import functools
 import warnings
 from pathlib import Path
-from typing import Literal
 
-import jax
 import optax
 
-from jaxcredit import credit, losses
+from jaxcredit import credit, losses, mesh
 from jaxcredit.experiment import Experiment
 from jaxcredit.plan import Unread
 from jaxcredit.policy import lora, presets, pretrained
 from jaxcredit.tasks import Task, gsm8k
 from jaxcredit.tokenize import HF
 
-MODELS = {
-    "0.6b": presets.qwen3_0p6b,
-    "1.7b": presets.qwen3_1p7b,
-    "4b": presets.qwen3_4b,
-    "8b": presets.qwen3_8b,
-    "14b": presets.qwen3_14b,
-    "32b": presets.qwen3_32b,
-    "30b_a3b": presets.qwen3_30b_a3b,
-}
+MODELS = {name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset for name, preset in presets.ALL.items()}
 ABSENT = (
     "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER (hf download Qwen/Qwen3-0.6B --local-dir FOLDER)"
 )
 
 
 def experiment(
-    model: Literal["0.6b", "1.7b", "4b", "8b", "14b", "32b", "30b_a3b"] = "0.6b",  # the shape to plan with; a checkpoint brings its own
+    model: str = "0.6b",  # the shape to plan with, of Qwen3 or any name of `jaxcredit models`; a checkpoint brings its own
     checkpoint: Path | None = None,  # Hugging Face folder: config.json, *.safetensors, tokenizer
     data: Path | None = None,  # folder with train.jsonl and test.jsonl; None: tensorflow-datasets
     rows: int = 64,  # answers a step, over all prompts and devices
@@ -47,6 +37,7 @@ def experiment(
     micro: int | None = None,  # prompts a pass; None: one on each device of the axis fsdp
     fsdp: int | None = None,  # devices that parameters and prompts are cut over; None: all that tensor leaves
     tensor: int = 1,  # devices that heads, hidden layer and vocabulary are cut over
+    slices: int = 1,  # TPU slices, each with all parameters; the prompts are cut over them, and only gradients cross the network between
     lora_rank: int = 0,  # train adapters of this rank, on bfloat16 weights that stay as they are; 0: train everything
     lr: float = 1e-6,
     temperature: float = 1.0,
@@ -57,6 +48,8 @@ def experiment(
 ) -> Experiment:
     if rows % group or not 0 < prompt < seq:
         raise ValueError(f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}")
+    if model not in MODELS:
+        raise ValueError(f"no model is called {model!r}; there are: {', '.join(MODELS)}")
     shape = dict(dtype="bfloat16", param_dtype="bfloat16" if lora_rank else "float32", remat="full")
     if checkpoint:
         tokenizer = HF(checkpoint, enable_thinking=False)
@@ -68,7 +61,7 @@ def experiment(
         policy = MODELS[model](**shape)
         tokenizer = Unread(policy.vocab, ABSENT)
         task = gsm8k(data) if data else UNREAD
-    fsdp = fsdp or max(1, jax.device_count() // tensor)
+    fsdp = mesh.sizes({"data": slices, "fsdp": fsdp or -1, "tensor": tensor})["fsdp"]
     return Experiment(
         name=f"gsm8k_qwen3_{model}",
         task=task,
@@ -81,7 +74,7 @@ def experiment(
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))),
         prompts=rows // group,
         group=group,
-        micro=micro or min(fsdp, rows // group),
+        micro=micro or min(slices * fsdp, rows // group),
         buckets=(prompt,),
         new=seq - prompt,
         temperature=temperature,
@@ -89,7 +82,7 @@ def experiment(
         eval_every=20,
         eval_prompts=eval_prompts,
         save_every=save_every,
-        mesh={"fsdp": fsdp, "tensor": tensor},
+        mesh=({"data": slices} if slices > 1 else {}) | {"fsdp": fsdp, "tensor": tensor},
         seed=seed,
     )
 

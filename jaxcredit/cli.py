@@ -1,6 +1,7 @@
 """The command line: what a person types. Everything it does is a function that a notebook can call."""
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib.util
@@ -88,6 +89,9 @@ def _parser():
         "plan", _plan, "Compile the real programs from shapes alone and say whether they fit; check data and tokenizer.", config=True
     )
     plan.add_argument("config", nargs="?", help="a config file")
+    plan.add_argument("--topology", help="TPUs that need not be here: v5e:16x16, v5p:4x4x8 (needs pip install 'jaxcredit[tpu]')")
+    plan.add_argument("--slices", type=int, default=1, help="as many of that topology, joined by the data centre's network (default 1)")
+    plan.add_argument("--largest", action="store_true", help="look for the largest batch that fits: three compilations a program more")
     _credit_option(plan)
 
     ev = command("eval", _eval, "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.")
@@ -276,10 +280,14 @@ def _plan(args, rest):
     if args.config is None:
         _parser()[1]["plan"].print_help()
         return
-    exp, _ = load(args.config, rest, args.credit)
-    from jaxcredit.plan import plan
+    from jaxcredit import mesh, topology
 
-    sys.exit(0 if plan(exp.check()) else 1)
+    on = topology.describe(args.topology, args.slices) if args.topology else None
+    with mesh.planned(on.devices) if on else contextlib.nullcontext():  # a config may ask how many devices there are
+        exp, _ = load(args.config, rest, args.credit)
+        from jaxcredit.plan import plan
+
+        sys.exit(0 if plan(exp.check(), on=on, largest=args.largest) else 1)
 
 
 def _opened(args):

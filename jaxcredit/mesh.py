@@ -79,7 +79,7 @@ def sizes(shape: Mapping[str, int], devices: int | None = None) -> dict[str, int
 
 def over(axis: str | None, rules: Rules) -> tuple[str, ...]:
     """The mesh axes that a logical axis is cut over."""
-    found = rules.get(axis, ())
+    found = rules.get(axis, ()) if axis else ()
     return (found,) if isinstance(found, str) else found
 
 

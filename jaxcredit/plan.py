@@ -1,19 +1,17 @@
 """Does an experiment fit these devices? Its real programs, compiled from shapes alone; and its data and tokenizer, looked at."""
 
+import dataclasses
 import itertools
 import math
 import os
-import time
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
 from jax.stages import Lowered
 from rich.console import Console
-from rich.table import Table
 
-from jaxcredit import mesh, params
+from jaxcredit import fit, flops, mesh, params
 from jaxcredit.collect import Collected, assemble
 from jaxcredit.credit import method_of
 from jaxcredit.experiment import Experiment
@@ -21,6 +19,7 @@ from jaxcredit.programs import Programs, build
 from jaxcredit.run import problems, steps_of
 from jaxcredit.tasks import score
 from jaxcredit.tasks.guard import RewardError
+from jaxcredit.topology import Topology
 
 LOOK = 512  # prompts that are tokenised
 
@@ -37,50 +36,76 @@ class Unread:
     decode = chat = save = encode
 
 
-class Need(NamedTuple):
-    """Bytes of one program on one device, as the compiler reports them."""
+def plan(exp: Experiment, console: Console | None = None, *, on: Topology | None = None, largest: bool = False) -> bool:
+    """Print a line for each program, what it needs on one device, and what is wrong with the data. True where everything fits.
 
-    arguments: int
-    outputs: int  # without those that take the place of donated arguments
-    temporaries: int
-    resident: int  # parts of the training state that lie there and are no arguments
-
-    @property
-    def peak(self) -> int:
-        return sum(self)
-
-
-def plan(exp: Experiment, console: Console | None = None) -> bool:
-    """Print what each program needs on one device, and what is wrong with the data. True where everything fits."""
+    `on`: TPUs to plan for that need not be here. `largest`: look for the largest batch too, at the price of three compilations more.
+    """
     console = console or Console(soft_wrap=True)
-    made, device, room = build(exp), jax.local_devices()[0], memory()
-    on = f"{len(jax.tree.leaves(made.state.params)[0].sharding.device_set) if exp.mesh else 1} x {device.device_kind}"
+    if on is None:
+        return _plan(exp, console, jax.local_devices()[0].device_kind, memory(), largest)
+    exp = exp if exp.mesh else dataclasses.replace(exp, mesh={"fsdp": len(on.devices)})
+    with mesh.planned(on.devices):
+        if math.prod(mesh.sizes(exp.mesh).values()) != len(on.devices):
+            raise ValueError(f"{on.name} has {len(on.devices)} devices, the mesh {mesh.sizes(exp.mesh)} takes another number: use them all")
+        return _plan(exp.check(), console, f"{on.devices[0].device_kind} ({on.name})", on.memory, largest)
+
+
+def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool) -> bool:
+    made = build(exp)
+    where = mesh.make(exp.mesh) if exp.mesh else None
     console.print(
         f"{exp.name}: {params.count(made.state.params):,} parameters, {method_of(exp.credit).name}, {exp.prompts} prompts x {exp.group} "
-        f"answers of {max(exp.buckets)} + {exp.new} tokens on {on}{f', mesh {mesh.sizes(exp.mesh)}' if exp.mesh else ''}; "
-        f"{size(room)} a device",
+        f"answers of {max(exp.buckets)} + {exp.new} tokens on {where.size if where else 1} x {kind}"
+        f"{f', mesh {dict(where.shape)}' if where else ''}; {size(room)} a device",
         highlight=False,
     )
-    table = Table("program", *("arguments", "outputs", "temporaries", "other state", "peak a device", "compiled in"))
-    lines, fits = [], True
+    good = True
     for name, lowered, resident in programs(exp, made):
-        begun = time.perf_counter()
-        need = measure(lowered, resident)
-        good = need is not None and need.peak <= room
-        took = f"{time.perf_counter() - begun:.0f} s"
-        table.add_row(name, *(map(size, (*need, need.peak)) if need else ["?"] * 5), took)
-        told = (
-            "fits" if good else f"does not fit: {size(need.peak) if need else 'more'} of {size(room)}; try {advice(exp, made, name, room)}"
-        )
-        lines.append(f"[{'green' if good else 'red'}]{name} {told}[/]")
-        fits &= good
-    console.print(table)
-    for line in lines:
-        console.print(line, highlight=False)
-    for good, text in data(exp):
-        console.print(text, style={True: "", False: "red", None: "yellow"}[good], highlight=False, markup=False)
-        fits &= good is not False
-    return fits
+        found = fit.measure(lowered, resident, where)
+        good &= (fine := not found.refused and found.need.peak <= room)
+        console.print(f"[{'green' if fine else 'red'}]{name} {verdict(exp, made, name, found, room)}[/]", highlight=False)
+        if largest and name != "evaluate":  # which takes as many as there are, a batch at a time
+            most = fit.largest(exp, room, lambda e, name=name: _one(e, name))
+            console.print(f"  largest: {most}", highlight=False)
+    for fine, text in data(exp):
+        console.print(text, style={True: "", False: "red", None: "yellow"}[fine], highlight=False, markup=False)
+        good &= fine is not False
+    return good
+
+
+def _one(exp: Experiment, name: str) -> fit.Fit:
+    made = build(exp)
+    lowered, resident = next((lowered, resident) for found, lowered, resident in programs(exp, made) if found == name)
+    return fit.measure(lowered, resident)
+
+
+def verdict(exp: Experiment, made: Programs, name: str, found: fit.Fit, room: int) -> str:
+    """fits or not, bytes, FLOPs, what is sent, and how long it took to compile."""
+    need, (peak, unit) = found.need, _scale(room)
+    of = f"{peak(need.peak)} of {peak(room)} {unit} a device" if need.peak else f"more than {peak(room)} {unit} a device"
+    if found.refused or need.peak > room:
+        return f"does not fit: {of} (temporaries {peak(need.temporaries)}); try {advice(exp, made, name, room)}"
+    parts = {"arguments": need.arguments, "outputs": need.outputs, "temporaries": need.temporaries, "other state": need.resident}
+    told = [", ".join(f"{what} {size(n)}" for what, n in parts.items() if n)]
+    if operations := _flops(exp, name):
+        told.append(f"{operations:.3g} FLOP")
+    if found.sent:
+        axes: dict[str, list[str]] = {}
+        for (kind, axis), n in sorted(found.sent.items(), key=lambda item: -item[1]):
+            axes.setdefault(axis, []).append(f"{kind} {size(int(n))}")
+        told.append("each device sends " + "; ".join(f"{axis}: {', '.join(kinds)}" for axis, kinds in axes.items()))
+    return f"fits: {of} ({'; '.join(told)}); compiled in {found.seconds:.0f} s"
+
+
+def _flops(exp: Experiment, name: str) -> float:
+    """Of the whole batch at full length, by arithmetic: what the model needs, recomputation left out."""
+    P, n = max(exp.buckets), problems(exp)[1]
+    full = {"sample": (exp.prompts, exp.group, 1), "evaluate": (n, 1, 1), "update": (exp.prompts, exp.group, 3 * exp.epochs)}
+    if name not in full:
+        return 0.0
+    prompts, rows, passes = full[name]
+    return passes * float(flops.forward(exp.policy, jnp.full(prompts, P), jnp.full((prompts, rows), exp.new)))
 
 
 def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, int]]:
@@ -115,17 +140,6 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
     yield "update", made.update.lower(state, rollout, columns), 0
 
 
-def measure(lowered: Lowered, resident: int) -> Need | None:
-    """Compile and ask the compiler; None where it found already that the memory is not enough."""
-    try:
-        m = lowered.compile().memory_analysis()
-    except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" in str(error):
-            return None
-        raise
-    return Need(m.argument_size_in_bytes, m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes, resident)
-
-
 def memory() -> int:
     """Bytes of one device: what its driver says it may use; of the host its memory, shared by the devices simulated on it."""
     device = jax.local_devices()[0]
@@ -145,7 +159,7 @@ def nbytes(tree) -> int:
 
 def advice(exp: Experiment, made: Programs, name: str, room: int) -> str:
     """What would make a program smaller, the least harm first."""
-    cut = mesh.sizes(exp.mesh).get(exp.rules.get("batch", ""), 1)
+    cut = mesh.ways("batch", exp.rules, exp.mesh)
     state, more = nbytes(made.state), "more devices along fsdp"
     if state > room:
         return f"{more}: the state alone takes {size(state)} a device, {-(-state // room)} times as many hold it; or a smaller model"
@@ -191,9 +205,16 @@ def data(exp: Experiment) -> Iterator[tuple[bool | None, str]]:
         yield False, f"reward: {error}"
 
 
+UNITS = ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)
+
+
 def size(n: int) -> str:
     """Bytes to read: three figures."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n >= scale:
-            return f"{n / scale:.3g} {unit}" if n < 999.5 * scale else f"{n / scale:.0f} {unit}"
-    return f"{n} B"
+    text, unit = _scale(n)
+    return f"{text(n)} {unit}"
+
+
+def _scale(n: int) -> tuple[Callable[[int], str], str]:
+    """How to write bytes beside `n` of them, and in which unit."""
+    unit, scale = next(((unit, scale) for unit, scale in UNITS if n >= scale), ("B", 1))
+    return (lambda m: f"{m / scale:.4g}" if m >= 10 * scale else f"{m / scale:.3g}"), unit

@@ -21,13 +21,13 @@ sys.path.insert(0, sys.argv[1])
 import jax
 import micro
 from rich.console import Console
-from jaxcredit import plan, programs
+from jaxcredit import fit, plan, programs
 from jaxcredit.data import Batches
 from jaxcredit.run import _collector, steps_of
 
 exp = dataclasses.replace(micro.experiment(beta=0.1), prompts=8, micro=4, mesh={"fsdp": 2, "tensor": 2})
 made = programs.build(exp)
-need = {name: plan.measure(lowered, beside) for name, lowered, beside in plan.programs(exp, made)}
+need = {name: fit.measure(lowered, beside).need for name, lowered, beside in plan.programs(exp, made)}
 live = sum(x.nbytes for x in jax.live_arrays())
 
 state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts)

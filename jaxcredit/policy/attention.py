@@ -53,7 +53,7 @@ def _mix(q: Array, parts, cfg) -> Array:
     top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores)))
     e = [jnp.exp(z - top) for z in scores]
     mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(w.sum(-1, keepdims=True) for w in e)
-    return jnp.transpose(mixed.astype(q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
+    return jnp.transpose(jnp.asarray(mixed, q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
 
 
 def cap(x: Array, most: float) -> Array:

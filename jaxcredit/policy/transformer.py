@@ -129,9 +129,9 @@ def linear(x: Array, w: Array) -> Array:
 
 def _linear_backward(kept, g):
     x, w = kept
-    tokens = (tuple(range(x.ndim - 1)),) * 2  # not made one axis: on a mesh each is cut in its own way
+    tokens = tuple(range(x.ndim - 1))  # not made one axis: on a mesh each is cut in its own way
     narrow, wide = (x, g) if x.shape[-1] <= g.shape[-1] else (g, x)
-    dw = jax.lax.dot_general(narrow, wide, (tokens, ((), ())))
+    dw = jax.lax.dot_general(narrow, wide, ((tokens, tokens), ((), ())))
     return g @ w.T, dw if narrow is x else dw.T
 
 
@@ -283,8 +283,11 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     h = jnp.concatenate([jnp.broadcast_to(first[:, None, -1:], (N, R, 1, cfg.width)), rest], 2).reshape(N, -1, cfg.width)
     target = tokens[:, :, prompt:].reshape(N, -1)
     params = cast({name: params[name] for name in specs(cfg) if name != "layers"}, cfg)
-    if cfg.place:  # gathered once, not for every chunk
-        params = {n: cfg.place(w, *(a if a == "vocab" else None for a in specs(cfg)[n].axes)) for n, w in params.items()}
+    if cfg.place:  # gathered once, not for every chunk; behind the barrier, whose gradient is one, theirs are cut before the layers' begin
+        h, params = jax.lax.optimization_barrier((h, params))
+        for name, p in specs(cfg).items():
+            if name in params:
+                params[name] = cfg.place(cfg.place(params[name], *p.axes), *(a if a == "vocab" else None for a in p.axes))
 
     def chunk(h, target):
         z = laid(unembed(params, laid(h, cfg, None, None), cfg), cfg, None, "vocab") / temperature
@@ -296,7 +299,8 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     M, c = h.shape[1], min(cfg.vocab_chunk, h.shape[1])
     n = -(-M // c)
     h, target = (jnp.pad(x, [(0, 0), (0, n * c - M)] + [(0, 0)] * (x.ndim - 2)) for x in (h, target))
-    h, target = (jnp.moveaxis(x.reshape(N, n, c, *x.shape[2:]), 1, 0) for x in (h, target))
+    h = laid(h, cfg, "length", None)  # every chunk is strided over the tokens, so that each shard of them holds its share
+    h, target = (jnp.moveaxis(x.reshape(N, c, n, *x.shape[2:]), 2, 0) for x in (h, target))
     out = jax.lax.map(lambda x: jax.checkpoint(chunk)(*x), (h, target))
-    logp, entropy = (jnp.moveaxis(x, 0, 1).reshape(N, -1)[:, :M].reshape(N, R, T - prompt) for x in out)
+    logp, entropy = (jnp.moveaxis(x, 0, 2).reshape(N, -1)[:, :M].reshape(N, R, T - prompt) for x in out)
     return {"logp": logp, "entropy": entropy}

@@ -1,0 +1,117 @@
+"""What a compiled program sends between devices: the bytes of each collective, by the axis of the mesh that it crosses."""
+
+import collections
+import itertools
+import math
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from jax.sharding import Mesh
+
+KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
+_OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({KINDS}|collective-broadcast)(?:-start)?\(")
+_BODY = re.compile(r"(?:body|to_apply|calls|condition|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+_WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5} | {f"{k}{bits}": bits // 8 for k in "suf" for bits in (8, 16, 32, 64)} | {"bf16": 2, "c64": 8}
+
+
+def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
+    """Bytes that one device sends in a run of the program: `{("all-gather", "fsdp"): 1.2e9, ...}`, those in a loop as often as it turns.
+
+    The text is that of `lowered.compile().as_text()`. A ring sends (g - 1) / g of the whole for a gather, a scatter or an exchange among g
+    devices, and twice that for a sum that all get. Of a loop whose end depends on its data (the sampler's) the longest is counted.
+    """
+    bodies, entry = _computations(text)
+    total: dict[tuple[str, str], float] = collections.defaultdict(float)
+
+    def walk(name: str, times: float) -> None:
+        for line in bodies.get(name, ()):
+            if found := _OPERATION.match(line):
+                kind, bytes, axis = _one(line, found[1], found[2], mesh)
+                total[kind, axis] += times * bytes
+            elif loop := _WHILE.search(line):
+                condition, body = loop.groups()
+                known = _TRIPS.search(line)
+                turns = int(known[1]) if known else _turns(bodies.get(condition, ()))
+                walk(condition, times * turns)
+                walk(body, times * turns)
+            elif " fusion(" in line or " call(" in line or " conditional(" in line or "async-start(" in line:
+                for one, several in _BODY.findall(line):
+                    for called in [one] if one else re.findall(r"[\w.\-]+", several):
+                        walk(called, times)
+
+    walk(entry, 1)
+    return {key: bytes for key, bytes in total.items() if bytes}
+
+
+def by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
+    """All kinds together."""
+    total: dict[str, float] = collections.defaultdict(float)
+    for (_, axis), n in bytes.items():
+        total[axis] += n
+    return dict(total)
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    bodies, entry, current = {}, "", None
+    for line in text.splitlines():
+        if current is None and line.rstrip().endswith("{") and (found := re.match(r"(ENTRY )?%?([\w.\-]+) ", line)):
+            current = bodies.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None:
+            current.append(line)
+    return bodies, entry
+
+
+def _turns(condition: Iterable[str]) -> int:
+    """A counter runs up to the largest constant that the condition holds."""
+    return max([int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)], default=1)
+
+
+def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
+    group = _group(line, mesh.size)
+    shapes = [_nbytes(*shape) for shape in _ARRAY.findall(out)]
+    # An asynchronous start answers with its operand and its result: the larger is the whole of a gather, and of a scatter the operand.
+    whole = max(shapes, default=0) if "-start(" in line else sum(shapes)
+    g = len(group)
+    if kind == "collective-permute":
+        bytes = whole
+    elif kind == "reduce-scatter":
+        bytes = whole * (g - 1) * (1 / g if "-start(" in line else 1)
+    else:
+        bytes = whole * (g - 1) / g * (2 if kind == "all-reduce" else 1)
+    return kind, bytes, _axes(group, mesh)
+
+
+def _nbytes(dtype: str, shape: str) -> float:
+    return _WIDTH.get(dtype, 0) * math.prod(int(n) for n in shape.split(",") if n)
+
+
+def _group(line: str, devices: int) -> list[int]:
+    """The first group of devices that speak with each other, by their place in the mesh; of a permutation the first pair that differ."""
+    if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
+        apart = [p for p in re.findall(r"\{(\d+),(\d+)", pairs[0]) if p[0] != p[1]]
+        return [int(i) for i in apart[0]] if apart else [0]
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return [int(i) for i in listed[1].split(",")]
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", line):
+        grid = np.arange(math.prod(dims := [int(n) for n in iota[3].split(",")])).reshape(dims)
+        grid = grid.transpose([int(n) for n in iota[4].split(",")]) if iota[4] else grid
+        return grid.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\(?\[?[\d,]*\]?\)?)? *\{([^}]*)\}", line):
+        dims = {axis: int(n) for axis, n in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        chosen = re.findall(r"'([^']+)'", named[2])
+        grid = np.arange(math.prod(dims.values())).reshape(list(dims.values()))
+        return grid[tuple(slice(None) if axis in chosen else 0 for axis in dims)].ravel().tolist()
+    return list(range(devices))  # no groups: all
+
+
+def _axes(group: list[int], mesh: Mesh) -> str:
+    """The axes of the mesh along which the members of a group differ."""
+    places = np.array(np.unravel_index(group, mesh.devices.shape))
+    return " x ".join(itertools.compress(mesh.axis_names, (places != places[:, :1]).any(-1))) or "none"

@@ -1,0 +1,130 @@
+"""Plans for TPUs that are not here, and what a compiled program sends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxcredit import cli, collectives, fit, mesh, topology
+
+HERE = Path(__file__).parent
+ABSENT = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
+
+# As the compiler of TPUs writes it: a loop whose condition holds its length, groups by axes, lists, strides; an asynchronous gather.
+TPU = """HloModule jit_step, num_partitions=8
+
+%body (p: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
+  %p = (s32[]{:T(128)}, bf16[8,16]{1,0}) parameter(0)
+  %g = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={0}
+  ROOT %t = (s32[], bf16[8,16]) tuple(%i, %y)
+}
+
+%cond (p: (s32[], bf16[8,16])) -> pred[] {
+  %n = s32[]{:T(128)} constant(36)
+  %zero = s32[] constant(0)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %n), direction=LT
+}
+
+%fused (q: f32[64]) -> f32[64] {
+  ROOT %sum = f32[64]{0} all-reduce(%q), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+}
+
+ENTRY %main (a: bf16[8,16]) -> f32[64] {
+  %w = (s32[]{:T(128)}, bf16[8,16]{1,0}) while(%init), condition=%cond, body=%body
+  %f = f32[64]{0} fusion(%b), kind=kCustom, calls=%fused
+  %s = f32[8]{0} reduce-scatter(%c), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, to_apply=%add
+  %h = (f32[4]{0}, f32[16]{0}) all-gather-start(%d), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
+  %k = f32[16]{0} all-gather-done(%h)
+  ROOT %p = f32[64]{0} collective-permute(%e), source_target_pairs={{0,0},{1,3},{3,1}}
+}
+"""
+
+
+def test_bytes_sent_by_axis():
+    devices = mesh.make({"fsdp": 4, "tensor": 2})
+    sent = collectives.sent(TPU, devices)
+    assert sent == {
+        ("all-gather", "fsdp"): 36 * 32 * 16 * 2 * 3 / 4 + 16 * 4 * 3 / 4,
+        ("all-reduce", "tensor"): 2 * 64 * 4 / 2,
+        ("reduce-scatter", "fsdp"): 8 * 4 * 3,
+        ("collective-permute", "fsdp"): 64 * 4,
+    }
+    assert collectives.by_axis(sent)["tensor"] == 256
+
+
+def test_bytes_sent_by_a_program_that_runs():
+    """Five turns, each of which gathers [16, 8] float32 over four devices; and one sum over all eight."""
+    devices = mesh.make({"fsdp": 4, "tensor": 2})
+    cut, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
+
+    def turn(x, _):
+        return jax.lax.with_sharding_constraint(jnp.sin(jax.lax.with_sharding_constraint(x, whole)), cut), None
+
+    def f(x):
+        return jax.lax.scan(turn, x, length=5)[0]
+
+    text = jax.jit(f, out_shardings=cut).lower(jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=cut)).compile().as_text()
+    assert collectives.sent(text, devices) == {("all-gather", "fsdp"): 5 * 16 * 8 * 4 * 3 / 4}
+
+
+def test_without_libtpu_the_error_names_the_mend(monkeypatch, capsys):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["plan", str(HERE / "micro.py"), "--topology", "v5e:2x2"])
+    assert stopped.value.code == 1 and "pip install 'jaxcredit[tpu]'" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_line_through_two_batches():
+    """Bytes of a batch: 10 + 3 a prompt; the largest that 31 hold is 7, unless the third compilation takes more than the line says."""
+
+    class Exp:
+        mesh, rules, group = {"fsdp": 4}, mesh.fsdp, 2
+
+    asked = []
+
+    def ask(n, more=0, refuse=99):
+        asked.append(n)
+        return fit.Fit(fit.Need(10, 0, 3 * n + (more if n > 2 else 0), 0), 0.0, {}, n >= refuse)
+
+    def largest(**how):
+        asked.clear()
+        return fit.largest(Exp, 31, lambda n: ask(n, **how))
+
+    original, fit.scaled = fit.scaled, lambda exp, shards, n: n
+    try:
+        assert "28 prompts (56 rows)" in largest() and asked == [1, 2, 7]
+        assert "less than 28 prompts" in largest(more=1)
+        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (two" in largest(refuse=2)
+    finally:
+        fit.scaled = original
+
+
+def test_what_the_compiler_says_when_it_refuses():
+    said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 25.20G of 15.75G hbm."
+    assert fit._refusal(said, 7, 3) == fit.Need(0, 0, int(25.2 * 2**30), 3)
+    said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (34.55G) exceeds available HBM."
+    assert fit._refusal(said, 7, 0).peak == 7 + int(34.55 * 2**30)
+
+
+@pytest.mark.slow
+def test_two_plans_for_tpus(tmp_path):
+    """Every program of a small run fits v5e:2x2; Qwen3-8B, whose state alone is larger than its chips, does not, and the plan says why."""
+    pytest.importorskip("libtpu", reason=ABSENT)
+    start = [sys.executable, "-c", "from jaxcredit.cli import main; main()", "plan"]
+    env = {**os.environ, "PYTHONPATH": str(HERE)}
+
+    def told(*words):
+        done = subprocess.run([*start, *words, "--topology", "v5e:2x2"], env=env, capture_output=True, text=True, timeout=550)
+        return done.returncode, done.stdout + done.stderr
+
+    code, text = told(str(HERE / "micro.py"))
+    assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}" in text, text
+    assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
+    words = "--model", "8b", "--rows", "32", "--group", "8", "--seq", "512"
+    code, text = told(str(HERE.parent / "configs/gsm8k_qwen3.py"), *words)
+    assert code == 1 and "update does not fit: " in text and "the state alone takes 22.9 GiB a device" in text, text
