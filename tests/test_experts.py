@@ -1,10 +1,15 @@
 """Experts on eight devices, cut over experts, their hidden layer and the prompts, are those of one."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_transformer import GEMMA, MOE, make
 
 from jaxcredit import mesh
+from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.experts import routed
 
 N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no part of an array has the size of another whole one
@@ -52,3 +57,28 @@ def test_a_token_takes_its_likeliest_experts():
     out = routed(y, shy, jax.nn.silu, K)
     shy["w_up"] = np.where(np.arange(E)[:, None, None] == 3, 1e6, w["w_up"]).astype(np.float32)
     np.testing.assert_array_equal(routed(y, shy, jax.nn.silu, K), out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [MOE, GEMMA], ids=["moe", "gemma"])
+def test_the_whole_policy_on_eight_devices(cfg):
+    """Log-probs and gradients of experts, windows, caps and norms, activations cut as the table says, are those of one device."""
+    tree = make(cfg)
+    tokens = np.random.default_rng(0).integers(1, 7, (4, 2, 9)).astype(np.int32)
+    tokens[:, :, :4] = tokens[:, :1, :4]
+
+    def pull(cfg):
+        def loss(w, tokens):
+            out = tf.logprob(w, tokens, jnp.ones(tokens.shape, bool), cfg, prompt=4)
+            return out["logp"].sum(), out["logp"]
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    (_, want), wanted = pull(cfg)(tree, tokens)
+    devices = mesh.make({"fsdp": 2, "tensor": 2, "expert": 2})
+    place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
+    lies = jax.device_put(tree, mesh.shardings(tf.specs(cfg), mesh.fsdp_tensor, devices))
+    cut = jax.device_put(tokens, mesh.batch(4, mesh.fsdp_tensor, devices))
+    (_, got), gradient = pull(dataclasses.replace(cfg, place=place))(lies, cut)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)
