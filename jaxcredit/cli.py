@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable
@@ -29,6 +30,8 @@ EPILOG = """examples:
   jaxcredit report runs/quickstart                               the reporting checklist, filled in as far as it goes
   jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
   jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
+  jaxcredit arena --html arena.html                              all of it on one page, with pictures
+  jaxcredit claims                                               headlines of papers: where each holds, and where it reverses
 
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
 """
@@ -37,7 +40,8 @@ A config is a Python file with a function `experiment(...)`; its keywords are op
 def main(argv: list[str] | None = None) -> None:
     """`jaxcredit COMMAND ...`; an error that names its cause and mend is shown without a trace (JAXCREDIT_TRACE=1 shows it)."""
     parser, commands = _parser()
-    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    args, rest = parser.parse_known_args(typed := sys.argv[1:] if argv is None else argv)
+    args.typed = typed
     if args.command is None:
         parser.print_help()
         return
@@ -138,6 +142,14 @@ def _parser():
     arena.add_argument("--group", type=int, default=16, help="answers in each (default 16)")
     arena.add_argument("--seed", type=int, default=0)
     arena.add_argument("--json", action="store_true", help="print an array, one object a cell, all numbers with 95 %% intervals")
+    arena.add_argument(
+        "--html", metavar="FILE", help="write a report: the matrix, and each family's sweep of the knob that flips the order"
+    )
+
+    claims = command("claims", _claims, "Headlines of papers held against small worlds: where each holds, and where it reverses.")
+    claims.add_argument("--only", help="claims about this family (Strata)")
+    claims.add_argument("--seeds", type=int, default=8, help="seeds of the learners (default 8)")
+    claims.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
 
     advise = command(
         "advise", _advise, "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers."
@@ -393,7 +405,14 @@ def _arena(args, _):
 
     own = {name: matrix.catalogue().get(name) or find_credit(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
+    if args.html and not Path(args.html).resolve().parent.is_dir():
+        raise FileNotFoundError(f"--html {args.html}: there is no folder {Path(args.html).parent}")
     cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), **settings)
+    if args.html:
+        from jaxcredit.arena import report, sweeps
+
+        curves = sweeps.run([s for s in sweeps.SWEEPS if s.family.__name__ in {c.family for c in cells}], seed=args.seed)
+        Path(args.html).write_text(report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed)), encoding="utf-8")
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
@@ -453,6 +472,24 @@ def _models(args, _):
     else:
         console = Console()
         console.print(listing.table(rows, console.width))
+
+
+def _claims(args, _):
+    from rich.console import Console
+
+    from jaxcredit.arena import claims
+
+    if args.seeds < 3:
+        raise ValueError(f"--seeds {args.seeds}: an interval over seeds needs at least 3")
+    families = dict.fromkeys(e.sweep.family.__name__ for e in claims.EXPERIMENTS)
+    if args.only and args.only not in families:
+        raise ValueError(f"no claim is about {args.only!r}; families with claims: {', '.join(families)}")
+    chosen = [e for e in claims.EXPERIMENTS if args.only in (None, e.sweep.family.__name__)]
+    found = claims.run(chosen, seeds=args.seeds)
+    if args.markdown:
+        print(claims.markdown(found), end="")
+    else:
+        Console().print(claims.table(found))
 
 
 def _check(args, _):

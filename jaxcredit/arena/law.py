@@ -27,8 +27,8 @@ def draw(groups: int, group: int, mass: np.ndarray, success: float = 0.5, seed: 
     shape = (groups, group, len(mass))
     tokens, R = (rng.random(shape) >= mass).astype(np.int32), (rng.random(shape[:2]) < success).astype(np.float32)
     ones, zero = np.ones(shape, bool), np.zeros(shape, np.float32)
-    fields = (tokens, ones, zero, zero.astype(np.int32), R[..., None], ones[..., :1])
-    return Rollout(*map(jnp.asarray, fields))
+    segment, reward, real = zero.astype(np.int32), R[..., None], ones[..., :1]
+    return Rollout(*(jnp.asarray(x) for x in (tokens, ones, zero, segment)), reward=jnp.asarray(reward), real=jnp.asarray(real))
 
 
 def gains(rollout: Rollout, A: np.ndarray, mass: np.ndarray, success: float = 0.5, parts: int = 20) -> tuple[np.ndarray, np.ndarray]:

@@ -30,6 +30,8 @@ as noise, over that of broadcast credit (the outcome less the group's mean). 2 m
 About one in twenty of the intervals misses the truth by chance.</li>
 <li>Credit may be wrong as attribution and right as a gradient: broadcast credit is. So errors alone do not rank estimators.</li>
 <li>A ratio at the policy the family starts from says how well the next step is known, not where learning ends: see the claims.</li>
+<li>Values are exact where a family does not say otherwise (PlanLag's critic lags, ReplayNoise's values are means of four replays): critics,
+vines and potentials are shown at their best, and pay only for reading. An estimator whose signal no family makes has a reason instead.</li>
 <li><i>exact</i> is the advantage; <i>shuffled</i> the same numbers at other tokens of the same answer; <i>flipped</i> its negative.</li>
 </ul>
 """
@@ -41,6 +43,8 @@ NUMBERS = {
     "top1": "how often the largest credit of an answer is at a token that matters",
     "leak": "share of the credit on tokens that do not matter",
 }
+COARSE = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50)
+FINE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.4, 1.7, 2, 3)
 WINS = ListedColormap(["#d1495b", "#dddddd", "#2e933c"])
 
 
@@ -100,7 +104,9 @@ def draw(curve: Curve) -> str:
         sides.append([sweeps.side(e) for e in curve.versus(name)])
     top.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
     top.set_yscale("log")
-    ticks = [v for v in (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if top.get_ylim()[0] <= v <= top.get_ylim()[1]]
+    low, high = top.get_ylim()
+    ticks = [v for v in COARSE if low <= v <= high]
+    ticks = ticks if len(ticks) > 2 else [v for v in FINE if low <= v <= high]
     top.set_yticks(ticks, [f"{v:g}" for v in ticks])
     top.minorticks_off()
     top.set_title(sweep.title, fontsize=10, loc="left")
