@@ -83,7 +83,7 @@ def test_hosts_and_a_profile(done):
     told = (folder / "hosts/00000.log").read_text()
     assert "start at step 0 of 6" in told and "save step 4" in told and told.rstrip().endswith("end")
     own = [json.loads(line) for line in (folder / "hosts/00000.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in own] == list(range(1, 7)) and all(line["work_s"] >= line["sample_s"] for line in own)
+    assert [line["step"] for line in own] == list(range(1, 7)) and all(x["work_s"] >= x["sample_s"] for x in own[2:])
     traces = list((folder / "profile").rglob("*.trace.json.gz"))
     assert len(traces) == 1
     said = gzip.decompress(traces[0].read_bytes()).decode()
