@@ -136,11 +136,9 @@ def test_flops_are_those_the_compiler_counts():
     lowered = jax.jit(lambda p, t: transformer.logits(p, t, t >= 0, cfg)).lower(
         params.abstract(transformer.specs(cfg)), jnp.ones((1, 16), int)
     )
-    counted = lowered.compile().cost_analysis()["flops"] / cfg.layers  # a scan's body is counted once
+    counted = lowered.compile().cost_analysis()["flops"]  # of a scan the body is counted once
     once = dataclasses.replace(cfg, layers=1)
-    want = float(flops.forward(once, jnp.asarray([0]), jnp.asarray([[16]])))
-    logits = 2 * 128 * 512 * 16
-    assert counted * cfg.layers == pytest.approx(want, rel=0.1) or counted * cfg.layers - logits == pytest.approx(want - logits, rel=0.1)
+    assert counted == pytest.approx(float(flops.forward(once, jnp.asarray([0]), jnp.asarray([[16]]))), rel=0.1)
 
 
 @pytest.mark.parametrize(("text", "steps"), [("10:13", (10, 13)), ("7", (7, 7)), ("3:2", None), ("a:b", None), ("0:4", None)])
