@@ -15,7 +15,7 @@ S = K * TURN
 def rollout(tokens, logp, prompt, *, by_turn: bool = False, tie_breaker: float = 0.0) -> Rollout:
     """What the policy wrote [N, G, S] behind its prompts [N, P], as a rollout of K turns whose last one is paid.
 
-    `by_turn`: every turn is judged (the first is always right); `tie_breaker` pays a little for what else is written: a best answer is alone.
+    `by_turn`: every turn is judged (the first is always right); `tie_breaker` pays a little for what else is written: one answer is best.
     """
     N, G, _ = tokens.shape
     P = prompt.shape[-1]
