@@ -14,6 +14,7 @@ _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({KINDS}|collective-broad
 _BODY = re.compile(r"(?:body|to_apply|calls|condition|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 _WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5} | {f"{k}{bits}": bits // 8 for k in "suf" for bits in (8, 16, 32, 64)} | {"bf16": 2, "c64": 8}
 
@@ -25,13 +26,20 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
     devices, and twice that for a sum that all get. Of a loop whose end depends on its data (the sampler's) the longest is counted.
     """
     bodies, entry = _computations(text)
-    total: dict[tuple[str, str], float] = collections.defaultdict(float)
+    seen: dict[str, tuple[str, float, str]] = {}  # by channel: what is sent while other work goes on stands in each piece of that work
 
     def walk(name: str, times: float) -> None:
         for line in bodies.get(name, ()):
             if found := _OPERATION.match(line):
+                scatter = found[2] == "all-reduce" and name.startswith(
+                    "all-reduce-scatter"
+                )  # TPUs write it so: a sum, of which a part is kept
                 kind, bytes, axis = _one(line, found[1], found[2], mesh)
-                total[kind, axis] += times * bytes
+                kind, bytes = ("reduce-scatter", bytes / 2) if scatter else (kind, bytes)
+                channel = _CHANNEL.search(line)
+                key = channel[1] if channel else f"{name} {line}"
+                if key not in seen or times * bytes < seen[key][1]:
+                    seen[key] = kind, times * bytes, axis
             elif loop := _WHILE.search(line):
                 condition, body = loop.groups()
                 known = _TRIPS.search(line)
@@ -44,6 +52,9 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
                         walk(called, times)
 
     walk(entry, 1)
+    total: dict[tuple[str, str], float] = collections.defaultdict(float)
+    for kind, bytes, axis in seen.values():
+        total[kind, axis] += bytes
     return {key: bytes for key, bytes in total.items() if bytes}
 
 

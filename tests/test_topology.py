@@ -15,12 +15,14 @@ from jaxcredit import cli, collectives, fit, mesh, topology
 HERE = Path(__file__).parent
 ABSENT = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
 
-# As the compiler of TPUs writes it: a loop whose condition holds its length, groups by axes, lists, strides; an asynchronous gather.
+# As the compiler of TPUs writes it: a loop whose condition holds its length, groups by axes, lists, strides; a gather that goes on
+# beside other work and stands in each piece of it; a scatter as a sum of which a part is kept.
 TPU = """HloModule jit_step, num_partitions=8
 
 %body (p: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
   %p = (s32[]{:T(128)}, bf16[8,16]{1,0}) parameter(0)
   %g = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={0}
+  %one = bf16[8,16] fusion(%g), kind=kLoop, calls=%piece
   ROOT %t = (s32[], bf16[8,16]) tuple(%i, %y)
 }
 
@@ -34,9 +36,19 @@ TPU = """HloModule jit_step, num_partitions=8
   ROOT %sum = f32[64]{0} all-reduce(%q), channel_id=2, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
 }
 
+%all-reduce-scatter.1 (r: f32[64]) -> f32[32] {
+  %all = f32[64]{0} all-reduce(%r), channel_id=3, replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  ROOT %part = f32[32]{0} dynamic-slice(%all, %me)
+}
+
+%piece (a: bf16[8,16]) -> bf16[8,16] {
+  %again = bf16[32,16]{1,0} all-gather(%x), channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={0}
+}
+
 ENTRY %main (a: bf16[8,16]) -> f32[64] {
   %w = (s32[]{:T(128)}, bf16[8,16]{1,0}) while(%init), condition=%cond, body=%body
   %f = f32[64]{0} fusion(%b), kind=kCustom, calls=%fused
+  %c = f32[32]{0} fusion(%b), kind=kCustom, calls=%all-reduce-scatter.1
   %s = f32[8]{0} reduce-scatter(%c), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}, to_apply=%add
   %h = (f32[4]{0}, f32[16]{0}) all-gather-start(%d), replica_groups=[2,4]<=[4,2]T(1,0), dimensions={0}
   %k = f32[16]{0} all-gather-done(%h)
@@ -52,9 +64,10 @@ def test_bytes_sent_by_axis():
         ("all-gather", "fsdp"): 36 * 32 * 16 * 2 * 3 / 4 + 16 * 4 * 3 / 4,
         ("all-reduce", "tensor"): 2 * 64 * 4 / 2,
         ("reduce-scatter", "fsdp"): 8 * 4 * 3,
+        ("reduce-scatter", "tensor"): 64 * 4 / 2,
         ("collective-permute", "fsdp"): 64 * 4,
     }
-    assert collectives.by_axis(sent)["tensor"] == 256
+    assert collectives.by_axis(sent)["tensor"] == 256 + 128
 
 
 def test_bytes_sent_by_a_program_that_runs():

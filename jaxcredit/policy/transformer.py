@@ -177,6 +177,11 @@ def block(x, w, cos, sin, attend, cfg):
     return x + (norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y), kept
 
 
+def gathered(w: Array, axes: tuple[str | None, ...], cfg: Config) -> Array:
+    """A weight that is cut along the width, made whole once a pass; its gradient is cut again as soon as it is there."""
+    return w if cfg.place is None else cfg.place(cfg.place(w, *axes), *(None if axis == "width" else axis for axis in axes))
+
+
 def laid(x: Array, cfg: Config, *last: str | None) -> Array:
     """x cut over the mesh: its first axis is the batch, its last ones have these logical names."""
     return x if cfg.place is None else cfg.place(x, "batch", *(None,) * (x.ndim - 1 - len(last)), *last)
@@ -206,8 +211,7 @@ def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, c
 
     def layer(x, xs):
         w, window = xs
-        if cfg.place is not None:  # and so are their gradients, as soon as they are there
-            w = w | {name: cfg.place(x, *axes[name].axes[1:]) for name, x in w.items() if name in axes}
+        w = w | {name: gathered(x, axes[name].axes[1:], cfg) for name, x in w.items() if name in axes}
         return block(x, w, *turn(window), functools.partial(attend, window=window), cfg)
 
     policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
@@ -287,7 +291,7 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
         h, params = jax.lax.optimization_barrier((h, params))
         for name, p in specs(cfg).items():
             if name in params:
-                params[name] = cfg.place(cfg.place(params[name], *p.axes), *(a if a == "vocab" else None for a in p.axes))
+                params[name] = gathered(params[name], p.axes, cfg)
 
     def chunk(h, target):
         z = laid(unembed(params, laid(h, cfg, None, None), cfg), cfg, None, "vocab") / temperature
