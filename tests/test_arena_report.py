@@ -84,6 +84,8 @@ def test_verdicts_are_words_for_intervals():
     found = claims.Finding(claims.Claim("x", "a", "b"), "1", "F", (1, 2, 3), [up, none, down], [up, none, down], "c")
     assert found.sides() == {"credit": [1, 0, -1], "learning": [1, 1, 1]}  # a difference is held against 0
     assert found.verdict() == "credit: holds where c = 1, reverses where c = 3; learning: holds"
+    little = claims.Finding(found.claim, "1", "F", (1,), [up], [Estimate(0.01, 0.005, 0.015)], "c")
+    assert little.sides()["learning"] == [0]  # sure, and too little to speak of
     assert claims.markdown([found]).count("\n") == 3 and claims.table([found]).row_count == 1
 
 

@@ -193,9 +193,9 @@ def run(sweeps: Sequence[Sweep] = SWEEPS, **settings) -> list[Curve]:
         return list(pool.map(partial(measure, **settings), sweeps))
 
 
-def side(e: metrics.Estimate, level: float = 1.0) -> int:
-    """1 where the interval lies above the level, -1 below, 0 where it does not tell; a thousandth is rounding."""
-    return int(e.low > level + 1e-3) - int(e.high < level - 1e-3)
+def side(e: metrics.Estimate, level: float = 1.0, margin: float = 1e-3) -> int:
+    """1 where the interval lies above the level, -1 below, 0 where it does not tell; less than the margin is no difference."""
+    return int(e.low > level + margin) - int(e.high < level - margin)
 
 
 def regions(curve: Curve, name: str, base: str = "") -> dict[str, list[float]]:
