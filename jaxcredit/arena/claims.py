@@ -227,7 +227,8 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
 
     Groups of whole rollouts against groups of one step that share what came before; above 1 the factor is more than T. No learner.
     """
-    claim, values = Claim("groups of one step have a T-th of the variance or less (ratio of variances over T)", "one step", "whole"), (-0.2, 0, 0.5)
+    values, text = (-0.2, 0, 0.5), "groups of one step have a T-th of the variance or less (ratio of variances over T)"
+    claim = Claim(text, "one step", "whole")
     draws = []
     for rho in values:
         root = np.linalg.cholesky((1 - rho) * np.eye(T) + rho)
