@@ -123,6 +123,7 @@ EXPERIMENTS = (
             Claim("SPLOO with evidence (safe) beats leave-one-out", "safe", "rloo"),
             Claim("SPLOO with TEMPO's weights (l1) beats TEMPO", "l1", "tempo"),
         ),
+        prompts=1,
     ),
     Experiment(
         "2504.15275",
@@ -158,16 +159,19 @@ EXPERIMENTS = (
         "2505.10978",
         Sweep(arena.AnchorHub, "alias", (0, 0.5, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO beats GRPO where states repeat", "gigpo", "grpo"),),
+        prompts=1,
     ),
     Experiment(
         "2505.10978",
         Sweep(arena.AnchorHub, "timed", (0, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO's anchors may carry the step's number", "gigpo", "grpo"),),
+        prompts=1,
     ),
     Experiment(
         "2602.16165",
         Sweep(arena.PlanLag, "lag", (0, 0.5, 1), LAG),
         (Claim("hierarchical GAE beats flat GAE", "hae", "gae .95"),),
+        prompts=1,
     ),
     Experiment(
         "2510.14967",
