@@ -539,7 +539,7 @@ def test_smollm2_answers_in_its_chat_format():
         pytest.skip(f"SmolLM2 was NOT tested: {error}")
     cfg, weights = gguf.load(path)
     tok = gguf.tokenizer(path)
-    assert cfg == presets.smollm2_135m() and params.count(weights) == PUBLISHED[presets.smollm2_135m]
+    assert cfg == presets.smollm2_135m() and params.count(weights) == PUBLISHED["smollm2_135m"]
     assert (tok.vocab_size, tok.stop_ids) == (49152, (0, 2))
     prompt = jnp.asarray([tok.chat("What is 3 + 4?")])
     out = decode.sample(

@@ -1,4 +1,3 @@
-import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -17,6 +16,7 @@ def passk(group: Rollout, *, divide: bool = True, ddof: int = 0, eps: float = 1e
     """
     R, real = outcome(group), alive(group)
     std = std_by(R, where=real, ddof=ddof)
-    first, second = jax.lax.top_k(jnp.where(real, R, R.min()), 2)[0]
-    lead = jnp.where(std > 0, jnp.where(R == first, first - second, 0), 0)
+    others = real & ~jnp.eye(len(R), dtype=bool)
+    best_other = jnp.where(others, R, R.min()).max(-1)
+    lead = jnp.where(std > 0, jnp.maximum(R - best_other, 0), 0)
     return spread(lead / jnp.where(std > 0, std + eps, 1) if divide else lead, group)
