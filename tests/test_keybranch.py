@@ -89,6 +89,7 @@ def test_the_gradient_of_a_group_is_the_loop():
     np.testing.assert_allclose(arena.gradient(jnp.asarray(advantage), batch, logits)[:3], expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_tempo_wins_with_shared_prefixes_and_loses_without():
     """CREDIT_ARENA d.5: where nothing branches before the key TEMPO's gSNR is over twice GRPO's; where all does it is less."""
     ratio = {c: _gsnr(credit.tempo, c) / _gsnr(credit.grpo, c) for c in (1.0, 0.5)}

@@ -237,6 +237,7 @@ def test_a_prompt_longer_than_the_bucket_is_named(tmp_path):
         run(change(task=Task("micro", items[:48], items[48:], score)), tmp_path)
 
 
+@pytest.mark.slow
 def test_ppo_trains_without_peers_with_its_critic_while_a_reference_holds_it(tmp_path):
     run(experiment(steps=4, group=1, critic=True, beta=0.1), tmp_path)
     lines = read(tmp_path)

@@ -99,6 +99,7 @@ def test_a_transformer_learns_a_bandit_with_every_objective(objective):
     assert metrics["sampler_gap_max"] < 1e-3, "sampler and trainer disagree"
 
 
+@pytest.mark.slow
 def test_it_learns_from_a_critic_by_minibatches_and_epochs():
     reward, metrics = learn(losses.ppo_clip, credit.ppo, make=signals.critic(width=16), minibatch=2, epochs=2, micro=1)
     assert reward > 0.9 and np.isfinite(metrics["loss"]) and np.isfinite(metrics["explained_variance"])

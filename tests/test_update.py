@@ -78,7 +78,9 @@ def eight():
     return devices, cut, whole
 
 
-@pytest.mark.parametrize("aggregate", AGGREGATES.values(), ids=AGGREGATES)
+@pytest.mark.parametrize(
+    "aggregate", [pytest.param(f, id=name, marks=() if name == "token_mean" else pytest.mark.slow) for name, f in AGGREGATES.items()]
+)
 def test_micro_batches_and_shards_change_nothing(aggregate):
     rollout, credit = a_rollout()
     make = functools.partial(make_update, logprob, losses.gspo, aggregate, optax.sgd(0.5), beta=0.3, entropy_bonus=0.01)
