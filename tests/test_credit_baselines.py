@@ -352,6 +352,7 @@ def test_sploo_presets():
         assert preset.func is catalogue.sploo
 
 
+@pytest.mark.slow
 def test_sploo_without_baseline_and_weights_is_rloo():
     rollout = random(11, R=8, G=6)
     off = {"c_b": np.inf, "lam": 0.0, "a": 0.0}

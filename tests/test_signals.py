@@ -89,7 +89,7 @@ SLOW = {
     "objective",
     [
         pytest.param(losses.ppo_clip, id="ppo_clip"),
-        pytest.param(losses.gspo, id="gspo"),
+        pytest.param(losses.gspo, id="gspo", marks=pytest.mark.slow),
         *(pytest.param(objective, id=name, marks=pytest.mark.slow) for name, objective in SLOW.items()),
     ],
 )
