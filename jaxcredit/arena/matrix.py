@@ -74,7 +74,7 @@ def run(
     programs = {name: compiled(f) for name, f in estimators.items()}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
-        drawn = list(pool.map(lambda task: jax.device_get(draw(task, seed, prompts=prompts, group=group)), families))
+        drawn = list(pool.map(lambda task: jax.block_until_ready(draw(task, seed, prompts=prompts, group=group)), families))
         T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
         K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
         cells = []

@@ -82,7 +82,7 @@ def measure(cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed
         programs[name] = partial(sploo, knobs=preset.keywords)
     weights, found = metrics.resampling(prompts, seed=seed), []
     for family, knobs, task in cells:
-        batch, logits, _ = jax.device_get(matrix.draw(task, seed, prompts=prompts, group=group))
+        batch, logits, _ = jax.block_until_ready(matrix.draw(task, seed, prompts=prompts, group=group))
         given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
         given["tempo"] = given["tempo"] * (np.asarray(outcome(batch.rollout)).std(1)[:, None, None] + 1e-6)
         slopes = {name: metrics.slopes(A, batch, logits) for name, A in given.items()}

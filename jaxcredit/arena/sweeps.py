@@ -173,7 +173,7 @@ def measure(sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0,
     programs = {name: (f, matrix.compiled(f)) for name, f in sweep.estimators.items()}
     found: dict[str, dict[str, list]] = {}
     for value in sweep.values:
-        batch, logits, blocks = jax.device_get(matrix.draw(sweep.at(value), seed, prompts=prompts, group=group))
+        batch, logits, blocks = jax.block_until_ready(matrix.draw(sweep.at(value), seed, prompts=prompts, group=group))
         judged = partial(matrix.judge, sweep.at(value), batch, weights=weights, logits=logits, blocks=blocks)
         on_device = jax.tree.map(asarray, batch.rollout)
         here = {name: judged(x, needs=()) for name, x in matrix.control(batch, seed).items()}
