@@ -9,6 +9,7 @@ costs more than moving what lies in it. `temp` is what the program allocates bes
 """
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -70,17 +71,16 @@ def batch(N: int, R: int, T: int, K: int) -> Rollout:
 
 
 def floor(read: int, written: list[int]):
-    """Reads that many bytes and writes arrays of so many numbers, each number the sum of its share of what is read."""
+    """Reads about that many bytes, in blocks as large as the largest result, and writes arrays of so many numbers: a sum of the blocks."""
     size = max(written)
-    whole, rest = divmod(read, 4 * size)
-    wide, narrow = jnp.zeros((whole, size), jnp.float32), jnp.zeros((round(rest / size), size), jnp.int8)
+    blocks = [jnp.full(size, float(i)) for i in range(max(1, round(read / (4 * size))))]
 
     @jax.jit
-    def copy(wide, narrow):
-        total = wide.sum(0) + narrow.sum(0).astype(jnp.float32)
+    def copy(*blocks):
+        total = functools.reduce(jnp.add, blocks) + 1
         return [total[:n] + i for i, n in enumerate(written)]
 
-    return lambda: copy(wide, narrow)
+    return lambda: copy(*blocks)
 
 
 def measure(name: str, rollout: Rollout, rounds: int) -> dict:
