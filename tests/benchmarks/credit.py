@@ -37,6 +37,7 @@ WHY: dict[str, str] = {
     **dict.fromkeys(("a2tgpo", "epo", "hae"), SUMS),
     "ma_rlhf": SCAN + "; four of them, to find the runs and to add them up",
     "hgpo": "three levels of pools, each found by a sort of the group's turns",
+    "slate": "every turn's prefix is compared with those of the others",
     "otb": "a running sum, and sums over the group at each column",
 }
 
