@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from micro import build
 
-from jaxcredit import cli, credit
+from jaxcredit import cli, credit, find
 from jaxcredit.credit import method_of
 
 HERE = Path(__file__).parent
@@ -75,6 +75,9 @@ def test_eval_and_sample_of_a_config_are_of_what_it_begins_with(runs, capsys):
     assert numbers["step"] == 0 and 0 <= numbers["mean@4"]["value"] <= 1
     cli.main(["sample", str(runs / "micro" / "config.py"), "--n", "1", "--k", "2"])
     assert len(capsys.readouterr().out.splitlines()) == 3
+    with pytest.raises(SystemExit):
+        cli.main(["eval", str(runs / "micro" / "config.py"), "--step", "2"])
+    assert "give a run folder" in capsys.readouterr().err
 
 
 def test_sample(runs, capsys):
@@ -143,21 +146,21 @@ def test_check_holds_a_file_against_the_laws(tmp_path, capsys):
 
 def test_the_example_estimator_is_short_and_is_what_its_config_trains_with(capsys):
     lines = (CONFIGS / "my_estimator.py").read_text().splitlines()
-    exp, _ = cli.load(str(CONFIGS / "my_estimator.py"), ["--gamma", "0.5"])
+    exp, _ = find.experiment(str(CONFIGS / "my_estimator.py"), ["--gamma", "0.5"])
     assert len(lines) < 30 and method_of(exp.check().credit).name == "fading" and exp.credit.keywords == {"gamma": 0.5}
 
 
 def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exp, _ = cli.load(str(CONFIGS / "own_data.py"))
+    exp, _ = find.experiment(str(CONFIGS / "own_data.py"))
     assert len(exp.check().task.train) + len(exp.task.test) == 500
     item = exp.task.test[0]
     assert exp.task.reward(item["meta"], "".join(sorted(item["prompt"][:-1])), ()) == 1 != exp.task.reward(item["meta"], "", ())
     (tmp_path / "config.py").write_text((CONFIGS / "own_data.py").read_text())  # as the run folder keeps it
-    again, _ = cli.load("config.py", origin=str(CONFIGS / "own_data.py"))
+    again, _ = find.experiment("config.py", origin=str(CONFIGS / "own_data.py"))
     assert again.task.train == exp.task.train
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(item["meta"]) + "\n" for item in [*exp.task.train[:40], *exp.task.test[:10]]))
-    mine, _ = cli.load(str(CONFIGS / "own_data.py"), ["--data", "mine.jsonl"])
+    mine, _ = find.experiment(str(CONFIGS / "own_data.py"), ["--data", "mine.jsonl"])
     assert len(mine.task.train) + len(mine.task.test) == 50
 
 
@@ -232,4 +235,4 @@ def test_help_teaches(capsys):
 
 
 def test_every_estimator_is_found_by_its_name():
-    assert [cli.find_credit(name) for name in credit.__all__] == [getattr(credit, name) for name in credit.__all__]
+    assert [find.estimator(name) for name in credit.__all__] == [getattr(credit, name) for name in credit.__all__]

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxcredit import cli
+from jaxcredit import find
 from jaxcredit.evaluate import wilson
 from jaxcredit.records import read
 from jaxcredit.run import run
@@ -26,7 +26,7 @@ def shuffled(credit):
 
 @pytest.mark.slow
 def test_shuffled_rewards_teach_nothing_and_true_ones_do(tmp_path):
-    exp, _ = cli.load(str(Path(__file__).parent.parent / "configs/own_data.py"), ["--steps", "40"])
+    exp, _ = find.experiment(str(Path(__file__).parent.parent / "configs/own_data.py"), ["--steps", "40"])
     accuracy = {}
     for name, credit in (("true", exp.credit), ("shuffled", shuffled(exp.credit))):
         run(dataclasses.replace(exp, credit=credit), tmp_path / name)

@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxcredit import cli, programs
+from jaxcredit import cli, find, programs
 from jaxcredit.checkpoint import verify
 from jaxcredit.run import reopen, run
 
@@ -76,7 +76,7 @@ def close(got, want):
 def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     built = {}
     monkeypatch.setattr("jaxcredit.run.build", lambda exp: built.setdefault(str(exp.mesh), programs.build(exp)))
-    eight, _ = cli.load(config)
+    eight, _ = find.experiment(config)
     eight = dataclasses.replace(eight, optimizer=optax.adam(1e-2, eps=1e-3))
     four = dataclasses.replace(eight, mesh={"fsdp": 2, "tensor": 2})
     run(eight, tmp_path / "whole")

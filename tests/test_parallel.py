@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxcredit import cli, mesh, programs
+from jaxcredit import cli, find, mesh, programs
 from jaxcredit.data import Batches
 from jaxcredit.run import _collector, greedy, steps_of
 from jaxcredit.train import train
@@ -72,7 +72,7 @@ def trained(exp):
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one(config):
-    one, _ = cli.load(config, ["--resample", "2"])
+    one, _ = find.experiment(config, ["--resample", "2"])
     _, alone, want, accuracy = trained(one)
     made, state, got, same = trained(dataclasses.replace(one, mesh={"fsdp": 4, "tensor": 2}))
     assert len(got) == 3 and accuracy == same

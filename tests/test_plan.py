@@ -10,7 +10,7 @@ import jax
 import pytest
 from tiny import write_tiny_checkpoint
 
-from jaxcredit import cli, plan, programs
+from jaxcredit import cli, find, plan, programs
 
 QWEN = str(Path(__file__).parents[1] / "configs/gsm8k_qwen3.py")
 
@@ -116,7 +116,7 @@ def test_qwen3_on_gsm8k_from_a_folder(folder):
     last = json.loads((folder / "r/metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 2 and last["skipped"] == 0 and last["sampler_gap"] < 0.05 and 0 < last["length"] <= 8
     with pytest.warns(UserWarning, match="1 problems"):
-        exp, _ = cli.load(QWEN, words)
+        exp, _ = find.experiment(QWEN, words)
     assert exp.policy.dtype == "bfloat16" and exp.policy.qk_norm and min(exp.policy.forbidden) == exp.tokenizer.vocab_size
     state = programs.build(exp).init(jax.random.key(0))
     w = state.params["layers"]["w_up"]
@@ -124,7 +124,7 @@ def test_qwen3_on_gsm8k_from_a_folder(folder):
 
 
 def test_without_a_checkpoint_there_is_a_plan_but_no_training():
-    exp, _ = cli.load(QWEN, ["--model", "8b", "--rows", "16", "--group", "8", "--seq", "512", "--fsdp", "2"])
+    exp, _ = find.experiment(QWEN, ["--model", "8b", "--rows", "16", "--group", "8", "--seq", "512", "--fsdp", "2"])
     assert (exp.policy.layers, exp.policy.width, exp.policy.tied) == (36, 4096, False)
     assert (exp.prompts, exp.group, exp.buckets, exp.new, exp.micro) == (2, 8, (256,), 256, 2)
     (good, text), *rest = plan.data(exp.check())
@@ -132,7 +132,7 @@ def test_without_a_checkpoint_there_is_a_plan_but_no_training():
     with pytest.raises(ValueError, match="To train give --checkpoint FOLDER"):
         exp.weights(None)
     with pytest.raises(ValueError, match="multiple of group"):
-        cli.load(QWEN, ["--rows", "20", "--group", "8"])
+        find.experiment(QWEN, ["--rows", "20", "--group", "8"])
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import cli, credit
+from jaxcredit import credit, options
 from jaxcredit.credit import method_of
 
 ROOT = Path(__file__).parent.parent
@@ -46,7 +46,7 @@ def test_its_commands_are_commands():
     lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
     commands = [shlex.split(part, comments=True) for line in lines for part in line.split("&&") if part.strip().startswith("jaxcredit")]
     assert len(commands) > 8
-    parser, _ = cli._parser()
+    parser, _ = options.parser()
     for _, *words in commands:
         args, rest = parser.parse_known_args(words)
         assert not rest or args.takes_config, words

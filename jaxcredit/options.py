@@ -1,0 +1,154 @@
+"""What can be typed after `jaxcredit`: its commands, their options, and the help that they print."""
+
+import argparse
+import difflib
+
+EPILOG = """examples:
+  jaxcredit train configs/quickstart.py                          train; everything it says lies in runs/quickstart
+  jaxcredit train configs/quickstart.py --help                   what this config lets you change
+  jaxcredit train configs/quickstart.py --credit grpo --run b    the same with another estimator
+  jaxcredit train configs/quickstart.py --resume auto            go on where a run was stopped
+  jaxcredit compare runs/quickstart runs/b                       a table and one plot
+  jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
+  jaxcredit sample runs/quickstart --n 4 --k 2                   what it answers
+  jaxcredit export runs/quickstart exported                      a folder that transformers loads
+  jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
+  jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
+  jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
+  jaxcredit report runs/quickstart                               the reporting checklist, filled in as far as it goes
+  jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
+  jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
+  jaxcredit arena --html arena.html                              all of it on one page, with pictures
+  jaxcredit claims                                               headlines of papers: where each holds, and where it reverses
+
+A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
+"""
+
+
+def parser():
+    """The parser of everything, and the parser of each command by name."""
+    everything = argparse.ArgumentParser(
+        prog="jaxcredit",
+        description="Credit assignment for reinforcement learning of language models: train, judge and compare estimators.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub = everything.add_subparsers(dest="command", metavar="COMMAND")
+    commands = {}
+
+    def command(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+        # No abbreviations: a config's own option could be the beginning of one of ours.
+        commands[name] = sub.add_parser(name, help=text, description=text, add_help=not config, allow_abbrev=False)
+        commands[name].set_defaults(takes_config=config)
+        return commands[name]
+
+    train = command("train", "Train the experiment of a config file; every keyword of its function is an option.", config=True)
+    train.add_argument("config", nargs="?", help="a Python file with a function `experiment(...) -> Experiment`")
+    train.add_argument("--run", help="name of the run: its folder is runs/NAME (default: the experiment's name)")
+    train.add_argument("--runs", default="runs", help="where run folders lie (default: runs)")
+    train.add_argument("--resume", choices=["no", "auto"], default="no", help="auto: go on from the newest usable checkpoint, or begin")
+    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first")
+    train.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (10:13, both included) into RUN/profile")
+    credit_option(train)
+    train.add_argument("--processes", type=int, help="of a job of several processes: how many (jax.distributed)")
+    train.add_argument("--process", type=int, help="which of them this one is")
+    train.add_argument("--coordinator", help="ADDRESS:PORT of process 0")
+
+    plan = command("plan", "Compile the real programs from shapes alone and say whether they fit; check data and tokenizer.", config=True)
+    plan.add_argument("config", nargs="?", help="a config file")
+    plan.add_argument("--topology", help="TPUs that need not be here: v5e:16x16, v5p:4x4x8 (needs pip install 'jaxcredit[tpu]')")
+    plan.add_argument("--slices", type=int, default=1, help="as many of that topology, joined by the data centre's network (default 1)")
+    plan.add_argument("--largest", action="store_true", help="look for the largest batch that fits: three compilations a program more")
+    credit_option(plan)
+
+    ev = command("eval", "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.")
+    ev.add_argument("run", help="a run folder, or a config: its weights before any training")
+    ev.add_argument("--k", type=int, default=8, help="answers to each problem (default 8)")
+    ev.add_argument("--prompts", type=int, help="how many held-out problems (default: as in the config)")
+    ev.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    ev.add_argument("--seed", type=int, default=0)
+    ev.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    sample = command("sample", "Answers of a run to its held-out problems, or to a prompt of yours.")
+    sample.add_argument("run", help="a run folder, or a config: its weights before any training")
+    sample.add_argument("--prompt", help="your own prompt (default: the first held-out problems)")
+    sample.add_argument("--n", type=int, default=4, help="held-out problems to show (default 4)")
+    sample.add_argument("--k", type=int, default=4, help="answers to each (default 4)")
+    sample.add_argument("--temperature", type=float, help="default: as in the config; 0 is greedy")
+    sample.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    sample.add_argument("--seed", type=int, default=0)
+
+    export = command("export", "Write a run's policy as a Hugging Face folder that transformers loads.")
+    export.add_argument("run", help="a run folder")
+    export.add_argument("folder", help="where to write it")
+    export.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    export.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+
+    compare = command("compare", "A table and one plot of several runs.")
+    compare.add_argument("runs", nargs="+", help="run folders")
+    compare.add_argument("--out", default="compare.png", help="the plot (default compare.png)")
+
+    methods = command("methods", "The catalogue: every estimator, what it needs, and what of the field is not here.")
+    methods.add_argument("--granularity", help="token, segment, step, turn, trajectory or agent")
+    methods.add_argument("--needs", help="a signal it needs (state); none: nothing but the group's own answers")
+    methods.add_argument("--family", help="MC, TD, model, information, game, ...")
+    methods.add_argument("--fidelity", help="paper, code, or ours where sources are silent")
+    methods.add_argument("--here", action="store_true", help="leave out what is not implemented")
+    methods.add_argument("--json", action="store_true", help="print an array, one object a method")
+
+    arena = command("arena", "Hold estimators against exact credit: every one in every family of worlds, a number or a reason.")
+    arena.add_argument("file", nargs="?", help="an estimator of yours, FILE.py[:function], among those of the quick list")
+    arena.add_argument("--family", action="append", default=[], help="only this family (KeyBranch); may be given again")
+    arena.add_argument("--estimator", action="append", default=[], help="only this one: a name, or FILE.py[:function]; may be given again")
+    arena.add_argument("--quick", action="store_true", help="the 81 cells in which something is to be seen")
+    arena.add_argument("--prompts", type=int, default=256, help="groups in each family (default 256)")
+    arena.add_argument("--group", type=int, default=16, help="answers in each (default 16)")
+    arena.add_argument("--seed", type=int, default=0)
+    arena.add_argument("--json", action="store_true", help="print an array, one object a cell, all numbers with 95 %% intervals")
+    arena.add_argument(
+        "--html", metavar="FILE", help="write a report: the matrix, and each family's sweep of the knob that flips the order"
+    )
+
+    claims = command("claims", "Headlines of papers held against small worlds: where each holds, and where it reverses.")
+    claims.add_argument("--only", help="claims about this family (Strata)")
+    claims.add_argument("--seeds", type=int, default=8, help="seeds of the learners (default 8)")
+    claims.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
+
+    advise = command("advise", "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.")
+    advise.add_argument("source", help="a run folder (its newest checkpoint is asked), or a .npz of rollouts (see --keys)", nargs="?")
+    advise.add_argument("--prompts", type=int, default=64, help="training problems a run is asked, at least (default 64)")
+    advise.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    advise.add_argument("--seed", type=int, default=0)
+    advise.add_argument("--save", help="write the rollouts sampled from a run to this .npz")
+    advise.add_argument("--keys", action="store_true", help="say which arrays a .npz of rollouts holds")
+    advise.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    report = command("report", "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked.")
+    report.add_argument("run", help="a run folder")
+    report.add_argument("--beside", nargs="+", default=[], help="other runs: more seeds of the same config, and baselines")
+    report.add_argument("--prompts", type=int, default=64, help="training problems to sample afresh for credit and lengths; 0: none")
+    report.add_argument("--step", type=int, help="the checkpoint of this step (default: the newest)")
+    report.add_argument("--seed", type=int, default=0)
+
+    models = command("models", "The published models this decoder computes, their parameters counted from the shapes.")
+    models.add_argument("words", nargs="*", help="only those whose name or hub id holds every word (qwen3 8b)")
+    models.add_argument("--json", action="store_true", help="print an array, one object a model")
+
+    check = command("check", "Hold an estimator against the laws that every estimator obeys.")
+    check.add_argument("credit", help="a name (tempo), or FILE.py[:function]")
+    return everything, commands
+
+
+def known(rest: list[str], parser: argparse.ArgumentParser, *, partly: bool) -> None:
+    """Raise for what no option is called. Of a config's command (`partly`) only near misses: the rest is for the config to judge."""
+    ours = [name for name in parser._option_string_actions if name.startswith("--")]
+    for word in rest:
+        near = difflib.get_close_matches(word.partition("=")[0], ours, 1, 0.85) if word.startswith("--") else []
+        if near and word.partition("=")[0] != near[0]:
+            raise ValueError(f"no option is called {word}; did you mean {near[0]}?")
+        if not partly:
+            raise ValueError(f"{parser.prog} takes no {word}; its options: {', '.join(ours)}")
+
+
+def credit_option(parser):
+    parser.add_argument("--credit", help="another estimator: a name of jaxcredit.credit (grpo), or FILE.py[:function]")
