@@ -44,6 +44,7 @@ SIGNALS: dict[str, Signal] = {
     "macro": Signal("R T", "i", "macro action a token belongs to; equal numbers belong together"),
     "continued": Signal("G", "f", "how many continuations of the trajectory's beginning were right"),
     "planning": Signal("R T", "i", "1 on tokens that plan, else 0"),
+    "decision_weight": Signal("R T", "f", "relative weight of the token's place: how much was decided in such places in earlier steps"),
     "prob_square": Signal("R T", "f", "sum over the vocabulary of the squared probabilities the token was drawn from"),
     "better_logp": Signal("R T", "f", "log-probability under a prompt that asks for a better answer"),
     "worse_logp": Signal("R T", "f", "log-probability under a prompt that asks for a worse answer"),

@@ -79,6 +79,7 @@ def plant(plain: Rollout) -> Rollout:
         "macro": jnp.broadcast_to((jnp.maximum(column, 0) + 1) // 2, (N, G, T)),  # the decision ends one, the last token is one
         "continued": 4 * R,
         "planning": key,
+        "decision_weight": jnp.where(key, 3.0, 0.6),
         "prob_square": jnp.where(plain.mask, 0.3, 0.0),
         "better_logp": plain.logp + 0.5 * sign,
         "worse_logp": plain.logp - 0.5 * sign,

@@ -19,6 +19,7 @@ SHARED = np.concatenate([np.ones((4096, G, G, 1)), (Y[:, :, None] == Y[:, None])
 SIZE = SHARED.sum(2)
 VALUE = np.einsum("nijt,nj->nit", SHARED, R) / SIZE
 MEAN = R.mean(1)[:, None, None]
+WEIGHT = np.array([0.1, 2.0, 0.7, 1.5, 0.3, 1.0, 3.0])  # of each prefix, however it was come by
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,8 @@ def found():
         answer = {"p0": sploo(rollout, 0.0), "l1": sploo(rollout, 1.0)}
         answer["tempo"] = jax.jit(credit.tempo)(rollout) * (R.std(1)[:, None, None] + 1e-6)
         answer["rloo"] = jax.jit(credit.rloo)(rollout)
+        pooled = jax.jit(lambda rollout: credit.pooled(rollout, base=credit.rloo))
+        answer["pooled"] = pooled(rollout.with_signals(decision_weight=jnp.asarray(WEIGHT[NODE[WHICH]])))
     return {name: np.asarray(A) for name, A in answer.items()}
 
 
@@ -81,6 +84,7 @@ def test_expected_gradients_reweigh_prefixes_in_closed_form(found, world):
     rare = (1 - (1 - d) ** G) / (G * d)
     np.testing.assert_allclose(mean["p0"], truth, rtol=0, atol=1e-12)
     np.testing.assert_allclose(mean["rloo"], truth, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(mean["pooled"], truth * WEIGHT, rtol=0, atol=1e-12)
     np.testing.assert_allclose(mean["tempo"], truth * (2 - 1 / G - rare), rtol=0, atol=1e-12)
     np.testing.assert_allclose(mean["l1"], truth * (1 + (1 - rare) / (1 - 1 / G)), rtol=0, atol=1e-12)
     assert np.abs(found["p0"] - found["rloo"]).max() > 0.05  # its baseline moved, and costs no bias

@@ -43,6 +43,7 @@ from jaxcredit.credit.oprl import oprl
 from jaxcredit.credit.otb import otb
 from jaxcredit.credit.passk import passk
 from jaxcredit.credit.poad import poad
+from jaxcredit.credit.pooled import pooled
 from jaxcredit.credit.potential_shaping import potential_shaping
 from jaxcredit.credit.ppo import ppo
 from jaxcredit.credit.pppo import pppo
@@ -115,6 +116,7 @@ __all__ = [
     "otb",
     "passk",
     "poad",
+    "pooled",
     "potential_shaping",
     "ppo",
     "pppo",

@@ -5,6 +5,7 @@ from jaxcredit.kernels.attention import fai, local_and_global, look_back, waad
 from jaxcredit.kernels.attribution import utterance_rewards
 from jaxcredit.kernels.cuts import cut_points
 from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
+from jaxcredit.kernels.evidence import Evidence, evidence, relative_weight, remember
 from jaxcredit.kernels.fits import expectile, implicit_rewards, polyak, progress_loss, td_target, trajectory_preference_loss
 from jaxcredit.kernels.games import (
     centre_roles,
@@ -47,6 +48,7 @@ from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn,
 from jaxcredit.kernels.vote import vote
 
 __all__ = [
+    "Evidence",
     "Partings",
     "Tree",
     "after_row",
@@ -69,6 +71,7 @@ __all__ = [
     "decomposition_loss",
     "draw_entries",
     "each_turn",
+    "evidence",
     "expectile",
     "fai",
     "final",
@@ -107,6 +110,8 @@ __all__ = [
     "prefixes",
     "progress_loss",
     "random_orders",
+    "relative_weight",
+    "remember",
     "returns_over_peers",
     "rounding",
     "run_begins",

@@ -23,6 +23,7 @@ class Learned(NamedTuple):
 
 
 from jaxcredit.signals.critic import critic  # noqa: E402
+from jaxcredit.signals.decision import decision  # noqa: E402
 from jaxcredit.signals.greedy import greedy  # noqa: E402
 from jaxcredit.signals.reference import entropy, reference  # noqa: E402
 from jaxcredit.signals.strata import alike, by_signal, calls, strata  # noqa: E402
@@ -34,6 +35,7 @@ __all__ = [
     "by_signal",
     "calls",
     "critic",
+    "decision",
     "entropy",
     "greedy",
     "grounded_prm",

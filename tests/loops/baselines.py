@@ -240,3 +240,7 @@ def loop_sploo(g, lam=0.0, a=0.0, c=3.0, c_b=3.0, ramp=8.0, least=2, kurtosis=Tr
             omega = 1 + lam * (1 - 1 / (m + 1)) / (1 - 1 / len(there)) + beta
             A[r, t] = omega * (R[i] - b) if g["mask"][r, t] else 0.0
     return A
+
+
+def loop_pooled(g):
+    return loop_sploo(g) * np.where(g["mask"], g["decision_weight"], 0)
