@@ -15,22 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxcredit import variants
 from jaxcredit.credit._lift import Credit, Method, method_of
 from jaxcredit.rollout import SIGNALS, Rollout, alive
 from jaxcredit.synthetic import synthetic
 
-FIELDS = {
-    "tokens": "R T",
-    "mask": "R T",
-    "logp": "R T",
-    "segment": "R T",
-    "reward": "G K",
-    "real": "G K",
-    "row": "R",
-    "valid": "R T",
-    "done": "G",
-}
-INDEX = {"row": "G", "pair": "G"}  # arrays whose numbers are positions on an axis: renamed when that axis is permuted
 COLUMNS = ("advantage", "weight", "clip", "target")
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
@@ -118,12 +107,12 @@ def permuting_trajectories_permutes_credit(case: Case) -> str | None:
     for i, rollout in enumerate(case.samples()):
         G, R = rollout.real.shape[1], rollout.mask.shape[1]
         order = np.random.default_rng(case.seed + i).permutation(G)
-        renamed, before = _take(rollout, "G", order), case.run(rollout)
+        renamed, before = variants.reordered(rollout, "G", order), case.run(rollout)
         if problem := _differ(case.run(renamed), before, rollout):
             return "trajectories renamed, rows in place: " + problem
         if R == G:  # the rows of one trajectory do have an order; single ones have none
             moved = jax.tree.map(lambda x, order=order: x[:, order], before)
-            if problem := _differ(case.run(_take(renamed, "R", order)), moved, rollout):
+            if problem := _differ(case.run(variants.reordered(renamed, "R", order)), moved, rollout):
                 return "trajectories and rows reordered: " + problem
     return None
 
@@ -132,7 +121,7 @@ def padding_changes_nothing(case: Case) -> str | None:
     """More columns, segments, rows and trajectories that are not real leave the credit of the others as it was."""
     for rollout in case.samples(case.shapes[::2]):
         _, R, T = rollout.mask.shape
-        padded = functools.reduce(_pad, ("T", "K", "R", "G"), rollout)
+        padded = functools.reduce(variants.padded, ("T", "K", "R", "G"), rollout)
         after = {name: x[:, :R, :T] for name, x in _columns(case.run(padded)).items()}
         if problem := _differ(after, case.run(rollout), rollout):
             return problem
@@ -159,7 +148,7 @@ def other_prompts_do_not_matter(case: Case) -> str | None:
     """per_group: a prompt's credit stays when every other prompt is replaced."""
     _group_only(case)
     for i, rollout in enumerate(case.samples()):
-        others = _like(rollout, 100 * case.seed + 50 + i)
+        others = variants.like(rollout, 100 * case.seed + 50 + i)
         mixed = jax.tree.map(lambda a, b: jnp.asarray(np.concatenate([np.asarray(a)[:1], np.asarray(b)[1:]])), rollout, others)
         a, b = ({name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout))
         if problem := _differ(a, b, rollout):
@@ -188,7 +177,7 @@ def a_large_offset_is_survived(case: Case) -> str | None:
     _declared(case.method.affine)
     for rollout in case.samples():
         rollout = dataclasses.replace(rollout, reward=jnp.round(rollout.reward * 64) / 64)  # which the offset leaves exact
-        if problem := _differ(case.run(_rewarded(rollout, 1.0, 1e4)), case.run(rollout), rollout, tol=2e-3):
+        if problem := _differ(case.run(variants.rewarded(rollout, 1.0, 1e4)), case.run(rollout), rollout, tol=2e-3):
             return problem
     return None
 
@@ -197,7 +186,7 @@ def affine_rewards_change_nothing(case: Case) -> str | None:
     """Declared affine: outcomes a R + b with a > 0 give the same credit (but for eps)."""
     _declared(case.method.affine)
     for rollout in case.samples(kinds=(0, 3)):
-        if problem := _differ(case.run(_rewarded(rollout, 4.0, -1.0)), case.run(rollout), rollout, tol=1e-4):
+        if problem := _differ(case.run(variants.rewarded(rollout, 4.0, -1.0)), case.run(rollout), rollout, tol=1e-4):
             return problem
     return None
 
@@ -262,60 +251,6 @@ def _declared(it):
 
 def _columns(answer):
     return answer if isinstance(answer, dict) else {"advantage": answer}
-
-
-def _axes(name, signal):
-    return ["N", *(SIGNALS[name].axes if signal else FIELDS[name]).split()]
-
-
-def _map(rollout, fn):
-    """fn(name, its axes, array) over all fields and signals."""
-
-    def one(name, signal, x):
-        return jnp.asarray(fn(name, _axes(name, signal), np.asarray(x)))
-
-    signals = {name: one(name, True, x) for name, x in rollout.signals.items()}
-    return Rollout(**{name: one(name, False, getattr(rollout, name)) for name in FIELDS}, signals=signals)
-
-
-def _take(rollout, axis, order):
-    """The same rollout with one axis reordered, and the numbers that name its positions renamed."""
-
-    def fn(name, axes, x):
-        if INDEX.get(name) == axis:
-            x = np.argsort(order).astype(x.dtype)[x]
-        return x[(slice(None),) * axes.index(axis) + (order,)] if axis in axes else x
-
-    return _map(rollout, fn)
-
-
-def _pad(rollout, axis, by=3):
-    """More of an axis, in which nothing took place (and where what must not be read is junk)."""
-    quiet = {"mask": False, "valid": False, "real": False, "segment": -1}
-    G = rollout.real.shape[1]
-
-    def fn(name, axes, x):
-        axes = ["K" if a == "K+1" else a for a in axes]
-        if axis not in axes:
-            return x
-        width = [(0, by if a == axis else 0) for a in axes]
-        junk = quiet.get(name, G if name == "row" and axis == "R" else 7)
-        return np.pad(x, width, constant_values=junk)
-
-    return _map(rollout, fn)
-
-
-def _rewarded(rollout, a, b):
-    """Outcomes a R + b: the offset is earned once, in the last real segment."""
-    K = rollout.real.shape[-1]
-    last = rollout.real & (jnp.arange(K) == jnp.where(rollout.real, jnp.arange(K), -1).max(-1, keepdims=True))
-    return dataclasses.replace(rollout, reward=a * rollout.reward + jnp.where(last, b, 0))
-
-
-def _like(rollout, seed):
-    """Other groups of the same shapes."""
-    (N, R, T), (_, G, K) = rollout.mask.shape, rollout.real.shape
-    return synthetic(seed, rollout.signals, N=N, R=R, T=T, K=K, G=G)
 
 
 def _sharded(case):

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
-from jaxcredit.records import ACCURACY, read
+from jaxcredit.display import ACCURACY
+from jaxcredit.records import read
 
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
 PANELS = (

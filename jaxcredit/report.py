@@ -12,11 +12,12 @@ import numpy as np
 
 from jaxcredit import advise, params, plan
 from jaxcredit.credit import method_of
+from jaxcredit.display import ACCURACY, sparkline
 from jaxcredit.evaluate import Estimate, wilson
 from jaxcredit.experiment import Experiment
 from jaxcredit.fresh import Fresh
 from jaxcredit.programs import Programs
-from jaxcredit.records import ACCURACY, plain, read, sparkline
+from jaxcredit.records import plain, read
 
 HASHED = 100_000  # items of a split that are hashed
 

@@ -1,7 +1,6 @@
 """The whole trainer on several devices, and in several processes, gives the numbers of one."""
 
 import dataclasses
-import json
 import os
 import socket
 import subprocess
@@ -10,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from compare import close, timeless
 
 from jaxcredit import cli, find, mesh, programs
 from jaxcredit.data import Batches
@@ -87,17 +87,6 @@ def test_eight_devices_train_as_one(config):
     assert moments.sharding.shard_shape(moments.shape) == (2, 4, 32) and moments.shape == (2, 16, 64)
     frozen = state.aux["reference"]["layers"]["w_up"]
     assert frozen.sharding.is_equivalent_to(moments.sharding, 3)
-
-
-def timeless(folder):
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: x for name, x in line.items() if not name.startswith("time/")} for line in lines]
-
-
-def close(got, want):
-    assert [line.keys() for line in got] == [line.keys() for line in want]
-    for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=1e-4, atol=1e-5, err_msg=f"step {a['step']}: {list(a)}")
 
 
 @pytest.mark.slow

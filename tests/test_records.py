@@ -5,10 +5,12 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compare import timeless
 from rich.console import Console
 
 from jaxcredit import plots
-from jaxcredit.records import Records, cut, plain, read, sparkline
+from jaxcredit.display import sparkline
+from jaxcredit.records import Records, cut, plain, read
 
 
 def metrics(step):
@@ -24,10 +26,6 @@ def play(folder, first, last, start=0, **kwargs):
         for step in range(first, last + 1):
             records.samples(step, [{"prompt": "1+1=", "score": float(step)}])
             records.log(step, metrics(step))
-
-
-def timeless(folder):
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read(folder)]
 
 
 def test_one_object_a_step(tmp_path):

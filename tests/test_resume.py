@@ -1,6 +1,5 @@
 """A run that is killed and resumed is the run that was never stopped, bit for bit, in everything but the clock."""
 
-import json
 import os
 import random
 import signal
@@ -10,6 +9,7 @@ import textwrap
 import time
 
 import pytest
+from compare import timeless
 
 KILLS = int(os.environ.get("JAXCREDIT_KILLS", "5"))  # .ci/night has 50
 
@@ -87,25 +87,20 @@ class Job:
         return self.process.wait(timeout=240)
 
 
-def timeless(path):
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     home = tmp_path_factory.mktemp("jobs")
     (home / "micro.py").write_text(CONFIG)
     job = Job(home, "whole")
     assert job.end() == 0, job.told.read_text()
-    whole = timeless(home / "whole/metrics.jsonl")
+    whole = timeless(home / "whole")
     assert [line["step"] for line in whole] == list(range(41))
     assert len({line["loss"] for line in whole[1:]}) > 20  # it learns, so that a repeated or a skipped step would show
     return home
 
 
 def assert_same(home, run):
-    assert timeless(home / run / "metrics.jsonl") == timeless(home / "whole/metrics.jsonl")
+    assert timeless(home / run) == timeless(home / "whole")
     assert (home / run / "samples.jsonl").read_bytes() == (home / "whole/samples.jsonl").read_bytes()
 
 
@@ -123,7 +118,7 @@ def test_killed_inside_a_save_then_asked_to_stop(home):
     job = Job(home, "hurt", pace=0.1)
     job.reaches(17)
     assert job.end(signal.SIGTERM) == 143, job.told.read_text()
-    stopped = timeless(home / "hurt/metrics.jsonl")[-1]["step"]
+    stopped = timeless(home / "hurt")[-1]["step"]
     assert 17 <= stopped < 40
     assert (checkpoint(home, "hurt", stopped) / "manifest.json").exists()
     job = Job(home, "hurt")

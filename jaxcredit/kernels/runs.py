@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from jaxcredit.kernels.returns import to_go
 
@@ -19,7 +19,7 @@ def at_first(x: Float[Array, "*b K"], where: Bool[Array, "*b K"]) -> Float[Array
     return jnp.where(where.any(-1), jnp.take_along_axis(x, place, -1)[..., 0], 0)
 
 
-def carried(x: Float[Array, "*b K"], where: Bool[Array, "*b K"]) -> Float[Array, "*b K"]:
+def carried(x: Num[Array, "*b K"], where: Bool[Array, "*b K"]) -> Num[Array, "*b K"]:
     """f_k = x at the last real position up to k; 0 before the first. What was last seen is still so."""
     here = jax.lax.cummax(jnp.where(where, jnp.arange(x.shape[-1]), -1), axis=x.ndim - 1)
     return jnp.where(here >= 0, jnp.take_along_axis(x, jnp.maximum(here, 0), -1), 0)

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
+from jaxcredit.kernels.runs import carried
+
 
 def each_turn(fn: Callable, x: Float[Array, "G K"], where: Bool[Array, "G K"]) -> Float[Array, "G K"]:
     """fn(x_k, where=where_k) for each turn k: a turn's peers are the other trajectories' turns of the same number."""
@@ -14,9 +16,7 @@ def each_turn(fn: Callable, x: Float[Array, "G K"], where: Bool[Array, "G K"]) -
 
 def before(x: Num[Array, "*b K"], where: Bool[Array, "*b K"]) -> Num[Array, "*b K"]:
     """x at the last real position before this one; 0 where there is none."""
-    at = jax.lax.cummax(jnp.where(where, jnp.arange(x.shape[-1]), -1), axis=x.ndim - 1)
-    at = jnp.concatenate([jnp.full_like(at[..., :1], -1), at[..., :-1]], -1)
-    return jnp.where(at >= 0, jnp.take_along_axis(x, jnp.maximum(at, 0), -1), 0)
+    return jnp.concatenate([jnp.zeros_like(x[..., :1]), carried(x, where)[..., :-1]], -1)
 
 
 def joint(a: Int[Array, "*s"], b: Int[Array, "*s"]) -> Int[Array, "*s"]:

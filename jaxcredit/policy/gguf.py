@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxcredit import tokenize
-from jaxcredit.policy import pretrained
+from jaxcredit.policy import hf_names, pretrained
 from jaxcredit.policy.transformer import Config
 
 # Hugging Face's name of a tensor -> that of GGUF.
@@ -69,7 +69,7 @@ def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overri
         raise ModuleNotFoundError(f"reading GGUF weights needs the package gguf, which is not installed: {INSTALL}") from error
     file = header(path)
     cfg = config(file, **overrides)
-    want = {_name(name): shape for name, shape in pretrained.expected(cfg)}
+    want = {_name(name): shape for name, shape in hf_names.expected(cfg)}
     have = {name: shape for name, (shape, _, _) in file.tensors.items()}
     if odd := sorted(set(want) ^ set(have)):
         raise ValueError(f"{file.path}: {', '.join(odd[:3])} (in all {len(odd)}) missing or not known: not a plain llama decoder")

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,46 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxcredit.params import Param, abstract
+from jaxcredit.params import Param
 from jaxcredit.policy import hf_config
+from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, theirs
 from jaxcredit.policy.lora import merged, split
-from jaxcredit.policy.transformer import Config, inputs, specs
+from jaxcredit.policy.transformer import Config, specs
 from jaxcredit.tokenize import Tokenizer, not_a_folder
-
-# Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
-# folded into one axis, and each layer and expert has a tensor of its own.
-NAMES = {
-    "embed": "model.embed_tokens.weight",
-    "final_norm": "model.norm.weight",
-    "unembed": "lm_head.weight",
-    "layers/attn_norm": "model.layers.{}.input_layernorm.weight",
-    "layers/wq": "model.layers.{}.self_attn.q_proj.weight",
-    "layers/wk": "model.layers.{}.self_attn.k_proj.weight",
-    "layers/wv": "model.layers.{}.self_attn.v_proj.weight",
-    "layers/wo": "model.layers.{}.self_attn.o_proj.weight",
-    "layers/bq": "model.layers.{}.self_attn.q_proj.bias",
-    "layers/bk": "model.layers.{}.self_attn.k_proj.bias",
-    "layers/bv": "model.layers.{}.self_attn.v_proj.bias",
-    "layers/q_norm": "model.layers.{}.self_attn.q_norm.weight",
-    "layers/k_norm": "model.layers.{}.self_attn.k_norm.weight",
-    "layers/mlp_norm": "model.layers.{}.post_attention_layernorm.weight",
-    "layers/w_gate": "model.layers.{}.mlp.gate_proj.weight",
-    "layers/w_up": "model.layers.{}.mlp.up_proj.weight",
-    "layers/w_down": "model.layers.{}.mlp.down_proj.weight",
-}
-EXPERTS = {name: template.replace("mlp.", "mlp.experts.{}.") for name, template in NAMES.items() if ".mlp." in template} | {
-    "layers/w_router": "model.layers.{}.mlp.gate.weight"
-}
-POST_NORM = {
-    "layers/attn_post_norm": "model.layers.{}.post_attention_layernorm.weight",
-    "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm.weight",
-    "layers/mlp_post_norm": "model.layers.{}.post_feedforward_layernorm.weight",
-}
-
-
-def names(cfg: Config) -> dict[str, str]:
-    """Where the parameters of this config lie in a Hugging Face file."""
-    return NAMES | (EXPERTS if cfg.experts else {}) | (POST_NORM if cfg.post_norm else {})
 
 
 def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
@@ -88,7 +54,7 @@ def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -
     dtype, table = jnp.dtype(cfg.param_dtype), names(cfg)
 
     def leaf(path, param, where):
-        key = _key(path)
+        key = key_of(path)
         stack = table[key].count("{}")
 
         def read(index) -> np.ndarray:
@@ -96,7 +62,7 @@ def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -
             x = np.empty([s.stop - s.start for s in cut], dtype)
             for i in np.ndindex(x.shape[:stack]):
                 name = table[key].format(*(s.start + j for s, j in zip(cut, i, strict=False)))
-                x[i] = _ours(key, get(name), cut[stack:], param.shape[stack:])
+                x[i] = ours(key, get(name), cut[stack:], param.shape[stack:])
             return x
 
         if where is None:
@@ -134,7 +100,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
     still, trained = split(params)
     adapters = {f"layers/{name}": pair for name, pair in trained["lora"].items()} if still else {}
-    leaves = {_key(path): x for path, x in jax.tree_util.tree_leaves_with_path(still or trained)}
+    leaves = {key_of(path): x for path, x in jax.tree_util.tree_leaves_with_path(still or trained)}
     table = names(cfg)
     shards = _plan(leaves, table, shard_bytes)
     where = {}
@@ -144,7 +110,7 @@ def export(
         for key, i in parts:
             x = leaves[key][i]  # one tensor at a time
             x = _host(merged(x, jax.tree.map(lambda w, i=i: w[i], adapters[key])) if key in adapters else x)
-            tensors[table[key].format(*i)] = np.ascontiguousarray(_theirs(key, x))
+            tensors[table[key].format(*i)] = np.ascontiguousarray(theirs(key, x))
         where |= dict.fromkeys(tensors, file)
         if writer:
             from safetensors.numpy import save_file
@@ -234,52 +200,6 @@ def _compare(folder: Path, have: dict[str, tuple], cfg: Config) -> None:
             raise ValueError(
                 f"{folder}: {name} has shape {have[name]}, config.json says {shape}: config and weights do not belong together"
             )
-
-
-def expected(cfg: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor in a Hugging Face file of this config."""
-    table = names(cfg)
-    for path, x in jax.tree_util.tree_leaves_with_path(abstract(specs(cfg))):
-        key = _key(path)
-        stack = table[key].count("{}")
-        shape = _theirs(key, np.broadcast_to(np.int8(0), x.shape[stack:])).shape
-        for i in np.ndindex(x.shape[:stack]):
-            yield table[key].format(*i), shape
-
-
-def _key(path) -> str:
-    return "/".join(p.key for p in path)
-
-
-def _inputs(key: str) -> int | None:
-    """How many leading axes of a matrix are its input. None: a vector, or the embedding."""
-    return inputs(key.removeprefix("layers/")) if "/w" in key or key == "unembed" else None
-
-
-def _ours(key: str, x: Any, cut: list[slice], shape: tuple[int, ...]) -> np.ndarray:
-    """The part `cut` of one of our arrays of `shape` out of theirs: [out, in] to [in, out], with the heads as an axis of their own."""
-    sizes, n = [s.stop - s.start for s in cut], _inputs(key)
-    if key == "embed":
-        return x[cut[0], cut[1]]
-    if n is None:
-        return x[_fold(cut, shape)].reshape(sizes)
-    return x[_fold(cut[n:], shape[n:]), _fold(cut[:n], shape[:n])].T.reshape(sizes)
-
-
-def _fold(cut: list[slice], shape: tuple[int, ...]) -> slice:
-    """The slice of several axes folded into one, of which only the first may be cut."""
-    rest = math.prod(shape[1:])
-    if any(s != slice(0, n) for s, n in zip(cut[1:], shape[1:], strict=True)):
-        raise ValueError(f"heads of shape {shape} are cut within a head ({cut}): cut the axis of the heads")
-    return slice(cut[0].start * rest, cut[0].stop * rest)
-
-
-def _theirs(key: str, x: np.ndarray) -> np.ndarray:
-    """The way back, of a whole tensor."""
-    n = _inputs(key)
-    if n is None:
-        return x if key == "embed" else x.reshape(-1)
-    return x.reshape(math.prod(x.shape[:n]), -1).T
 
 
 def _host(x: Array) -> np.ndarray:

@@ -27,7 +27,15 @@ from transformers import (
 )
 
 HERE = Path(__file__).parent
-SHAPE = dict(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, max_position_embeddings=256)
+SHAPE = dict(
+    vocab_size=96,
+    hidden_size=32,
+    intermediate_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=256,
+    attn_implementation="eager",
+)
 # A small original length puts the wave lengths of an 8-wide head on all three sides of llama3's smoothing.
 LLAMA3 = dict(
     rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
@@ -38,71 +46,59 @@ FAMILIES = {
     "llama": lambda: LlamaForCausalLM(
         LlamaConfig(
             **SHAPE,
-            num_attention_heads=4,
             num_key_value_heads=2,
             rope_parameters=LLAMA3,
             tie_word_embeddings=False,
             rms_norm_eps=1e-5,
-            attn_implementation="eager",
         )
     ),
     "qwen2": lambda: Qwen2ForCausalLM(
         Qwen2Config(
             **SHAPE,
-            num_attention_heads=4,
             num_key_value_heads=1,
             rope_parameters=LINEAR,
             tie_word_embeddings=False,
-            attn_implementation="eager",
         )
     ),
     "qwen3": lambda: Qwen3ForCausalLM(
         Qwen3Config(
             **SHAPE,
-            num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=16,
             rope_parameters=PLAIN,
             tie_word_embeddings=True,
-            attn_implementation="eager",
         )
     ),
     # Windows shorter than the prompts, and answers that leave them behind.
     "mistral": lambda: MistralForCausalLM(
         MistralConfig(
             **SHAPE,
-            num_attention_heads=4,
             num_key_value_heads=2,
             sliding_window=7,
             rope_parameters=PLAIN,
             tie_word_embeddings=True,
-            attn_implementation="eager",
         )
     ),
     "gemma2": lambda: Gemma2ForCausalLM(
         Gemma2Config(
             **SHAPE,
-            num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
             query_pre_attn_scalar=5,
             sliding_window=9,
             attn_logit_softcapping=1.5,
             final_logit_softcapping=2.0,
-            attn_implementation="eager",
         )
     ),
     "gemma3": lambda: Gemma3ForCausalLM(
         Gemma3TextConfig(
             **SHAPE | dict(num_hidden_layers=3),
-            num_attention_heads=4,
             num_key_value_heads=1,
             head_dim=16,
             query_pre_attn_scalar=20,
             sliding_window=6,
             layer_types=["sliding_attention", "sliding_attention", "full_attention"],
             rope_parameters={"full_attention": LINEAR, "sliding_attention": dict(rope_type="default", rope_theta=1e4)},
-            attn_implementation="eager",
         )
     ),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(
@@ -112,12 +108,10 @@ FAMILIES = {
             num_experts=6,
             num_experts_per_tok=2,
             norm_topk_prob=True,
-            num_attention_heads=4,
             num_key_value_heads=2,
             head_dim=8,
             rope_parameters=PLAIN,
             tie_word_embeddings=False,
-            attn_implementation="eager",
         )
     ),
 }
