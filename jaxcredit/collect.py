@@ -38,20 +38,26 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 def single_turn(
     sample: Callable, tokenizer, task: Task, *, group: int, buckets: Sequence[int], sharding=None, timeout_s: float = 10.0
-) -> Callable[..., Collected]:
-    """One prompt, one answer, one reward: `collect(params, key, indices) -> Collected` with K = 1 segment.
+) -> Callable[..., Callable[[], Collected]]:
+    """One prompt, one answer, one reward: K = 1 segment. `collect(params, key, indices)` sends the sampling to the device, and what it
+    returns waits for the answers, judges them and gives the Collected.
 
     `sample(params, prompt, valid, key)` is the compiled sampler; `indices` are the prompts of all processes, so that all choose the
     same bucket; each process judges and feeds its own share.
     """
 
-    def collect(params, key, indices) -> Collected:
-        start = time.perf_counter()
+    def collect(params, key, indices) -> Callable[[], Collected]:
         items = [task.train[int(i)] for i in indices]
         own = mine(len(indices))
         prompt, prompt_valid = (x[own] for x in bucketed([tokenizer.chat(i["prompt"]) for i in items], buckets, pad=tokenizer.pad_id))
         items = items[own]
-        drawn = sample(params, put(prompt, sharding), put(prompt_valid, sharding), key)
+        prompt, prompt_valid = put(prompt, sharding), put(prompt_valid, sharding)
+        drawn = sample(params, prompt, prompt_valid, key)
+        index = put(np.asarray(indices[own], np.int32), sharding)
+        return lambda: judged(items, prompt, prompt_valid, drawn, index)
+
+    def judged(items, prompt, prompt_valid, drawn, index) -> Collected:
+        start = time.perf_counter()
         tokens, mask = fetch(drawn["tokens"]), fetch(drawn["mask"])
         sampled = time.perf_counter()
 
@@ -71,12 +77,9 @@ def single_turn(
             timeout_s=timeout_s,
         )
         reward = flat.astype(np.float32).reshape(len(items), group, 1)
-        judged = time.perf_counter()
-
-        whole = assemble(put(prompt, sharding), put(prompt_valid, sharding), drawn, put(reward, sharding), where=sharding)
-        rollout = whole.with_signals(prompt=put(np.asarray(indices[own], np.int32), sharding))
-        facts = {"tokens": drawn["mask"].sum(), "time/sample_s": sampled - start, "time/reward_s": judged - sampled}
-        return Collected(rollout, [item["meta"] for item in items], texts, facts)
+        facts = {"tokens": drawn["mask"].sum(), "time/sample_s": sampled - start, "time/reward_s": time.perf_counter() - sampled}
+        whole = assemble(prompt, prompt_valid, drawn, put(reward, sharding), where=sharding)
+        return Collected(whole.with_signals(prompt=index), [item["meta"] for item in items], texts, facts)
 
     return collect
 
@@ -103,7 +106,7 @@ def assemble(prompt, prompt_valid, drawn, reward, where=None) -> Rollout:
     return rollout if where is None else jax.lax.with_sharding_constraint(rollout, where)
 
 
-def until_mixed(collect: Callable[..., Collected], draw: Callable[[], np.ndarray], rounds: int, sharding=None) -> Callable[..., Collected]:
+def until_mixed(collect: Callable, draw: Callable[[], np.ndarray], rounds: int, sharding=None) -> Callable[..., Callable[[], Collected]]:
     """Dynamic sampling (DAPO, 2503.14476): keep only groups whose rewards differ, drawing further prompts for at most `rounds` rounds.
 
     What it cost is counted: all tokens sampled, groups dropped. If the rounds run out, the batch is filled with groups without a
@@ -115,7 +118,7 @@ def until_mixed(collect: Callable[..., Collected], draw: Callable[[], np.ndarray
         own = mine(len(indices))
         wanted, kept, spare, facts = own.stop - own.start, [], [], {}
         for round in range(rounds):
-            batch = collect(params, jax.random.fold_in(key, round), indices if round == 0 else draw())
+            batch = collect(params, jax.random.fold_in(key, round), indices if round == 0 else draw())()
             reward = fetch(batch.rollout.reward).sum(-1)
             mixed = reward.max(-1) > reward.min(-1)
             for n in range(len(mixed)):
@@ -130,7 +133,7 @@ def until_mixed(collect: Callable[..., Collected], draw: Callable[[], np.ndarray
         }
         return _pick((kept + spare)[:wanted], facts, sharding)
 
-    return gather
+    return lambda params, key, indices: lambda: gather(params, key, indices)  # nothing can be sent ahead: the rounds depend on rewards
 
 
 def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collected:

@@ -54,6 +54,9 @@ class Experiment:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    # Sample a step's answers before the update of the step before: judged meanwhile, and from parameters one update old. For that the
+    # objective is weighed by losses.truncated_importance.
+    ahead: bool = False
     resample: int = 1  # rounds of sampling in search of groups with a signal; 1: take what comes
     minibatch: int | None = None  # prompts an optimizer step; None: all
     micro: int | None = None  # prompts a pass; None: all of the minibatch
@@ -94,6 +97,8 @@ class Experiment:
                 f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
             )
+        if self.ahead and self.resample > 1:
+            raise ValueError(f"resample = {self.resample} waits for rewards, nothing can be sampled ahead: set ahead=False or resample=1")
         lora.specs(specs(self.policy), self.lora)
         minibatch = self.minibatch or self.prompts
         shards = meshes.ways("batch", self.rules, self.mesh)

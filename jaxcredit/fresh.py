@@ -49,7 +49,7 @@ def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: i
     batches, parts, texts, asked = Batches(len(exp.task.train), exp.prompts, seed), [], [], []
     for k in range(-(-prompts // exp.prompts)):
         index = next(batches)
-        got = collect(state.params, jax.random.fold_in(key, k), index)
+        got = collect(state.params, jax.random.fold_in(key, k), index)()
         rollout = annotate(state, got).filled()
         S = exp.new
         logp = jnp.pad(logprob(state.params, rollout)["logp"], [(0, 0), (0, 0), (rollout.tokens.shape[-1] - S, 0)])

@@ -65,6 +65,7 @@ def build(exp: Experiment) -> Programs:
             mesh.assert_placed(state, where)
         return state
 
+    objective = losses.truncated_importance(exp.objective) if exp.ahead else exp.objective
     draw = jax.jit(
         functools.partial(decode.sample, cfg=cfg, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
         static_argnames=("rows", "temperature", "top_k", "top_p"),
@@ -81,7 +82,7 @@ def build(exp: Experiment) -> Programs:
         credit=jax.jit(lambda rollout: columns(exp.credit(rollout), rollout), out_shardings=batch),
         update=make_update(
             logprob,
-            exp.objective,
+            objective,
             exp.aggregate,
             exp.optimizer,
             kl=exp.kl,

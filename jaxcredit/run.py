@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -73,10 +74,21 @@ def run(
         ) as records:
             if not saved:
                 state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches)
-            pieces, look, watch = steps_of(exp, programs), named("evaluate", greedy), Clock()
+            pieces, look, watch, sampling = steps_of(exp, programs), named("evaluate", greedy), Clock(), _collector(exp, programs, batches)
+            at = SimpleNamespace(step=begin, stop=False)
+
+            def collect(*args):
+                return named("sample", named("sample", sampling)(*args))  # sent, and waited for
+
+            def ahead() -> bool:
+                """Not before a save: what is saved knows nothing of answers that nobody has learned from."""
+                at.step += 1
+                if exp.ahead:
+                    at.stop = preempted.should_stop(at.step)
+                return exp.ahead and not (at.stop or checkpoints.due(at.step) or at.step == exp.steps)
 
             def log(state, collected, metrics) -> bool:
-                step = next(clock)
+                step = at.step
                 profiler.after(step, state)
                 metrics["flops"] = flops.step(exp, collected.rollout, metrics["tokens"])
                 metrics["time/work_s"] = watch.end()
@@ -86,36 +98,37 @@ def run(
                     records.samples(step, shown)
                 records.log(step, metrics)
                 host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
-                stop = preempted.should_stop(step)
-                if checkpoints.due(step) or step == exp.steps or stop:
+                if not exp.ahead:
+                    at.stop = preempted.should_stop(step)
+                if checkpoints.due(step) or step == exp.steps or at.stop:
                     records.flush()
                     checkpoints.save(step, state, {"batches": batches.get_state()})
-                    host.say(f"save step {step}{', asked to stop' if stop else ''}")
+                    host.say(f"save step {step}{', asked to stop' if at.stop else ''}")
                 lost = trouble.skipped(exp, [line for line in records.history if line["step"] > begin])
                 if lost >= exp.skips:
                     rollout = pieces["annotate"](state, collected)
                     columns = pieces["credit"](rollout)
                     checkpoints.wait()
                     raise trouble.Diverged(trouble.diagnosis(exp, programs, state.params, rollout, columns, lost, checkpoints.steps()))
-                if stop and step < exp.steps:
+                if at.stop and step < exp.steps:
                     checkpoints.wait()
                     raise Stopped(Preemption.EXIT)
                 profiler.before(step + 1)
                 watch.begin()
                 return step == exp.steps
 
-            clock = itertools.count(begin + 1)
             if begin < exp.steps:
                 profiler.before(begin + 1)
                 watch.begin()
                 train(
                     state,
                     batches,
-                    collect=named("sample", _collector(exp, programs, batches)),
+                    collect=collect,
                     annotate=named("signals", pieces["annotate"]),
                     credit=named("credit", pieces["credit"]),
                     update=named("update", pieces["update"]),
                     log=log,
+                    ahead=ahead,
                 )
             checkpoints.wait()
             return records.last

@@ -21,16 +21,33 @@ def train(
     credit: Callable,
     update: Callable,
     log: Callable[[TrainState, Any, dict], bool],
+    ahead: Callable[[], bool] = lambda: False,
 ) -> TrainState:
-    """One step a batch until the batches end or `log` asks to stop (it saves, evaluates and draws, and is called after every step)."""
-    for batch in batches:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        collected = collect(state.params, key, batch)
+    """One step a batch until the batches end or `log` asks to stop (it saves, evaluates and draws, and is called after every step).
+
+    `collect(params, key, batch)` sends the sampling to the device and returns a function that waits for the answers and judges them.
+    `ahead`, asked before each update: shall the next answers be sampled first? Then they are judged while the device updates, and come
+    from parameters one update old.
+    """
+    batches, learned = iter(batches), int(state.step)
+
+    def begin(step):
+        batch = next(batches, None)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
+        return None if batch is None else collect(state.params, key, batch)
+
+    waiting = begin(learned)
+    while waiting:
+        collected = waiting()
         rollout = annotate(state, collected)
         columns = credit(rollout)
+        learned += 1
+        early = ahead()
+        waiting = begin(learned) if early else None
         state, metrics = update(state, rollout, columns)
         if log(state, collected, {**collected.facts, **metrics, **diagnose(rollout, columns)}):
             break
+        waiting = waiting if early else begin(learned)
     return state
 
 

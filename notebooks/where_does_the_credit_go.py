@@ -76,7 +76,7 @@ print(f"{steps} steps of supervision: {accuracy(state.params):.0%} of the held-o
 
 # %%
 collect = single_turn(made.sample, tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
-collected = collect(state.params, jax.random.key(1), np.arange(exp.prompts))
+collected = collect(state.params, jax.random.key(1), np.arange(exp.prompts))()
 rollout = collected.rollout.filled()
 reward = np.asarray(rollout.reward)[..., 0]
 mask = np.asarray(rollout.mask)

@@ -45,7 +45,7 @@ built = {}
 
 def build(exp: Experiment):
     """`programs.build`, once for all experiments that compile to the same programs (their optimizers are alike here)."""
-    key = repr((exp.policy, exp.credit, sorted(exp.signals), exp.beta, exp.prompts, exp.group, exp.new, exp.temperature))
+    key = repr((exp.policy, exp.credit, sorted(exp.signals), exp.beta, exp.prompts, exp.group, exp.new, exp.temperature, exp.ahead))
     if key not in built:
         built[key] = programs.build(exp)
     return built[key]

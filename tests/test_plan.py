@@ -32,7 +32,7 @@ live = sum(x.nbytes for x in jax.live_arrays())
 
 state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts)
 resident = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
-collected = _collector(exp, made, batches)(state.params, jax.random.key(0), next(batches))
+collected = _collector(exp, made, batches)(state.params, jax.random.key(0), next(batches))()
 rollout = steps_of(exp, made)["annotate"](state, collected)
 columns = made.credit(rollout)
 real = {"update": made.update.lower(state, rollout, columns), "credit": made.credit.lower(rollout)}

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compare import timeless
 from micro import ITEMS, build, experiment, score
 
 from jaxcredit import credit
@@ -112,9 +113,6 @@ def test_resume_goes_on_and_a_damaged_newest_checkpoint_costs_steps_only(done, t
     os.truncate(array, array.stat().st_size - 1)
     with pytest.warns(CheckpointWarning, match="00000004 is damaged.*trying the one before"):
         run(experiment(steps=6), tmp_path, resume=True)
-
-    def timeless(folder):
-        return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in read(folder)]
 
     assert timeless(tmp_path) == timeless(done[0])
 

@@ -191,7 +191,7 @@ def test_greedy_reward_is_what_the_greedy_answer_earns():
     programs = micro.build(exp)
     weights = jax.jit(lambda key: params.init(transformer.specs(exp.policy), key))(jax.random.key(5))
     collect = single_turn(programs.sample, exp.tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
-    collected = collect(weights, jax.random.key(1), np.arange(exp.prompts))
+    collected = collect(weights, jax.random.key(1), np.arange(exp.prompts))()
     state = SimpleNamespace(params=weights)
     rollout = programs.learned["greedy"].annotate({}, state, collected.rollout, collected.metas)
     prompt, valid = rollout.tokens[:, 0, : -exp.new], rollout.valid[:, 0, : -exp.new]

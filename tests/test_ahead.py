@@ -1,0 +1,84 @@
+"""Answers sampled before the update of the step before."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from compare import timeless
+from micro import build, experiment
+
+from jaxcredit.data import Batches
+from jaxcredit.run import _collector, run, steps_of
+from jaxcredit.train import train
+
+
+def ahead(steps=6, **kw):
+    return dataclasses.replace(experiment(steps=steps), ahead=True, save_every=3, eval_every=100, **kw)
+
+
+def same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it():
+    exp = ahead()
+    made = build(exp)
+    pieces, told, seen = steps_of(exp, made), [], []
+    state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts, exp.seed)
+    sampling = _collector(exp, made, batches)
+
+    def collect(params, key, batch):
+        told.append("sample")
+        waiting = sampling(params, key, batch)
+
+        def judge():
+            told.append("judge")
+            return waiting()
+
+        return judge
+
+    def update(state, *given):
+        told.append("update")
+        seen.append(given)
+        return pieces["update"](state, *given)
+
+    def log(state, collected, metrics):
+        return len(seen) == 4
+
+    flags = iter([True, True, False, False])
+    parts = {**pieces, "update": update, "collect": collect, "log": log}
+    end = train(state, batches, **parts, ahead=lambda: next(flags))
+    order = "sample judge sample update judge sample update judge update sample judge update"
+    assert " ".join(told) == order
+
+    # The same by hand, from the formula: step k's answers are sampled with the parameters before update k - 1 where that was asked for.
+    state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts, exp.seed)
+    sampling, before = _collector(exp, made, batches), None
+    for k, early in enumerate([False, True, True, False]):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), k)
+        now = jax.tree.map(lambda x: x.copy(), state.params)  # the update takes its own
+        got = sampling(before if early else now, key, next(batches))()
+        rollout = pieces["annotate"](state, got)
+        columns = pieces["credit"](rollout)
+        same((rollout, columns), seen[k])
+        before, (state, _) = now, pieces["update"](state, rollout, columns)
+    same(state.params, end.params)
+
+
+@pytest.mark.slow
+def test_a_run_that_was_stopped_at_a_save_goes_on_as_if_it_never_had(tmp_path):
+    run(ahead(), tmp_path / "whole")
+    run(ahead(steps=3), tmp_path / "parts")
+    run(ahead(), tmp_path / "parts", resume=True)
+    looked = "eval/greedy_accuracy"  # of step 3, where it was the last
+    whole, parts = ([{k: v for k, v in line.items() if k != looked} for line in timeless(tmp_path / name)] for name in ("whole", "parts"))
+    assert parts == whole
+    gaps = [line["sampler_gap"] for line in whole[1:]]
+    assert max(gaps[0], gaps[3]) < 1e-5 < min(gaps[1], gaps[2], gaps[4], gaps[5])  # one update old, but for the step after a save
+
+
+def test_rounds_of_sampling_cannot_be_sent_ahead():
+    with pytest.raises(ValueError, match="resample = 2 waits for rewards.*ahead=False"):
+        ahead(resample=2).check()
