@@ -11,7 +11,7 @@ from jaxcredit import losses
 from jaxcredit import mesh as meshes
 from jaxcredit.credit import Credit, method_of
 from jaxcredit.policy import lora
-from jaxcredit.policy.transformer import Config, specs
+from jaxcredit.policy.config import Config, specs
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Tokenizer
 
@@ -55,7 +55,7 @@ class Experiment:
     top_k: int = 0
     top_p: float = 1.0
     # Sample a step's answers before the update of the step before: judged meanwhile, and from parameters one update old. For that the
-    # objective is weighed by losses.truncated_importance.
+    # objective is weighed by losses.truncated_importance, by whole answers: by the token it mends nothing (tests/benchmarks/ahead.py).
     ahead: bool = False
     resample: int = 1  # rounds of sampling in search of groups with a signal; 1: take what comes
     minibatch: int | None = None  # prompts an optimizer step; None: all

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxcredit.policy.transformer import Config
+from jaxcredit.policy.config import Config
 from jaxcredit.rollout import Rollout
 
 if TYPE_CHECKING:  # the folder of a run is read without all estimators

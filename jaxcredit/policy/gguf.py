@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 
 from jaxcredit import tokenize
 from jaxcredit.policy import hf_names, pretrained
-from jaxcredit.policy.transformer import Config
+from jaxcredit.policy.config import Config
 
 # Hugging Face's name of a tensor -> that of GGUF.
 NAMES = {

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jaxcredit.policy.transformer import Config
+from jaxcredit.policy.config import Config
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -186,7 +186,8 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
 
 def _exact(cfg: Config, out: dict) -> None:
     """Raise unless config.json says all that the Config computes."""
-    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "query_chunk", "place"}  # how, not what, a policy computes
+    # How, not what, a policy computes.
+    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "query_chunk", "attention", "place"}
     shape = {f.name for f in dataclasses.fields(Config)} - run
     told = Config(**parse(out, Path("config.json")))
     same = {"score_dim": cfg.head_dim, "local_theta": cfg.rope_theta}  # what 0 stands for

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from jaxcredit.params import abstract
-from jaxcredit.policy.transformer import Config, inputs, specs
+from jaxcredit.policy.config import Config, specs
+from jaxcredit.policy.transformer import inputs
 
 # Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
 # folded into one axis, and each layer and expert has a tensor of its own.

@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 from jaxcredit import params
 from jaxcredit.policy import presets
-from jaxcredit.policy.transformer import Config, specs
+from jaxcredit.policy.config import Config, specs
 
 
 def rows(words: list[str] = ()) -> list[dict]:

@@ -7,7 +7,7 @@ read the shape from the checkpoint; a preset is for planning, counting and start
 import dataclasses
 from typing import Any
 
-from jaxcredit.policy.transformer import Config
+from jaxcredit.policy.config import Config
 
 
 def micro(vocab: int, *, width: int = 64, layers: int = 2, heads: int = 4, **fields: Any) -> Config:

@@ -19,9 +19,9 @@ from jaxtyping import Array, PyTree
 
 from jaxcredit.params import Param
 from jaxcredit.policy import hf_config
+from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, theirs
 from jaxcredit.policy.lora import merged, split
-from jaxcredit.policy.transformer import Config, specs
 from jaxcredit.tokenize import Tokenizer, not_a_folder
 
 
