@@ -72,7 +72,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         if current is None and line.rstrip().endswith("{") and (found := re.match(r"(ENTRY )?%?([\w.\-]+) ", line)):
             current = bodies.setdefault(found[2], [])
             entry = found[2] if found[1] else entry
-        elif line.startswith("}"):
+        elif line.rstrip() == "}":  # not "}}": what a Pallas kernel says of itself may take several lines
             current = None
         elif current is not None:
             current.append(line)

@@ -57,7 +57,7 @@ def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool
     console.print(
         f"{exp.name}: {params.count(made.state.params):,} parameters, {method_of(exp.credit).name}, {exp.prompts} prompts x {exp.group} "
         f"answers of {max(exp.buckets)} + {exp.new} tokens on {where.size if where else 1} x {kind}"
-        f"{f', mesh {dict(where.shape)}' if where else ''}; {size(room)} a device",
+        f"{f', mesh {dict(where.shape)}' if where else ''}, attention {made.attention}; {size(room)} a device",
         highlight=False,
     )
     good = True

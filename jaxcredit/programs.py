@@ -14,6 +14,7 @@ from jaxcredit import losses, mesh, params
 from jaxcredit.credit import columns
 from jaxcredit.experiment import Experiment
 from jaxcredit.policy import decode, lora, transformer
+from jaxcredit.policy.fused import chosen
 from jaxcredit.rollout import Rollout
 from jaxcredit.update import TrainState, make_update
 
@@ -31,6 +32,7 @@ class Programs(NamedTuple):
     credit: Callable  # rollout -> columns
     update: Callable  # state, rollout, columns -> state, metrics
     learned: dict  # annotators by name
+    attention: str  # which kernel, and why not the device's own
 
 
 def build(exp: Experiment) -> Programs:
@@ -45,6 +47,8 @@ def build(exp: Experiment) -> Programs:
         batch = mesh.batch(exp.prompts, exp.rules, devices)
         mesh.assert_fed(batch, exp.prompts)
         cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
+    attention, why = chosen(cfg)
+    cfg = dataclasses.replace(cfg, attention=attention)  # a part of what is compiled, not of where it was asked for
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
         P = rollout.tokens.shape[-1] - exp.new
@@ -94,6 +98,7 @@ def build(exp: Experiment) -> Programs:
             where=where,
         ),
         learned=learned,
+        attention=f"{attention} ({why})" if why else attention,
     )
 
 

@@ -16,11 +16,14 @@ HERE = Path(__file__).parent
 ABSENT = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
 
 # As the compiler of TPUs writes it: a loop whose condition holds its length, groups by axes, lists, strides; a gather that goes on
-# beside other work and stands in each piece of it; a scatter as a sum of which a part is kept.
+# beside other work and stands in each piece of it; a scatter as a sum of which a part is kept; a kernel that speaks in lines.
 TPU = """HloModule jit_step, num_partitions=8
 
 %body (p: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
   %p = (s32[]{:T(128)}, bf16[8,16]{1,0}) parameter(0)
+  %kernel = bf16[8,16]{1,0} custom-call(%p), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\"block_q\": 512}"
+}}, metadata={op_name="splash"}
   %g = bf16[32,16]{1,0:T(8,128)(2,1)} all-gather(%x), channel_id=1, replica_groups=mesh['axis_0'=4,'axis_1'=2] {'axis_0'}, dimensions={0}
   %one = bf16[8,16] fusion(%g), kind=kLoop, calls=%piece
   ROOT %t = (s32[], bf16[8,16]) tuple(%i, %y)
