@@ -69,7 +69,7 @@ def build(exp: Experiment) -> Programs:
             mesh.assert_placed(state, where)
         return state
 
-    objective = losses.truncated_importance(exp.objective) if exp.ahead else exp.objective
+    objective = losses.truncated_importance(exp.objective, sequence=True) if exp.ahead else exp.objective
     draw = jax.jit(
         functools.partial(decode.sample, cfg=cfg, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
         static_argnames=("rows", "temperature", "top_k", "top_p"),
