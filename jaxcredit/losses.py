@@ -126,7 +126,8 @@ def truncated_importance(objective: Objective, *, cap: float = 2.0, sequence: bo
     """The objective times sg(min(exp(log p_trainer - log p_sampler), cap)): they may compute with different numerics, or one be older.
 
     Per token, or with the row's whole log-ratio (`sequence`), which alone corrects for what an older sampler wrote before and after.
-    p_trainer is the old policy, batch.logp, so that w = 1 where the two agree, also after several optimizer steps. The rule is verl's rollout correction; the cap of 2 is its common value.
+    p_trainer is the old policy, batch.logp, so that w = 1 where the two agree, also after several optimizer steps. The rule is verl's
+    rollout correction; the cap of 2 is its common value.
     """
 
     def weighted(logp: PerToken, batch: Batch, **knobs) -> PerToken:
