@@ -45,6 +45,8 @@ def _train(args, rest):
     if {"-h", "--help"} & set(rest):
         options.parser()[1]["train"].print_help()
         print(f"\n\n{args.config}, and what it lets you change:\n")
+    if "://" in args.runs:
+        raise ValueError(f"--runs {args.runs}: run folders lie on a file system: mount the bucket (gcsfuse BUCKET /mnt/runs)")
     exp, made = find.experiment(args.config, rest, args.credit)
     exp.check()
     from jaxcredit.clock import span
