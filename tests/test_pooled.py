@@ -11,93 +11,93 @@ import pytest
 from oracle import groups, random
 
 from jaxcredit import arena, credit, programs, signals
-from jaxcredit.kernels import Evidence, common_prefix, evidence, relative_weight, remember
+from jaxcredit.kernels import Evidence, coherence, common_prefix, evidence, relative_weight, remember
 from jaxcredit.rollout import outcome
 from jaxcredit.signals.decision import depth, same_column, turn, unsure, visited
 
-sums = jax.jit(evidence, static_argnums=5)
 
-
-def loop_evidence(x, tokens, mask, prefix, place, places):
-    """From the definition: nodes as sets of rows, children as sets within them."""
-    answer = np.zeros((4, places))
+def nodes(tokens, mask, prefix):
+    """(column, rows, children): each set of peers that choose in a column, and those of them that choose alike."""
     for t in range(tokens.shape[1]):
-        left = [i for i in range(len(x)) if mask[i, t]]
+        left = [i for i in range(len(tokens)) if mask[i, t]]
         while left:
             node = [j for j in left if prefix[left[0], j] >= t]
             left = [j for j in left if j not in node]
-            answer[3, place[node[0], t]] += len(node)
-            children = [[j for j in node if tokens[j, t] == a] for a in sorted({tokens[j, t] for j in node})]
-            n, C = len(node), len(children)
-            if not 1 < C < n:
-                continue
-            s2 = np.var([x[j] for j in node], ddof=1)
-            between = sum(len(c) * (np.mean([x[j] for j in c]) - np.mean([x[j] for j in node])) ** 2 for c in children)
-            terms = between - (C - 1) * s2, s2 * (n - C), 2 * (C - 1) * (n - C) / (n + 1) * s2**2
-            answer[:3, place[node[0], t]] += terms
+            yield t, node, [[j for j in node if tokens[j, t] == a] for a in sorted({tokens[j, t] for j in node})]
+
+
+def loop_coherence(x, tokens, mask, prefix):
+    """A node's energy and its mean over all deals, [T] summed over nodes."""
+    answer = np.zeros(tokens.shape[1])
+    for t, node, children in nodes(tokens, mask, prefix):
+        mean, n = np.mean([x[j] for j in node]), len(node)
+        energy = sum((sum(x[j] - mean for j in c)) ** 2 for c in children)
+        chance = np.var([x[j] for j in node], ddof=1) * (n - sum(len(c) ** 2 for c in children) / n) if n > 1 else 0
+        answer[t] += energy - chance
     return answer
 
 
-def loop_weight(found, most, noise, tokens, least):
-    known = most > 0
-    if not known.any():
+def loop_weight(found, noise, square, tokens, least):
+    if noise.sum() == 0:
         return np.ones(len(found))
-    m = found.sum() / most.sum()
-    share, error2 = found[known] / most[known], noise[known] / most[known] ** 2
-    tau2 = max(0.0, (most[known] * ((share - m) ** 2 - error2)).sum() / most.sum())
+    known, m = noise > 0, found.sum() / noise.sum()
+    s, error2 = found[known] / noise[known], square[known] / noise[known] ** 2
+    tau2 = max(0.0, np.average((s - m) ** 2 - error2, weights=noise[known]))
     z = np.full(len(found), m)
     if tau2 > 0:
-        z[known] = m + tau2 / (tau2 + error2) * (share - m)
-    z = np.maximum(z, 0)
-    w = least + (1 - least) * z / z.max() if z.max() > 0 else np.ones(len(z))
+        z[known] = m + tau2 / (tau2 + error2) * (s - m)
+    z = np.maximum(z, 0) + np.average(error2, weights=noise[known]) ** 0.5
+    w = least + (1 - least) * z / z.max()
     return w / ((w * tokens).sum() / tokens.sum())
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["same beginning", "same column"])
-def test_evidence_is_that_of_a_loop_over_nodes(columns):
-    """Ragged answers, holes and padding; places are steps of the column, as all of a node must lie in one."""
-    seen = 0.0
+def test_coherence_is_that_of_a_loop_over_nodes(columns):
+    """Ragged answers, holes and padding."""
+    seen, alone = 0.0, jax.jit(coherence)
     for g in groups(random(5, R=7))[:24]:
         R, T = g["tokens"].shape
         x = np.where(g["real"], g["reward"], 0).sum(-1)[g["row"]]
         prefix = np.full((R, R), T) if columns else np.asarray(common_prefix(jnp.asarray(g["tokens"]), jnp.asarray(g["valid"])))
-        place = np.broadcast_to(np.arange(T) // 3, (R, T))
-        got = sums(jnp.asarray(x, jnp.float32), g["tokens"], jnp.asarray(g["mask"]), jnp.asarray(prefix), jnp.asarray(place), 8)
-        want = loop_evidence(x, g["tokens"], g["mask"], prefix, place, 8)
-        np.testing.assert_allclose(np.stack(got), want, rtol=1e-3, atol=1e-3 * (1 + np.abs(want).max()))
-        seen += np.abs(want[0]).max()
+        got = alone(*(jnp.asarray(v) for v in (np.float32(x), g["tokens"], g["mask"], prefix)))
+        want = loop_coherence(x, g["tokens"], g["mask"], prefix)
+        np.testing.assert_allclose(np.asarray(got).sum(0), want, rtol=1e-3, atol=1e-3 * (1 + np.abs(want).max()))
+        seen += np.abs(want).max()
     assert seen > 1
 
 
-def test_of_all_deals_of_the_rewards_none_is_found_on_average():
-    """The expectation of `found` is 0 whatever the rewards, and `noise` is about its variance; a decision is found in full."""
+def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
+    """The expectation is 0 whatever the rewards; a decision is found."""
     tokens = jnp.array([[0, 1], [0, 2], [0, 1], [1, 1], [1, 3], [1, 3]])
     prefix = jnp.int32(tokens[:, :1] == tokens[:, 0])
-    deals = np.array(list(itertools.permutations((0.3, 1.0, 0, 0.1, 0.7, 1.0))))
-    ones, place = jnp.ones((6, 2), bool), jnp.tile(jnp.arange(2), (6, 1))
-    each = jax.jit(jax.vmap(lambda x: evidence(x, tokens, ones, prefix, place, places=2)))(jnp.asarray(deals, jnp.float32))
-    assert np.abs(each.found.mean(0)).max() < 1e-6 < each.found.std(0).min()
-    np.testing.assert_allclose(each.found.var(0), each.noise.mean(0), rtol=0.5)
-    decided = evidence(jnp.asarray([1.0, 1, 1, 0, 0, 0]), tokens, ones, prefix, place, 2)
-    np.testing.assert_allclose(decided.found[0], decided.most[0], rtol=1e-5)
-    assert decided.found[1] == 0  # all of a node earn the same: nothing left to decide
+    deals = np.array(list(itertools.permutations((0.3, 1.0, 0, 0.1, 0.7, 1.0))), np.float32)
+    ones = jnp.ones((6, 2), bool)
+    each = jax.jit(jax.vmap(lambda x: coherence(x, tokens, ones, prefix)))(jnp.asarray(deals)).sum(1)
+    assert np.abs(each.mean(0)).max() < 1e-5 < 0.1 < each.std(0).min()
+    decided = np.asarray(coherence(jnp.asarray([1.0, 1, 1, 0, 0, 0]), tokens, ones, prefix))
+    np.testing.assert_allclose(decided.sum(0), [2 * 1.5**2 - 0.3 * 3, 0], atol=1e-6)  # below a settled node nothing is left to decide
+    logp, place = jnp.full((6, 2), jnp.log(0.25)), jnp.tile(jnp.array([2, 0]), (6, 1))
+    e = evidence(jnp.asarray(decided), jnp.asarray([1.0, 1, 1, 0, 0, 0]), logp, ones, place, 4)
+    np.testing.assert_allclose(e.found, [0, 0, 3.6, 0], atol=1e-6)
+    np.testing.assert_allclose(e.noise, [6 * 0.3 * 0.75, 0, 6 * 0.3 * 0.75, 0], rtol=1e-5)
+    np.testing.assert_allclose(e.square, [0, 0, 3.6**2, 0], atol=1e-5)
 
 
 def test_weights():
-    e = Evidence(*jnp.array([[3.0, 0.2, -0.1, 0.0], [6, 5, 4, 0], [0.5, 0.4, 0.3, 0], [8, 8, 8, 16]]))
+    numbers = [3.0, 0.2, -0.1, 0.0], [6.0, 5, 4, 0], [0.5, 0.4, 0.3, 0], [8.0, 8, 8, 16]
+    e = Evidence(*(jnp.asarray(x) for x in numbers))
     w = np.asarray(relative_weight(e, 0.1))
     np.testing.assert_allclose(w, loop_weight(*(np.asarray(v, float) for v in e), 0.1), rtol=1e-5)
-    assert w[0] > w[3] > w[1] > w[2] > 0  # what nobody knows weighs as the mean share
+    assert w[0] > w[3] > w[1] > w[2] > 0  # what nobody knows weighs as the mean
     np.testing.assert_allclose((w * e.tokens).sum() / e.tokens.sum(), 1, rtol=1e-6)
-    scaled = e._replace(found=e.found * 9, most=e.most * 9, noise=e.noise * 81)
+    scaled = e._replace(found=e.found * 9, noise=e.noise * 9, square=e.square * 81)
     np.testing.assert_allclose(relative_weight(scaled, 0.1), w, rtol=1e-5)
-    chance = e._replace(found=jnp.array([0.5, -0.4, 0.3, 0]))
-    for nothing in (chance, jax.tree.map(jnp.zeros_like, e), e._replace(found=-e.found)):
-        v = np.asarray(relative_weight(nothing, 0.1))
-        assert np.isfinite(v).all() and (nothing is not chance or (v == 1).all())
+    assert (relative_weight(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1).all()  # they differ by less than chance
+    assert (relative_weight(jax.tree.map(jnp.zeros_like, e)) == 1).all()
+    assert (relative_weight(e._replace(found=-e.found)) > 0).all()
     twice = remember(e, e, 0.5)
-    np.testing.assert_allclose(twice.most, 1.5 * e.most)
-    np.testing.assert_allclose(twice.noise, 1.25 * e.noise)
+    np.testing.assert_allclose(twice.noise, 1.5 * e.noise)
+    np.testing.assert_allclose(twice.square, 1.25 * e.square)
 
 
 def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
@@ -112,7 +112,7 @@ def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
         aux, told = signal.update(aux, None, draw(jax.random.key(step)), {})
     rollout = draw(jax.random.key(99))
     w = signal.annotate(aux, None, rollout, None)["decision_weight"]
-    assert int(told["place"]) == 3 and 0 < float(told["share"]) < 1
+    assert int(told["place"]) == 3 and float(told["weight"]) > 2
     assert (w[..., 3] > 2 * jnp.delete(w, 3, axis=-1).max(-1)).all()
     other = dataclasses.replace(rollout, reward=1 - rollout.reward)
     np.testing.assert_array_equal(signal.annotate(aux, None, other, None)["decision_weight"], w)

@@ -5,7 +5,7 @@ from jaxcredit.kernels.attention import fai, local_and_global, look_back, waad
 from jaxcredit.kernels.attribution import utterance_rewards
 from jaxcredit.kernels.cuts import cut_points
 from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
-from jaxcredit.kernels.evidence import Evidence, evidence, relative_weight, remember
+from jaxcredit.kernels.evidence import Evidence, coherence, evidence, relative_weight, remember
 from jaxcredit.kernels.fits import expectile, implicit_rewards, polyak, progress_loss, td_target, trajectory_preference_loss
 from jaxcredit.kernels.games import (
     centre_roles,
@@ -65,6 +65,7 @@ __all__ = [
     "centre_roles",
     "child_mean",
     "choice_advantage",
+    "coherence",
     "common_prefix",
     "count_by",
     "cut_points",

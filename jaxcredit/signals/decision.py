@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxcredit.kernels.evidence import Evidence, evidence, relative_weight, remember
+from jaxcredit.kernels.evidence import Evidence, coherence, evidence, relative_weight, remember
 from jaxcredit.kernels.prefix import common_prefix
-from jaxcredit.rollout import Rollout, outcome
+from jaxcredit.rollout import Rollout, alive, outcome
 from jaxcredit.signals import Learned
 
 Place = Callable[
@@ -43,14 +43,14 @@ def turn(rollout: Rollout) -> Int[Array, "*N R T"]:
 
 
 def same_beginning(rollout: Rollout) -> Int[Array, "*N R R"]:
-    """Answers are compared where they have the same beginning: what is found hangs on the token and on nothing before it."""
+    """Peers have the same beginning: what they have in common hangs on the token and on nothing before it."""
     rollout = rollout.filled()
     assert rollout.valid is not None
     return jax.vmap(common_prefix)(rollout.tokens, rollout.valid)
 
 
 def same_column(rollout: Rollout) -> Int[Array, "*N R R"]:
-    """All answers of a group are compared in each column, whatever came before: there is more to compare, but tokens inherit."""
+    """Peers are in the same column, whatever they wrote before: there are more of them, but a token may take an earlier one's due."""
     N, R, T = rollout.tokens.shape
     return jnp.full((N, R, R), T, jnp.int32)
 
@@ -59,13 +59,15 @@ def decision(
     place: Place | None = None,
     places: int = 64,
     *,
-    peers: Callable[[Rollout], Array] = same_beginning,
+    peers: Sequence[Callable[[Rollout], Array]] = (same_beginning, same_column),
     decay: float = 0.98,
     least: float = 0.1,
 ) -> Callable:
-    """`decision_weight`: of each token by its place (default: `depth()`), mean 1, from how much of the rewards' variance was decided there.
+    """`decision_weight`: of each token by its place (default: `depth()`), mean 1, from how coherent earlier gradients were there.
 
-    This step's rollouts are added after they were weighed, so weights know nothing of the rewards they weigh. `decay` is for one step.
+    `peers` says whose gradients add up, that is who shares parameters: a table by prefixes has `same_beginning` alone, a table by columns
+    `same_column`; a network lies between, and by default both count. This step's rollouts are added after they were weighed, so weights
+    know nothing of the rewards they weigh. Totals fade by `decay` a step.
     """
     place = depth() if place is None else place
 
@@ -82,15 +84,13 @@ def decision(
 
         @jax.jit
         def add(aux, rollout):
-            row = rollout.row
-            x = jnp.take_along_axis(outcome(rollout), row, -1).astype(jnp.float32)
-            mask = rollout.mask & jnp.take_along_axis(rollout.real.any(-1), row, -1)[..., None]
-            group = functools.partial(evidence, places=places)
-            each = jax.vmap(group)(x, rollout.tokens, mask, peers(rollout), at(rollout))
+            x = jnp.take_along_axis(outcome(rollout), rollout.row, -1).astype(jnp.float32)
+            mask = rollout.mask & jnp.take_along_axis(alive(rollout), rollout.row, -1)[..., None]
+            coherent = functools.reduce(jnp.add, (jax.vmap(coherence)(x, rollout.tokens, mask, who(rollout)) for who in peers))
+            each = jax.vmap(functools.partial(evidence, places=places))(coherent, x, rollout.logp, mask, at(rollout))
             total = remember(Evidence(**aux), jax.tree.map(lambda v: v.sum(0), each), decay)
             w = relative_weight(total, least)
-            share = total.found.sum() / jnp.maximum(total.most.sum(), jnp.finfo(w.dtype).tiny)
-            return total._asdict(), {"share": share, "weight": w.max(), "place": jnp.argmax(w)}
+            return total._asdict(), {"weight": w.max(), "place": jnp.argmax(w)}
 
         return Learned(
             init,
