@@ -1,6 +1,6 @@
 """Our own estimator held to its bounds over a grid of worlds: P0 and safe against leave-one-out, L1 against TEMPO; the worst cell of each.
 
-python -m jaxcredit.arena.ours [--prompts 400] [--seed 0]
+python -m jaxcredit.arena.ours [--prompts 256] [--seed 0]
 """
 
 import argparse
@@ -91,7 +91,7 @@ def measure(cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed
     return found
 
 
-def run(*, prompts: int = 400, group: int = 16, seed: int = 0) -> list[Place]:
+def run(*, prompts: int = 256, group: int = 16, seed: int = 0) -> list[Place]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return sum(pool.map(partial(measure, prompts=prompts, group=group, seed=seed), tasks()), [])
 
@@ -127,7 +127,7 @@ def table(places: Sequence[Place]) -> Table:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("prompts", 400), ("group", 16), ("seed", 0)):
+    for name, default in (("prompts", 256), ("group", 16), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     Console().print(table(run(**vars(parser.parse_args()))))
 
