@@ -45,8 +45,7 @@ def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> F
     2 (matmul weights a token passes) tokens + 4 H h (pairs that attend) + 2 D V (tokens of rows)
     """
     D, F, H, K, h = cfg.width, cfg.ffn, cfg.heads, cfg.kv_heads, cfg.head_dim
-    experts = getattr(cfg, "experts", 0)
-    mlp = 3 * D * F * (getattr(cfg, "experts_per_token", 0) if experts else 1) + D * experts
+    mlp = 3 * D * F * (cfg.experts_per_token or 1) + D * cfg.experts
     weights = cfg.layers * (2 * D * h * (H + K) + mlp)
     p, n = prompt.astype(jnp.float32), rows.astype(jnp.float32)
 
@@ -54,7 +53,7 @@ def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> F
         inside = jnp.minimum(length, window) if window else length
         return inside * (inside + 1) / 2 + (length - inside) * inside
 
-    windows = getattr(cfg, "windows", ()) or (0,)
+    windows = cfg.windows or (0,)
     pairs = jnp.zeros((), jnp.float32)
     for layer in range(cfg.layers):
         w = windows[layer % len(windows)]

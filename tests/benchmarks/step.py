@@ -1,5 +1,8 @@
 """One training step on a CPU: sample, credit, one clipped update over all rows. f32, AdamW, no KL, no stop token; medians over the steps.
 
+Machines differ, and the same one from hour to hour: so the MLP's matmul is timed between the steps, on the same tokens, and `of_matmul` is
+the step's FLOPs (jaxcredit.flops: what the model needs) a CPU second over what that matmul reaches.
+
 python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
 """
 
@@ -16,7 +19,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from jaxcredit import Rollout, credit, losses, params  # noqa: E402
+from jaxcredit import Rollout, credit, flops, losses, params  # noqa: E402
 from jaxcredit.credit import columns  # noqa: E402
 from jaxcredit.policy import decode, transformer  # noqa: E402
 from jaxcredit.update import TrainState, make_update  # noqa: E402
@@ -72,6 +75,12 @@ def main() -> None:
             valid=jnp.ones(shape, bool),
         ).filled()
 
+    @jax.jit
+    def matmul(x, w):
+        return x @ w
+
+    x, w = np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)
+    needs = flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S))  # once to sample, thrice to learn
     key = jax.random.key(0)
     # numpy: an eager jax.random.randint would be a program of its own to compile
     state, prompt, valid = start(key), np.random.default_rng(0).integers(0, a.vocab, (N, P), np.int32), np.ones((N, P), bool)
@@ -88,8 +97,11 @@ def main() -> None:
             first = t2 - BEGIN
         else:
             times.append({"step_s": t2 - t0, "step_cpu_s": c2 - c0, "rollout_s": t1 - t0, "train_s": t2 - t1, "rollout_cpu_s": c1 - c0})
+            jax.block_until_ready([matmul(x, w) for _ in range(10)])
+            times[-1]["matmul_gflop_per_cpu_s"] = 10 * 2 * x.size * a.ffn / (time.process_time() - c2) / 1e9
     out = {name: statistics.median(t[name] for t in times) for name in times[0]}
     out["tokens_per_s"] = N * R * S / out["step_s"]
+    out["of_matmul"] = 4 * float(needs) / out["step_cpu_s"] / 1e9 / out["matmul_gflop_per_cpu_s"]
     out["first_step_s"] = first
     out["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     out = {name: round(x, 3) for name, x in out.items()}

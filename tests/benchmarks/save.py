@@ -1,0 +1,102 @@
+"""What a checkpoint costs a run: the share of its time when it saves every 100 steps, and how much a restore reads of what was saved.
+
+    python tests/benchmarks/save.py                    # about a CPU minute
+    python tests/benchmarks/save.py --width 512 --layers 8
+
+A save copies the state to the host and goes on; writing and checksums happen behind the next steps and slow them down. Counted is all of
+it: the wall seconds of `save` and of the steps that follow until nothing is being written, less what as many steps take without a save.
+The steps are supervised ones on 64 rows of 128 tokens. A restore of the parameters alone should read a third of what was saved.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcredit import losses, params
+from jaxcredit.checkpoint import Checkpoints
+from jaxcredit.policy import transformer
+from jaxcredit.rollout import Rollout
+from jaxcredit.update import TrainState, make_update
+
+
+def read() -> int:
+    """Bytes that this process has asked files for."""
+    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, value in dict(layers=4, width=256, vocab=4096, rounds=3, every=100).items():
+        parser.add_argument(f"--{name}", type=int, default=value)
+    a = parser.parse_args()
+    shape = {"layers": a.layers, "width": a.width, "heads": 8, "kv_heads": 8, "head_dim": a.width // 8, "ffn": 4 * a.width}
+    cfg = transformer.Config(vocab=a.vocab, **shape)
+    optimizer = optax.adamw(1e-4)
+
+    @jax.jit
+    def start(key):
+        weights = params.init(transformer.specs(cfg), key)
+        return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
+
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, a.vocab, (64, 1, 128), np.int32))
+    mask = jnp.broadcast_to(jnp.arange(128) >= 8, tokens.shape)
+    one, segment = jnp.ones((64, 1, 1)), mask.astype(jnp.int32) - 1
+    rollout = Rollout(tokens=tokens, mask=mask, logp=0.0 * mask, segment=segment, reward=one, real=one > 0).filled()
+
+    def logprob(weights, rollout):
+        return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=8)
+
+    update = make_update(logprob, losses.nll, losses.token_mean, optimizer)
+    state, took = start(jax.random.key(0)), []
+
+    def step():
+        nonlocal state
+        begin = time.perf_counter()
+        state, _ = update(state, rollout, 1.0 * mask)
+        jax.block_until_ready(state)
+        return time.perf_counter() - begin
+
+    step()
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / "c", every=1, keep=1) as checkpoints:
+        blocked, costs = [], []
+        for k in range(a.rounds):
+            took += [step() for _ in range(8)]
+            begin, n = time.perf_counter(), 0
+            checkpoints.save(k + 1, state)
+            blocked.append(time.perf_counter() - begin)
+            while n < 4 or not checkpoints._pending[2].done():
+                step()
+                n += 1
+            costs.append(time.perf_counter() - begin - n * statistics.median(took))
+        checkpoints.wait()
+        size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
+        like = jax.eval_shape(lambda: state)
+        reads = {}
+        for name, part in (("all", like), ("params", {"params": like.params})):
+            before = read()
+            jax.block_until_ready(checkpoints.restore(part, partial=name != "all")[0])
+            reads[name] = read() - before - size  # every file was read once more, for its checksum
+    usual = statistics.median(took)
+    out = {
+        "parameters": params.count(jax.eval_shape(lambda: state.params)),
+        "saved_mb": round(size / 1e6, 1),
+        "step_s": round(usual, 3),
+        "save_blocks_s": round(statistics.median(blocked), 3),
+        "save_costs_s": round(statistics.median(costs), 3),
+        f"share_of_{a.every}_steps": round(statistics.median(costs) / (a.every * usual), 4),
+        "restore_read_mb": round(reads["all"] / 1e6, 1),
+        "restore_params_read_mb": round(reads["params"] / 1e6, 1),
+    }
+    print(json.dumps(out, indent=2))
+
+
+if __name__ == "__main__":
+    main()
