@@ -52,7 +52,7 @@ LAYOUTS = {  # by the axes of the mesh
 
 @pytest.mark.parametrize("layout", [pytest.param(x, marks=pytest.mark.slow if i else ()) for i, x in enumerate(LAYOUTS)])
 def test_eight_devices_are_one(layout):
-    """Loss, gradients and an AdamW step, with attention in chunks; moments where their parameters are, said and checked.
+    """Loss, gradients and an AdamW step, with attention and MLP in chunks; moments where their parameters are, said and checked.
 
     context: every device has a quarter of the tokens of each layer, and gathers the keys."""
     shape, rules = LAYOUTS[layout]
@@ -90,7 +90,7 @@ def test_eight_devices_are_one(layout):
     with pytest.raises(AssertionError, match=r"mu.*out_shardings"):
         mesh.assert_placed(state | {"opt": (astray, *rest)}, places)
     batch = jax.device_put((tokens, valid, weight), mesh.batch(N, rules, devices))
-    cut = dataclasses.replace(CFG, place=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2)
+    cut = dataclasses.replace(CFG, place=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2, token_chunk=5)
     # Without out_shardings the step itself would move what it likes: XLA spread the moments of the norms.
     state, loss, g = jax.jit(functools.partial(step, cfg=cut), out_shardings=(places, None, where))(state, *batch)
     np.testing.assert_allclose(loss, want, rtol=1e-5)

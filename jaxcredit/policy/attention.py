@@ -27,18 +27,25 @@ def mix(q: Array, *parts: tuple[Array, Array, Array], cfg) -> Array:
         return _mix(q, parts, cfg)
     each = [mask.ndim > 1 and mask.shape[-2] == S for _, _, mask in parts]
 
-    def cut(x, axis):  # every chunk strided over the tokens, so that each shard of them holds its share of every chunk
-        x = jnp.pad(x, [(0, -S % n if a == axis else 0) for a in range(x.ndim)])
-        return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, n, *x.shape[axis + 1 :]), axis + 1, 0)
-
     @jax.checkpoint
     def chunk(xs):
         q, masks = xs[0], iter(xs[1])
         return _mix(q, [(k, v, next(masks) if own else mask) for (k, v, mask), own in zip(parts, each, strict=True)], cfg)
 
-    masks = [cut(mask, mask.ndim - 2) for (_, _, mask), own in zip(parts, each, strict=True) if own]
-    out = jnp.moveaxis(jax.lax.map(chunk, (cut(q, 2), masks)), 0, 3)
-    return out.reshape(*out.shape[:2], -1, *out.shape[4:])[:, :, :S]
+    masks = [cut(mask, mask.ndim - 2, n) for (_, _, mask), own in zip(parts, each, strict=True) if own]
+    return joined(jax.lax.map(chunk, (cut(q, 2, n), masks)), 2, S)
+
+
+def cut(x: Array, axis: int, n: int) -> Array:
+    """`[..., S, ...]` to `[n, ..., S / n, ...]`, every chunk strided over S, so that each shard of S holds its share of every chunk."""
+    x = jnp.pad(x, [(0, -x.shape[axis] % n if a == axis else 0) for a in range(x.ndim)])
+    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, n, *x.shape[axis + 1 :]), axis + 1, 0)
+
+
+def joined(x: Array, axis: int, S: int) -> Array:
+    """The inverse of `cut`."""
+    x = jnp.moveaxis(x, 0, axis + 1)
+    return jax.lax.slice_in_dim(x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), 0, S, axis=axis)
 
 
 def _mix(q: Array, parts, cfg) -> Array:

@@ -45,6 +45,7 @@ class Config:
     remat: str = "full"
     forbidden: tuple[int, ...] = ()  # ids the policy can never choose
     vocab_chunk: int = 256  # tokens of each prompt whose logits exist at once
+    token_chunk: int = 4096  # tokens of each prompt that go through a layer's matrices at once
     query_chunk: int = 256  # tokens of each row whose attention scores exist at once
     attention: str = "auto"  # "plain", "splash" or "cudnn"; "auto": as policy.fused.chosen says of the device that is compiled for
     place: Callable | None = None  # mesh.Layout: where activations lie; programs.build fills it in

@@ -187,7 +187,7 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
 def _exact(cfg: Config, out: dict) -> None:
     """Raise unless config.json says all that the Config computes."""
     # How, not what, a policy computes.
-    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "query_chunk", "attention", "place"}
+    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "token_chunk", "query_chunk", "attention", "place"}
     shape = {f.name for f in dataclasses.fields(Config)} - run
     told = Config(**parse(out, Path("config.json")))
     same = {"score_dim": cfg.head_dim, "local_theta": cfg.rope_theta}  # what 0 stands for

@@ -7,12 +7,13 @@ H heads, K kv heads, G = H / K, h head size, V vocabulary.
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxcredit.policy.attention import by_head, cap, mix
+from jaxcredit.policy.attention import by_head, cap, cut, joined, mix
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.experts import routed
 from jaxcredit.policy.fused import fused
@@ -72,6 +73,25 @@ def project(x: Array, w: PyTree, name: str) -> Array:
 
 def block(x, w, cos, sin, attend, cfg):
     """One layer on `x[..., D]`. `attend(q, k, v) -> (mixed values, what to keep)` is all that differs between training and decoding."""
+    by_tokens = functools.partial(chunked, axis=x.ndim - 2, w=w, cfg=cfg)
+    mixed, kept = attend(*by_tokens(look, x, cos, sin))
+    x = x + by_tokens(answer, mixed)
+    return x + by_tokens(feed, x, keep=kept_by(cfg)), kept
+
+
+def chunked(f: Callable, *xs: Array, axis: int, w: PyTree, cfg: Config, keep=jax.checkpoint_policies.dots_saveable):
+    """f(*xs, w, cfg), all of it at once, or for `token_chunk` tokens of each prompt at a time: then a device gathers no more of them."""
+    S = xs[0].shape[axis]
+    n = -(-S // cfg.token_chunk)
+    if n == 1:
+        return f(*xs, w, cfg)
+    part = jax.checkpoint(lambda xs, w: f(*xs, w, cfg), policy=keep)
+    out = jax.lax.map(lambda xs: part(xs, w), tuple(cut(x, axis, n) for x in xs))
+    return jax.tree.map(lambda y: joined(y, axis, S), out)
+
+
+def look(x, cos, sin, w, cfg):
+    """What a layer asks, and what it says of itself: queries, keys and values."""
     y = laid(norm(x, w["attn_norm"], cfg), cfg, "query", None)
     q = laid(project(y, w, "wq"), cfg, "query", "heads", None)
     k, v = (laid(project(y, w, name), cfg, None, "kv_heads", None) for name in ("wk", "wv"))
@@ -79,9 +99,17 @@ def block(x, w, cos, sin, attend, cfg):
         q, k, v = q + w["bq"], k + w["bk"], v + w["bv"]
     if cfg.qk_norm:
         q, k = norm(q, w["q_norm"], cfg), norm(k, w["k_norm"], cfg)
-    mixed, kept = attend(rotate(q, cos, sin), rotate(k, cos, sin), v)
+    return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+
+def answer(mixed, w, cfg):
+    """What attention adds to a token."""
     y = laid(project(laid(mixed, cfg, "query", "heads", None), w, "wo"), cfg, "length", None)
-    x = x + (norm(y, w["attn_post_norm"], cfg) if cfg.post_norm else y)
+    return norm(y, w["attn_post_norm"], cfg) if cfg.post_norm else y
+
+
+def feed(x, w, cfg):
+    """What the MLP, or the experts, add: act(x gate) * (x up) down."""
     y, act = laid(norm(x, w["mlp_norm"], cfg), cfg, "query", None), getattr(jax.nn, cfg.act)
     if cfg.experts:
         y = routed(y, w, act, cfg.experts_per_token, getattr(cfg, "place", None))
@@ -89,7 +117,12 @@ def block(x, w, cos, sin, attend, cfg):
         gate, up = (laid(project(y, w, name), cfg, "query", "ffn") for name in ("w_gate", "w_up"))
         y = project(act(gate) * up, w, "w_down")
     y = laid(y, cfg, "length", None)
-    return x + (norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y), kept
+    return norm(y, w["mlp_post_norm"], cfg) if cfg.post_norm else y
+
+
+def kept_by(cfg: Config):
+    """What the backward of a layer finds, and need not compute again."""
+    return None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
 
 
 def gathered(w: Array, axes: tuple[str | None, ...], cfg: Config) -> Array:
@@ -129,8 +162,7 @@ def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, c
         w = w | {name: gathered(x, axes[name].axes[1:], cfg) for name, x in w.items() if name in axes}
         return block(x, w, *turn(window), functools.partial(attend, window=window), cfg)
 
-    policy = None if cfg.remat == "full" else jax.checkpoint_policies.dots_saveable
-    layer = jax.checkpoint(layer, policy=policy, prevent_cse=False)  # under a scan nothing can be shared by mistake
+    layer = jax.checkpoint(layer, policy=kept_by(cfg), prevent_cse=False)  # under a scan nothing can be shared by mistake
     x, kept = jax.lax.scan(layer, embed(params, tokens, cfg), (layers(params), windows(cfg)))
     return norm(x, params["final_norm"], cfg), kept
 
