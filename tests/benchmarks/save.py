@@ -5,7 +5,7 @@
 
 A save copies the state to the host and goes on; writing and checksums happen behind the next steps and slow them down. Counted is all of
 it: the wall seconds of `save` and of the steps that follow until nothing is being written, less what as many steps take without a save.
-The steps are supervised ones on 64 rows of 128 tokens. A restore of the parameters alone should read a third of what was saved.
+The steps are supervised ones on 16 rows of 128 tokens. A restore of the parameters alone should read a third of what was saved.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def main() -> None:
         weights = params.init(transformer.specs(cfg), key)
         return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
 
-    tokens = jnp.asarray(np.random.default_rng(0).integers(0, a.vocab, (64, 1, 128), np.int32))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(0, a.vocab, (16, 1, 128), np.int32))
     mask = jnp.broadcast_to(jnp.arange(128) >= 8, tokens.shape)
-    one, segment = jnp.ones((64, 1, 1)), mask.astype(jnp.int32) - 1
+    one, segment = jnp.ones((16, 1, 1)), mask.astype(jnp.int32) - 1
     rollout = Rollout(tokens=tokens, mask=mask, logp=0.0 * mask, segment=segment, reward=one, real=one > 0).filled()
 
     def logprob(weights, rollout):
@@ -68,7 +68,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / "c", every=1, keep=1) as checkpoints:
         blocked, costs = [], []
         for k in range(a.rounds):
-            took += [step() for _ in range(8)]
+            took += [step() for _ in range(5)]
             begin, n = time.perf_counter(), 0
             checkpoints.save(k + 1, state)
             blocked.append(time.perf_counter() - begin)
