@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from rich.table import Table
 
 from jaxcredit import arena, credit
@@ -47,6 +48,7 @@ class Experiment(NamedTuple):
     prompts: int = 4
     group: int = 8
     rate: float = 0.1
+    climb: optax.GradientTransformation = learn.LEVEL  # Adam itself, a scale for each row of the table, undoes what weights do
 
 
 class Finding(NamedTuple):
@@ -59,6 +61,7 @@ class Finding(NamedTuple):
     credit: list[Estimate]
     learning: list[Estimate]  # challenger - rival, in shares of the way to the best policy
     knob: str
+    steps: Sequence[tuple[float, float]] = ()  # challenger's and rival's median steps to 90 % of the way, inf: later than was looked
 
     def sides(self) -> dict[str, list[int]]:
         """1, -1 or 0 at each value, for each leg that was measured."""
@@ -145,6 +148,7 @@ EXPERIMENTS = (
         ),
         steps=120,
         prompts=8,
+        rate=0.3,
     ),
     Experiment(
         "2510.06214",
@@ -160,12 +164,14 @@ EXPERIMENTS = (
         Sweep(arena.AnchorHub, "alias", (0, 0.5, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO beats GRPO where states repeat", "gigpo", "grpo"),),
         prompts=1,
+        rate=0.03,
     ),
     Experiment(
         "2505.10978",
         Sweep(arena.AnchorHub, "timed", (0, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO's anchors may carry the step's number", "gigpo", "grpo"),),
         prompts=1,
+        rate=0.03,
     ),
     Experiment(
         "2602.16165",
@@ -187,6 +193,7 @@ EXPERIMENTS = (
             Claim("normalised by turn beats the raw gain", "by turn", "raw"),
             Claim("normalised by turn beats IGPO, which adds up later turns", "by turn", "igpo"),
         ),
+        rate=1.0,
     ),
     Experiment(
         "1705.08926",
@@ -216,13 +223,14 @@ def measure(experiment: Experiment, *, seeds: int = 8, prompts: int = 256, seed:
     curve = sweeps.measure(sweep, prompts=prompts, seed=seed)
     used = {name for c in N.claims for name in (c.challenger, c.rival)}
     tasks = jax.tree.map(lambda *x: np.stack([np.asarray(y, np.float32) for y in x]), *(sweep.at(v) for v in sweep.values))
-    settings = {"steps": N.steps, "seeds": seeds, "prompts": N.prompts, "group": N.group, "rate": N.rate}
+    settings = {"steps": N.steps, "seeds": seeds, "prompts": N.prompts, "group": N.group, "rate": N.rate, "climb": N.climb}
     learnt = {name: learn.learn(tasks, sweep.estimators[name], **settings) for name in sorted(used)}
     found = []
     for c in N.claims:
         legs = [getattr(learnt[name], c.leg)() for name in (c.challenger, c.rival)]
         ratio, gain = curve.versus(c.challenger, c.rival, c.number), learn.paired(*legs)
-        found.append(Finding(c, N.paper, sweep.family.__name__, sweep.values, ratio, gain, sweep.knob))
+        there = [np.median(learnt[name].steps_to(0.9), 1) for name in (c.challenger, c.rival)]
+        found.append(Finding(c, N.paper, sweep.family.__name__, sweep.values, ratio, gain, sweep.knob, list(zip(*there, strict=True))))
     return found
 
 
@@ -255,13 +263,14 @@ def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
     def numbers(f):
         credits = [f"{e.value:.3g} ({e.low:.2g}..{e.high:.2g})" for e in f.credit]
         gains = [f"{e.value:+.3f} ({e.low:+.3f}..{e.high:+.3f})" for e in f.learning]
-        columns = [x for x in (credits, gains) if x]
+        to = [f"90 % after {' and '.join(f'{s:g}' if np.isfinite(s) else 'never' for s in pair)}" for pair in f.steps]
+        columns = [x for x in (credits, gains, to) if x]
         return "; ".join(f"{f.knob} {v:g}: " + ", ".join(column[i] for column in columns) for i, v in enumerate(f.values))
 
     return [(f"{f.claim.text} ({f.paper})", f.setting, numbers(f), f.verdict()) for f in findings]
 
 
-HEADER = ("claim", "setting", "measured: ratio of credit, difference in learning", f"verdict (learning beyond {MARGIN:g})")
+HEADER = ("claim", "setting", "measured: ratio of credit, difference in learning, steps to 90 %", f"verdict (learning beyond {MARGIN:g})")
 
 
 def table(findings: Sequence[Finding]) -> Table:

@@ -14,6 +14,25 @@ from jaxcredit.arena.family import Family
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.world import NATURE, World, solve
 from jaxcredit.credit import Credit, columns
+from jaxcredit.signals import Learned
+
+
+def level(b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
+    """Adam with one scale for all parameters. Adam's own scales, one for each, undo whatever weights the rows of a table are given."""
+
+    def init(params):
+        return {"m": jnp.zeros_like(params), "v": jnp.zeros(()), "t": jnp.zeros(())}
+
+    def update(g, state, params=None):
+        t = state["t"] + 1
+        m, v = b1 * state["m"] + (1 - b1) * g, b2 * state["v"] + (1 - b2) * (g * g).sum()
+        up = m / (1 - b1**t) / jnp.sqrt(v / (1 - b2**t) + 1e-12)
+        return up, {"m": m, "v": v, "t": t}
+
+    return optax.GradientTransformation(init, update)
+
+
+ADAM, LEVEL = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-6), level()
 
 
 class Learning(NamedTuple):
@@ -62,33 +81,36 @@ def learn(
     prompts: int = 4,
     group: int = 8,
     rate: float = 0.1,
+    signal: Learned | None = None,
+    climb: optax.GradientTransformation = ADAM,
 ) -> Learning:
     """`tasks` is one family whose knobs have a leading axis of values. Adam, so that an estimator's scale does not matter.
 
-    Values and seeds run side by side in one program; seed i is the same in all of them.
+    Values and seeds run side by side in one program; seed i is the same in all of them. `signal` annotates each batch, and remembers.
     """
-    objective, top = _learn(tasks, jnp.arange(seeds), estimator, steps, prompts, group, rate)
+    objective, top = _learn(tasks, jnp.arange(seeds), estimator, steps, prompts, group, rate, signal, climb)
     return Learning(np.asarray(objective, np.float64), np.asarray(top, np.float64))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5), compiler_options={"xla_backend_optimization_level": 1})
-def _learn(tasks, seeds, estimator, steps, prompts, group, rate):
-    adam = optax.scale_by_adam(b1=0.9, b2=0.99, eps=1e-6)
-
+@partial(jax.jit, static_argnums=(2, 3, 4, 5, 7, 8), compiler_options={"xla_backend_optimization_level": 1})
+def _learn(tasks, seeds, estimator, steps, prompts, group, rate, signal, climb):
     def one(task, seed):
         world, begin = task.world(), task.policy()
         live = jnp.isfinite(begin)  # what has no mass stays without
 
         def step(carry, key):
-            logits, state = carry
+            logits, state, aux = carry
             batch = arena.sample(task, prompts=prompts, group=group, key=key, logits=logits)
-            given = columns(estimator(batch.rollout), batch.rollout)
+            rollout = signal.annotate(aux, None, batch.rollout, None) if signal else batch.rollout
+            given = columns(estimator(rollout), rollout)
+            aux = signal.update(aux, None, rollout, given)[0] if signal else aux
             g = arena.gradient(given["advantage"] * given["weight"], batch, jnp.where(live, logits, -jnp.inf)).mean(0)
-            up, state = adam.update(jnp.where(live, g, 0), state)
-            return (jnp.where(live, logits + rate * up, logits), state), batch.exact.objective
+            up, state = climb.update(jnp.where(live, g, 0), state)
+            return (jnp.where(live, logits + rate * up, logits), state, aux), batch.exact.objective
 
         keys = jax.random.split(jax.random.key(seed), steps)
-        (logits, _), J = jax.lax.scan(step, (begin, adam.init(jnp.zeros_like(begin))), keys)
+        aux = signal.init(None, None) if signal else ()
+        (logits, *_), J = jax.lax.scan(step, (begin, climb.init(jnp.zeros_like(begin)), aux), keys)
         return jnp.append(J, solve(world, logits).objective)
 
     top = jax.vmap(lambda task: best(task.world(), task.policy()))(tasks)
