@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxcredit import arena, credit
-from jaxcredit.arena import claims, learn, ours, report, sweeps
+from jaxcredit.arena import claims, learn, ours, pooled, report, sweeps
 from jaxcredit.arena.matrix import Cell
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.sweeps import Curve, Sweep
@@ -134,3 +134,33 @@ def test_a_sweep_and_a_learner_of_a_small_world():
     tasks = arena.Strata(**{"offset": jnp.array([0.0, 0.3])})
     with pytest.raises(ValueError):  # a leading axis for every knob, or none
         learn.learn(tasks, credit.grpo, steps=2, seeds=3)
+
+
+def test_pooled_is_held_against_the_better_rival():
+    """By the credit of a cell and by its learners; a world without learners has no such row."""
+    draws = {
+        name: np.full(21, x) + np.linspace(-0.01, 0.01, 21) for name, x in {"grpo": 1.0, "tempo": 2.0, "good": 3.0, "bad": 0.5}.items()
+    }
+    seeds = np.linspace(0, 0.02, 8)
+    area = {"grpo": 0.5 + seeds, "tempo": 0.4 + seeds, "good": 0.6 + seeds, "bad": 0.5 + seeds + 0.001 * (-1) ** np.arange(8)}
+    f = pooled.Found("World", "k=1", draws, area)
+    assert f.rival("snr") == "tempo" and f.rival("area") == "grpo"
+    blind = f._replace(area={}, cell="k=2")
+    assert pooled.verdict([f, blind], "good", "snr") == "beats 2, ties 0, loses 0"
+    assert pooled.verdict([f, blind], "bad", "snr") == "beats 0, ties 0, loses 2 (World k=1, World k=2)"
+    assert pooled.verdict([f, blind], "good", "area") == "beats 1, ties 0, loses 0"
+    assert pooled.verdict([f, blind], "bad", "area") == "beats 0, ties 1, loses 0"
+
+
+@pytest.mark.slow
+def test_pooled_evidence_finds_a_key_that_prefixes_cannot(monkeypatch):
+    """Where all answers part before the key, TEMPO has nothing to go by, and leave-one-out as much as anywhere."""
+    monkeypatch.setattr(pooled, "LEARNERS", ("grpo", "tempo", "pooled"))
+    monkeypatch.setattr(pooled, "GROUPS", (16, 256))
+    key = arena.KeyBranch(**{"c_pre": np.float32(0.5), "q": np.float32(0.1)})
+    here = pooled.Worlds("KeyBranch", ["c_pre=0.5"], pooled.stack([key]))
+    (f,) = pooled.measure(here, seeds=6, steps=40, prompts=64, group=8, seed=0)
+    assert f.versus("pooled", "snr").low > 5 and f.ratio("p0", "rloo").high < 1.2
+    assert f.versus("pooled", "area").low > 0
+    first, second = pooled.tables([f])
+    assert first.row_count == second.row_count == 1

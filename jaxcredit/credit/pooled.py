@@ -1,7 +1,11 @@
+import functools
+
 from jaxcredit.credit._base import advantage_of
 from jaxcredit.credit._lift import Credit, per_group
-from jaxcredit.credit.sploo import sploo
+from jaxcredit.credit.sploo import l1
 from jaxcredit.rollout import Rollout
+
+BASE = functools.partial(l1, divide=True)
 
 
 @per_group(
@@ -9,15 +13,16 @@ from jaxcredit.rollout import Rollout
     fidelity="ours",
     granularity="token",
     family="information",
-    reduces="its base (sploo, that is p0) with equal weights",
+    reduces="its base (sploo's l1, divided by the deviation) with equal weights",
 )
-def pooled(group: Rollout, *, base: Credit = sploo):
+def pooled(group: Rollout, *, base: Credit = BASE):
     """Credit times how much was decided at such tokens in earlier steps: what one group cannot tell, many groups can.
 
         A'_it = w(place of s_it) A_it
 
     Signal: decision_weight (signals.decision). Made of earlier steps alone, and of what is known before the token is chosen, it is a
-    constant of the state to this batch: with an unbiased base, E g = sum_s d_s w_s D_s, each state keeps its exact direction and only
-    states are weighed against each other. No paper.
+    constant of the state to this batch: each state keeps the direction that the base gives it, and only states are weighed against each
+    other. With base=sploo (p0) that direction is exact: E g = sum_s d_s w_s D_s. The default base begins where TEMPO is, before there
+    is any evidence, and is in the same deviations. No paper.
     """
     return advantage_of(base, group) * group["decision_weight"]

@@ -17,7 +17,7 @@ class Evidence(NamedTuple):
 
 
 def coherence(x: Float[Array, "R"], tokens: Int[Array, "R T"], mask: Bool[Array, "R T"], prefix: Int[Array, "R R"]) -> Float[Array, "R T"]:
-    """How far peers who choose alike earn alike, beyond chance; a node's sum is given to its n rows alike to their children's sizes.
+    """How far peers who choose alike earn alike, beyond chance; each row has a share of its node.
 
         sum_c (n_c (mean_c - mean))^2 - s^2 (n - sum_c n_c^2 / n)
 

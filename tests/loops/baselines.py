@@ -242,5 +242,7 @@ def loop_sploo(g, lam=0.0, a=0.0, c=3.0, c_b=3.0, ramp=8.0, least=2, kurtosis=Tr
     return A
 
 
-def loop_pooled(g):
-    return loop_sploo(g) * np.where(g["mask"], g["decision_weight"], 0)
+def loop_pooled(g, eps=1e-6):
+    there, R = basics(g)
+    std = np.std([R[i] for i in there]) if len({R[i] for i in there}) > 1 else np.inf
+    return loop_sploo(g, lam=1.0) / (std + eps) * np.where(g["mask"], g["decision_weight"], 0)
