@@ -1,7 +1,8 @@
 """TEMPO on GSM8K with Qwen3 from a Hugging Face folder, on a mesh (fsdp x tensor).
 
 Does it fit? Only shapes are needed:      jaxcredit plan configs/gsm8k_qwen3.py --model 8b --rows 64 --seq 1024
-The weights:                              hf download Qwen/Qwen3-0.6B --local-dir qwen3-0.6b
+The weights: a folder, or an id on the hub (Qwen/Qwen3-0.6B) where the network is there.
+                                          hf download Qwen/Qwen3-0.6B --local-dir qwen3-0.6b
 The data: a folder with train.jsonl and test.jsonl ("question", "answer"), or none where tensorflow-datasets has prepared gsm8k.
                                           jaxcredit train configs/gsm8k_qwen3.py --checkpoint qwen3-0.6b --data gsm8k
 """
@@ -22,13 +23,13 @@ from jaxcredit.tokenize import HF
 
 MODELS = {name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset for name, preset in presets.ALL.items()}
 ABSENT = (
-    "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER (hf download Qwen/Qwen3-0.6B --local-dir FOLDER)"
+    "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER, or an id on the hub: --checkpoint Qwen/Qwen3-0.6B"
 )
 
 
 def experiment(
     model: str = "0.6b",  # the shape to plan with, of Qwen3 or any name of `jaxcredit models`; a checkpoint brings its own
-    checkpoint: Path | None = None,  # Hugging Face folder: config.json, *.safetensors, tokenizer
+    checkpoint: str | None = None,  # Hugging Face folder (config.json, *.safetensors, tokenizer), or its id on the hub
     data: Path | None = None,  # folder with train.jsonl and test.jsonl; None: tensorflow-datasets
     rows: int = 64,  # answers a step, over all prompts and devices
     group: int = 8,  # of them for one prompt

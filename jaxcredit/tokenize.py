@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from jaxcredit import hub
+
 Messages = Sequence[dict[str, str]]  # [{"role": "user", "content": "..."}]
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")  # what ends a turn or a document, where a vocabulary has it
 
@@ -73,10 +75,10 @@ class Chars:
 
 
 class HF:
-    """A Hugging Face fast tokenizer, from a folder on disk or already built. `template` goes to the chat template."""
+    """A Hugging Face fast tokenizer, from a folder or a hub id, or already built. `template` goes to the chat template."""
 
     def __init__(self, source, **template: Any):
-        self.tokenizer = tok = source if hasattr(source, "apply_chat_template") else _load(Path(source))
+        self.tokenizer = tok = source if hasattr(source, "apply_chat_template") else _load(hub.folder(source))
         self.template = template
         vocab = tok.get_vocab()
         self.vocab_size = 1 + max(vocab.values())
@@ -114,21 +116,7 @@ def fast(tokenizer, **special: Any):
     return _transformers().PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)
 
 
-def not_a_folder(source: str | os.PathLike) -> FileNotFoundError:
-    """The error for a model that is not on disk; a hub id is told apart from a mistyped path."""
-    source = str(source)
-    if source.count("/") == 1 and not source.startswith((".", "/", "~")):
-        name = source.split("/")[1]
-        return FileNotFoundError(
-            f"{source!r} is no folder here, and models are never fetched while training. If it is a hub id, download it first: "
-            f"`hf download {source} --local-dir {name}`, then pass the folder {name!r}"
-        )
-    return FileNotFoundError(f"{source!r} is no folder: give the folder that holds config.json, *.safetensors and tokenizer.json")
-
-
 def _load(folder: Path):
-    if not folder.is_dir():
-        raise not_a_folder(folder)
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(f"{folder} holds no tokenizer ({', '.join(names)}): copy the files of the model's tokenizer into it")

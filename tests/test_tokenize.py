@@ -101,9 +101,14 @@ def test_hf_without_a_template_takes_strings_only(hf):
         tok.chat([{"role": "user", "content": "7"}])
 
 
-def test_a_hub_id_is_told_how_to_get_it():
-    with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B"):
+def test_a_hub_id_is_looked_up_and_without_a_network_told_how_to_get_it(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="the hub did not give it.*hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B"):
         HF("Qwen/Qwen3-0.6B")
+    Chars("0123456789").save(tmp_path)
+    asked = []
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **kw: asked.append((a, kw["revision"])) or str(tmp_path))
+    assert HF("Qwen/Qwen3-0.6B@v1").encode("17") == HF(tmp_path).encode("17")
+    assert asked == [(("Qwen/Qwen3-0.6B",), "v1")]
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):

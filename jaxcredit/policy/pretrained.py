@@ -17,17 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from jaxcredit import hub
 from jaxcredit.params import Param
 from jaxcredit.policy import hf_config
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, theirs
 from jaxcredit.policy.lora import merged, split
-from jaxcredit.tokenize import Tokenizer, not_a_folder
+from jaxcredit.tokenize import Tokenizer
 
 
 def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
-    """The config and the parameters of a checkpoint. `overrides` are fields of Config: dtype, param_dtype, remat, forbidden."""
-    folder = Path(folder)
+    """The config and the parameters of a checkpoint, a folder or hub id. `overrides`: fields of Config (dtype, param_dtype, forbidden)."""
+    folder = hub.folder(folder)
     cfg = config(folder, **overrides)
     with contextlib.ExitStack() as stack:
         files = _text(_open(folder, stack))
@@ -37,9 +38,8 @@ def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: An
 
 def config(folder: str | os.PathLike, **overrides: Any) -> Config:
     """The Config that config.json describes; reads no weights."""
-    path = Path(folder) / "config.json"
-    if not Path(folder).is_dir():
-        raise not_a_folder(folder)
+    folder = hub.folder(folder)
+    path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)")
     try:
@@ -93,7 +93,8 @@ def export(
     folder = Path(folder)
     if folder.is_dir() and (old := sorted(folder.glob("*.safetensors*"))):
         raise FileExistsError(f"{folder} already holds weights ({old[0].name}): export to a new folder, or delete them first")
-    carried = json.loads((Path(source) / "config.json").read_text()) if source is not None else {}
+    source = None if source is None else hub.folder(source)
+    carried = json.loads((source / "config.json").read_text()) if source else {}
     described = carried | hf_config.describe(cfg, str(params["embed"].dtype), carried)  # raises before anything is written
     writer = jax.process_index() == 0
     if writer:
@@ -124,7 +125,7 @@ def export(
         index = {"metadata": {"total_size": size}, "weight_map": where}
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
     if source is not None:
-        for file in Path(source).iterdir():
+        for file in source.iterdir():
             if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
                 shutil.copy(file, folder)
     (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
