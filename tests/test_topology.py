@@ -139,7 +139,7 @@ def test_two_plans_for_tpus(tmp_path):
         return done.returncode, done.stdout + done.stderr
 
     code, text = told(str(HERE / "micro.py"))
-    assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}" in text, text
+    assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}, attention splash" in text, text
     assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
     words = "--model", "8b", "--rows", "32", "--group", "8", "--seq", "512"
     code, text = told(str(HERE.parent / "configs/gsm8k_qwen3.py"), *words)
