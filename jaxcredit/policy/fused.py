@@ -3,7 +3,12 @@
 `chosen` is the one place that decides. A kernel runs on any device, by Pallas' interpreter and by `jax.nn`'s own form, so that tests
 hold both against the plain form. A token's step of the sampler stays plain everywhere: it reads a cache and computes next to nothing.
 
-CUDNN'S KERNEL HAS NOT BEEN RUN: no GPU was at hand. What it is asked for has, by the other implementation of the same function.
+Splash costs next to no memory and is compiled sooner. Temporaries of an update, compiled for v5e: Qwen3-0.6B on 2x2, 16 rows of 1024,
+1.745 GiB against 1.748 of the plain form in 110 CPU seconds against 153; 8B on 16x16, 256 rows of 4096 with all tokens of a prompt in a
+layer at once, 3.41 GiB against 3.16 in 171 against 213 (the kernel's operands and its sums wait for the backward).
+
+NEITHER KERNEL HAS BEEN TIMED, AND CUDNN'S HAS NOT BEEN RUN: no TPU and no GPU was at hand. Splash is compiled for TPUs; what cuDNN is asked
+for has been computed by the other implementation of the same function.
 """
 
 import functools
