@@ -49,6 +49,7 @@ ALONE = {"rloo": credit.rloo, "grpo": credit.grpo, "tempo": credit.tempo, "l1": 
 POOLING = {"pooled": credit.pooled, "on p0": partial(credit.pooled, base=P0), "by prefix": credit.pooled}
 LEARNERS = ("grpo", "tempo", "l1", "p0", *POOLING)
 RIVALS = ("tempo", "grpo")
+LABELS = {"pooled 16": f"pooled, {GROUPS[0]} groups", "pooled": f"pooled, {GROUPS[-1]} groups"}
 
 
 class Worlds(NamedTuple):
@@ -196,7 +197,7 @@ def figure(found: Sequence[Found], out: str) -> None:
     rows = np.arange(len(found))
     for name, colour, marker in zip(("grpo", "tempo", "pooled 16", "pooled"), COLOURS, "sv.o", strict=False):
         es = [f.ratio(name, "rloo") for f in found]
-        left.plot([e.value for e in es], rows, marker, color=colour, markersize=4, label=f"{name}{' groups' * (name[-1] == '6')}")
+        left.plot([e.value for e in es], rows, marker, color=colour, markersize=4, label=LABELS.get(name, name))
         if name == "pooled":
             left.hlines(rows, [e.low for e in es], [e.high for e in es], color=colour, linewidth=1)
     learnt = [i for i in rows if found[i].area]
@@ -213,12 +214,12 @@ def figure(found: Sequence[Found], out: str) -> None:
             label=name,
         )
     left.set(xscale="log", xlabel="signal-to-noise over leave-one-out's", yticks=rows, yticklabels=[f"{f.family} {f.cell}" for f in found])
-    right.set(xlabel="share of the way learnt, less the better of TEMPO and GRPO")
+    right.set(xlabel="learning, less the better rival's")
     left.invert_yaxis()
     for axis, middle in ((left, 1), (right, 0)):
         axis.axvline(middle, color="0.6", linewidth=0.8, linestyle=":")
         axis.tick_params(labelsize=7)
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=7, loc="lower right", bbox_to_anchor=(1, 0.1))
         axis.spines[["top", "right"]].set_visible(False)
     picture.savefig(out, dpi=130)
 
