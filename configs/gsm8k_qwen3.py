@@ -39,6 +39,7 @@ def experiment(
     fsdp: int | None = None,  # devices that parameters and prompts are cut over; None: all that tensor leaves
     tensor: int = 1,  # devices that heads, hidden layer and vocabulary are cut over
     slices: int = 1,  # TPU slices, each with all parameters; the prompts are cut over them, and only gradients cross the network between
+    settle: bool = True,  # sample from weights that only tensor cuts, brought there once a step; False: gather each layer for each token
     lora_rank: int = 0,  # train adapters of this rank, on bfloat16 weights that stay as they are; 0: train everything
     lr: float = 1e-6,
     temperature: float = 1.0,
@@ -83,6 +84,7 @@ def experiment(
         eval_every=20,
         eval_prompts=eval_prompts,
         save_every=save_every,
+        sampling=mesh.settled if settle else None,
         mesh=({"data": slices} if slices > 1 else {}) | {"fsdp": fsdp, "tensor": tensor},
         seed=seed,
     )

@@ -71,6 +71,9 @@ class Experiment:
     skips: int = 8  # steps in a row without a finite gradient, after which the run stops and says why
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
+    # Where weights lie to sample, in the computation's dtype: mesh.settled, once a rollout, if a device has room for them. None: where they
+    # lie to train, and each layer is gathered for each token.
+    sampling: meshes.Rules | None = None
     seed: int = 0
 
     def provided(self) -> set[str]:

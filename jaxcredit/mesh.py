@@ -28,6 +28,7 @@ tensor: Rules = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "ff
 context: Rules = {"length": "context", "query": "context"}
 fsdp_tensor: Rules = fsdp | tensor | {"expert": "expert"}
 fsdp_context: Rules = fsdp | context
+settled: Rules = {name: axes for name, axes in fsdp_tensor.items() if name != "width"}  # to sample: no weight waits for another device
 
 _planned: ContextVar[Sequence | None] = ContextVar("planned", default=None)
 

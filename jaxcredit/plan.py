@@ -24,6 +24,9 @@ from jaxcredit.topology import Topology
 LOOK = 512  # prompts that are tokenised
 
 
+STAY = "sampling=None (weights stay where they lie to train, and each layer is gathered for each token)"
+
+
 class Unread:
     """Stands where a tokenizer would be, when only shapes are planned; `why` says what to give."""
 
@@ -124,11 +127,14 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
         return steps_of(exp, made)["annotate"](state, Collected(rollout, [], [], {}))
 
     everything = nbytes(state)
-    beside = everything - nbytes(state.params)
+    weights, beside = state.params, everything - nbytes(state.params)
     asked = rows(N, P), rows(N, P, dtype=bool)
-    yield "sample", made.sample.func.lower(state.params, *asked, key, **made.sample.keywords), beside
+    if made.settle:
+        yield "settle", made.settle.lower(weights), beside
+        weights, beside = jax.eval_shape(made.settle, weights), everything
+    yield "sample", made.draw.lower(weights, *asked, key, **made.sample.keywords), beside
     n = problems(exp)[1]
-    yield "evaluate", made.greedy.func.lower(state.params, rows(n, P), rows(n, P, dtype=bool), key, **made.greedy.keywords), beside
+    yield "evaluate", made.draw.lower(weights, rows(n, P), rows(n, P, dtype=bool), key, **made.greedy.keywords), beside
 
     drawn = placed(jax.eval_shape(made.sample, state.params, *asked, key))
     parts = (state, *asked, drawn, rows(N, exp.group, 1, dtype=jnp.float32), rows(N))
@@ -166,6 +172,10 @@ def advice(exp: Experiment, made: Programs, name: str, room: int) -> str:
     if name == "credit":
         return f"fewer prompts (now {exp.prompts}) or {more}"
     if name != "update":
+        if exp.sampling is not None:
+            more = f"{STAY}, or {more}"
+        if name == "settle":
+            return more
         return f"fewer prompts (now {exp.prompts}), a smaller group (now {exp.group}), shorter answers (now {exp.new} tokens), or {more}"
     ways = [] if exp.policy.remat == "full" else ["remat='full'"]
     micro = exp.micro or exp.minibatch or exp.prompts

@@ -26,6 +26,8 @@ class Programs(NamedTuple):
     batch: jax.sharding.NamedSharding | None  # of arrays [N, ...]; None on one device
     init: Callable  # key -> TrainState
     begin: Callable  # params, key -> TrainState: from weights that exist
+    settle: Callable | None  # params -> the same where they lie to sample; None: they stay
+    draw: Callable  # settled params, prompt, valid, key, rows, temperature, .. -> tokens, logp, mask, done
     sample: Callable  # params, prompt, valid, key -> tokens, logp, mask, done
     greedy: Callable  # params, prompt, valid, key -> the same, one row a prompt
     logprob: Callable  # params, rollout -> logp, entropy of the response columns
@@ -40,7 +42,7 @@ def build(exp: Experiment) -> Programs:
     cfg = exp.policy
     specs = transformer.specs(cfg)
     adapters = {"lora": lora.specs(specs, exp.lora)} if exp.lora else {}
-    lies = beside = batch = None
+    lies = beside = batch = settle = None
     if exp.mesh:
         devices = mesh.make(exp.mesh)
         lies, beside = mesh.shardings(specs, exp.rules, devices), mesh.shardings(adapters, exp.rules, devices)
@@ -48,7 +50,11 @@ def build(exp: Experiment) -> Programs:
         mesh.assert_fed(batch, exp.prompts)
         cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
     attention, why = chosen(cfg)
-    cfg = dataclasses.replace(cfg, attention=attention)  # a part of what is compiled, not of where it was asked for
+    drawing = cfg = dataclasses.replace(cfg, attention=attention)  # a part of what is compiled, not of where it was asked for
+    if exp.mesh and exp.sampling is not None:
+        drawing = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.sampling.items()))))
+        there = mesh.shardings(specs | adapters, exp.sampling, devices)
+        settle = jax.jit(lambda weights: transformer.cast(weights, cfg), out_shardings=there)
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
         P = rollout.tokens.shape[-1] - exp.new
@@ -71,17 +77,23 @@ def build(exp: Experiment) -> Programs:
 
     objective = losses.truncated_importance(exp.objective, sequence=True) if exp.ahead else exp.objective
     draw = jax.jit(
-        functools.partial(decode.sample, cfg=cfg, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
+        functools.partial(decode.sample, cfg=drawing, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
         static_argnames=("rows", "temperature", "top_k", "top_p"),
         out_shardings=batch,
     )
+
+    def drawn(weights, *asked, **how):
+        return draw(settle(weights) if settle else weights, *asked, **how)
+
     return Programs(
         state=state,
         batch=batch,
         init=init,
         begin=begin,
-        sample=functools.partial(draw, rows=exp.group, temperature=exp.temperature, top_k=exp.top_k, top_p=exp.top_p),
-        greedy=functools.partial(draw, rows=1, temperature=0.0),
+        settle=settle,
+        draw=draw,
+        sample=functools.partial(drawn, rows=exp.group, temperature=exp.temperature, top_k=exp.top_k, top_p=exp.top_p),
+        greedy=functools.partial(drawn, rows=1, temperature=0.0),
         logprob=logprob,
         credit=jax.jit(lambda rollout: columns(exp.credit(rollout), rollout), out_shardings=batch),
         update=make_update(

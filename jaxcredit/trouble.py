@@ -124,6 +124,7 @@ def advice(exp: Experiment, programs: Programs, name: str, said: str) -> str:
         rows = exp.prompts * exp.group
         if fewer := _divisor(exp.prompts, shards, over):
             ways.append(f"prompts={fewer} (a step, now {exp.prompts}: {rows} answers are sampled at once)")
+        ways += [plan.STAY] if exp.sampling is not None else []
         ways += [f"group={max(2, int(exp.group / over))} (now {exp.group})"] if exp.group > 2 else []
         ways.append(f"new={max(1, int(exp.new / over))} (tokens an answer, now {exp.new}: their keys and values are kept)")
     first = " ".join(said.split())[:300]

@@ -38,7 +38,7 @@ columns = made.credit(rollout)
 real = {"update": made.update.lower(state, rollout, columns), "credit": made.credit.lower(rollout)}
 prompts = [x[:, 0, :4] for x in (rollout.tokens, rollout.valid)]
 prompts = [jax.device_put(x, made.batch) for x in prompts]
-real["sample"] = made.sample.func.lower(state.params, *prompts, jax.random.key(0), **made.sample.keywords)
+real["sample"] = made.draw.lower(state.params, *prompts, jax.random.key(0), **made.sample.keywords)
 def told(lowered):
     m = lowered.compile().memory_analysis()
     return m.argument_size_in_bytes, m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes
