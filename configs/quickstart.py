@@ -8,7 +8,7 @@ verifier's yes or no. TEMPO and GRPO are equals here, since short answers branch
 
 import optax
 
-from jaxcredit import credit
+from jaxcredit import credit, signals
 from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
 from jaxcredit.tasks import number_sorting
@@ -25,6 +25,8 @@ def experiment(lr: float = 2e-3, prompts: int = 128, group: int = 8, steps: int 
         policy=presets.micro(tokenizer.vocab_size, remat="none"),
         warmup=Warmup(steps=400, batch=128, until=0.2, every=10, optimizer=optax.adamw(3e-3)),
         credit=credit.tempo,
+        signals={"reference": signals.reference()},
+        beta=0.5,  # rewards that say nothing then leave the policy where it was: without, Adam's steps wear it down within twenty
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
         prompts=prompts,
         group=group,

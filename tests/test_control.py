@@ -1,4 +1,4 @@
-"""A control: what is learned is learned from the reward. The same run with the rewards of a group shuffled never improves."""
+"""A control: what is learned is learned from the reward. The same run with the rewards of each group shuffled stays where it was."""
 
 import dataclasses
 import functools
@@ -26,14 +26,13 @@ def shuffled(credit):
 
 @pytest.mark.slow
 def test_shuffled_rewards_teach_nothing_and_true_ones_do(tmp_path):
-    exp, _ = find.experiment(str(Path(__file__).parent.parent / "configs/own_data.py"), ["--steps", "40"])
+    exp, _ = find.experiment(str(Path(__file__).parent.parent / "configs/quickstart.py"), ["--steps", "60"])
     accuracy = {}
     for name, credit in (("true", exp.credit), ("shuffled", shuffled(exp.credit))):
         run(dataclasses.replace(exp, credit=credit), tmp_path / name)
         accuracy[name] = [line["eval/greedy_accuracy"] for line in read(tmp_path / name) if "eval/greedy_accuracy" in line]
-    begin, n = accuracy["true"][0], len(exp.task.test)
+    begin, n = accuracy["true"][0], exp.eval_prompts
     assert accuracy["shuffled"][0] == begin, "both begin with the same policy"
     noise = wilson(round(begin * n), n, z=3.0)
-    assert accuracy["true"][-1] > noise.high
-    # Not two-sided: Adam makes steps of full size out of noise, which wears the policy down (here to almost nothing).
-    assert max(accuracy["shuffled"]) <= noise.high
+    assert accuracy["true"][-1] > 2 * noise.high
+    assert all(noise.low <= x <= noise.high for x in accuracy["shuffled"]), accuracy
