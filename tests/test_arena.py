@@ -256,6 +256,7 @@ def test_exact_credit_of_a_token_tree_is_the_score_function():
                 assert abs(exact.value[t, s] - (P * reward)[mine].sum() / P[mine].sum()) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_transformer_is_enumerated():
     cfg = transformer.Config(vocab=3, width=8, layers=1, heads=2, kv_heads=1, head_dim=4, ffn=8)
     rng = np.random.default_rng(0)

@@ -139,6 +139,7 @@ def leaky(batch):
 '''
 
 
+@pytest.mark.slow
 def test_check_holds_a_file_against_the_laws(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["check", str(CONFIGS / "my_estimator.py")])

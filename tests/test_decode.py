@@ -109,6 +109,7 @@ def test_the_distribution():
     assert chi < some.sum() + 5 * np.sqrt(2 * some.sum())
 
 
+@pytest.mark.slow
 def test_sharding_the_prompts_changes_nothing():
     from jaxcredit import mesh
 

@@ -96,6 +96,7 @@ def test_tempo_wins_with_shared_prefixes_and_loses_without():
     assert ratio[1.0] > 2 and ratio[0.5] < 1, ratio
 
 
+@pytest.mark.slow
 def test_exact_credit_beats_grpo_and_no_sampled_group_is_biased():
     grpo, exact = _measured(credit.grpo, 1.0), _measured(lambda r: kb.exact(kb.KeyBranch().policy(), kb.KeyBranch(), r.tokens)[2], 1.0)
     assert exact["gsnr"][0] > 10 * grpo["gsnr"][0] and exact["cos_mean"][0] > 0.9999

@@ -11,8 +11,8 @@ from jaxcredit.credit import method_of, per_batch, per_group
 from jaxcredit.kernels import centre, spread
 from jaxcredit.rollout import SIGNALS, outcome
 
-THOROUGH = ("grpo", "reinforce_pp")  # one of each scope: all laws on all estimators are for the slow stage
-SOON = {*THOROUGH, *catalogue.__all__[::2]}  # every second one, as they compile for two seconds each
+THOROUGH = ("grpo", "reinforce_pp")  # one of each scope; all laws on all estimators are for the slow stage
+SOON = {*THOROUGH, *catalogue.__all__[::4]}  # every fourth one, as they compile for two seconds each
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SOON else pytest.mark.slow) for n in catalogue.__all__])

@@ -100,6 +100,7 @@ def test_weights():
     np.testing.assert_allclose(twice.square, 1.25 * e.square)
 
 
+@pytest.mark.slow
 def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
     task = arena.KeyBranch(**{"at": 3, "T": 8, "q": 0.5, "c_pre": 0.8})
     draw = jax.jit(lambda key: arena.sample(task, prompts=8, group=8, key=key).rollout)

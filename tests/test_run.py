@@ -265,6 +265,7 @@ def test_dynamic_sampling_falls_back_when_the_rounds_run_out(tmp_path):
         assert line["groups_mixed"] == 0 and line["credit_rms"] == 0 and line["grad_norm"] == 0
 
 
+@pytest.mark.slow
 def test_a_warm_up_ends_at_its_target_and_is_told(tmp_path, capsys):
     demos = [{**item, "answer": item["meta"]} for item in ITEMS]
     plan = Warmup(steps=200, batch=64, until=0.3, every=20, optimizer=optax.adamw(2e-2))

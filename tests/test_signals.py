@@ -127,6 +127,7 @@ def test_the_reference_is_the_start_and_stays_so():
     jax.tree.map(np.testing.assert_array_equal, frozen, weights())
 
 
+@pytest.mark.slow
 def test_a_strong_kl_holds_the_policy_at_the_reference():
     held, metrics = learn(losses.ppo_clip, credit.grpo, make=signals.reference(), beta=30.0, kl=losses.k2, steps=15)
     assert held < 0.5 and 0 < metrics["kl"] < 0.05

@@ -208,6 +208,7 @@ def test_padding_does_not_matter():
     np.testing.assert_allclose(np.where(both, a, 0), np.where(both, b, 0), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_is_near_float32():
     tree, (tokens, valid) = make(LLAMA), batch()
     cfg = dataclasses.replace(LLAMA, layers=1, forbidden=(), vocab_chunk=100)

@@ -143,6 +143,7 @@ def test_the_stated_number_of_steps_over_whole_prompts_each_once_an_epoch():
         assert state.opt_state[0].count == steps and state.step == 1
 
 
+@pytest.mark.slow
 def test_minibatches_are_a_permutation_that_changes_with_the_step():
     """Plain SGD on a loss whose gradient is the same everywhere adds up all prompts: each must have been there once."""
     rollout, credit = a_rollout()
