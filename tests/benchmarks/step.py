@@ -79,7 +79,7 @@ def main() -> None:
     def matmul(x, w):
         return x @ w
 
-    x, w = np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)
+    x, w = jax.device_put([np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)])
     needs = flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S))  # once to sample, thrice to learn
     key = jax.random.key(0)
     # numpy: an eager jax.random.randint would be a program of its own to compile
