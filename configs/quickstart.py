@@ -16,7 +16,7 @@ from jaxcredit.tasks import number_sorting
 from jaxcredit.tokenize import Chars
 
 
-def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int = 240, seed: int = 0) -> Experiment:
+def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int = 240, beta: float = 0.5, seed: int = 0) -> Experiment:
     tokenizer = Chars("0123456789<>")
     schedule = optax.warmup_cosine_decay_schedule(0.0, lr, 10, steps, lr / 20)
     return Experiment(
@@ -27,7 +27,7 @@ def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int 
         warmup=Warmup(steps=400, batch=128, until=0.2, every=10, optimizer=optax.adamw(3e-3)),
         credit=credit.tempo,
         signals={"reference": signals.reference()},
-        beta=0.5,  # rewards that say nothing then leave the policy where it was; without, Adam wears it down within twenty steps
+        beta=beta,  # rewards that say nothing then leave the policy where it was; without, Adam wears it down within twenty steps
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
         prompts=prompts,
         group=group,

@@ -22,8 +22,6 @@ from jaxcredit.tasks.guard import RewardError
 from jaxcredit.topology import Topology
 
 LOOK = 512  # prompts that are tokenised
-
-
 STAY = "sampling=None (weights stay where they lie to train, and each layer is gathered for each token)"
 
 

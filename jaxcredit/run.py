@@ -83,8 +83,7 @@ def run(
             def ahead() -> bool:
                 """Not before a save: what is saved knows nothing of answers that nobody has learned from."""
                 at.step += 1
-                if exp.ahead:
-                    at.stop = preempted.should_stop(at.step)
+                at.stop = preempted.should_stop(at.step)
                 return exp.ahead and not (at.stop or checkpoints.due(at.step) or at.step == exp.steps)
 
             def log(state, collected, metrics) -> bool:
@@ -98,8 +97,6 @@ def run(
                     records.samples(step, shown)
                 records.log(step, metrics)
                 host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
-                if not exp.ahead:
-                    at.stop = preempted.should_stop(step)
                 if checkpoints.due(step) or step == exp.steps or at.stop:
                     records.flush()
                     checkpoints.save(step, state, {"batches": batches.get_state()})

@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import timeless
 from micro import build, experiment
 
+from jaxcredit import programs
 from jaxcredit.data import Batches
 from jaxcredit.run import _collector, run, steps_of
 from jaxcredit.train import train
@@ -65,6 +67,23 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
         same((rollout, columns), seen[k])
         before, (state, _) = now, pieces["update"](state, rollout, columns)
     same(state.params, end.params)
+
+
+@pytest.mark.slow
+def test_what_is_old_is_weighed_by_whole_answers():
+    """The update's loss on answers of another sampler, from the formula: mean over tokens of -min(prod p / q, 2) A."""
+    made = programs.build(ahead())
+    state, batches = made.init(jax.random.key(0)), Batches(48, 4, 0)
+    rollout = _collector(ahead(), made, batches)(state.params, jax.random.key(1), next(batches))().rollout.filled()
+    gap = 0.3 * jax.random.normal(jax.random.key(2), rollout.logp.shape)
+    columns = made.credit(rollout)
+    p, mask = np.asarray(rollout.logp, np.float64), np.asarray(rollout.mask)
+    weight = np.minimum(np.exp(np.where(mask, gap, 0).sum(-1, keepdims=True)), 2)
+    want = -(weight * np.where(mask, columns["advantage"], 0)).sum() / mask.sum()
+    stale = dataclasses.replace(rollout, logp=jnp.asarray(p - np.asarray(gap), jnp.float32))
+    _, metrics = made.update(state, stale, columns)
+    assert (weight == 2).any() and abs(want) > 1e-3
+    np.testing.assert_allclose(metrics["loss"], want, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.slow

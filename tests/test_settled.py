@@ -53,4 +53,6 @@ def test_the_plan_counts_the_move(made):
             assert 0.5 * whole < sum(sent.values()) < 1.2 * whole
         if name == "evaluate":
             break
+    for name in ("settle", "sample"):
+        assert plan.STAY in plan.advice(exp, made[1], name, 10**9)
     assert kinds["sample"] == plan.nbytes(made[1].state)  # training's own stays beside it

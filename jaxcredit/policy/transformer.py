@@ -112,7 +112,7 @@ def feed(x, w, cfg):
     """What the MLP, or the experts, add: act(x gate) * (x up) down."""
     y, act = laid(norm(x, w["mlp_norm"], cfg), cfg, "query", None), getattr(jax.nn, cfg.act)
     if cfg.experts:
-        y = routed(y, w, act, cfg.experts_per_token, getattr(cfg, "place", None))
+        y = routed(y, w, act, cfg.experts_per_token, cfg.place)
     else:
         gate, up = (laid(project(y, w, name), cfg, "query", "ffn") for name in ("w_gate", "w_up"))
         y = project(act(gate) * up, w, "w_down")
@@ -253,11 +253,8 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
         chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
         return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)  # 0 * -inf would be a NaN, in the gradient too
 
-    M, c = h.shape[1], min(cfg.vocab_chunk, h.shape[1])
-    n = -(-M // c)
-    h, target = (jnp.pad(x, [(0, 0), (0, n * c - M)] + [(0, 0)] * (x.ndim - 2)) for x in (h, target))
-    h = laid(h, cfg, "length", None)  # every chunk is strided over the tokens, so that each shard of them holds its share
-    h, target = (jnp.moveaxis(x.reshape(N, c, n, *x.shape[2:]), 2, 0) for x in (h, target))
-    out = jax.lax.map(lambda x: jax.checkpoint(chunk)(*x), (h, target))
-    logp, entropy = (jnp.moveaxis(x, 0, 2).reshape(N, -1)[:, :M].reshape(N, R, T - prompt) for x in out)
+    M = h.shape[1]
+    n = -(-M // cfg.vocab_chunk)
+    out = jax.lax.map(lambda x: jax.checkpoint(chunk)(*x), (cut(laid(h, cfg, "length", None), 1, n), cut(target, 1, n)))
+    logp, entropy = (joined(x, 1, M).reshape(N, R, T - prompt) for x in out)
     return {"logp": logp, "entropy": entropy}

@@ -12,9 +12,8 @@ from jaxcredit.kernels.prefix import common_prefix
 from jaxcredit.rollout import Rollout, alive, outcome
 from jaxcredit.signals import Learned
 
-Place = Callable[
-    [Rollout], Int[Array, "*N R T"]
-]  # of each token, from what is known before it is chosen; below 0 or too large: the nearest
+# Of each token, from what is known before it is chosen; below 0 or too large: the nearest.
+Place = Callable[[Rollout], Int[Array, "*N R T"]]
 
 
 def depth(width: int = 1) -> Place:

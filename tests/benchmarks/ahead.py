@@ -22,7 +22,13 @@ from rich.console import Console
 from rich.table import Table
 
 V, T = 4, 5
-WAYS = ("not at all", "by the token, at most 2", "by the token", "by the answer, at most 2", "by the answer")
+WAYS = {  # weights from what is now likelier by how much: each token, and the whole answer
+    "not at all": lambda token, answer: 1.0,
+    "by the token, at most 2": lambda token, answer: jnp.minimum(token, 2),
+    "by the token": lambda token, answer: token,
+    "by the answer, at most 2": lambda token, answer: jnp.minimum(answer, 2),
+    "by the answer": lambda token, answer: answer,
+}
 
 
 def bias(seeds: int) -> Table:
@@ -43,22 +49,15 @@ def bias(seeds: int) -> Table:
             w = weigh(jnp.exp(gap), jnp.exp(gap.sum(1, keepdims=True)))
             return jax.grad(lambda z: jnp.sum((p * (R - p @ R))[:, None] * w * logp(z)))(logits)
 
-        climb = gradient(old, old, lambda token, answer: 1.0)
+        climb = gradient(old, old, WAYS["not at all"])
         low, high = 0.0, 1e3
         for _ in range(60):  # the step that gives the KL
             size = (low + high) / 2
             kl = jnp.sum(jnp.exp(logp(old).sum(1)) * (logp(old) - logp(old + size * climb)).sum(1))
             low, high = (size, high) if kl < wanted else (low, size)
         new = old + size * climb
-        true = gradient(new, new, lambda token, answer: 1.0)
-        ways = (
-            lambda token, answer: 1.0,
-            lambda token, answer: jnp.minimum(token, 2),
-            lambda token, answer: token,
-            lambda token, answer: jnp.minimum(answer, 2),
-            lambda token, answer: answer,
-        )
-        return [float(jnp.linalg.norm(gradient(new, old, way) - true) / jnp.linalg.norm(true)) for way in ways]
+        true = gradient(new, new, WAYS["not at all"])
+        return [float(jnp.linalg.norm(gradient(new, old, way) - true) / jnp.linalg.norm(true)) for way in WAYS.values()]
 
     table = Table("KL", *WAYS, title="error of the expected gradient of answers one update old, by how they are weighed")
     with jax.enable_x64(True):
