@@ -1,18 +1,17 @@
 """Checkpoints that can be trusted: saved in the background by Orbax, proved whole by a manifest, restored onto any mesh, bit for bit.
 
 A checkpoint is the folder `STEP/` with the arrays (`arrays/`, written by Orbax), `side.json` (iterator, config hash, clock) and, as its
-very last file, `manifest.json`: the size and CRC-32 of every other file. No manifest, no checkpoint: a save killed halfway can
-never be taken for a whole one. Older checkpoints are deleted only after the manifest of a newer one lies on the disk.
+very last file, `manifest.json`: the size and checksum of every other file. No manifest, no checkpoint: a save killed halfway can
+never be taken for a whole one. Older checkpoints are deleted only after the manifest of a newer one is in the store, a disk or a bucket.
 """
 
 import concurrent.futures
+import contextlib
 import errno
 import json
 import os
-import shutil
 import time
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from jaxcredit import store
 from jaxcredit.preemption import Preemption
 
 __all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Preemption", "verify"]
@@ -43,10 +43,10 @@ class Checkpoints:
     lie on the disk before `save` (`Records.flush`), so that a resumed run finds them.
     """
 
-    def __init__(self, folder: str | Path, *, every: int = 100, keep: int = 3):
+    def __init__(self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3):
         if every < 1 or keep < 1:
             raise ValueError(f"every = {every} and keep = {keep} must be at least 1")
-        self.folder, self.every, self.keep = Path(folder).absolute(), every, keep
+        self.store, self.every, self.keep = store.at(folder), every, keep
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, int, concurrent.futures.Future] | None = None
@@ -65,7 +65,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first: complete when they were written, not yet verified."""
-        return sorted(int(p.parent.name) for p in self.folder.glob(f"*/{MANIFEST}") if p.parent.name.isdigit())
+        return sorted(int(name) for name in self.store.folders() if name.isdigit() and self.store.has(f"{name}/{MANIFEST}"))
 
     def save(self, step: int, state: Any, side: dict | None = None) -> None:
         """Copy `state` to the host now, write it in the background; `side` is any JSON that belongs to it. Saves one step at most once."""
@@ -76,10 +76,10 @@ class Checkpoints:
         tree = {name: [str(x.dtype), *x.shape] for name, x in arrays.items()}
         side = {"step": step, "time": time.time(), "user": side or {}, "keys": keys, "tree": tree}
         json.dumps(side)  # what is not JSON fails here, before anything is written
-        target, size = self._at(step), sum(x.nbytes for x in arrays.values())
+        size = sum(x.nbytes for x in arrays.values())
         try:
-            self._prepare(target, size)
-            self._orbax.save(target / ARRAYS, args=ocp.args.PyTreeSave(arrays))
+            self._prepare(_at(step), size)
+            self._orbax.save(self.store.path(f"{_at(step)}/{ARRAYS}"), args=ocp.args.PyTreeSave(arrays))
         except Exception as e:
             self._fail(step, size, e)
             return
@@ -110,40 +110,35 @@ class Checkpoints:
             step = self._newest_usable()
             if step is None:
                 return None
-        elif jax.process_index() == 0 and (damage := verify(self._at(step))):
-            raise CheckpointError(f"checkpoint {self._at(step)} {damage}: choose another of the steps {self.steps()}")
-        side = json.loads((self._at(step) / SIDE).read_text())
-        state = _load(self._orbax, self._at(step), like, side, partial)
+        elif jax.process_index() == 0 and (damage := _damage(self.store, _at(step))):
+            raise CheckpointError(f"checkpoint {self.store.path(_at(step))} {damage}: choose another of the steps {self.steps()}")
+        side = json.loads(self.store.read(f"{_at(step)}/{SIDE}"))
+        state = _load(self._orbax, self.store.path(_at(step)), like, side, partial)
         self._last = step
         return state, side["user"], step
-
-    def _at(self, step: int) -> Path:
-        return self.folder / f"{step:08d}"
 
     def _newest_usable(self) -> int | None:
         chosen = -1
         if jax.process_index() == 0:
             for step in reversed(self.steps()):
-                damage = verify(self._at(step))
+                damage = _damage(self.store, _at(step))
                 if not damage:
                     chosen = step
                     break
-                warnings.warn(f"checkpoint {self._at(step)} {damage}: skipped, trying the one before", CheckpointWarning, stacklevel=3)
+                warnings.warn(
+                    f"checkpoint {self.store.path(_at(step))} {damage}: skipped, trying the one before", CheckpointWarning, stacklevel=3
+                )
         if jax.process_count() > 1:
             chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
         return None if chosen < 0 else chosen
 
-    def _prepare(self, target: Path, size: int) -> None:
-        """Room on the disk, and no leftovers: neither of killed saves nor of a future given up by resuming from an earlier step."""
+    def _prepare(self, target: str, size: int) -> None:
+        """Room, and no leftovers: neither of killed saves nor of a future given up by resuming from an earlier step."""
         if jax.process_index() == 0:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            half = [p for p in self.folder.iterdir() if p.name.isdigit() and not (p / MANIFEST).exists()]
-            for path in {*half, target}:
-                _remove(path)
-            free = shutil.disk_usage(self.folder).free
-            if free < size:
-                raise OSError(errno.ENOSPC, f"only {free:,} bytes are free")
-            target.mkdir()
+            half = [name for name in self.store.folders() if name.isdigit() and not self.store.has(f"{name}/{MANIFEST}")]
+            for name in {*half, target}:
+                self.store.remove(name, MANIFEST)
+            self.store.room(target, size)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("jaxcredit checkpoint")
 
@@ -152,15 +147,13 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
-        target = self._at(step)
-        _write(target / SIDE, side)
-        _write(
-            target / MANIFEST, {str(p.relative_to(target)): [p.stat().st_size, _crc(p)] for p in sorted(target.rglob("*")) if p.is_file()}
-        )
+        target = _at(step)
+        self.store.write(f"{target}/{SIDE}", json.dumps(side))
+        self.store.write(f"{target}/{MANIFEST}", json.dumps(self.store.facts(target)))
         steps = self.steps()
         good = [s for s in steps if s <= step][-self.keep :]
         for old in set(steps) - set(good):
-            _remove(self._at(old))
+            self.store.remove(_at(old), MANIFEST)
 
     def _settle(self) -> None:
         if self._pending is None:
@@ -173,35 +166,47 @@ class Checkpoints:
             self._fail(step, size, e)
 
     def _fail(self, step: int, size: int, error: Exception) -> None:
-        """Keep the error for `wait`, say it as a warning, and give the half-written bytes back to the disk."""
-        if jax.process_index() == 0:
-            _remove(self._at(step))
+        """Keep the error for `wait`, say it as a warning, and give the half-written bytes back."""
+        usable: Any = "none that could be seen"
+        with contextlib.suppress(Exception):  # a bucket out of reach can tell nothing
+            if jax.process_index() == 0:
+                self.store.remove(_at(step), MANIFEST)
+            usable = self.steps() or "none"
         cause, mend = f"{type(error).__name__}: {error}", "see the cause"
         if getattr(error, "errno", None) == errno.ENOSPC or any(t in cause for t in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")):
             cause, mend = f"the disk is full ({error})", f"free {size:,} bytes there, or take a smaller `keep`"
         self._failed = CheckpointError(
-            f"the checkpoint of step {step} ({size:,} bytes) could not be written to {self.folder}: {cause}; {mend}. "
-            f"Usable checkpoints: steps {self.steps() or 'none'}"
+            f"the checkpoint of step {step} ({size:,} bytes) could not be written to {self.store.root}: {cause}; {mend}. "
+            f"Usable checkpoints: steps {usable}"
         )
         self._failed.__cause__ = error
         warnings.warn(f"{self._failed}. The run goes on.", CheckpointWarning, stacklevel=3)
 
 
-def verify(folder: Path) -> str:
-    """What is wrong with a checkpoint folder, in words; "" where every file is there with its size and CRC-32."""
+def verify(folder: str | os.PathLike) -> str:
+    """What is wrong with a checkpoint folder, in words; "" where every file is there with its size and checksum."""
+    parent, _, name = os.fspath(folder).rstrip("/").rpartition("/")
+    return _damage(store.at(parent), name)
+
+
+def _at(step: int) -> str:
+    return f"{step:08d}"
+
+
+def _damage(where: store.Disk | store.Bucket, folder: str) -> str:
     try:
-        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest = json.loads(where.read(f"{folder}/{MANIFEST}"))
     except FileNotFoundError:
         return "has no manifest (its save was not completed)"
     except (ValueError, OSError) as e:
         return f"has an unreadable manifest ({e})"
+    facts = where.facts(folder)
     for name, (size, crc) in manifest.items():
-        path = folder / name
-        if not path.is_file():
+        if name not in facts:
             return f"is damaged: {name} is missing"
-        if path.stat().st_size != size:
-            return f"is damaged: {name} has {path.stat().st_size:,} bytes instead of {size:,}"
-        if _crc(path) != crc:
+        if facts[name][0] != size:
+            return f"is damaged: {name} has {facts[name][0]:,} bytes instead of {size:,}"
+        if facts[name][1] != crc:
             return f"is damaged: the checksum of {name} is wrong"
     return ""
 
@@ -261,31 +266,3 @@ def _is_key(x: Any) -> bool:
 
 def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _crc(path: Path) -> int:
-    """CRC-32 of a file: 2-3 GB a second and core, and no flipped bit or short burst escapes it."""
-    crc = 0
-    with open(path, "rb") as f:
-        while block := f.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def _write(path: Path, value: Any) -> None:
-    """A JSON file that is there whole or not at all, also after a power cut."""
-    part = path.with_suffix(".part")
-    with open(part, "w") as f:
-        json.dump(value, f)
-        f.flush()
-        os.fsync(f.fileno())
-    part.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Delete a checkpoint, its manifest first: a deletion that is killed halfway leaves nothing that looks whole."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 
@@ -45,17 +44,16 @@ def _train(args, rest):
     if {"-h", "--help"} & set(rest):
         options.parser()[1]["train"].print_help()
         print(f"\n\n{args.config}, and what it lets you change:\n")
-    if "://" in args.runs:
-        raise ValueError(f"--runs {args.runs}: run folders lie on a file system: mount the bucket (gcsfuse BUCKET /mnt/runs)")
     exp, made = find.experiment(args.config, rest, args.credit)
     exp.check()
     from jaxcredit.clock import span
+    from jaxcredit.home import home
     from jaxcredit.run import run
 
     profile = span(args.profile) if args.profile else None
-    folder = Path(args.runs) / (args.run or exp.name)
-    if args.overwrite and not args.process and folder.exists():  # of several processes the first
-        shutil.rmtree(folder)
+    folder = f"{args.runs}/{args.run or exp.name}"
+    if args.overwrite and not args.process:  # of several processes the first
+        home(folder).clear()
     run(exp, folder, resume=args.resume == "auto", source=made, profile=profile)
 
 
@@ -212,13 +210,15 @@ def _advise(args, _):
 def _report(args, _):
     from jaxcredit import report, run
     from jaxcredit.fresh import fresh
+    from jaxcredit.home import here, home
 
     exp = find.of_run(args.run)
-    programs, folder = run.build(exp), Path(args.run)
-    drawn = fresh(exp, programs, folder, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
-    text = report.markdown(exp, programs, folder, drawn, [Path(other) for other in args.beside])
-    (folder / "report.md").write_text(text, encoding="utf-8")
-    print(f"{folder / 'report.md'}: {text.splitlines()[2]}")
+    programs, folder = run.build(exp), home(args.run).pull()
+    drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
+    text = report.markdown(exp, programs, folder.path, drawn, [here(other) for other in args.beside])
+    (folder.path / "report.md").write_text(text, encoding="utf-8")
+    folder.push()
+    print(f"{args.run}/report.md: {text.splitlines()[2]}")
 
 
 def _models(args, _):

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import optax
 
 from jaxcredit import credit as credits
@@ -102,6 +103,8 @@ class Experiment:
             )
         if self.ahead and self.resample > 1:
             raise ValueError(f"resample = {self.resample} waits for rewards, nothing can be sampled ahead: set ahead=False or resample=1")
+        if jax.process_count() > 1 and not self.mesh:
+            raise ValueError(f"{jax.process_count()} processes without a mesh would train a model each: set mesh, such as {{'fsdp': -1}}")
         lora.specs(specs(self.policy), self.lora)
         minibatch = self.minibatch or self.prompts
         shards = meshes.ways("batch", self.rules, self.mesh)

@@ -69,10 +69,12 @@ def estimator(name: str) -> Callable:
 
 def of_run(run: str):
     """The experiment of a run folder."""
-    folder = Path(run)
+    from jaxcredit.home import here
+
+    folder = here(run)
     path = folder / "source.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no run folder (it has no source.json): give one that `jaxcredit train` made")
+        raise FileNotFoundError(f"{run} is no run folder (it has no source.json): give one that `jaxcredit train` made")
     made = json.loads(path.read_text())
     return experiment(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])[0]
 

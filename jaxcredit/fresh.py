@@ -11,6 +11,7 @@ from jaxcredit.checkpoint import Checkpoints
 from jaxcredit.collect import single_turn
 from jaxcredit.data import Batches
 from jaxcredit.experiment import Experiment
+from jaxcredit.home import home
 from jaxcredit.programs import Programs
 from jaxcredit.rollout import Rollout
 from jaxcredit.run import steps_of
@@ -29,7 +30,7 @@ class Fresh(NamedTuple):
 def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: int = 64, step: int | None = None, seed: int = 0) -> Fresh:
     """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
     like = {"params": programs.state.params, "aux": programs.state.aux}
-    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+    with Checkpoints(home(folder).checkpoints) as checkpoints:
         saved = checkpoints.restore(like, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")

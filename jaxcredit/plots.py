@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from jaxcredit.display import ACCURACY
+from jaxcredit.home import here
 from jaxcredit.records import read
 
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
@@ -44,7 +45,7 @@ def curves(folder: str | Path, out: str | Path | None = None) -> Path:
 
 def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9) -> tuple[Table, Path]:
     """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
-    groups = _grouped([Path(f) for f in folders])
+    groups = _grouped([here(f) for f in folders])
     table = Table("run", "seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes", title="held-out greedy accuracy")
     figure, (left, right) = _grid(["held-out accuracy (greedy)", "reward"], "")
     for i, (name, runs) in enumerate(groups.items()):

@@ -19,6 +19,7 @@ from rich.console import Console
 
 from jaxcredit.clock import derived
 from jaxcredit.display import Display, final_table
+from jaxcredit.home import here
 
 
 class Records:
@@ -36,10 +37,11 @@ class Records:
         start: int = 0,
         title: str = "",
         config: Any = None,
+        address: str = "",  # where a reader finds the folder, if not there
         console: Console | None = None,
         pace_s: float = 5.0,
     ):
-        self.folder, self.steps, self.title = Path(folder), steps, title
+        self.folder, self.steps, self.title, self.address = Path(folder), steps, title, address or str(folder)
         self.writes = jax.process_index() == 0
         self._held: tuple[int, dict, float] | None = None
         self._files: dict[str, Any] = {}
@@ -113,7 +115,7 @@ class Records:
             from jaxcredit import plots  # matplotlib takes a second to import
 
             plots.curves(self.folder)
-            self._show.console.print(final_table(self._history, self.title, str(self.folder)))
+            self._show.console.print(final_table(self._history, self.title, self.address))
 
     def _write_held(self) -> None:
         if not self._held:
@@ -161,7 +163,7 @@ class Records:
 
 def read(folder: str | Path) -> list[dict]:
     """The metrics of a run, one dict a step; a half-written last line is left out."""
-    path = Path(folder) / "metrics.jsonl"
+    path = here(folder) / "metrics.jsonl"
     return [json.loads(line) for line, _ in _lines(path)] if path.exists() else []
 
 

@@ -20,6 +20,7 @@ from jaxcredit.collect import single_turn, until_mixed
 from jaxcredit.credit import method_of
 from jaxcredit.data import Batches, total
 from jaxcredit.experiment import Experiment
+from jaxcredit.home import Home, home
 from jaxcredit.hosts import Host
 from jaxcredit.preemption import Preemption
 from jaxcredit.programs import Programs, build
@@ -41,16 +42,22 @@ def run(
     source: Mapping[str, Any] | None = None,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Train `exp` in `folder` and return its last metrics. With `resume`, go on from the newest usable checkpoint, if there is one.
+    """Train `exp` in `folder` (or gs://BUCKET/...) and return its last metrics. With `resume`, go on from the newest usable checkpoint, if
+    there is one.
 
     `source` ({"config", "args", "credit"}) is kept in the folder with a copy of the config file, so that the run can be opened again.
     `profile`: the first and the last step of which a trace is written to `folder/profile`.
     """
     exp.check()
-    folder = Path(folder)
+    with home(folder).pull() as place:
+        return _run(exp, place, resume, source, profile)
+
+
+def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] | None, profile: tuple[int, int] | None) -> dict[str, Any]:
+    folder = place.path
     # The first process looks, for all, before any of them writes.
     if total(jax.process_index() == 0 and not resume and (folder / "metrics.jsonl").exists()):
-        raise FileExistsError(f"{folder} holds a run already: go on with --resume auto, or choose another --run name")
+        raise FileExistsError(f"{place.address} holds a run already: go on with --resume auto, or choose another --run name")
     if source and jax.process_index() == 0:
         _keep(source, folder)
     programs = build(exp)
@@ -59,7 +66,7 @@ def run(
     with (
         Host(folder) as host,
         Preemption() as preempted,
-        Checkpoints(folder / "checkpoints", every=exp.save_every, keep=exp.keep) as checkpoints,
+        Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.keep) as checkpoints,
         Profile(folder / "profile", profile) as profiler,
     ):
         state = named("init", programs.init)(jax.random.key(exp.seed))
@@ -70,10 +77,15 @@ def run(
             batches.set_state(side["batches"])
         host.say(f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}")
         with Records(
-            folder, steps=exp.steps, start=begin, title=f"{exp.name} / {method_of(exp.credit).name}", config=_resolved(exp)
+            folder,
+            steps=exp.steps,
+            start=begin,
+            title=f"{exp.name} / {method_of(exp.credit).name}",
+            config=_resolved(exp),
+            address=place.address,
         ) as records:
             if not saved:
-                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches)
+                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place)
             pieces, look, watch, sampling = steps_of(exp, programs), named("evaluate", greedy), Clock(), _collector(exp, programs, batches)
             at = SimpleNamespace(step=begin, stop=False)
 
@@ -91,14 +103,17 @@ def run(
                 profiler.after(step, state)
                 metrics["flops"] = flops.step(exp, collected.rollout, metrics["tokens"])
                 metrics["time/work_s"] = watch.end()
-                if step % exp.eval_every == 0 or step == exp.steps:
+                saving = checkpoints.due(step) or step == exp.steps or at.stop
+                if looking := step % exp.eval_every == 0 or step == exp.steps:
                     accuracy, shown = look(exp, programs, state.params)
                     metrics["eval/greedy_accuracy"] = accuracy
                     records.samples(step, shown)
                 records.log(step, metrics)
                 host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
-                if checkpoints.due(step) or step == exp.steps or at.stop:
+                if saving or looking:
                     records.flush()
+                    place.push()
+                if saving:
                     checkpoints.save(step, state, {"batches": batches.get_state()})
                     host.say(f"save step {step}{', asked to stop' if at.stop else ''}")
                 lost = trouble.skipped(exp, [line for line in records.history if line["step"] > begin])
@@ -134,7 +149,7 @@ def run(
 def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> tuple[Programs, Any, int]:
     """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
     programs = build(exp)
-    with Checkpoints(Path(folder) / "checkpoints") as checkpoints:
+    with Checkpoints(home(folder).checkpoints) as checkpoints:
         saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
@@ -201,7 +216,7 @@ def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 
     return evaluate.summary(drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks)
 
 
-def _first(exp, programs, state, records, checkpoints, batches) -> TrainState:
+def _first(exp, programs, state, records, checkpoints, batches, place) -> TrainState:
     """What a fresh run does before its first step: supervise if asked, look at the accuracy, save."""
     facts = {}
     if exp.warmup:
@@ -214,6 +229,7 @@ def _first(exp, programs, state, records, checkpoints, batches) -> TrainState:
     records.samples(0, shown)
     records.log(0, facts)
     records.flush()
+    place.push()
     checkpoints.save(0, state, {"batches": batches.get_state()})
     return state
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Keep one run alive on TPU VMs that are taken away: create, set up, run, and after a preemption do it again under the same run name.
-#   launch/babysit.sh NAME --zone Z --type v5litepod-16 --spot -- train configs/x.py --run a --runs /mnt/runs
-# Options are those of tpu_vm.sh. --runs must be a folder that outlives the machines and that every worker sees (mount it with --before).
+#   launch/babysit.sh NAME --zone Z --type v5litepod-16 --spot -- train configs/x.py --run a --runs gs://BUCKET/runs
+# Options are those of tpu_vm.sh. --runs must outlive the machines and be seen by every worker: a bucket, or a disk that --before mounts.
 # Ends with the slice deleted: 0 when the run is done; 1 when the trainer failed JAXCREDIT_RETRIES + 1 times (default 3 + 1).
 # JAXCREDIT_KEEP=1 leaves the slice. May be stopped and started again at any time: what runs goes on, and is found.
 set -euo pipefail

@@ -4,7 +4,7 @@
 #   launch/tpu_vm.sh state  NAME --zone Z           ABSENT, WAITING_FOR_RESOURCES, ..., ACTIVE, SUSPENDED, FAILED
 #   launch/tpu_vm.sh wait   NAME --zone Z           until it is ACTIVE
 #   launch/tpu_vm.sh setup  NAME --zone Z [--before SCRIPT]   copy the last commit to every worker and install it there
-#   launch/tpu_vm.sh run    NAME --zone Z -- train configs/x.py --run a --runs /mnt/runs --resume auto
+#   launch/tpu_vm.sh run    NAME --zone Z -- train configs/x.py --run a --runs gs://BUCKET/runs --resume auto
 #   launch/tpu_vm.sh status NAME --zone Z           a line for each worker: new, idle, running, exit CODE or lost
 #   launch/tpu_vm.sh logs   NAME --zone Z [--worker 0]
 #   launch/tpu_vm.sh stop   NAME --zone Z           SIGTERM on every worker: they save and leave

@@ -18,7 +18,7 @@ def score(meta, text, ids):
     return sum(a == b for a, b in zip(meta, text, strict=False)) / 3
 
 
-def experiment(steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool = False, seed: int = 0) -> Experiment:
+def experiment(steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool = False, seed: int = 0, fsdp: int = 0) -> Experiment:
     return Experiment(
         name="micro",
         task=Task("micro", ITEMS[:48], ITEMS[48:], score),
@@ -37,6 +37,7 @@ def experiment(steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool =
         eval_prompts=8,
         save_every=2,
         seed=seed,
+        mesh={"fsdp": fsdp} if fsdp else {},
     )
 
 
@@ -45,7 +46,9 @@ built = {}
 
 def build(exp: Experiment):
     """`programs.build`, once for all experiments that compile to the same programs (their optimizers are alike here)."""
-    key = repr((exp.policy, exp.credit, sorted(exp.signals), exp.beta, exp.prompts, exp.group, exp.new, exp.temperature, exp.ahead))
+    key = repr(
+        (exp.policy, exp.credit, sorted(exp.signals), exp.beta, exp.prompts, exp.group, exp.new, exp.temperature, exp.ahead, exp.mesh)
+    )
     if key not in built:
         built[key] = programs.build(exp)
     return built[key]

@@ -203,7 +203,7 @@ def test_no_room_in_the_middle_of_a_write(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("jaxcredit.checkpoint._write", full)
+    monkeypatch.setattr("jaxcredit.store.Disk.write", full)
     ckpt = Checkpoints(tmp_path)
     ckpt.save(2, make_state(2))
     with pytest.warns(CheckpointWarning, match="step 2 .*disk is full"), pytest.raises(CheckpointError, match="disk is full"):
@@ -245,21 +245,21 @@ def test_a_disk_that_is_really_full(tiny_disk, monkeypatch):
 
 KILLED = """
     import sys, time, jax, jax.numpy as jnp
-    from jaxcredit import checkpoint
+    from jaxcredit import checkpoint, store
     folder, where = sys.argv[1:]
-    write = checkpoint._write
-    def slow(path, value):
-        if where in str(path):
+    write = store.Disk.write
+    def slow(self, name, text):
+        if where in name:
             print("inside", flush=True)
             time.sleep(60)
-        write(path, value)
+        write(self, name, text)
     ckpt = checkpoint.Checkpoints(folder, keep=1)
     ckpt.save(1, {"w": jnp.arange(1000.0)})
     ckpt.wait()
     if where == "orbax":
         ckpt._orbax.wait_until_finished = lambda: (print("inside", flush=True), time.sleep(60))
     else:
-        checkpoint._write = slow
+        store.Disk.write = slow
     ckpt.save(2, {"w": -jnp.arange(1000.0)})
     time.sleep(60)
 """

@@ -56,12 +56,6 @@ def test_resume_auto_goes_on(runs, capsys):
     assert [json.loads(line)["step"] for line in (runs / "longer/metrics.jsonl").read_text().splitlines()] == [0, 1]
 
 
-def test_a_bucket_is_to_be_mounted_first(capsys):
-    assert "--runs gs://bucket/runs: run folders lie on a file system: mount the bucket" in refused(
-        ["train", MICRO, "--runs", "gs://bucket/runs"], capsys
-    )
-
-
 def test_eval(runs, capsys):  # as many answers to as many problems as in training, here and below: nothing new to compile
     cli.main(["eval", str(runs / "micro"), "--k", "4", "--prompts", "6", "--json"])
     numbers = json.loads(capsys.readouterr().out)

@@ -39,17 +39,17 @@ def experiment(steps: int = 40, seed: int = 0) -> Experiment:
 # here: `pace` slows them down to where a signal can be aimed.
 DRIVER = """
     import sys, time
-    from jaxcredit import checkpoint, cli, records
+    from jaxcredit import cli, records, store
     hang, pace, args = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    write, log = checkpoint._write, records.Records.log
-    def stuck(path, value):
-        if path.name == "manifest.json" and int(path.parent.name) == hang:
+    write, log = store.Disk.write, records.Records.log
+    def stuck(self, name, text):
+        if name == f"{hang:08d}/manifest.json":
             time.sleep(600)
-        write(path, value)
+        write(self, name, text)
     def paced(self, step, metrics):
         time.sleep(pace)
         log(self, step, metrics)
-    checkpoint._write, records.Records.log = stuck, paced
+    store.Disk.write, records.Records.log = stuck, paced
     cli.main(args)
 """
 

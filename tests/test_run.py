@@ -229,6 +229,12 @@ def test_what_cannot_work_is_said_before_any_device_work(what, tmp_path, monkeyp
     assert not (tmp_path / "run").exists()
 
 
+def test_processes_without_a_mesh_are_refused(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(ValueError, match="2 processes without a mesh would train a model each: set mesh, such as {'fsdp': -1}"):
+        experiment().check()
+
+
 def test_a_prompt_longer_than_the_bucket_is_named(tmp_path):
     items = [*ITEMS[:48], {"prompt": "abcdabcd>", "meta": "dcbadcba"}]
     with pytest.raises(ValueError, match="has 9 tokens, the largest prompt bucket holds 4: add a bucket of at least 9, or shorten"):
