@@ -1,8 +1,12 @@
 """Sweeps, claims and the report: their words against numbers done by hand, the page against a parser; a small one of each run (slow)."""
 
+import shutil
+import subprocess
 from html.parser import HTMLParser
+from pathlib import Path
 
 import jax.numpy as jnp
+import matplotlib.image
 import numpy as np
 import pytest
 
@@ -60,6 +64,23 @@ def test_the_page_is_whole_and_needs_nothing_else():
     for part in ("∞", "2 1.5..2.5", "wins at 1", "loses at 0.5", "a<b", "x < y", "jaxcredit arena <&>", "no true gradient"):
         assert part in words, part
     assert text.count("46,147,60") == 2 and text.count("209,73,91") == 1  # cells above 1 and below, in the one table of ratios
+
+
+@pytest.mark.slow
+def test_the_committed_page_renders_in_a_browser(tmp_path):
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not browser:
+        pytest.skip("no chromium or google-chrome is here: notebooks/arena.html was NOT opened in a browser")
+    page = Path(__file__).parent.parent / "notebooks/arena.html"
+    words = [browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1600,1200", "--enable-logging=stderr"]
+    words += [f"--user-data-dir={tmp_path}", f"--screenshot={tmp_path}/page.png", "--dump-dom", page.as_uri()]
+    shown = subprocess.run(words, capture_output=True, text=True, timeout=300, check=True)
+    assert "CONSOLE" not in shown.stderr  # where a browser says what is wrong with a page
+    for tag in ("<tr", "<svg", "<details"):
+        assert shown.stdout.count(tag) == page.read_text().count(tag) > 0, tag
+    pixels = matplotlib.image.imread(tmp_path / "page.png")[..., :3]
+    green = (pixels[..., 1] - pixels[..., 0] > 0.15) & (pixels[..., 1] - pixels[..., 2] > 0.1)
+    assert green.mean() > 0.01  # cells that win are seen
 
 
 def test_regions_are_where_the_interval_lies():
