@@ -83,12 +83,14 @@ def learn(
     rate: float = 0.1,
     signal: Learned | None = None,
     climb: optax.GradientTransformation = ADAM,
+    first: int = 0,
 ) -> Learning:
     """`tasks` is one family whose knobs have a leading axis of values. Adam, so that an estimator's scale does not matter.
 
-    Values and seeds run side by side in one program; seed i is the same in all of them. `signal` annotates each batch, and remembers.
+    Values and seeds (from `first` on) run side by side in one program; seed i is the same in all of them. `signal` annotates each batch,
+    and remembers.
     """
-    objective, top = _learn(tasks, jnp.arange(seeds), estimator, steps, prompts, group, rate, signal, climb)
+    objective, top = _learn(tasks, jnp.arange(first, first + seeds), estimator, steps, prompts, group, rate, signal, climb)
     return Learning(np.asarray(objective, np.float64), np.asarray(top, np.float64))
 
 

@@ -49,9 +49,9 @@ class Place(NamedTuple):
     ratios: dict[str, Estimate]  # by challenger
 
 
-def trees(T: int = 8, seeds: int = 6) -> Iterator[tuple[str, str, TokenTree]]:
+def trees(T: int = 8, seeds: Sequence[int] = range(6)) -> Iterator[tuple[str, str, TokenTree]]:
     """Diffuse credit: every prefix has its own random logits, every answer its own 0/1 reward."""
-    for seed in range(seeds):
+    for seed in seeds:
         rng = np.random.default_rng(seed)
         logits = rng.normal(size=(2**T - 1, 2)).astype(np.float32) * (1.0 if seed % 2 else 2.0)
         yield (

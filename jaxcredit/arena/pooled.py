@@ -1,6 +1,6 @@
 """The exit that the conservation law leaves: evidence of where decisions sit from other groups, against GRPO and TEMPO in one.
 
-    python -m jaxcredit.arena.pooled [--seeds 16] [--prompts 256] [--out pooled.png]
+    python -m jaxcredit.arena.pooled [--seeds 16] [--prompts 256] [--seed 0] [--fresh] [--out pooled.png]
 
 Twice in each world: the signal-to-noise of a group's gradient at a fixed policy once evidence of some groups has been pooled, and what
 learners earn who pool as they go. Worlds are tabular: a token's place in the answer tells decisions apart as well as anything could.
@@ -85,21 +85,27 @@ class Found(NamedTuple):
         return (self.ratio if leg == "snr" else self.gain)(name, self.rival(leg))
 
 
-def worlds() -> list[Worlds]:
+def worlds(fresh: bool = False) -> list[Worlds]:
+    """Those that `pooled` was chosen on; or fresh ones, knobs between theirs and families that were not looked at."""
+
     def of(make, cells, *, name="", fixed=None, **kw):
         tasks = [make(**{k: np.float32(v) for k, v in c.items()}, **(fixed or {})) for c in cells]
-        return Worlds(name or make.__name__, [" ".join(f"{k}={v:g}" for k, v in c.items()) for c in cells], stack(tasks), **kw)
+        return Worlds(
+            name or make.__name__, [" ".join(f"{k}={v:g}" for k, v in c.items()) or "as it is" for c in cells], stack(tasks), **kw
+        )
 
-    keys = [{"c_pre": c, "q": q} for q in (0.1, 0.5) for c in (1, 0.9, 0.8, 0.65, 0.5)]
-    keys += [{"at": t, "c_pre": 0.8, "q": q} for q in (0.1, 0.5) for t in (2, 16)]
-    same = [{"c_pre": c, "c_post": c, "q": c} for c in (0.8, 0.5)]
-    names, trees = zip(*[(knobs, task) for _, knobs, task in ours.trees()], strict=True)
+    mass, rare, at = ((0.95, 0.85, 0.72, 0.58), (0.2, 0.35), (5, 12)) if fresh else ((1, 0.9, 0.8, 0.65, 0.5), (0.1, 0.5), (2, 16))
+    keys = [{"c_pre": c, "q": q} for q in rare for c in mass] + [{"at": t, "c_pre": 0.8, "q": q} for q in rare for t in at]
+    same = [{"c_pre": c, "c_post": c, "q": c} for c in ((0.9, 0.65) if fresh else (0.8, 0.5))]
+    names, trees = zip(*[(knobs, task) for _, knobs, task in ours.trees(seeds=range(6, 12) if fresh else range(6))], strict=True)
+    others = (arena.BitSearch, arena.Team, arena.Recovery, arena.Umbrella, arena.Lengths) if fresh else ()
     return [
         of(arena.KeyBranch, keys),
-        of(arena.Strata, [{"offset": x, "sd": 0.1} for x in (0, 0.1, 0.3)], rate=0.1),
-        of(arena.AnchorHub, [{"right": x} for x in (0.2, 0.35, 0.6)], rate=0.05),
+        of(arena.Strata, [{"offset": x, "sd": 0.1} for x in ((0.05, 0.2) if fresh else (0, 0.1, 0.3))], rate=0.1),
+        of(arena.AnchorHub, [{"right": x} for x in ((0.25, 0.5) if fresh else (0.2, 0.35, 0.6))], rate=0.05),
         Worlds("TokenTree", names, stack(trees)),
         of(arena.KeyBranch, same, name="one entropy", fixed={"options": 4}, learns=False),
+        *(of(make, [{}], learns=False) for make in others),
     ]
 
 
@@ -144,22 +150,23 @@ def signal_to_noise(here: Worlds, *, prompts: int, group: int, seed: int) -> lis
     return found
 
 
-def learning(here: Worlds, *, seeds: int, steps: int, group: int) -> dict[str, np.ndarray]:
+def learning(here: Worlds, *, seeds: int, steps: int, group: int, seed: int) -> dict[str, np.ndarray]:
     """Area under the learning curve by estimator, [cells, seeds]: one prompt a step."""
     who = {n: (POOLING[n], WAYS.get(n, WAYS["pooled"])) if n in POOLING else (ALONE[n], None) for n in LEARNERS}
     settings = {"steps": steps, "seeds": seeds, "prompts": 1, "group": group, "rate": here.rate, "climb": learn.LEVEL}
+    settings |= {"first": seed * seeds}
     return {name: learn.learn(here.tasks, f, signal=signal, **settings).area() for name, (f, signal) in who.items()}
 
 
 def measure(here: Worlds, *, seeds: int, steps: int, prompts: int, group: int, seed: int) -> list[Found]:
     snr = signal_to_noise(here, prompts=prompts, group=2 * group, seed=seed)
-    area = learning(here, seeds=seeds, steps=steps, group=group) if here.learns else {}
+    area = learning(here, seeds=seeds, steps=steps, group=group, seed=seed) if here.learns else {}
     return [Found(here.name, cell, snr[i], {n: x[i] for n, x in area.items()}) for i, cell in enumerate(here.cells)]
 
 
-def run(**settings) -> list[Found]:
+def run(*, fresh: bool = False, **settings) -> list[Found]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(partial(measure, **settings), worlds()), [])
+        return sum(pool.map(partial(measure, **settings), worlds(fresh)), [])
 
 
 def tables(found: Sequence[Found]) -> Iterator[Table]:
@@ -228,6 +235,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("seeds", 16), ("steps", 100), ("prompts", 256), ("group", 8), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--fresh", action="store_true", help="in worlds that `pooled` was not chosen on")
     parser.add_argument("--out", default="pooled.png")
     args = vars(parser.parse_args())
     out = args.pop("out")

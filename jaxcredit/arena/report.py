@@ -20,7 +20,8 @@ h1, h2 { font-weight: 600 } p, li { max-width: 62rem } a { color: #2456a6 }
 .wide { overflow-x: auto } table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums }
 th, td { border: 1px solid #e4e4e4; padding: 2px 6px; text-align: left; white-space: nowrap } thead th { background: #f6f6f6 }
 td.claim { white-space: normal; max-width: 26rem } td.none { color: #aaa; max-width: 6rem; overflow: hidden; text-overflow: ellipsis }
-tr > :first-child { position: sticky; left: 0; background: #fff } td small { font-size: 10px } .sweeps { display: flex; flex-wrap: wrap; gap: 1.5rem }
+tr > :first-child { position: sticky; left: 0; background: #fff } td small { font-size: 10px }
+.sweeps { display: flex; flex-wrap: wrap; gap: 1.5rem }
 figure { margin: 0; width: 460px } figcaption { font-size: 13px } small { color: #777 } svg { max-width: 100%; height: auto }
 """
 READ = """
