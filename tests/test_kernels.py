@@ -57,6 +57,15 @@ def test_equal_values_are_exactly_nothing_with_a_finite_gradient(n, by):
     assert jnp.isfinite(slopes).all()
 
 
+def test_one_return_summed_in_two_orders_is_one_return():
+    x = jnp.asarray([np.float32(a) + np.float32(b) + np.float32(c) for a, b, c in ((0.3, 0.4, 0.6), (0.6, 0.4, 0.3), (0.6, 0.3, 0.4))])
+    assert len(set(x.tolist())) > 1  # 1.3 and 1.3000001
+    for by in (None, jnp.zeros(3, int)):
+        assert (k.standardise(x, by) == 0).all() and (k.std_by(x, by) == 0).all()
+        near(k.standardise(x + jnp.asarray([0, 0, 1e-4]), by), [-(0.5**0.5), -(0.5**0.5), 2**0.5], 2e-2)
+    near(k.standardise(x.astype(jnp.bfloat16) + jnp.asarray([0, 0, 0.01], jnp.bfloat16)), [-(0.5**0.5), -(0.5**0.5), 2**0.5], 2e-2)
+
+
 def test_an_offset_costs_a_float32_nothing():
     x = jnp.asarray([1.0, 2.0, 4.0, 9.0])
     near(k.standardise(x + 1e4), k.standardise(x), 1e-6)

@@ -33,8 +33,9 @@ def centre(
 def std_by(
     x: Float[Array, "*s"], by: Int[Array, "*s"] | None = None, where: Bool[Array, "*s"] | None = None, *, ddof: int = 0
 ) -> Float[Array, "*s"]:
-    """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where`."""
-    std = _std(*_far(x, by, where), by, where, ddof)
+    """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where` and where it is
+    within the rounding of float32, 1e-6 of the mean: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
+    std = _std(x, *_far(x, by, where), by, where, ddof)
     return std if where is None else jnp.where(where, std, 0)
 
 
@@ -46,9 +47,10 @@ def standardise(
     ddof: int = 0,
     eps: float = 1e-6,
 ) -> Float[Array, "*s"]:
-    """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal or there are none."""
+    """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal, up to the rounding
+    of the sums that they come from, or where there are none."""
     far, n = _far(x, by, where)
-    std = _std(far, n, by, where, ddof)
+    std = _std(x, far, n, by, where, ddof)
     return jnp.where(std > 0, far / jnp.where(std > 0, std + eps, 1), 0)
 
 
@@ -68,9 +70,11 @@ def _far(x, by, where):
     return jnp.where(real, far - _sum(far, by, real) / n, 0), n
 
 
-def _std(far, n, by, where, ddof):
+def _std(x, far, n, by, where, ddof):
     left = n - ddof
-    return root(jnp.where(left > 0, _sum(far * far, by, where) / jnp.where(left > 0, left, 1), 0))
+    std = root(jnp.where(left > 0, _sum(far * far, by, where) / jnp.where(left > 0, left, 1), 0))
+    rounding = 8 * min(jnp.finfo(x.dtype).eps, jnp.finfo(jnp.float32).eps)
+    return jnp.where(std > rounding * jnp.abs(x - far), std, 0)
 
 
 def _sum(x, by, where):
