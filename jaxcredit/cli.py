@@ -76,7 +76,7 @@ def _plan(args, rest):
         return
     from jaxcredit import mesh, topology
 
-    on = topology.describe(args.topology, args.slices) if args.topology else None
+    on = topology.describe(args.topology) if args.topology else None
     with mesh.planned(on.devices) if on else contextlib.nullcontext():  # a config may ask how many devices there are
         exp, _ = find.experiment(args.config, rest, args.credit)
         from jaxcredit.plan import plan

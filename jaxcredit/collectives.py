@@ -11,6 +11,8 @@ from jax.sharding import Mesh
 
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({KINDS}|collective-broadcast)(?:-start)?\(")
+# Between slices of a pod: a device hands its part to the host, whose runtime does what it is called with the same part of the other slices.
+_BETWEEN = re.compile(r"^\s*(?:ROOT )?%?\S+ = \((\w+\[[\d,]*\]).*? send\(.*_xla_megascale_transfer_type=\"(\w+)\"")
 _BODY = re.compile(r"(?:body|to_apply|calls|condition|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
@@ -40,6 +42,9 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
                 key = channel[1] if channel else f"{name} {line}"
                 if key not in seen or times * bytes < seen[key][1]:
                     seen[key] = kind, times * bytes, axis
+            elif found := _BETWEEN.match(line):
+                kind, bytes, axis = _between(found[1], found[2].lower().replace("_", "-"), mesh)
+                seen[f"send {name} {line}"] = kind, times * bytes, axis
             elif loop := _WHILE.search(line):
                 condition, body = loop.groups()
                 known = _TRIPS.search(line)
@@ -97,6 +102,16 @@ def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
     else:
         bytes = whole * (g - 1) / g * (2 if kind == "all-reduce" else 1)
     return kind, bytes, _axes(group, mesh)
+
+
+def _between(part: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
+    slices = np.array([getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    others = len(np.unique(slices)) - 1
+    apart = (name for i, name in enumerate(mesh.axis_names) if (slices != slices.take([0], i)).any())
+    share = {"all-reduce": 2 / (others + 1), "all-gather": 1}.get(
+        kind, 1 / (others + 1)
+    )  # of a gather the part is one's own, not the whole
+    return kind, sum(_nbytes(*shape) for shape in _ARRAY.findall(part)) * others * share, " x ".join(apart) or "none"
 
 
 def _nbytes(dtype: str, shape: str) -> float:

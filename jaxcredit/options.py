@@ -56,8 +56,10 @@ def parser():
 
     plan = command("plan", "Compile the real programs from shapes alone and say whether they fit; check data and tokenizer.", config=True)
     plan.add_argument("config", nargs="?", help="a config file")
-    plan.add_argument("--topology", help="TPUs that need not be here: v5e:16x16, v5p:4x4x8 (needs pip install 'jaxcredit[tpu]')")
-    plan.add_argument("--slices", type=int, default=1, help="as many of that topology, joined by the data centre's network (default 1)")
+    plan.add_argument(
+        "--topology",
+        help="TPUs that need not be here: v5e:16x16, v5p:4x4x8; 2xv5e:16x16 is two slices (needs pip install 'jaxcredit[tpu]')",
+    )
     plan.add_argument("--largest", action="store_true", help="look for the largest batch that fits: three compilations a program more")
     credit_option(plan)
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -24,8 +25,8 @@ class Topology(NamedTuple):
     memory: int  # bytes a program may use on one
 
 
-def describe(name: str, slices: int = 1) -> Topology:
-    """The chips of `v5e:16x16`, of any TPU topology; `slices`: as many of it, joined by the data centre's network."""
+def describe(name: str) -> Topology:
+    """The chips of `v5e:16x16`, of any TPU topology; of `2xv5e:16x16`, two such slices, joined by the data centre's network."""
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(MISSING.format(name=name))
     # Without these libtpu asks the metadata server of a cloud machine, and waits; and it refuses to be loaded beside another job's.
@@ -36,11 +37,15 @@ def describe(name: str, slices: int = 1) -> Topology:
     jax.config.update("jax_platforms", "cpu")  # whatever else is computed is computed here
     from jax.experimental import topologies
 
+    slices, one = re.fullmatch(r"(?:(\d+)x)?(.+)", name, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
+    several = {"num_slices": int(slices)} if slices else {}
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **({"num_slices": slices} if slices > 1 else {})).devices
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=one, **several).devices
     except jax.errors.JaxRuntimeError as error:
-        raise ValueError(f"no TPU topology is called {name!r}: v5e:16x16, v5p:4x4x8, v6e:8x8 are ({str(error).splitlines()[0]})") from error
+        raise ValueError(
+            f"no TPU topology is called {name!r}: v5e:16x16, v5p:4x4x8, 2xv6e:8x8 are ({str(error).splitlines()[0]})"
+        ) from error
     kind = devices[0].device_kind
     if kind not in GIB:
         raise ValueError(f"how much memory a {kind} has is not written down here: add it to GIB of jaxcredit/topology.py")
-    return Topology(f"{slices} x {name}" if slices > 1 else name, list(devices), int(GIB[kind] * 2**30))
+    return Topology(name, list(devices), int(GIB[kind] * 2**30))

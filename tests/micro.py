@@ -18,7 +18,9 @@ def score(meta, text, ids):
     return sum(a == b for a, b in zip(meta, text, strict=False)) / 3
 
 
-def experiment(steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool = False, seed: int = 0, fsdp: int = 0) -> Experiment:
+def experiment(
+    steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool = False, seed: int = 0, fsdp: int = 0, slices: int = 1
+) -> Experiment:
     return Experiment(
         name="micro",
         task=Task("micro", ITEMS[:48], ITEMS[48:], score),
@@ -37,7 +39,7 @@ def experiment(steps: int = 4, group: int = 4, beta: float = 0.0, critic: bool =
         eval_prompts=8,
         save_every=2,
         seed=seed,
-        mesh={"fsdp": fsdp} if fsdp else {},
+        mesh={"data": slices, "fsdp": fsdp, "tensor": -1} if fsdp else {},
     )
 
 

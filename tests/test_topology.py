@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -73,6 +75,25 @@ def test_bytes_sent_by_axis():
     assert collectives.by_axis(sent)["tensor"] == 256 + 128
 
 
+SLICES = """ENTRY %main (a: f32[256,1024]) -> f32[256,1024] {
+  %g = bf16[1024,1024]{1,0} all-gather(%a), channel_id=2, replica_groups={{0,1,2,3}}, dimensions={0}
+  %send = (f32[256,8,128]{2,1,0:T(8,128)}, u32[], token[]) send(%b, %t), channel_id=2, is_host_transfer=true, frontend_attributes={\
+_xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{1,2}x{0:3}",_xla_megascale_transfer_type="ALL_REDUCE"}
+  %recv = (f32[256,8,128]{2,1,0}, u32[], token[]) recv(%t), channel_id=1, frontend_attributes={_xla_megascale_transfer_type="ALL_REDUCE"}
+  %done = token[] send-done(%send), channel_id=2, frontend_attributes={_xla_host_transfer_handler_name="xla_megascale_runtime"}
+}
+"""
+
+
+def test_bytes_sent_between_slices():
+    chips = np.array([types.SimpleNamespace(slice_index=i) for i in range(3) for _ in range(4)]).reshape(3, 4)
+    pod = types.SimpleNamespace(devices=chips, axis_names=("data", "fsdp"), size=12)
+    assert collectives.sent(SLICES, pod) == {
+        ("all-gather", "fsdp"): 1024 * 1024 * 2 * 3 / 4,
+        ("all-reduce", "data"): 256 * 1024 * 4 * 2 * 2 / 3,
+    }
+
+
 def test_bytes_sent_by_a_program_that_runs():
     """Five turns, each of which gathers [16, 8] float32 over four devices; and one sum over all eight."""
     devices = mesh.make({"fsdp": 4, "tensor": 2})
@@ -134,13 +155,15 @@ def test_two_plans_for_tpus(tmp_path):
     start = [sys.executable, "-c", "from jaxcredit.cli import main; main()", "plan"]
     env = {**os.environ, "PYTHONPATH": str(HERE)}
 
-    def told(*words):
-        done = subprocess.run([*start, *words, "--topology", "v5e:2x2"], env=env, capture_output=True, text=True, timeout=550)
+    def told(*words, on="v5e:2x2"):
+        done = subprocess.run([*start, *words, "--topology", on], env=env, capture_output=True, text=True, timeout=550)
         return done.returncode, done.stdout + done.stderr
 
     code, text = told(str(HERE / "micro.py"))
     assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}, attention splash" in text, text
     assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
+    code, text = told(str(HERE / "micro.py"), "--slices", "2", "--fsdp", "2", on="2xv5e:2x2")  # only sums cross the network between slices
+    assert code == 0 and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text and "; data: all-reduce " in text.split("update fits")[1], text
     words = "--model", "8b", "--rows", "32", "--group", "8", "--seq", "512"
     code, text = told(str(HERE.parent / "configs/gsm8k_qwen3.py"), *words)
     assert code == 1 and "update does not fit: " in text and "the state alone takes 22.89 GiB a device" in text, text
