@@ -163,7 +163,7 @@ def test_two_plans_for_tpus(tmp_path):
     assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}, attention splash" in text, text
     assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
     code, text = told(str(HERE / "micro.py"), "--slices", "2", "--fsdp", "2", on="2xv5e:2x2")  # only sums cross the network between slices
-    assert code == 0 and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text and "; data: all-reduce " in text.split("update fits")[1], text
+    assert code == 0 and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text and " data: all-reduce " in text.split("update fits")[1], text
     words = "--model", "8b", "--rows", "32", "--group", "8", "--seq", "512"
     code, text = told(str(HERE.parent / "configs/gsm8k_qwen3.py"), *words)
     assert code == 1 and "update does not fit: " in text and "the state alone takes 22.89 GiB a device" in text, text
