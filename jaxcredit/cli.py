@@ -157,9 +157,8 @@ def _methods(args, _):
 
 
 def _arena(args, _):
-    from rich.console import Console
-
     from jaxcredit.arena import matrix
+    from jaxcredit.display import wide
 
     own = {name: matrix.catalogue().get(name) or find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
@@ -174,7 +173,7 @@ def _arena(args, _):
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
-        console = Console()
+        console = wide()
         console.print(matrix.table(cells, intervals=console.width >= 240 or len({c.family for c in cells}) < 5))
 
 

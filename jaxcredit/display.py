@@ -1,5 +1,7 @@
 """What a run shows while it works and when it ends: a progress bar with one line of numbers, and a table of first, best and last."""
 
+import os
+import sys
 import time
 from collections.abc import Sequence
 
@@ -11,6 +13,11 @@ from rich.text import Text
 
 ACCURACY = "eval/greedy_accuracy"
 SHOWN = (ACCURACY, "reward", "entropy", "length", "kl", "clip_share", "time/tokens_per_s")  # on the display and in the last table
+
+
+def wide() -> Console:
+    """For tables of many columns: the terminal, and where a file or a pipe has no width, enough of one that no number is cut off."""
+    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 
 
 class Display:

@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import learn, matrix, metrics, ours, sweeps
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.credit.sploo import l1
+from jaxcredit.display import wide
 from jaxcredit.plots import COLOURS
 from jaxcredit.signals.decision import decision, same_beginning, same_column, unsure, visited
 
@@ -241,7 +241,7 @@ def main() -> None:
     out = args.pop("out")
     found = run(**args)
     for each in tables(found):
-        Console().print(each)
+        wide().print(each)
     for name in ("l1", "p0", "on p0", *WAYS):
         print(f"{name:10} against the better of TEMPO and GRPO: signal-to-noise {verdict(found, name, 'snr')}")
     for name in LEARNERS[2:]:
