@@ -45,7 +45,7 @@ def parser():
     train = command("train", "Train the experiment of a config file; every keyword of its function is an option.", config=True)
     train.add_argument("config", nargs="?", help="a Python file with a function `experiment(...) -> Experiment`")
     train.add_argument("--run", help="name of the run: its folder is runs/NAME (default: the experiment's name)")
-    train.add_argument("--runs", default="runs", help="where run folders lie (default: runs)")
+    train.add_argument("--runs", default="runs", help="where run folders lie: a folder, or gs://BUCKET/... (default: runs)")
     train.add_argument("--resume", choices=["no", "auto"], default="no", help="auto: go on from the newest usable checkpoint, or begin")
     train.add_argument("--overwrite", action="store_true", help="delete a run of this name first")
     train.add_argument("--profile", metavar="FIRST:LAST", help="trace these steps (10:13, both included) into RUN/profile")

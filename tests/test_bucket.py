@@ -21,9 +21,8 @@ from jaxcredit.checkpoint import CheckpointError, Checkpoints, CheckpointWarning
 from jaxcredit.records import read
 
 MICRO = str(Path(__file__).parent / "micro.py")
-os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = (
-    "false"  # read when gcsfs is imported; without credentials it cannot ask of what kind a bucket is
-)
+# Read when gcsfs is imported: without credentials it cannot ask of what kind a bucket is.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 gcsfs = pytest.importorskip("gcsfs")
 
 
