@@ -58,6 +58,10 @@ class Mirror(Home):
         self._sent: dict[str, tuple] = {}
 
     def pull(self) -> "Mirror":
+        if not self._forget.atexit:
+            self.push()
+            if not self._forget.atexit:
+                raise OSError(f"{self.address} lacks what is in {self.path}: nothing is read over it until it can be sent")
         try:
             there = self._there()
             for name in there:

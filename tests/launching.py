@@ -1,7 +1,8 @@
-"""What the tests of launch/ share: an environment without a scheduler, a metadata server, and patience."""
+"""What tests that start jobs share: a port, an environment without a scheduler, a metadata server, and patience."""
 
 import http.server
 import os
+import socket
 import subprocess
 import threading
 import time
@@ -10,6 +11,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 LAUNCH = ROOT / "launch"
 OURS = ("JAX", "XLA", "SLURM", "SKYPILOT", "TPU_", "MEGASCALE", "LIBTPU")
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from compare import timeless
 from fake_gcs import Server
+from launching import free_port
 from micro import build
 
 from jaxcredit import cli, home, store
@@ -24,12 +24,6 @@ MICRO = str(Path(__file__).parent / "micro.py")
 # Read when gcsfs is imported: without credentials it cannot ask of what kind a bucket is.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 gcsfs = pytest.importorskip("gcsfs")
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +127,10 @@ def test_records_wait_for_a_bucket_that_is_out_of_reach(storage, monkeypatch):
         patch.setattr(place, "files", type("Gone", (), {"put_file": lambda *_: (_ for _ in ()).throw(OSError("unplugged"))})())
         with pytest.warns(UserWarning, match=r"gs://shelf/late cannot be written \(OSError: unplugged\): its newest records are in "):
             place.push()
+        with pytest.warns(UserWarning), pytest.raises(OSError, match="gs://shelf/late lacks what is in .*: nothing is read over it"):
+            place.pull()
     assert not storage.exists("gs://shelf/late") and not place._forget.atexit
-    place.push()
+    place.pull()  # sends first
     assert storage.cat_file("gs://shelf/late/metrics.jsonl") == b"{}\n" and place._forget.atexit
     storage.pipe_file("gs://shelf/late/metrics.jsonl", b"[]\n")  # another machine went on
     (place.path / "old.txt").write_text("")
@@ -157,10 +153,9 @@ def test_what_is_said_of_other_addresses(storage, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_without_a_common_disk_keep_their_run_in_a_bucket(storage, tmp_path):
-    port = free_port()
     words = ["-c", "from jaxcredit import cli; cli.main()", "train", MICRO, "--steps", "3", "--fsdp", "2", "--runs", "gs://shelf/jobs"]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "TMPDIR": str(tmp_path)}
-    job = [*words, "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    job = [*words, "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     jobs = [
         subprocess.Popen([sys.executable, *job, str(i)], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for i in (0, 1)

@@ -4,7 +4,6 @@ import dataclasses
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +14,7 @@ import numpy as np
 import optax
 import pytest
 from compare import close, timeless
+from launching import free_port
 
 from jaxcredit import cli, find, programs
 from jaxcredit.checkpoint import verify
@@ -84,11 +84,8 @@ def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
 @pytest.mark.timeout(1800)  # of a machine that does much else
 def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(config, tmp_path):
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", "--steps", "400"]
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
-    job = [*words, "--run", "two", "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    job = [*words, "--run", "two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     told = [open(tmp_path / f"{i}.txt", "w+") for i in range(2)]  # noqa: SIM115
     metrics = tmp_path / "two/metrics.jsonl"
     jobs = [

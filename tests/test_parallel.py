@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import socket
 import subprocess
 import sys
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 from compare import close, timeless
+from launching import free_port
 
 from jaxcredit import cli, find, mesh, programs
 from jaxcredit.data import Batches
@@ -94,11 +94,8 @@ def test_eight_devices_train_as_one(config):
 def test_two_processes_train_as_one(config, tmp_path, options):
     """`jaxcredit train` in two processes of two devices, each feeding its half of the prompts, against one process with four."""
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", *options]
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
-    job = ["--run", "two", "--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    job = ["--run", "two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     start = [sys.executable, "-c", "from jaxcredit.cli import main; main()"]
     with open(tmp_path / "0.txt", "w+") as first, open(tmp_path / "1.txt", "w+") as second:
         told = first, second
