@@ -193,17 +193,17 @@ def stubborn(meta, text, ids):
 @pytest.mark.parametrize("hang", [spin, regex, stubborn, lambda m, t, i: time.sleep(60 if m == 1 else 0) or 0.0])
 def test_a_hanging_reward_is_stopped_and_named(hang):
     start = time.monotonic()
-    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.2 s.*two.*'text 1'.*timeout_s"):
-        judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.2)
-    assert time.monotonic() - start < 5
+    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.5 s.*two.*'text 1'.*timeout_s"):
+        judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.5)
+    assert time.monotonic() - start < 30  # the rewards would have taken 60 s, or for ever
     assert judge(lambda m, t, i: 1.0).sum() == 4  # nothing is left behind
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_hanging_worker_is_abandoned(workers):
     release = threading.Event()
-    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.2 s.*'text 2'"):
-        judge(lambda m, t, i: release.wait(30) if m == 2 else 1.0, workers=workers, timeout_s=0.2)
+    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.5 s.*'text 2'"):
+        judge(lambda m, t, i: release.wait(30) if m == 2 else 1.0, workers=workers, timeout_s=0.5)
     release.set()
 
 
@@ -212,7 +212,7 @@ def test_off_the_main_thread_a_hang_is_an_error_too():
 
     def run():
         try:
-            judge(lambda m, t, i: release.wait(30), timeout_s=0.2)
+            judge(lambda m, t, i: release.wait(30), timeout_s=0.5)
         except TimeoutError as error:
             caught.append(error)
 
@@ -224,9 +224,8 @@ def test_off_the_main_thread_a_hang_is_an_error_too():
 
 
 def test_waiting_rewards_overlap():
-    start = time.monotonic()
-    judge(lambda m, t, i: time.sleep(0.1) or 1.0, 20, workers=20)
-    assert time.monotonic() - start < 1.0  # one after the other: 2 s
+    together = threading.Barrier(20)  # nobody passes before all twenty wait: one after the other, it breaks
+    assert judge(lambda m, t, i: together.wait(30) >= 0, 20, workers=20).sum() == 20
 
 
 def test_somebody_elses_timer_is_given_back():
@@ -239,13 +238,6 @@ def test_somebody_elses_timer_is_given_back():
         assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100 and signal.getsignal(signal.SIGALRM) is before
     finally:
         signal.setitimer(signal.ITIMER_REAL, *outer)
-
-
-def test_the_guard_costs_microseconds():
-    judge(lambda m, t, i: 1.0, 100)
-    start = time.process_time()
-    judge(lambda m, t, i: 1.0, 5000)
-    assert (time.process_time() - start) / 5000 < 50e-6  # about 3; a step of 512 responses takes a tenth of a second or more
 
 
 def test_lists_of_different_lengths_are_refused():

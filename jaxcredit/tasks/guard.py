@@ -41,7 +41,7 @@ def score(
 ) -> np.ndarray:
     """The rewards [M, K] of M responses, float64: K = 1, or the most segments of a response (0 where a response has fewer).
 
-    In the main thread a timer interrupts a reward after `timeout_s`, which costs a microsecond a call. `workers` > 0: that many daemon
+    In the main thread a timer interrupts a reward after `timeout_s`, which costs some microseconds a call. `workers` > 0: that many daemon
     threads, for rewards that wait (a judge behind a network); a hanging one is abandoned. Off the main thread one worker is used.
     A thread cannot interrupt code that keeps the interpreter's lock, as a runaway regular expression does; the timer can.
     """
