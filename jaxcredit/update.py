@@ -43,6 +43,7 @@ def make_update(
     epochs: int = 1,
     sharding: jax.sharding.NamedSharding | None = None,
     where: PyTree = None,
+    compiler_options: dict | None = None,
 ) -> Callable[[TrainState, Rollout, Columns | Array], tuple[TrainState, dict[str, Array]]]:
     """update(state, rollout, credit) -> (state, metrics), jitted; the state given is donated, and the metrics stay on the device.
 
@@ -51,11 +52,11 @@ def make_update(
     theta <- optimizer(sum of gradients of aggregate's numerators / sum of its denominators), once a minibatch.
 
     `logprob(params, rollout)` gives {"logp", "entropy"} of the last S columns, and all else is cut to those. `minibatch`: prompts an
-    optimizer step (all), shuffled every epoch; `micro`: prompts a forward and backward (the minibatch), added up in float32.
-    `sharding` places the prompts' axis of what a forward sees; without it the compiler follows the rollout, which is right while
-    nothing is shuffled. `where`, from mesh.state_shardings, keeps the state where it lies. A step whose gradient or change is not finite
-    is skipped and counted. With a single optimizer step the old log-probabilities are that step's own, and the ratio is 1; with several
-    they are computed once, before the first.
+    optimizer step (all), shuffled every epoch; `micro`: prompts a forward and backward (the minibatch), added up in float32. `sharding`
+    places the prompts' axis of what a forward sees; without it the compiler follows the rollout, which is right while nothing is shuffled.
+    `where`, from mesh.state_shardings, keeps the state where it lies; `compiler_options` are jax.jit's. A step whose gradient or change is
+    not finite is skipped and counted. With a single optimizer step the old log-probabilities are that step's own, and the ratio is 1; with
+    several they are computed once, before the first.
     """
 
     def place(tree):
@@ -114,7 +115,7 @@ def make_update(
             carry, facts = jax.lax.scan(one, carry, order)
         return dataclasses.replace(state, params=lora.join(still, carry[0]), opt_state=carry[1], step=state.step + 1), _metrics(facts)
 
-    return jax.jit(update, donate_argnums=0, out_shardings=None if where is None else (where, None))
+    return jax.jit(update, donate_argnums=0, out_shardings=None if where is None else (where, None), compiler_options=compiler_options)
 
 
 def _sizes(N, minibatch, micro, sharding):

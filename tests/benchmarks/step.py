@@ -7,6 +7,7 @@ python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vo
 """
 
 import argparse
+import functools
 import json
 import resource
 import statistics
@@ -22,6 +23,7 @@ import optax  # noqa: E402
 from jaxcredit import Rollout, credit, flops, losses, params  # noqa: E402
 from jaxcredit.credit import columns  # noqa: E402
 from jaxcredit.policy import decode, transformer  # noqa: E402
+from jaxcredit.programs import compiler_options  # noqa: E402
 from jaxcredit.update import TrainState, make_update  # noqa: E402
 
 
@@ -45,9 +47,10 @@ def main() -> None:
         remat=a.remat,
     )
     N, R, P, S = a.prompts, a.group, a.prompt, a.new
-    optimizer = optax.adamw(1e-4)
+    optimizer, options = optax.adamw(1e-4), compiler_options()
+    jit = functools.partial(jax.jit, compiler_options=options)
 
-    @jax.jit
+    @jit
     def start(key):
         weights = params.init(transformer.specs(cfg), key)
         return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
@@ -55,11 +58,13 @@ def main() -> None:
     def logprob(weights, rollout):
         return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P)
 
-    update = make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer)
+    update = make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer, compiler_options=options)
     method = getattr(credit, a.credit)
-    credited = jax.jit(lambda rollout: columns(method(rollout), rollout))
+    credited = jit(lambda rollout: columns(method(rollout), rollout))
 
-    @jax.jit
+    sample = jit(functools.partial(decode.sample, cfg=cfg, rows=R, new=S))
+
+    @jit
     def assemble(prompt, drawn):
         """The reward is how often the sampled ids are even: something that differs between rows."""
         shape = (N, R, P + S)
@@ -80,14 +85,14 @@ def main() -> None:
         return x @ w
 
     x, w = jax.device_put([np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)])
-    needs = flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S))  # once to sample, thrice to learn
+    needs = jit(lambda: flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S)))()  # once to sample, thrice to learn
     key = jax.random.key(0)
     # numpy: an eager jax.random.randint would be a program of its own to compile
     state, prompt, valid = start(key), np.random.default_rng(0).integers(0, a.vocab, (N, P), np.int32), np.ones((N, P), bool)
     times = []
     for i in range(a.steps + 1):
         t0, c0 = time.perf_counter(), time.process_time()
-        drawn = decode.sample(state.params, prompt, valid, jax.random.fold_in(key, i), cfg, rows=R, new=S)
+        drawn = sample(state.params, prompt, valid, jax.random.fold_in(key, i))
         rollout = jax.block_until_ready(assemble(prompt, drawn))
         t1, c1 = time.perf_counter(), time.process_time()
         state, metrics = update(state, rollout, credited(rollout))
