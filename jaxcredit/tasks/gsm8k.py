@@ -88,19 +88,20 @@ def _jsonl(folder, part):
 
 
 def _tfds(part):
-    try:
-        import tensorflow_datasets as tfds
+    try:  # by its module: without tensorflow, tensorflow-datasets cannot look its data sets up by name
+        from tensorflow_datasets.text.gsm8k import Gsm8k
     except ImportError as error:
         raise ImportError(
             "gsm8k() without a folder reads it from tensorflow-datasets (pip install 'jaxcredit[data]'); "
             f"or give the folder that holds train.jsonl and test.jsonl: {error}"
         ) from None
     try:
-        source = tfds.data_source("gsm8k", split=part)
+        source = Gsm8k(file_format="array_record").as_data_source(split=part)
     except Exception as error:
         raise FileNotFoundError(
             "tensorflow-datasets has not prepared gsm8k here. Give gsm8k() the folder that holds train.jsonl and test.jsonl; or prepare it "
-            "where there is a network: tensorflow_datasets.builder('gsm8k', file_format='array_record').download_and_prepare(). "
+            'where there is a network: python -c "from tensorflow_datasets.text.gsm8k import Gsm8k; '
+            "Gsm8k(file_format='array_record').download_and_prepare()\". "
             f"Its own words: {type(error).__name__}: {str(error)[:300]}"
         ) from error
     return [{k: _text(row[k]) for k in ("question", "answer")} for row in source]
