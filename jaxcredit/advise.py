@@ -76,7 +76,7 @@ def save(path: str | Path, rollout: Rollout, logp: np.ndarray | None = None) -> 
     """Write what `load` reads."""
     fields: dict[str, Any] = {name: x for name, x in vars(rollout).items() if name != "signals" and x is not None}
     fields |= rollout.signals | ({} if logp is None else {"trainer_logp": logp})
-    np.savez_compressed(path, **{name: np.asarray(x) for name, x in fields.items()})
+    np.savez_compressed(path, **fields)
 
 
 def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int = 0) -> Measured:

@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any
 
 import jax
@@ -223,7 +223,7 @@ def _flat(state: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return arrays, keys
 
 
-def _load(orbax: ocp.AsyncCheckpointer, target: Path, like: Any, side: dict, partial: bool) -> Any:
+def _load(orbax: ocp.AsyncCheckpointer, target: PurePath, like: Any, side: dict, partial: bool) -> Any:
     """The saved leaves that `like` asks for, with its shardings."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     leaves = {_name(path): x for path, x in paths}
@@ -247,7 +247,7 @@ def _load(orbax: ocp.AsyncCheckpointer, target: Path, like: Any, side: dict, par
     return jax.tree.unflatten(treedef, list(got.values()))
 
 
-def _fits(target: Path, saved: dict, wanted: dict, partial: bool) -> None:
+def _fits(target: PurePath, saved: dict, wanted: dict, partial: bool) -> None:
     show = {name: f"{name} {dtype}{shape}" for name, (dtype, *shape) in {**saved, **wanted}.items()}
     missing = [show[n] for n in wanted if n not in saved]
     unknown = [] if partial else [show[n] for n in saved if n not in wanted]
@@ -261,7 +261,7 @@ def _fits(target: Path, saved: dict, wanted: dict, partial: bool) -> None:
 
 
 def _is_key(x: Any) -> bool:
-    return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+    return hasattr(x, "dtype") and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)
 
 
 def _name(path: tuple) -> str:

@@ -147,12 +147,10 @@ def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collect
         return np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill) if name in per_token else x
 
     def stack(name):
-        rows = [hosts[id(batch)][name] for batch, _ in chosen]
-        if rows[0] is None:
-            return None
-        return put(np.stack([widen(name, x[n]) for x, (_, n) in zip(rows, chosen, strict=True)]), sharding)
+        return put(np.stack([widen(name, hosts[id(batch)][name][n]) for batch, n in chosen]), sharding)
 
     signals = {s: put(np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding) for s in chosen[0][0].rollout.signals}
-    names = (*per_token, "reward", "real", "row", "done")
+    first = hosts[id(chosen[0][0])]
+    names = [name for name in (*per_token, "reward", "real", "row", "done") if first[name] is not None]
     rollout = Rollout(**{name: stack(name) for name in names}, signals=signals)
     return Collected(rollout, [batch.metas[n] for batch, n in chosen], [batch.texts[n] for batch, n in chosen], facts)

@@ -6,12 +6,12 @@ import importlib.util
 import inspect
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def experiment(path: str, rest: list[str] = (), credit: str | None = None, *, origin: str | None = None):
+def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *, origin: str | None = None):
     """The experiment of a config file, with the options given to its function; and what to write down to make it again.
 
     `origin`: where the file was when its run began, so that what it reads beside itself is still found.
@@ -35,6 +35,8 @@ def module(path: str, origin: str | None = None) -> Any:
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
         raise FileNotFoundError(f"no config file {path}; there are: {known}")
     spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{path} is no Python file: its name must end in .py")
     mod = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = mod  # so that dataclasses and pickles of the file find it
     mod.__file__ = str(Path(origin or file).resolve())

@@ -19,7 +19,7 @@ def folder(source: str | os.PathLike) -> Path:
 
     model, _, revision = name.partition("@")
     try:
-        return Path(snapshot_download(model, revision=revision or None, allow_patterns=FILES))
+        return Path(snapshot_download(model, revision=revision or None, allow_patterns=list(FILES)))
     except Exception as error:
         cause = str(error).strip().split("\n")[0]
         raise FileNotFoundError(

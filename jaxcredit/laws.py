@@ -75,7 +75,7 @@ class Skip(Exception):
     """Raised by a law that does not apply."""
 
 
-SHAPES = ({"K": 1}, {"K": 3}, {"K": 3, "R": 8, "G": 5})
+SHAPES: tuple[dict, ...] = ({"K": 1}, {"K": 3}, {"K": 3, "R": 8, "G": 5})
 
 
 def finite_and_zero_off_the_mask(case: Case) -> str | None:
@@ -161,6 +161,7 @@ def no_collective_over_prompts(case: Case) -> str | None:
     _group_only(case)
     leaves, tree = jax.tree.flatten(_sharded(case))
     text = jax.jit(lambda *leaves: case.credit(jax.tree.unflatten(tree, leaves))).lower(*leaves).compile().as_text()
+    assert text is not None, "this backend does not show what it compiled"
     found = [c for c in COLLECTIVES if c in text]
     return f"the program compiled for {jax.device_count()} devices holds {', '.join(found)}" if found else None
 
@@ -169,7 +170,8 @@ def sharding_changes_nothing(case: Case) -> str | None:
     """The same numbers with the prompts on one device and spread over all."""
     rollout = _sharded(case)
     alone = jax.device_put(rollout, jax.devices()[0])
-    return _differ(*(jax.device_get(case.run(r)) for r in (rollout, alone)), rollout)
+    a, b = (jax.device_get(case.run(r)) for r in (rollout, alone))
+    return _differ(a, b, rollout)
 
 
 def a_large_offset_is_survived(case: Case) -> str | None:
@@ -195,6 +197,7 @@ def credit_sums_to_zero(case: Case) -> str | None:
     """Declared zero-sum: each trajectory has one number, and a group's numbers sum to 0."""
     _declared(case.method.zero_sum)
     for rollout in case.samples():
+        assert rollout.row is not None  # `synthetic` writes it out
         # A trajectory shows its number only where it has a token, so each row here is given all of its columns.
         whole = jnp.broadcast_to(jnp.take_along_axis(alive(rollout), rollout.row, 1)[..., None], rollout.mask.shape)
         rollout = dataclasses.replace(rollout, mask=whole, valid=whole, segment=jnp.where(whole, 0, -1))

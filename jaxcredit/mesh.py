@@ -125,7 +125,8 @@ def assert_fed(where: NamedSharding, n: int) -> None:
     """Raise unless this process's devices hold just its own share of `n` prompts: it is asked to feed no others."""
     if _planned.get() is not None:
         return  # there is nothing to feed
-    held = {s.indices(n)[:2] for (s,) in where.addressable_devices_indices_map((n,)).values()}
+    places = where.devices_indices_map((n,))
+    held = {places[device][0].indices(n)[:2] for device in where.addressable_devices}
     share, process = n // jax.process_count(), jax.process_index()
     if min(held)[0] != process * share or sum(stop - start for start, stop in held) != share:
         raise ValueError(

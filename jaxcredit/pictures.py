@@ -22,16 +22,16 @@ class Picture(matplotlib.figure.Figure):
 
 def prefix_tree(answers: Sequence[Sequence[int]], reward: Sequence[float], text: Text, *, title: str = "") -> Picture:
     """The answers of one group as a tree: an edge shows the tokens that its answers share, its colour and number their mean reward."""
-    answers, reward = [tuple(a) for a in answers], np.asarray(reward, float)
-    if len(answers) != len(reward):
-        raise ValueError(f"{len(answers)} answers and {len(reward)} rewards: give one reward an answer")
+    answers, earned = [tuple(a) for a in answers], np.asarray(reward, float)
+    if len(answers) != len(earned):
+        raise ValueError(f"{len(answers)} answers and {len(earned)} rewards: give one reward an answer")
     order = sorted(range(len(answers)), key=lambda i: answers[i])
     height = {i: place for place, i in enumerate(order)}
     deepest = max(map(len, answers), default=1)
     figure = Picture(figsize=(1.2 + 0.75 * deepest, 0.6 + 0.42 * len(answers)), layout="constrained")
     axis = figure.add_subplot()
     colour = matplotlib.colormaps[VALUES]
-    low, high = reward.min(), reward.max()
+    low, high = earned.min(), earned.max()
 
     def shade(value):
         return colour(0.5 if high == low else 0.08 + 0.84 * (value - low) / (high - low))
@@ -42,20 +42,20 @@ def prefix_tree(answers: Sequence[Sequence[int]], reward: Sequence[float], text:
             groups.setdefault(answers[i][depth : depth + 1], []).append(i)
         for first, inside in sorted(groups.items()):
             if not first:  # these answers end here
-                axis.text(x + 0.12, y, f"{len(inside)} x {reward[inside].mean():.2g}", va="center", fontsize=7, color="0.3")
+                axis.text(x + 0.12, y, f"{len(inside)} x {earned[inside].mean():.2g}", va="center", fontsize=7, color="0.3")
                 continue
             end = depth + 1
             while len({answers[i][end : end + 1] for i in inside}) == 1 and len(answers[inside[0]]) > end:
                 end += 1
             down = float(np.mean([height[i] for i in inside]))
-            value = reward[inside].mean()
+            value = earned[inside].mean()
             axis.plot([x, x + 0.25, end], [y, down, down], color=shade(value), linewidth=1.2 + 0.5 * len(inside), solid_joinstyle="round")
             written = "".join(text(t) for t in answers[inside[0]][depth:end])
             axis.text(x + 0.35, down - 0.12, written, fontsize=8, family="monospace", va="bottom")
             axis.text(end - 0.05, down + 0.1, f"{value:.2f}", fontsize=6, color="0.35", ha="right", va="top")
             grow(inside, end, end, down)
 
-    axis.text(-0.1, float(np.mean(list(height.values()))), f"{reward.mean():.2f}", ha="right", va="center", fontsize=8)
+    axis.text(-0.1, float(np.mean(list(height.values()))), f"{earned.mean():.2f}", ha="right", va="center", fontsize=8)
     grow(order, 0, 0.0, float(np.mean(list(height.values()))))
     axis.set_ylim(len(answers) - 0.4, -0.7)
     axis.set_xlim(-0.9, deepest + 0.9)

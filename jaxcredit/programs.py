@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 
 from jaxcredit import losses, mesh, params
 from jaxcredit.credit import columns
-from jaxcredit.experiment import Experiment
+from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import decode, lora, transformer
 from jaxcredit.policy.fused import chosen
 from jaxcredit.rollout import Rollout
@@ -68,6 +68,7 @@ def build(exp: Experiment) -> Programs:
         settle = jit(lambda weights: transformer.cast(weights, cfg), out_shardings=there)
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
+        assert rollout.valid is not None  # a collected rollout says it
         P = rollout.tokens.shape[-1] - exp.new
         return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P, temperature=temperature)
 
@@ -126,12 +127,12 @@ def build(exp: Experiment) -> Programs:
     )
 
 
-def supervise(exp: Experiment, programs: Programs) -> tuple[Callable, Callable]:
+def supervise(plan: Warmup, programs: Programs) -> tuple[Callable, Callable]:
     """begin and update of the warm-up: the log-likelihood of demonstrations, by the same program as the policy's update."""
-    begin, _, where = _start(programs.state.params, exp.warmup.optimizer, {})
+    begin, _, where = _start(programs.state.params, plan.optimizer, {})
     logprob = functools.partial(programs.logprob, temperature=1.0)
     how = {"sharding": programs.batch, "where": where, "compiler_options": compiler_options()}
-    return begin, make_update(logprob, losses.nll, losses.token_mean, exp.warmup.optimizer, **how)
+    return begin, make_update(logprob, losses.nll, losses.token_mean, plan.optimizer, **how)
 
 
 def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]) -> tuple[Callable, TrainState, Any]:

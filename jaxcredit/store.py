@@ -95,14 +95,14 @@ class Bucket:
         return self.files.isfile(f"{self.root}/{name}")
 
     def read(self, name: str) -> str:
-        return self.files.cat_file(f"{self.root}/{name}").decode()
+        return self.files.cat_file(f"{self.root}/{name}").decode()  # pyright: ignore[reportAttributeAccessIssue] (bytes)
 
     def write(self, name: str, text: str) -> None:
         self.files.pipe_file(f"{self.root}/{name}", text.encode())
 
     def facts(self, folder: str) -> dict[str, list]:
         top = f"{self.root}/{folder}/".removeprefix("gs://")
-        found = self.files.find(f"{self.root}/{folder}", detail=True)
+        found: dict = self.files.find(f"{self.root}/{folder}", detail=True)  # pyright: ignore[reportAssignmentType] (no list)
         return {name.removeprefix(top): [info["size"], info["crc32c"]] for name, info in sorted(found.items())}
 
     def room(self, folder: str, size: int) -> None:

@@ -55,6 +55,7 @@ def train(
 def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """What the rollouts look like to an estimator: rewards, lengths, groups without a signal, shared prefixes, the size of the credit."""
     rollout = rollout.filled()
+    assert rollout.done is not None  # `filled` writes it out
     R, here, mask = outcome(rollout), alive(rollout), rollout.mask
     length = mask.sum(-1)
     mixed = jnp.where(here, R, -jnp.inf).max(-1) > jnp.where(here, R, jnp.inf).min(-1)

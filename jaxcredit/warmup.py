@@ -49,7 +49,8 @@ def warm_up(
     """Supervise until `accuracy(params)` reaches the target. The run proper begins fresh from there: its optimizer, and its reference, if
     it has one. Returns the steps it took."""
     plan = exp.warmup
-    begin, update = supervise(exp, programs)
+    assert plan is not None, "the experiment has no warmup"
+    begin, update = supervise(plan, programs)
     batches = Batches(len(exp.task.demos), min(plan.batch, len(exp.task.demos)), exp.seed)
     key = jax.random.wrap_key_data(state.key)
     inner = begin(state.params, key)

@@ -197,6 +197,7 @@ MISUSES = {
         ["train", MICRO, "--profile", "13:10"],
         "--profile 13:10: give the steps to trace as FIRST:LAST",
     ),
+    "a config that is no Python": (["train", str(HERE.parent / "README.md")], "README.md is no Python file: its name must end in .py"),
     "a config without a function": (["train", str(HERE / "conftest.py")], "has no function `experiment(...)`"),
 }
 

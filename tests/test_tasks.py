@@ -395,7 +395,8 @@ def test_gsm8k_as_tensorflow_datasets_prepares_it(tmp_path, monkeypatch):
     monkeypatch.setattr(
         tfds.download.DownloadManager, "download_and_extract", lambda self, urls: {part: tmp_path / f"{part}.jsonl" for part in urls}
     )
-    Gsm8k(file_format="array_record").download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+    builder = Gsm8k(data_dir=tmp_path / "prepared", file_format="array_record")
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
     there, here = tasks.gsm8k(), tasks.gsm8k(tmp_path)
     for part in ("train", "test"):
         assert len(getattr(there, part)) == len(parts[part])

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Float, Int, PRNGKeyArray
 
 from jaxcredit.arena.world import OVER, POLICY, Exact, Trace, World, at, play, solve
 from jaxcredit.rollout import Rollout
@@ -79,7 +79,15 @@ def sample(
     return describe(task, world, logits, trace, key=key, critic_sd=critic_sd)
 
 
-def describe(task: Family, world: World, logits: Float[Array, "P A"], trace: Trace, *, key: PRNGKeyArray, critic_sd=0.0) -> Batch:
+def describe(
+    task: Family,
+    world: World,
+    logits: Float[Array, "P A"],
+    trace: Trace,
+    *,
+    key: PRNGKeyArray,
+    critic_sd: Float[Array, ""] | float = 0.0,
+) -> Batch:
     """What happened as a rollout with signals, and the truth beside it."""
     exact, (ours, theirs) = solve(world, logits), jax.random.split(key)
     here = at(jnp.stack([world.who, world.row, world.segment], -1), trace.state)
@@ -106,7 +114,7 @@ def describe(task: Family, world: World, logits: Float[Array, "P A"], trace: Tra
     return Batch(rollout, truth, exact)
 
 
-def common(seen: Seen, logp: Array, critic_sd, *, key: PRNGKeyArray) -> dict[str, Array]:
+def common(seen: Seen, logp: Array, critic_sd: Float[Array, ""] | float, *, key: PRNGKeyArray) -> dict[str, Array]:
     """What any family can provide: what the policy knows of itself, a critic (exact, with noise `critic_sd`), and the state as a hash."""
     logits, trace = seen.logits, seen.trace
     row = at(seen.world.row, trace.state)
@@ -133,7 +141,7 @@ def gradient(credit: Float[Array, "N G T"], batch: Batch, logits: Float[Array, "
     return (at_token - at_token.sum(-1, keepdims=True) * jax.nn.softmax(logits)) / G
 
 
-def logits_of(*rows: tuple[Array, ...]) -> Float[Array, "P A"]:
+def logits_of(*rows: tuple[ArrayLike, ...]) -> Float[Array, "P A"]:
     """Logits whose probabilities are the given rows; a row may be shorter than the longest, the rest has no mass."""
     A = max(len(r) for r in rows)
     return jnp.log(jnp.stack([jnp.pad(jnp.stack([jnp.asarray(p, float) for p in r]), (0, A - len(r))) for r in rows]))

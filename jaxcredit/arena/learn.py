@@ -23,9 +23,9 @@ def level(b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
     def init(params):
         return {"m": jnp.zeros_like(params), "v": jnp.zeros(()), "t": jnp.zeros(())}
 
-    def update(g, state, params=None):
+    def update(updates, state, params=None):
         t = state["t"] + 1
-        m, v = b1 * state["m"] + (1 - b1) * g, b2 * state["v"] + (1 - b2) * (g * g).sum()
+        m, v = b1 * state["m"] + (1 - b1) * updates, b2 * state["v"] + (1 - b2) * (updates * updates).sum()
         up = m / (1 - b1**t) / jnp.sqrt(v / (1 - b2**t) + 1e-12)
         return up, {"m": m, "v": v, "t": t}
 

@@ -207,7 +207,7 @@ def figure(found: Sequence[Found], out: str) -> None:
         left.plot([e.value for e in es], rows, marker, color=colour, markersize=4, label=LABELS.get(name, name))
         if name == "pooled":
             left.hlines(rows, [e.low for e in es], [e.high for e in es], color=colour, linewidth=1)
-    learnt = [i for i in rows if found[i].area]
+    learnt = [i for i, f in enumerate(found) if f.area]
     for name, colour, shift in zip(("p0", "pooled"), (COLOURS[4], COLOURS[3]), (0.15, -0.15), strict=True):
         es = [found[i].versus(name, "area") for i in learnt]
         right.errorbar(

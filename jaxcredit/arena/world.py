@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PRNGKeyArray
 
 POLICY, NATURE, OVER = 1, 0, -1
 
@@ -48,10 +48,24 @@ class Trace(NamedTuple):
 
 def grid(T: int, S: int, A: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Step, state and action numbers, in shapes that broadcast to [T, S, A]: what worlds are written in. Constants of the program."""
-    return tuple(np.ogrid[:T, :S, :A])
+    t, s, a = np.ogrid[:T, :S, :A]
+    return t, s, a
 
 
-def world(T: int, S: int, A: int, *, next, start=None, who=POLICY, row=None, segment=0, reward=0.0, chance=0.0, sd=0.0) -> World:
+def world(
+    T: int,
+    S: int,
+    A: int,
+    *,
+    next: ArrayLike,
+    start: ArrayLike | None = None,
+    who: ArrayLike = POLICY,
+    row: ArrayLike | None = None,
+    segment: ArrayLike = 0,
+    reward: ArrayLike = 0.0,
+    chance: ArrayLike = 0.0,
+    sd: ArrayLike = 0.0,
+) -> World:
     """A world from arrays that broadcast to [T, S, A]. By default it starts in state 0 and a step has a row of its own (`row=t`)."""
     row = jnp.arange(T)[:, None, None] if row is None else row
     here = [jnp.broadcast_to(jnp.asarray(x, jnp.int32), (T, S, 1))[..., 0] for x in (who, row, segment)]

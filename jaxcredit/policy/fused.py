@@ -14,6 +14,7 @@ for has been computed by the other implementation of the same function.
 import functools
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def cudnn(
     S: int,
     window: int,
     cfg,
-    implementation: str,
+    implementation: Literal["cudnn", "xla"],
 ) -> Float[Array, "N T H h"]:
     """Every row as a text of its own, its valid tokens first: cuDNN knows causal texts by their lengths, and no other mask that is free."""
     N, R, C = valid.shape

@@ -102,7 +102,7 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
     if "rope_freqs.weight" in file.tensors or m.get("llama.rope.scaling.type", "none") != "none" or "llama.expert_count" in m:
         raise ValueError(f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors and policy.pretrained.load")
     heads, width = m["llama.attention.head_count"], m["llama.embedding_length"]
-    fields = dict(
+    fields: dict[str, Any] = dict(
         vocab=file.tensors["token_embd.weight"][0][0],
         width=width,
         layers=m["llama.block_count"],

@@ -1,6 +1,6 @@
 """What `jaxcredit models` prints: the published models this decoder computes, counted from their shapes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jaxcredit.policy import presets
 from jaxcredit.policy.config import Config, specs
 
 
-def rows(words: list[str] = ()) -> list[dict]:
+def rows(words: Sequence[str] = ()) -> list[dict]:
     """One dict a model whose name or hub id holds all `words`."""
     found = {name: p for name, p in presets.ALL.items() if all(w.lower() in f"{name} {p.hub}".lower() for w in words)}
     if not found:

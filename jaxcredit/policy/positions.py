@@ -33,7 +33,7 @@ def near(mask: Bool[Array, "..."], query: Int[Array, "*B S"], key: Int[Array, "*
     return mask if window is None else mask & (query[..., :, None] - key[..., None, :] < window)
 
 
-def angles(positions: Int[Array, "*B"], cfg) -> Callable:
+def angles(positions: Int[Array, "*B"], cfg) -> Callable[[Int[Array, ""] | None], tuple[Array, Array]]:
     """window -> cos and sin of a layer: those with a window may turn at a theta of their own, which is never scaled (Gemma 3)."""
     wide = rope(positions, cfg)
     if not cfg.local_theta:

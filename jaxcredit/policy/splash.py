@@ -6,6 +6,7 @@ neither copied nor read twice by a kernel, and their gradient is summed inside i
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class Packed(masks.Mask):
 
 
 @functools.lru_cache(maxsize=64)
-def kernel(heads: int, mask: Packed, block: int, cap: float, interpret: bool) -> kernels.SplashAttentionKernel:
+def kernel(heads: int, mask: Packed, block: int, cap: float, interpret: bool) -> Callable[..., Array]:
     """`(q [H, T, h], k and v [K, T, h], segment ids) -> [H, T, h]`. The fused backward is left: it writes a dq for every block of keys."""
     sizes = kernels.BlockSizes(**dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block))
     with jax.ensure_compile_time_eval():  # what is kept for the next call must not belong to this one's trace

@@ -31,6 +31,7 @@ def states(params, rollout: Rollout, cfg, S: int) -> Float[Array, "N R S D"]:
     """The policy's last hidden states before each response token: column t holds what was known when token t was chosen."""
     P = rollout.tokens.shape[-1] - S
     tokens, valid = rollout.tokens, rollout.valid
+    assert valid is not None  # `filled` wrote it out
     prompt, rows = transformer.hidden(params, tokens[:, 0, :P], valid[:, 0, :P], tokens[:, :, P:-1], valid[:, :, P:-1], cfg)
     first = jnp.broadcast_to(prompt[:, None, -1:], (*rows.shape[:2], 1, rows.shape[-1]))
     return jnp.concatenate([first, rows], 2)
@@ -57,6 +58,11 @@ def critic(
     """
     head, optimizer = Head(width), optimizer or optax.adam(1e-3)
 
+    def worth(weights, h) -> Array:
+        V = head.apply(weights, h)
+        assert isinstance(V, jax.Array)  # not a pair: nothing of the head is mutable
+        return V
+
     def make(cfg, logprob) -> Learned:
         def look(params, rollout):
             S = jax.eval_shape(logprob, params, rollout)["logp"].shape[-1]
@@ -68,7 +74,7 @@ def critic(
 
         @jax.jit
         def measure(weights, params, rollout):
-            return at_response(head.apply(weights, look(params, rollout)), rollout)
+            return at_response(worth(weights, look(params, rollout)), rollout)
 
         @jax.jit
         def learn(aux, params, rollout, columns):
@@ -79,7 +85,7 @@ def critic(
             count = mask.sum(dtype=jnp.float32)
 
             def loss(weights):
-                each = value_loss(head.apply(weights, h), old, target, clip=clip)
+                each = value_loss(worth(weights, h), old, target, clip=clip)
                 return divide(jnp.sum(jnp.where(mask, each, 0)), count)
 
             def step(aux, _):

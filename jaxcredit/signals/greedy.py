@@ -21,8 +21,9 @@ def greedy(task: Task, tokenizer, *, new: int, timeout_s: float = 10.0) -> Calla
 
         @jax.jit
         def asked(rollout: Rollout):
-            P = rollout.tokens.shape[-1] - new
-            return rollout.tokens[:, 0, :P], rollout.filled().valid[:, 0, :P]
+            P, valid = rollout.tokens.shape[-1] - new, rollout.filled().valid
+            assert valid is not None  # `filled` writes it out
+            return rollout.tokens[:, 0, :P], valid[:, 0, :P]
 
         def annotate(aux, state, rollout, metas) -> Rollout:
             drawn = draw(state.params, *asked(rollout), jax.random.key(0))  # greedy: the key decides nothing

@@ -46,7 +46,8 @@ def symbolic(gold: str, text: str) -> bool:
     except ImportError as error:
         raise ImportError(f"symbolic needs math-verify (pip install 'jaxcredit[data]'): {error}") from None
     # Its own timeouts use the process's alarm, which is ours: the caller of a reward watches the clock.
-    return verify(parse(gold, parsing_timeout=None), parse(text, parsing_timeout=None), timeout_seconds=None)
+    right, found = (parse(x, parsing_timeout=None) for x in (gold, text))  # pyright: ignore[reportArgumentType] (its docs take None)
+    return verify(right, found, timeout_seconds=None)
 
 
 def final(text: str) -> Fraction | None:
@@ -96,7 +97,7 @@ def _tfds(part):
             f"or give the folder that holds train.jsonl and test.jsonl: {error}"
         ) from None
     try:
-        source = Gsm8k(file_format="array_record").as_data_source(split=part)
+        source = Gsm8k(data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record").as_data_source(split=part)  # pyright: ignore[reportCallIssue] (decorated)
     except Exception as error:
         raise FileNotFoundError(
             "tensorflow-datasets has not prepared gsm8k here. Give gsm8k() the folder that holds train.jsonl and test.jsonl; or prepare it "

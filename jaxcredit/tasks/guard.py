@@ -51,7 +51,7 @@ def score(
             f"{len(metas)} metas, {M} texts and {len(ids)} lists of ids (and prompts and segments, where given) must be as many"
         )
 
-    def call(i):
+    def call(i: int):
         try:
             return task.reward(metas[i], texts[i], ids[i]), None
         except (Exception, SystemExit) as error:
