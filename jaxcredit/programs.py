@@ -21,9 +21,9 @@ from jaxcredit.update import TrainState, make_update
 
 
 def compiler_options() -> dict | None:
-    """Of programs for the devices that meshes are made of. A CPU's are compiled by LLVM's second level instead of its third: as fast, the
-    same numbers but for a last bit here and there, and a quarter less compiling (random weights: three quarters less). What XLA_FLAGS says
-    of the level, goes."""
+    """Of programs for the devices that meshes are made of. A CPU's are compiled by LLVM's second level instead of its third, which is
+    quicker (random weights above all) and gives the same numbers but for a last bit here and there, as fast. What XLA_FLAGS says of the
+    level, goes."""
     level = "xla_backend_optimization_level"
     if mesh.available()[0].platform != "cpu" or level in os.environ.get("XLA_FLAGS", ""):
         return None

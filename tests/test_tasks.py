@@ -182,20 +182,28 @@ def regex(meta, text, ids):
     return float(bool(re.fullmatch(r"(a+)+b", "a" * 60 if meta == 1 else "b")))
 
 
-def stubborn(meta, text, ids):
-    try:
-        time.sleep(60 if meta == 1 else 0)
-    except:  # noqa: E722
-        pass
+awoke = []
+
+
+def sleep(meta, text, ids):
+    if meta == 1:
+        time.sleep(60)
+        awoke.append(text)
     return 0.0
 
 
-@pytest.mark.parametrize("hang", [spin, regex, stubborn, lambda m, t, i: time.sleep(60 if m == 1 else 0) or 0.0])
+def stubborn(meta, text, ids):
+    try:
+        return sleep(meta, text, ids)
+    except:  # noqa: E722
+        return 0.0
+
+
+@pytest.mark.parametrize("hang", [spin, regex, stubborn, sleep])
 def test_a_hanging_reward_is_stopped_and_named(hang):
-    start = time.monotonic()
     with pytest.raises(RewardTimeout, match="(?s)did not return within 0.5 s.*two.*'text 1'.*timeout_s"):
         judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.5)
-    assert time.monotonic() - start < 30  # the rewards would have taken 60 s, or for ever
+    assert not awoke  # spin and regex would never end
     assert judge(lambda m, t, i: 1.0).sum() == 4  # nothing is left behind
 
 
