@@ -134,24 +134,25 @@ def test_returns_against_loops():
         near(lifted(f[0], f[1], f[3], real, f[2]), A)
 
 
+@pytest.mark.parametrize("lead", [(), (3,), (2, 64), (256,)])  # the last two are tiles of rows
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 128, 150])
-def test_long_rows_are_scanned_in_blocks(T):
-    x, V, where = (jnp.asarray(a) for a in (rng.normal(size=(3, T)), rng.normal(size=(3, T)), rng.random((3, T)) < 0.8))
-    x, V = x.astype(jnp.float32), V.astype(jnp.float32)
+def test_long_rows_are_scanned_in_blocks(lead, T):
+    x, V, where = rng.normal(size=(*lead, T)), rng.normal(size=(*lead, T)), rng.random((*lead, T)) < 0.8
 
     def both(x):
-        return k.to_go(x, 0.9, where), k.gae(x, V, gamma=0.9, lam=0.8, where=where)
+        return k.to_go(x, 0.9, jnp.asarray(where)), k.gae(x, jnp.asarray(V, x.dtype), gamma=0.9, lam=0.8, where=jnp.asarray(where))
 
-    (G, A), slope = jax.jit(lambda x: (both(x), jax.grad(lambda x: both(x)[1][:, 0].sum())(x)))(x)
-    for b in range(3):
-        ret = adv = nxt = 0.0
-        for t in reversed(range(T)):
-            if where[b, t]:
-                ret = float(x[b, t]) + 0.9 * ret
-                adv = float(x[b, t]) + 0.9 * nxt - float(V[b, t]) + 0.72 * adv
-                nxt = float(V[b, t])
-            near([G[b, t], A[b, t]], [ret, adv])
-        near(slope[b], np.where(where[b], 0.72 ** (np.cumsum(where[b]) - 1), 0))
+    run = jax.jit(lambda x: (both(x), jax.grad(lambda x: both(x)[1][..., 0].sum())(x)))
+    (G, A), slope = run(jnp.asarray(x, jnp.float32))
+    ret = adv = nxt = np.zeros(lead)
+    for t in reversed(range(T)):
+        real = where[..., t]
+        ret = np.where(real, x[..., t] + 0.9 * ret, ret)
+        adv = np.where(real, x[..., t] + 0.9 * nxt - V[..., t] + 0.72 * adv, adv)
+        nxt = np.where(real, V[..., t], nxt)
+        near(G[..., t], ret)
+        near(A[..., t], adv)
+    near(slope, np.where(where, 0.72 ** (np.cumsum(where, -1) - 1), 0))
 
 
 def test_gae_examples():

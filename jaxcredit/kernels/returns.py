@@ -1,10 +1,14 @@
 """What follows a decision. All of it runs over the last axis; `where` marks the real entries, and a hole is passed through unchanged."""
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-BLOCK = 64  # columns turned time-first at once: whole cache lines of each row, and a block of many rows still fits the cache
+BLOCK = 64  # columns turned at once: whole cache lines of each row
+ROWS = 128  # rows in a tile: with rows a power of two apart, no more of them stay in a cache
 
 
 def to_go(
@@ -72,15 +76,19 @@ def gae(
 def _backwards(back, after, now):
     """`lax.scan` in reverse over the last axis of every array in `now`.
 
-    A plain scan is what is fastest on a CPU, but it wants time first, and turning whole arrays takes longer than the scan itself: so
-    a block of columns is turned at a time.
+    A plain loop over time is what is fastest on a CPU, but it wants time before the rows, and turning whole arrays takes longer than the
+    loop itself: so a block of columns is turned at a time, of many rows tile by tile.
     """
-    *lead, T = now[0].shape
+    *lead, T = shape = now[0].shape
+    tiled = lead and math.prod(lead) % ROWS == 0
+    fold = (-1, ROWS) if tiled else lead
+    after, now = jax.tree.map(lambda x: x.reshape(*fold, *x.shape[len(lead) :]), (after, now))
 
     def block(first, width, after):
-        turned = jax.tree.map(lambda x: jnp.moveaxis(jax.lax.dynamic_slice_in_dim(x, first, width, -1), -1, 0), now)
-        after, answer = jax.lax.scan(back, after, turned, reverse=True)
-        return after, jnp.moveaxis(answer, 0, -1)
+        time = -2 if tiled else 0
+        turned = jax.tree.map(lambda x: jnp.moveaxis(jax.lax.dynamic_slice_in_dim(x, first, width, -1), -1, time), now)
+        after, answer = (_scan if tiled else partial(jax.lax.scan, reverse=True))(back, after, turned)
+        return after, jnp.moveaxis(answer, time, -1)
 
     def step(i, state):
         after, answers = state
@@ -89,7 +97,20 @@ def _backwards(back, after, now):
         return after, jax.lax.dynamic_update_slice_in_dim(answers, answer, first, -1)
 
     if T <= BLOCK:
-        return block(0, T, after)[1]
-    after, answers = jax.lax.fori_loop(0, T // BLOCK, step, (after, jnp.zeros((*lead, T), now[0].dtype)))
+        return block(0, T, after)[1].reshape(shape)
+    after, answers = jax.lax.fori_loop(0, T // BLOCK, step, (after, jnp.zeros_like(now[0])))
     rest = T % BLOCK  # the first columns come last
-    return answers if rest == 0 else answers.at[..., :rest].set(block(0, rest, after)[1])
+    return (answers if rest == 0 else answers.at[..., :rest].set(block(0, rest, after)[1])).reshape(shape)
+
+
+def _scan(back, after, now):
+    """`lax.scan` in reverse over the last axis but one, which stays where it is."""
+
+    def step(i, state):
+        after, answers = state
+        t = T - 1 - i
+        after, answer = back(after, jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, -2, keepdims=False), now))
+        return after, jax.lax.dynamic_update_index_in_dim(answers, answer, t, answers.ndim - 2)
+
+    T = now[0].shape[-2]
+    return jax.lax.fori_loop(0, T, step, (after, jnp.zeros_like(now[0])))
