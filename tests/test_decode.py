@@ -1,6 +1,7 @@
 """The sampler against the trainer's log-probs, the plain forward step by step, and the distributions it should draw from."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +44,16 @@ def test_the_sampler_agrees_with_the_trainer(cfg):
         length = stops[0] + 1 if len(stops) else S
         assert done[n, r] == bool(len(stops)) and mask[n, r].sum() == mask[n, r, :length].sum() == length
         assert np.all(tokens[n, r, length:] == 0)
+
+
+@pytest.mark.parametrize("cfg", [FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))], ids=["full", "gemma", "moe"])
+def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatch):
+    tree, (prompt, valid) = make(cfg), prompts(2)
+    draw = functools.partial(decode.sample.__wrapped__, cfg=cfg, rows=R, new=S, stop=STOP)
+    written = jax.jit(draw)(tree, prompt, valid, jax.random.key(1))
+    monkeypatch.setattr(decode, "FEW", 0)
+    scanned = jax.jit(functools.partial(draw))(tree, prompt, valid, jax.random.key(1))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), written, scanned)
 
 
 def test_greedy_is_the_argmax_of_the_plain_forward():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,8 @@ from jaxtyping import Array, Bool, Int, PyTree
 
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.positions import angles, near, windows
+
+FEW = 8  # layers, on one device: written out they sample a fifth faster on a CPU; more take long to compile, and twice their weights' room
 
 
 def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
@@ -73,12 +76,16 @@ def sample(
         return written | {"alive": alive & ~ended, "done": out["done"] | ended}
 
     last, prompt_kv = prefill(params, prompt, prompt_valid, cfg)
+    few, each = L <= FEW and cfg.place is None, (tf.layers(params), *prompt_kv, windows(cfg))
     cfg = dataclasses.replace(cfg, place=None)  # a token a row is less than the weights: these stay where they lie
     empty = jnp.zeros((N, R, S))
     alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
     out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}
     out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
-    cache = jnp.zeros((L, N, K, R, h, S), cfg.dtype), jnp.zeros((L, N, K, R, S, h), cfg.dtype)
+    lead = () if few else (L,)
+    cache = jnp.zeros((*lead, N, K, R, h, S), cfg.dtype), jnp.zeros((*lead, N, K, R, S, h), cfg.dtype)
+    # Written out, each layer's weights are cut out once, not for every token, and its cache is read where it lies.
+    parts = [((), *jax.tree.map(operator.itemgetter(i), each)) for i in range(L if few else 0)]
 
     def more(carry):
         t, out, _ = carry
@@ -86,28 +93,33 @@ def sample(
 
     def step(carry):
         """Feed column t-1, choose column t."""
-        t, out, cache = carry
+        t, out, caches = carry
         token = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=2)
         turn = angles(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
 
         def layer(carry, xs):
+            """`at`: which of the stacked caches, () where this layer has its own."""
             x, cache = carry
-            i, w, kp, vp, window = xs
+            at, w, kp, vp, window = xs
 
             def attend(q, k, v):
-                k, v = tf.by_head(k, v)
-                keys = jax.lax.dynamic_update_slice(cache[0], k[None], (i, 0, 0, 0, 0, t - 1))
-                values = jax.lax.dynamic_update_slice(cache[1], v[None], (i, 0, 0, 0, t - 1, 0))
+                k, v = (x[(None,) * len(at)] for x in tf.by_head(k, v))
+                keys = jax.lax.dynamic_update_slice(cache[0], k, (*at, 0, 0, 0, 0, t - 1))
+                values = jax.lax.dynamic_update_slice(cache[1], v, (*at, 0, 0, 0, t - 1, 0))
                 common = kp, vp, near(seen, (lengths + t - 1)[:, None, None, None], prompt_at, window)
                 own = near(jnp.arange(S) < t, (t - 1)[None], jnp.arange(S), window)
-                return tf.mix(q, common, (keys[i], values[i], own), cfg=cfg), (keys, values)
+                return tf.mix(q, common, (keys[at], values[at], own), cfg=cfg), (keys, values)
 
             return tf.block(x, w, *turn(window), attend, cfg), None
 
-        xs = (jnp.arange(L), tf.layers(params), *prompt_kv, windows(cfg))
-        (x, cache), _ = jax.lax.scan(layer, (tf.embed(params, token, cfg), cache), xs)
+        x = tf.embed(params, token, cfg)
+        if few:
+            for i, part in enumerate(parts):
+                (x, caches[i]), _ = layer((x, caches[i]), part)
+        else:
+            (x, caches), _ = jax.lax.scan(layer, (x, caches), ((jnp.arange(L),), *each))
         x = tf.norm(x[:, :, 0], params["final_norm"], cfg)
-        return t + 1, write(out, t, *choose(x, t)), cache
+        return t + 1, write(out, t, *choose(x, t)), caches
 
-    _, out, _ = jax.lax.while_loop(more, step, (1, out, cache))
+    _, out, _ = jax.lax.while_loop(more, step, (1, out, [cache] * L if few else cache))
     return {name: out[name] for name in ("tokens", "logp", "mask", "done")}

@@ -111,7 +111,8 @@ def main() -> None:
                 continue
             (step, cpu), (rollout, rollout_cpu) = end - begin, rewarded - begin
             times.append({"step_s": step, "step_cpu_s": cpu, "rollout_s": rollout, "train_s": step - rollout, "rollout_cpu_s": rollout_cpu})
-            jax.block_until_ready([matmul(x, w) for _ in range(10)])
+            for _ in range(10):
+                jax.block_until_ready(matmul(x, w))
             times[-1]["matmul_gflop_per_cpu_s"] = 10 * 2 * x.size * a.ffn / (time.process_time() - end[1]) / 1e9
 
     mesh = jax.sharding.Mesh(np.empty((), object), ())  # none, as in tunix's own tests: nothing is laid out anew each step
