@@ -52,7 +52,7 @@ def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatc
     draw = functools.partial(decode.sample.__wrapped__, cfg=cfg, rows=R, new=S, stop=STOP)
     written = jax.jit(draw)(tree, prompt, valid, jax.random.key(1))
     monkeypatch.setattr(decode, "FEW", 0)
-    scanned = jax.jit(functools.partial(draw))(tree, prompt, valid, jax.random.key(1))
+    scanned = jax.jit(functools.partial(draw))(tree, prompt, valid, jax.random.key(1))  # another function: traced anew
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), written, scanned)
 
 

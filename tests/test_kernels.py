@@ -7,6 +7,7 @@ import pytest
 
 from jaxcredit import kernels as k
 from jaxcredit import laws
+from jaxcredit.kernels.returns import ROWS
 
 rng = np.random.default_rng(0)
 
@@ -134,7 +135,7 @@ def test_returns_against_loops():
         near(lifted(f[0], f[1], f[3], real, f[2]), A)
 
 
-@pytest.mark.parametrize("lead", [(), (3,), (2, 64), (256,)])  # the last two are tiles of rows
+@pytest.mark.parametrize("lead", [(), (3,), (2, ROWS // 2), (2 * ROWS,)])  # the last two are tiles of rows
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 128, 150])
 def test_long_rows_are_scanned_in_blocks(lead, T):
     x, V, where = rng.normal(size=(*lead, T)), rng.normal(size=(*lead, T)), rng.random((*lead, T)) < 0.8

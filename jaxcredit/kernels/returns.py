@@ -80,8 +80,9 @@ def _backwards(back, after, now):
     loop itself: so a block of columns is turned at a time, of many rows tile by tile.
     """
     *lead, T = shape = now[0].shape
-    tiled = lead and math.prod(lead) % ROWS == 0
-    fold = (-1, ROWS) if tiled else lead
+    rows = math.prod(lead)
+    tiled = rows > 0 and rows % ROWS == 0
+    fold = (rows // ROWS, ROWS) if tiled else lead
     after, now = jax.tree.map(lambda x: x.reshape(*fold, *x.shape[len(lead) :]), (after, now))
 
     def block(first, width, after):

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PyTree
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.positions import angles, near, windows
 
-FEW = 8  # layers, on one device: written out they sample a fifth faster on a CPU; more take long to compile, and twice their weights' room
+FEW = 8  # layers, on one device: written out they copy less for each token; more take long to compile, and their weights room once more
 
 
 def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
