@@ -2,13 +2,20 @@
 
 import dataclasses
 import difflib
+import hashlib
+import importlib.machinery
 import importlib.util
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+NAMED = "jaxcredit_config_"  # how the modules of configs are called
+FILES: dict[str, tuple[str, str]] = {}  # the file and the origin of each that was loaded, by its name
+FOLDERS: set[str] = set()  # where they lie, in sys.path because of them
 
 
 def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *, origin: str | None = None):
@@ -29,21 +36,51 @@ def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *
 
 
 def module(path: str, origin: str | None = None) -> Any:
-    """A Python file, run as a module; `origin` is what it sees as its `__file__`."""
+    """A Python file, run as a module under a name of its own (`name`): a file called numpy.py takes nobody's place.
+
+    `origin`: what it sees as its `__file__`, and whose neighbours it imports. A process that gets one of its functions by pickle calls
+    `module(*FILES[function.__module__])` first.
+    """
     file = Path(path)
     if not file.is_file():
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
         raise FileNotFoundError(f"no config file {path}; there are: {known}")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
+    if file.suffix != ".py":
         raise ValueError(f"{path} is no Python file: its name must end in .py")
+    seen = Path(origin or file).resolve()
+    spec = importlib.util.spec_from_file_location(name(path, origin), file.resolve())
+    assert spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader)
     mod = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = mod  # so that dataclasses and pickles of the file find it
-    mod.__file__ = str(Path(origin or file).resolve())
-    if (beside := str(Path(mod.__file__).parent)) not in sys.path:
-        sys.path.append(beside)  # a config may import the files beside it
-    spec.loader.exec_module(mod)
+    mod.__file__ = str(seen)
+    sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickles look their module up
+    _beside(str(seen.parent))
+    # Compiled here, not by the import system: it would leave a __pycache__ in run folders, and believe one that is a second old.
+    exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
     return mod
+
+
+def name(path: str, origin: str | None = None) -> str:
+    """The module name of a config: the same in every process, and no other module's."""
+    seen = Path(origin or path).resolve()
+    which = hashlib.sha256(f"{Path(path).resolve()}:{seen}".encode()).hexdigest()[:8]
+    return f"{NAMED}{which}_{re.sub(r'[^0-9A-Za-z_]', '_', seen.stem)}"
+
+
+def _beside(folder: str) -> None:
+    """Let a config import the files beside it, after everything that is installed and before what lies beside other configs."""
+    if folder in sys.path and folder not in FOLDERS:
+        return  # the person put it there
+    others = [other for other in sys.path if other in FOLDERS and other != folder]
+    for file in Path(folder).iterdir():  # another config's neighbour of the same name is not this one's
+        there = sys.modules.get(file.stem)
+        found = getattr(there, "__path__", None) or [getattr(there, "__file__", None) or ""]
+        if str(Path(next(iter(found))).parent) in others:
+            for known in [n for n in sys.modules if n.partition(".")[0] == file.stem]:
+                del sys.modules[known]
+    if folder in FOLDERS:
+        sys.path.remove(folder)
+    sys.path.insert(sys.path.index(others[0]) if others else len(sys.path), folder)
+    FOLDERS.add(folder)
 
 
 def estimator(name: str) -> Callable:

@@ -8,6 +8,7 @@ bit for bit the metrics of one that never stopped.
 
 import json
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -199,7 +200,7 @@ def plain(x: Any) -> Any:
     if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
         return {name: plain(getattr(x, name)) for name in x.__dataclass_fields__}
     if hasattr(x, "__qualname__"):
-        return f"{x.__module__}.{x.__qualname__}"
+        return f"{re.sub('^jaxcredit_config_[0-9a-f]+_', '', str(x.__module__))}.{x.__qualname__}"  # a config by its file's name
     return str(x) if isinstance(x, Path) else type(x).__qualname__
 
 

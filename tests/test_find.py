@@ -1,0 +1,71 @@
+"""Loading of config files: under a name of their own, with what lies beside them, in this process and in others."""
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jaxcredit import find
+
+RETURNS = "from pathlib import Path\ndef experiment():\n    return Path\n"
+TAKEN = ["numpy", "typing", "random", "json", "jax", "re", "dataclasses", "types", "tests", "micro", "jaxcredit"]
+
+
+@pytest.mark.parametrize("stem", TAKEN)
+def test_a_config_takes_no_modules_place(stem, tmp_path):
+    before = sys.modules.get(stem)
+    (tmp_path / f"{stem}.py").write_text(RETURNS)
+    mod = find.module(str(tmp_path / f"{stem}.py"))
+    assert sys.modules.get(stem) is before and sys.modules[mod.__name__] is mod and mod.__name__ != stem
+    assert mod.__file__ == str(tmp_path / f"{stem}.py") and mod.experiment() is Path
+
+
+def test_files_beside_a_config_shadow_nothing_that_is_installed(tmp_path):
+    (tmp_path / "mine.py").write_text("import colorsys, helper_of_mine\nfound = colorsys.rgb_to_hsv, helper_of_mine.x\n")
+    (tmp_path / "colorsys.py").write_text("raise SystemExit('the neighbour took the place of the standard library')\n")
+    (tmp_path / "helper_of_mine.py").write_text("x = 1\n")
+    sys.modules.pop("colorsys", None)
+    assert find.module(str(tmp_path / "mine.py")).found[1] == 1
+
+
+def test_two_configs_each_import_their_own_neighbour(tmp_path):
+    for which in ("a", "b"):
+        (tmp_path / which / "pack").mkdir(parents=True)
+        (tmp_path / which / "mine.py").write_text("import same_name_beside, pack.inner\nx = same_name_beside.x, pack.inner.x\n")
+        (tmp_path / which / "same_name_beside.py").write_text(f"x = {which!r}\n")
+        (tmp_path / which / "pack" / "inner.py").write_text(f"x = {which!r}\n")
+    for which in ("a", "b", "a"):
+        assert find.module(str(tmp_path / which / "mine.py")).x == (which, which)
+
+
+def test_dataclasses_and_pickles_of_a_config_work_here_and_in_another_process(tmp_path):
+    file = tmp_path / "random.py"
+    file.write_text("import dataclasses\n@dataclasses.dataclass\nclass Item:\n    x: 'int' = 3\ndef reward(item):\n    return item.x + 4\n")
+    mod = find.module(str(file))
+    sent = pickle.dumps((mod.reward, mod.Item(5)))
+    function, item = pickle.loads(sent)
+    assert function is mod.reward and item == mod.Item(5)
+    child = (
+        f"import pickle; from jaxcredit import find; find.module(*{find.FILES[mod.__name__]!r}); f, x = pickle.loads({sent!r}); print(f(x))"
+    )
+    said = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
+    assert said.stdout == "9\n", said.stderr
+
+
+def test_a_copy_of_a_config_is_another_module_and_sees_the_place_of_the_first(tmp_path):
+    (tmp_path / "first.py").write_text("import pathlib\nsaw = pathlib.Path(__file__).name\n")
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "config.py").write_text((tmp_path / "first.py").read_text())
+    first = find.module(str(tmp_path / "first.py"))
+    copy = find.module(str(tmp_path / "copy" / "config.py"), str(tmp_path / "first.py"))
+    assert (first.saw, copy.saw) == ("first.py", "first.py") and first.__name__ != copy.__name__
+    assert not list(tmp_path.rglob("__pycache__"))
+
+
+def test_what_a_run_records_of_a_config_names_its_file_and_not_its_place(tmp_path):
+    from jaxcredit.records import plain
+
+    (tmp_path / "mine.py").write_text("def reward(meta, text, ids):\n    return 1.0\n")
+    assert plain(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
