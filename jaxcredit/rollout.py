@@ -112,13 +112,13 @@ class Rollout:
 
     def filled(self) -> "Rollout":
         """The same rollout with every optional field written out."""
-        *lead, R, _ = self.tokens.shape
+        *lead, R, T = self.tokens.shape
         G = self.reward.shape[-2]
         if self.row is None and R != G:
             raise ValueError(f"{R} rows but {G} trajectories: say which trajectory each row belongs to with row=[N, R]")
         row = jnp.broadcast_to(jnp.arange(R, dtype=jnp.int32), (*lead, R)) if self.row is None else self.row
-        valid = jnp.flip(jax.lax.cummax(jnp.flip(self.mask, -1).astype(jnp.int8), axis=self.mask.ndim - 1), -1) > 0
-        valid = valid if self.valid is None else self.valid
+        column = jnp.arange(T, dtype=jnp.int32)
+        valid = column <= jnp.where(self.mask, column, -1).max(-1, keepdims=True, initial=-1) if self.valid is None else self.valid
         done = jnp.ones((*lead, G), bool) if self.done is None else self.done
         return dataclasses.replace(self, row=row, valid=valid, done=done)
 

@@ -76,11 +76,12 @@ def tokens(g, i):
 
 
 def earned(g, i):
-    """The trajectory's tokens, and each one's reward: a segment's on its last token."""
+    """The trajectory's tokens, and each one's reward: a segment's on its last token, or on the last before it where it has none."""
     at = tokens(g, i)
     r = np.zeros(len(at))
     for k in range(g["reward"].shape[1]):
-        mine = [n for n, place in enumerate(at) if g["segment"][place] == k]
+        before = [n for n, place in enumerate(at) if 0 <= g["segment"][place] <= k]
+        mine = [n for n in before if g["segment"][at[n]] == k] or before
         if mine and g["real"][i, k]:
             r[mine[-1]] += g["reward"][i, k]
     return at, r

@@ -183,7 +183,7 @@ def test_resolution_against_loops():
             lambda x, y, g: k.length(g),
         )
     )
-    row, seg, mask, x, y = (np.asarray(a) for a in (rollout.row, rollout.segment, rollout.mask, x, y))
+    row, seg, mask, real, x, y = (np.asarray(a) for a in (rollout.row, rollout.segment, rollout.mask, rollout.real, x, y))
     want = np.zeros((40, 5, 3)), np.zeros((40, 5, 3)), np.zeros((40, 8, 20)), np.zeros((40, 5))
     spread_wide, spread_one = np.zeros((40, 8, 20)), np.zeros((40, 8, 20))
     for b, i, t in np.ndindex(40, 8, 20):
@@ -197,9 +197,10 @@ def test_resolution_against_loops():
     near(wide, spread_wide)
     near(one, spread_one)
     for b, g, s in np.ndindex(40, 5, 3):
-        places = [(i, t) for i in range(8) if row[b, i] == g for t in range(20) if mask[b, i, t] and seg[b, i, t] == s]
-        if places:
-            want[2][b][places[-1]] = x[b, g, s]
+        chosen = [(i, t) for i in range(8) if row[b, i] == g for t in range(20) if mask[b, i, t] and 0 <= seg[b, i, t] <= s]
+        own = [at for at in chosen if seg[b][at] == s]  # a segment without tokens adds to the last token of those before it
+        if chosen and real[b, g, s]:
+            want[2][b][(own or chosen)[-1]] += x[b, g, s]
     near(total, want[0])
     near(mean, want[0] / np.maximum(want[1], 1))
     near(end, want[2])

@@ -40,14 +40,20 @@ def length(group) -> Int[Array, "G"]:
 
 
 def at_end(x: Float[Array, "G K"], group) -> Float[Array, "R T"]:
-    """The segment's number on the last token that the policy chose in it (across its rows), 0 elsewhere."""
+    """The segment's number on the last token that the policy chose in it (across its rows), 0 elsewhere.
+
+    A segment without tokens of the policy (a tool's verdict) adds its number to the last token that the policy chose in the segments
+    before it. Where there is no such token either, the number is left out: nothing that the policy did came before it.
+    """
     R, T = group.mask.shape
     G, K = x.shape
     column = _over_tokens(jnp.maximum, group, jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32), (R, T)), -1)
     place = jnp.where(column >= 0, jnp.arange(R, dtype=jnp.int32)[:, None] * T + column, -1)
     last = jax.ops.segment_max(place, _row(group), G)
+    last = jnp.where(last >= 0, last, jax.lax.cummax(last, axis=1))
     last = jnp.where(last >= 0, last, R * T)
-    return jnp.zeros(R * T, x.dtype).at[last.reshape(-1)].set(x.reshape(-1), mode="drop").reshape(R, T)
+    x = jnp.where(group.real, x, 0)
+    return jnp.zeros(R * T, x.dtype).at[last.reshape(-1)].add(x.reshape(-1), mode="drop").reshape(R, T)
 
 
 def link(x: Float[Array, "R T"], decay: float | int | Float[Array, "..."], group) -> Float[Array, "R T"]:

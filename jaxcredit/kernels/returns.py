@@ -5,16 +5,19 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Num
 
 BLOCK = 64  # columns turned at once: whole cache lines of each row
 ROWS = 128  # rows in a tile: with rows a power of two apart, no more of them stay in a cache
 
 
 def to_go(
-    x: Float[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
-) -> Float[Array, "*b T"]:
-    """G_t = x_t + gamma_t G_{t+1}. A hole adds nothing and discounts nothing: it shows the number of what comes after it."""
+    x: Num[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
+) -> Num[Array, "*b T"]:
+    """G_t = x_t + gamma_t G_{t+1}. A hole adds nothing and discounts nothing: it shows the number of what comes after it.
+
+    Integers stay integers: with gamma=0 every hole shows the label that follows it, exact for any int32.
+    """
     step = jnp.broadcast_to(jnp.asarray(gamma, x.dtype), x.shape)
     if where is not None:
         x, step = jnp.where(where, x, 0), jnp.where(where, step, 1)

@@ -27,9 +27,8 @@ def carried(x: Num[Array, "*b K"], where: Bool[Array, "*b K"]) -> Num[Array, "*b
 
 def run_ends(number: Int[Array, "*b T"], where: Bool[Array, "*b T"]) -> Bool[Array, "*b T"]:
     """True at the last real entry of each run of equal numbers. A hole does not cut a run."""
-    x = number.astype(jnp.float32)  # exact below 2^24
-    following = jnp.concatenate([to_go(x, 0.0, where=where)[..., 1:], jnp.zeros((*x.shape[:-1], 1))], -1)
-    return (where & (following != x)) | final(where)
+    next_number = jnp.concatenate([to_go(number, 0, where=where)[..., 1:], jnp.zeros_like(number[..., :1])], -1)
+    return (where & (next_number != number)) | final(where)
 
 
 def run_begins(number: Int[Array, "*b T"], where: Bool[Array, "*b T"]) -> Bool[Array, "*b T"]:
