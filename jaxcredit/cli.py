@@ -8,11 +8,12 @@ import shlex
 import sys
 from pathlib import Path
 
-from jaxcredit import find, options
+from jaxcredit import find, options, terminal
 
 
 def main(argv: list[str] | None = None) -> None:
     """`jaxcredit COMMAND ...`; an error that names its cause and mend is shown without a trace (JAXCREDIT_TRACE=1 shows it)."""
+    terminal.open_closed_streams()
     parser, commands = options.parser()
     args, rest = parser.parse_known_args(typed := sys.argv[1:] if argv is None else argv)
     args.typed = typed
@@ -54,7 +55,8 @@ def _train(args, rest):
     folder = f"{args.runs}/{args.run or exp.name}"
     if args.overwrite and not args.process:  # of several processes the first
         home(folder).clear()
-    run(exp, folder, resume=args.resume == "auto", source=made, profile=profile)
+    with terminal.lossy():  # a run outlives whoever reads along
+        run(exp, folder, resume=args.resume == "auto", source=made, profile=profile)
 
 
 def _join(args):

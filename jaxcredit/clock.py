@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 
 from jaxcredit import flops
+from jaxcredit.optional_output import Optional
 
 _compiled = 0.0
 
@@ -54,12 +55,16 @@ def derived(line: dict, before: dict | None) -> dict:
 
 
 class Profile:
-    """A trace of the steps first..last (both included), written by the first process for TensorBoard, XProf or Perfetto."""
+    """A trace of the steps first..last (both included), written by the first process for TensorBoard, XProf or Perfetto.
+
+    Where it cannot be written, the run goes on without it.
+    """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None):
         self.folder = folder
         self.first, self.last = steps if steps and jax.process_index() == 0 else (0, -1)
         self._running, self._step = False, None
+        self._optional = Optional(f"the profile ({folder})")
 
     def __enter__(self) -> "Profile":
         return self
@@ -71,10 +76,11 @@ class Profile:
         """The step is about to begin."""
         if self.first <= step <= self.last:
             if not self._running:
-                jax.profiler.start_trace(self.folder)
-                self._running = True
-            self._step = jax.profiler.StepTraceAnnotation("step", step_num=step)
-            self._step.__enter__()
+                self._optional(jax.profiler.start_trace, self.folder)
+                self._running = not self._optional.failed
+            if self._running:
+                self._step = jax.profiler.StepTraceAnnotation("step", step_num=step)
+                self._step.__enter__()
 
     def after(self, step: int, state) -> None:
         """The step's work has been sent to the device; of the last one its end is waited for."""
@@ -94,8 +100,8 @@ class Profile:
     def _stop(self) -> None:
         if self._running:
             self._leave()
-            jax.profiler.stop_trace()
             self._running = False
+            self._optional(jax.profiler.stop_trace)
 
 
 def span(text: str) -> tuple[int, int]:

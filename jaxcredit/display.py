@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,13 +12,37 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from jaxcredit.plain_text import cell, one_line, visible
+
 ACCURACY = "eval/greedy_accuracy"
 SHOWN = (ACCURACY, "reward", "entropy", "length", "kl", "clip_share", "time/tokens_per_s")  # on the display and in the last table
+TREND = 16  # accuracies in the sparkline
 
 
 def wide() -> Console:
     """For tables of many columns: the terminal, and where a file or a pipe has no width, enough of one that no number is cut off."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+
+
+class Summary:
+    """First, best and last values of the shown metrics, and the newest accuracies: as small after a million steps as after one."""
+
+    def __init__(self, lines: Iterable[Mapping] = ()):
+        self.last: Mapping = {}
+        self.values: dict[str, tuple[float, float, float]] = {}
+        self.trend: deque[float] = deque(maxlen=TREND)
+        for line in lines:
+            self.add(line)
+
+    def add(self, line: Mapping) -> None:
+        """Take in the metrics of the next step."""
+        self.last = line
+        for name in SHOWN:
+            if (x := line.get(name)) is not None:
+                first, best, _ = self.values.get(name, (x, x, x))
+                self.values[name] = first, max(best, x), x
+        if line.get(ACCURACY) is not None:
+            self.trend.append(line[ACCURACY])
 
 
 class Display:
@@ -27,64 +52,65 @@ class Display:
         self.console, self.steps, self.pace_s, self._told = console, steps, pace_s, 0.0
         self._live = None
         if console.is_terminal:
-            eta = TextColumn("left"), TimeRemainingColumn()
-            self._bar = Progress(
-                TextColumn(title or "training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), *eta, console=console
-            )
-            self._task = self._bar.add_task("", total=steps, completed=start)
+            columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
+            self._task = self._bar.add_task(one_line(title) or "training", total=steps, completed=start)
             self._live = Live(self._bar, console=console, refresh_per_second=4)
             self._live.start()
 
-    def step(self, history: list[dict]) -> None:
-        step = history[-1]["step"]
+    def step(self, summary: Summary) -> None:
+        """Show the newest step."""
+        line = summary.last
         if self._live:
-            self._bar.update(self._task, completed=step)
-            self._live.update(Group(self._bar, Text(_line(history), style="cyan")))
-        elif time.monotonic() - self._told > self.pace_s or step >= self.steps or history[-1].get(ACCURACY) is not None:
+            self._bar.update(self._task, completed=line["step"])
+            self._live.update(Group(self._bar, Text(self._line(summary), style="cyan")))
+        elif time.monotonic() - self._told > self.pace_s or line["step"] >= self.steps or line.get(ACCURACY) is not None:
             self._told = time.monotonic()
-            self.console.print(
-                f"step {step}/{self.steps}  {_line(history)}  {_clock(history[-1])}", markup=False, highlight=False, soft_wrap=True
-            )
+            self.note(f"step {line['step']}/{self.steps}  {self._line(summary)}  {_clock(line)}")
 
     def note(self, text: str) -> None:
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        """A line above the bar."""
+        self.console.print(visible(text, "  "), markup=False, highlight=False, soft_wrap=True)
+
+    def table(self, table: Table) -> None:
+        """The table at the end."""
+        self.console.print(table)
 
     def close(self) -> None:
+        """Take the bar away."""
         if self._live:
             self._live.stop()
 
+    def _line(self, summary: Summary) -> str:
+        parts = []
+        for name in filter(summary.values.__contains__, SHOWN):
+            last = summary.values[name][-1]
+            trend = sparkline(summary.trend) + " " if name == ACCURACY and self.console.encoding.startswith("utf") else ""
+            parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(last)}")
+        return "  ".join(parts)
 
-def final_table(history: list[dict], title: str, folder: str) -> Table:
+
+def final_table(summary: Summary, title: str, folder: str) -> Table:
     """First, best (accuracy and reward) and last values of what matters."""
-    table = Table("", "first", "best", "last", title=title or None, caption=f"{_clock(history[-1])}   {folder}", caption_justify="left")
-    for name in SHOWN:
-        values = [line[name] for line in history if line.get(name) is not None]
-        if values:
-            best = _short(max(values)) if name in (ACCURACY, "reward") else ""
-            table.add_row(name, _short(values[0]), best, _short(values[-1]))
+    table = Table("", "first", "best", "last", title=cell(title, "table.title") if title else None, caption_justify="left")
+    table.caption = cell(f"{_clock(summary.last)}   {folder}", "table.caption")
+    for name in filter(summary.values.__contains__, SHOWN):
+        first, best, last = summary.values[name]
+        table.add_row(name, _short(first), _short(best) if name in (ACCURACY, "reward") else "", _short(last))
     return table
 
 
-def sparkline(values: Sequence[float], width: int = 16) -> str:
+def sparkline(values: Sequence[float], width: int = TREND) -> str:
     """The last `width` values as eight heights between 0 and the largest of them and 1."""
+    values = list(values)
     top = max(1.0, *values) if values else 1.0
     return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, int(8 * v / top)))] for v in values[-width:])
-
-
-def _line(history: list[dict]) -> str:
-    parts = []
-    for name in SHOWN:
-        values = [line[name] for line in history if line.get(name) is not None]
-        if values:
-            trend = sparkline(values) + " " if name == ACCURACY else ""
-            parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(values[-1])}")
-    return "  ".join(parts)
 
 
 def _short(x: float) -> str:
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def _clock(line: dict) -> str:
+def _clock(line: Mapping) -> str:
     seconds = int(line.get("time/total_s", 0))
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"

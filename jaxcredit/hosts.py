@@ -3,26 +3,30 @@
 Read them when one host of many is slow or gone: what the run as a whole did is in metrics.jsonl. Both go on after a restart.
 """
 
+import contextlib
 import json
 import os
 import socket
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 
+from jaxcredit.optional_output import Optional
+from jaxcredit.plain_text import visible
+
 
 class Host:
-    """The log of this process."""
+    """The log of this process. Warnings are lines of it too. Where it cannot be written, the run goes on without it."""
 
     def __init__(self, folder: str | Path):
         self.folder, self.process = Path(folder) / "hosts", jax.process_index()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._log = open(self.folder / f"{self.process:05d}.log", "a")  # noqa: SIM115 (closed by __exit__)
-        self._steps = open(self.folder / f"{self.process:05d}.jsonl", "a")  # noqa: SIM115
+        self._files: dict[str, IO[str]] = {}
+        self._write = Optional(f"the log of this process ({self.folder / f'{self.process:05d}.log'})")
         devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
         self.say(
             f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "
@@ -30,29 +34,44 @@ class Host:
         )
 
     def __enter__(self) -> "Host":
+        self._shown = warnings.showwarning
+
+        def showwarning(message, category, *args, **kwargs):
+            self.say(f"{category.__name__}: {message}")
+            self._shown(message, category, *args, **kwargs)
+
+        warnings.showwarning = self._hook = showwarning
         return self
 
     def __exit__(self, kind, error, trace) -> None:
+        if warnings.showwarning is self._hook:
+            warnings.showwarning = self._shown
         if kind is None:
             self.say("end")
         elif issubclass(kind, SystemExit):
             self.say(f"end with code {error.code}")
         else:
             self.say("failed\n" + "".join(traceback.format_exception(kind, error, trace)).rstrip())
-        self._log.close()
-        self._steps.close()
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                file.close()
 
     def say(self, text: str) -> None:
         """A line with the time, at once on its way to the disk."""
-        self._log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {text}\n")
-        self._log.flush()
+        self._write(self._append, "log", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text, '  ')}\n")
 
     def step(self, step: int, **seconds: Any) -> None:
         """This host's own numbers of a step; what is on the device is left there."""
         line = {"step": step, "at": round(time.time(), 3)}
         line |= {name: round(float(x), 4) for name, x in seconds.items()} | memory()
-        self._steps.write(json.dumps(line) + "\n")
-        self._steps.flush()
+        self._write(self._append, "jsonl", json.dumps(line) + "\n")
+
+    def _append(self, kind: str, text: str) -> None:
+        if kind not in self._files:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._files[kind] = open(self.folder / f"{self.process:05d}.{kind}", "a", encoding="utf-8")  # noqa: SIM115 (see __exit__)
+        self._files[kind].write(text)
+        self._files[kind].flush()
 
 
 def memory() -> dict[str, float]:

@@ -4,13 +4,17 @@
 
 Everything that depends on the clock has a key under "time/": without those keys the metrics of a run that was killed and resumed are
 bit for bit the metrics of one that never stopped.
+
+metrics.jsonl and samples.jsonl are the run's record: where they cannot be written, the run stops. All else is optional.
 """
 
+import contextlib
 import json
 import os
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +23,17 @@ import numpy as np
 from rich.console import Console
 
 from jaxcredit.clock import derived
-from jaxcredit.display import Display, final_table
+from jaxcredit.display import Display, Summary, final_table
 from jaxcredit.home import here
+from jaxcredit.optional_output import Optional
 
 
 class Records:
     """The run folder, as a context manager. `start` is the step that was restored: whatever the folder says of later steps is dropped.
 
     Metrics may be device scalars. They are fetched one step late, so that writing them never holds up the device; `flush` fetches and
-    writes them at once and must come before a checkpoint of the same step. Only the first process writes.
+    writes them at once and must come before a checkpoint of the same step. Only the first process writes. `keep`: how many of the newest
+    lines stay in memory.
     """
 
     def __init__(
@@ -41,21 +47,22 @@ class Records:
         address: str = "",  # where a reader finds the folder, if not there
         console: Console | None = None,
         pace_s: float = 5.0,
+        keep: int = 1,
     ):
         self.folder, self.steps, self.title, self.address = Path(folder), steps, title, address or str(folder)
         self.writes = jax.process_index() == 0
         self._held: tuple[int, dict, float] | None = None
         self._files: dict[str, Any] = {}
-        self._history: list[dict] = []
+        self._summary, self._recent = Summary(), deque(maxlen=max(1, keep))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             for name in ("metrics.jsonl", "samples.jsonl"):
                 cut(self.folder / name, start)
-            self._history = read(self.folder)
-            self._events = _events(self.folder / "tensorboard", start)
-            self._show = Display(console or Console(), steps, start, title, pace_s)
+            self._summary = Summary(lines(self.folder))
+            self._events = Optional(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
+            self._show = Optional("the console", Display, console or Console(), steps, start, title, pace_s)
             self._config(config)
-        self._begun = time.monotonic() - (self._history[-1].get("time/total_s", 0.0) if self._history else 0.0)
+        self._begun = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
         self._tick = time.monotonic()
 
     def __enter__(self) -> "Records":
@@ -68,12 +75,12 @@ class Records:
     def last(self) -> dict[str, Any]:
         """The newest metrics."""
         self.flush()
-        return self._history[-1] if self._history else {}
+        return dict(self._summary.last)
 
     @property
-    def history(self) -> list[dict[str, Any]]:
-        """The steps that were written so far, the newest one aside."""
-        return self._history
+    def recent(self) -> Sequence[dict[str, Any]]:
+        """The newest `keep` steps that this process wrote, the step that was logged last aside."""
+        return self._recent
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """The metrics of a step. A step logged twice is one object; going back in steps rewrites the file from there."""
@@ -97,26 +104,24 @@ class Records:
     def flush(self) -> None:
         """Everything logged so far lies on the disk."""
         self._write_held()
-        for file, _ in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
+        for name, (file, _) in list(self._files.items()):
+            with self._written(name):
+                file.flush()
+                os.fsync(file.fileno())
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is held, draw the curves, show the table. After a failure only what is held is written."""
         try:
             self.flush()
         finally:
-            for file, _ in self._files.values():
-                file.close()
-            self._files = {}
+            for name in list(self._files):
+                self._drop(name)
             if self.writes:
                 self._events.close()
                 self._show.close()
-        if self.writes and self._history and not failed:
-            from jaxcredit import plots  # matplotlib takes a second to import
-
-            plots.curves(self.folder)
-            self._show.console.print(final_table(self._history, self.title, self.address))
+        if self.writes and self._summary.last and not failed:
+            Optional(f"drawing {self.folder / 'curves.png'}")(_curves, self.folder)
+            self._show.table(final_table(self._summary, self.title, self.address))
 
     def _write_held(self) -> None:
         if not self._held:
@@ -126,29 +131,54 @@ class Records:
         line |= {"time/step_s": round(took, 4), "time/total_s": round(time.monotonic() - self._begun, 3)}
         if line.get("tokens"):
             line["time/tokens_per_s"] = round(line["tokens"] / max(took, 1e-9), 1)
-        self._history = (
-            [old for old in self._history if old["step"] < step] if self._history and self._history[-1]["step"] >= step else self._history
-        )
-        line |= derived(line, self._history[-1] if self._history else None)
-        self._history.append(line)
+        if self._summary.last and self._summary.last["step"] >= step:
+            self._back_before(step)
+        line |= derived(line, dict(self._summary.last))
+        self._summary.add(line)
+        self._recent.append(line)
         if self.writes:
             self._append("metrics.jsonl", step, [line])
-            for name, x in line.items():
-                if name != "step" and x is not None:
-                    self._events.add_scalar(name, x, step)
-            self._show.step(self._history)
+            self._events.step(step, {name: x for name, x in line.items() if name != "step"})
+            self._show.step(self._summary)
 
-    def _append(self, name: str, step: int, lines: list[dict]) -> None:
-        file, newest = self._files.get(name, (None, None))
-        if file is None or newest > step:
-            if file:
+    def _back_before(self, step: int) -> None:
+        """Forget this step and all later ones."""
+        self._recent = deque((line for line in self._recent if line["step"] < step), self._recent.maxlen)
+        if self.writes:
+            self._drop("metrics.jsonl")
+            cut(self.folder / "metrics.jsonl", step - 1)
+        self._summary = Summary(lines(self.folder) if self.writes else self._recent)
+
+    def _append(self, name: str, step: int, items: list[dict]) -> None:
+        with self._written(name):
+            file, newest = self._files.get(name, (None, step))
+            if file is None or newest > step:
+                self._drop(name)
+                cut(self.folder / name, step - 1)
+                file = open(self.folder / name, "a")  # noqa: SIM115 (closed by `close`)
+            self._files[name] = file, step
+            for item in items:
+                file.write(json.dumps(item, allow_nan=False) + "\n")
+            file.flush()
+
+    @contextlib.contextmanager
+    def _written(self, name: str):
+        """An error of writing says which file it was, and how the run goes on."""
+        try:
+            yield
+        except OSError as error:
+            self._drop(name)
+            raise OSError(
+                f"{self.folder / name} cannot be written ({error.strerror or error}), and no step goes unrecorded: free space on that "
+                "disk, or make the folder writable, and go on from the newest checkpoint with --resume auto"
+            ) from error
+
+    def _drop(self, name: str) -> None:
+        """Close the file; what an error left unwritten in it is given up."""
+        file, _ = self._files.pop(name, (None, None))
+        if file:
+            with contextlib.suppress(OSError):
                 file.close()
-            cut(self.folder / name, step - 1)
-            file = open(self.folder / name, "a")  # noqa: SIM115 (closed by `close`)
-        for line in lines:
-            file.write(json.dumps(line, allow_nan=False) + "\n")
-        file.flush()
-        self._files[name] = file, step
 
     def _config(self, config: Any) -> None:
         path, new = self.folder / "config.json", plain(config or {})
@@ -164,8 +194,14 @@ class Records:
 
 def read(folder: str | Path) -> list[dict]:
     """The metrics of a run, one dict a step; a half-written last line is left out."""
+    return list(lines(folder))
+
+
+def lines(folder: str | Path) -> Iterator[dict]:
+    """Like `read`, one step at a time: a run of a million steps fits into memory line by line only."""
     path = here(folder) / "metrics.jsonl"
-    return [json.loads(line) for line, _ in _lines(path)] if path.exists() else []
+    if path.exists():
+        yield from (json.loads(line) for line, _ in _lines(path))
 
 
 def cut(path: Path, step: int) -> None:
@@ -205,23 +241,30 @@ def plain(x: Any) -> Any:
 
 
 def _events(folder: Path, start: int):
-    from tensorboardX import SummaryWriter  # brings protobuf: not for those who only read a run folder
+    from jaxcredit.tensorboard import Events  # brings protobuf: not for those who only read a run folder
 
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    return Events(folder, start)
+
+
+def _curves(folder: Path) -> None:
+    from jaxcredit import plots  # matplotlib takes a second to import
+
+    plots.curves(folder)
 
 
 def _lines(path: Path):
     """Whole JSON lines, each with the offset behind it."""
     end = 0
-    for line in path.read_bytes().splitlines(keepends=True):
-        end += len(line)
-        try:
-            json.loads(line)
-        except ValueError:
-            return
-        if not line.endswith(b"\n"):
-            return
-        yield line, end
+    with open(path, "rb") as file:
+        for line in file:
+            end += len(line)
+            try:
+                json.loads(line)
+            except ValueError:
+                return
+            if not line.endswith(b"\n"):
+                return
+            yield line, end
 
 
 def _number(x: Any) -> float | int | None:

@@ -83,6 +83,7 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
             title=f"{exp.name} / {method_of(exp.credit).name}",
             config=_resolved(exp),
             address=place.address,
+            keep=exp.skips,
         ) as records:
             if not saved:
                 state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place)
@@ -116,7 +117,7 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
                 if saving:
                     checkpoints.save(step, state, {"batches": batches.get_state()})
                     host.say(f"save step {step}{', asked to stop' if at.stop else ''}")
-                lost = trouble.skipped(exp, [line for line in records.history if line["step"] > begin])
+                lost = trouble.skipped(exp, records.recent)
                 if lost >= exp.skips:
                     rollout = pieces["annotate"](state, collected)
                     columns = pieces["credit"](rollout)

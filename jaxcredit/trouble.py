@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +21,7 @@ class Diverged(RuntimeError):
     """Too many steps in a row had no finite gradient; the message says where the first number that is not finite was found."""
 
 
-def skipped(exp: Experiment, history: list[dict]) -> int:
+def skipped(exp: Experiment, history: Sequence[dict]) -> int:
     """How many of the last steps, in a row, moved nothing because no gradient of theirs was finite."""
     updates = exp.epochs * exp.prompts // (exp.minibatch or exp.prompts)
     count = 0
