@@ -48,6 +48,58 @@ def off(family, cfg, weights) -> float:
     return float(np.abs(np.asarray(logits)[:, columns] - golden["logits"])[golden["valid"][:, columns]].max())
 
 
+ROPES = json.loads((GOLDENS / "rope.json").read_text())
+
+
+def scaled(name, tmp_path):
+    """The config and weights of qwen3/ with other rotary positions."""
+    shutil.copytree(GOLDENS / "qwen3", tmp_path / "m")
+    edit(tmp_path / "m", **{"rope_parameters": None} | ROPES[name])
+    return pretrained.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_scaled_positions_are_those_of_transformers(name, tmp_path):
+    """Logits on both sides of the original length, and the same config out and in again."""
+    cfg, weights = scaled(name, tmp_path)
+    golden = np.load(GOLDENS / "rope.npz")
+    logits = np.asarray(jax.jit(transformer.logits, static_argnums=3)(weights, golden["ids"], golden["valid"], cfg))
+    columns = golden["columns"]
+    theirs, seen = golden["logits"][list(ROPES).index(name)], golden["valid"][:, columns]
+    assert np.abs(logits[:, columns] - theirs)[seen].max() < 1e-5
+    pretrained.export(weights, cfg, tmp_path / "out", source=tmp_path / "m")
+    assert pretrained.config(tmp_path / "out") == cfg
+
+
+@pytest.mark.parametrize("name, S", [("yarn", 12), ("dynamic beyond", 12), ("longrope beyond", 12), ("longrope beyond", 7)])
+def test_sampling_beyond_the_original_length_is_the_full_forward(name, S, tmp_path):
+    """Behind 58 tokens S more cross the original 64: log-probabilities of the sampler, of `logprob` and of the plain forward agree.
+
+    With S = 7 the sampler and `logprob` feed 64 tokens of a row of 65: which factors turn them must go by the row.
+    """
+    cfg, weights = scaled(name, tmp_path)
+    golden = np.load(GOLDENS / "rope.npz")
+    P = 58
+    prompt, valid = golden["ids"][:, 40 : 40 + P], golden["valid"][:, 40 : 40 + P]
+    out = decode.sample(weights, prompt, valid, jax.random.key(0), cfg, rows=2, new=S)
+    tokens = np.concatenate([np.broadcast_to(prompt[:, None], (2, 2, P)), out["tokens"]], 2)
+    whole = np.concatenate([np.broadcast_to(valid[:, None], (2, 2, P)), np.ones((2, 2, S), bool)], 2)
+    packed = transformer.logprob(weights, jnp.asarray(tokens), jnp.asarray(whole), cfg, prompt=P)["logp"]
+    np.testing.assert_allclose(out["logp"], packed, atol=2e-5)
+    z = transformer.logits(weights, jnp.asarray(tokens.reshape(4, -1)), jnp.asarray(whole.reshape(4, -1)), cfg)
+    plain = np.take_along_axis(np.asarray(jax.nn.log_softmax(z[:, P - 1 : -1])), tokens.reshape(4, -1)[:, P:, None], -1)[..., 0]
+    np.testing.assert_allclose(np.asarray(packed).reshape(4, S), plain, atol=2e-5)
+
+
+@pytest.mark.parametrize("attention", ["splash", "cudnn"])
+def test_the_scale_of_scaled_positions_reaches_the_kernels(attention, tmp_path):
+    cfg, weights = scaled("yarn with every key", tmp_path)
+    golden = np.load(GOLDENS / "rope.npz")
+    ids, valid = golden["ids"][:, :128], golden["valid"][:, :128]
+    plain, kernel = (transformer.logits(weights, ids, valid, dataclasses.replace(cfg, attention=name)) for name in ("plain", attention))
+    np.testing.assert_allclose(np.asarray(kernel)[valid], np.asarray(plain)[valid], atol=2e-5)
+
+
 def fast(*families):
     return [family if family in families else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
 
@@ -211,13 +263,19 @@ BAD = {
         lambda f: edit(f, model_type="gpt2", architectures=["GPT2LMHeadModel"]),
         "'gpt2' .GPT2LMHeadModel. is not supported",
     ),
-    "rope": ("llama", lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": 4.0}), "yarn.*not supported"),
-    "half rope": ("llama", lambda f: edit(f, partial_rotary_factor=0.5), "rope .* not supported"),
+    "rope": (
+        "llama",
+        lambda f: edit(f, rope_parameters={"rope_type": "mrope", "factor": 4.0}),
+        r"rope_parameters.rope_type = 'mrope' is not supported, only default or linear or .* yarn",
+    ),
+    "yarn": ("llama", lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": "4"}), "factor = '4', expected a number"),
+    "half rope": ("llama", lambda f: edit(f, partial_rotary_factor=0.5), "partial_rotary_factor = 0.5 is not supported"),
+    "number for rope": ("llama", lambda f: edit(f, rope_parameters=3), "config.json: rope_parameters = 3, expected an object"),
     "unnormalised": ("qwen3_moe", lambda f: edit(f, norm_topk_prob=False), "norm_topk_prob = False is not supported"),
     "dense layers": ("qwen3_moe", lambda f: edit(f, mlp_only_layers=[0]), r"mlp_only_layers = \[0\] is not supported"),
     "capped": ("gemma3", lambda f: edit(f, attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0 is not supported"),
     "both ways": ("gemma3", lambda f: edit(f, use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
-    "an expert": ("qwen3_moe", lambda f: edit(f, num_experts=7), "experts.6.down_proj.weight"),
+    "an expert": ("qwen3_moe", lambda f: edit(f, num_experts=7), r"config.json: num_experts = 7.* weights hold 6 \(axis 0 of .*gate"),
     "bias": ("llama", lambda f: edit(f, attention_bias=True), "attention_bias = True is not supported"),
     "activation": ("llama", lambda f: edit(f, hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
     "quantised": ("llama", lambda f: edit(f, quantization_config={"bits": 4}), "quantization_config = .* is not supported"),
@@ -252,7 +310,12 @@ BAD = {
         lambda f: resave(f, lambda t: t.update({"model.layers.0.mlp.gate.weight": t[Q]})),
         "hold model.layers.0.mlp.gate.weight",
     ),
-    "layers": ("llama", lambda f: edit(f, num_hidden_layers=3), "model.layers.2.* and 6 more missing"),
+    "layers": ("llama", lambda f: edit(f, num_hidden_layers=3), "config.json: num_hidden_layers = 3.* weights hold 2 "),
+    "a layer's tensors": (
+        "llama",
+        lambda f: resave(f, lambda t: [t.pop(name) for name in list(t) if name.startswith("model.layers.1.mlp")]),
+        "model.layers.1.mlp.down_proj.weight, .*missing in the weights",
+    ),
 }
 
 
@@ -296,7 +359,8 @@ def test_the_text_model_of_a_gemma_that_sees(tmp_path):
     for inside in ("language_model.model.", "model.language_model."):
         renamed = {name.replace("model.", inside, 1): x for name, x in have.items()}
         save_file(renamed | tower, tmp_path / "model.safetensors")
-        cfg, weights = pretrained.load(tmp_path)
+        with pytest.warns(UserWarning, match="2 tensors are not read.*: multi_modal_projector.y, vision_tower.x"):
+            cfg, weights = pretrained.load(tmp_path)
         assert cfg == want[0]
         same(weights, want[1])
 
@@ -323,15 +387,25 @@ def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
 def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
     """A tied file may repeat the embedding and keep old rope tables; a config from before transformers 5 has rope_scaling."""
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
-    extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
-    resave(tmp_path / "q", lambda t: t.update(extra | {"lm_head.weight": t["model.embed_tokens.weight"]}))
+    resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
+    resave(tmp_path / "q", lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}))
+    with pytest.warns(UserWarning, match="1 tensors are not read.*: model.layers.0.self_attn.rotary_emb.inv_freq"):
+        same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
     shutil.copytree(GOLDENS / "llama", tmp_path / "l")
     c = json.loads((tmp_path / "l/config.json").read_text())
     rope = c.pop("rope_parameters")
     theta = rope.pop("rope_theta")
     (tmp_path / "l/config.json").write_text(json.dumps(c | {"rope_scaling": rope, "rope_theta": theta}))
     assert pretrained.config(tmp_path / "l") == pretrained.config(GOLDENS / "llama")
+
+
+def test_an_unembedding_that_a_tied_config_ignores_is_named(tmp_path):
+    shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
+    resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
+    words = "lm_head.weight is not read, since tie_word_embeddings is true .*config.json, but its values differ"
+    with pytest.warns(UserWarning, match=words):
+        same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
 
 
 def test_a_tokenizer_larger_than_the_checkpoint_is_refused():

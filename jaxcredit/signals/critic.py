@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from jaxcredit.losses import divide
 from jaxcredit.policy import transformer
+from jaxcredit.policy.positions import at_length
 from jaxcredit.rollout import Rollout
 from jaxcredit.signals import Learned
 from jaxcredit.signals.reference import at_response
@@ -32,6 +33,7 @@ def states(params, rollout: Rollout, cfg, S: int) -> Float[Array, "N R S D"]:
     P = rollout.tokens.shape[-1] - S
     tokens, valid = rollout.tokens, rollout.valid
     assert valid is not None  # `filled` wrote it out
+    cfg = at_length(cfg, rollout.tokens.shape[-1])  # as the policy's own log-probabilities are computed, though the last token is left out
     prompt, rows = transformer.hidden(params, tokens[:, 0, :P], valid[:, 0, :P], tokens[:, :, P:-1], valid[:, :, P:-1], cfg)
     first = jnp.broadcast_to(prompt[:, None, -1:], (*rows.shape[:2], 1, rows.shape[-1]))
     return jnp.concatenate([first, rows], 2)

@@ -1,10 +1,12 @@
 """Tiny seeded checkpoints of each family, written by transformers, with the logits torch computes for them.
 
 python -m venv V && V/bin/python -m pip install torch==2.13.0 transformers safetensors numpy && V/bin/python tests/goldens/make.py
-Rewrites the folders beside it; below 1 MB in all. The tests need only the files.
+Rewrites the folders beside it and rope.npz; below 1 MB in all. The tests need only the files. `make.py ropes` writes rope.npz alone.
 """
 
+import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +117,40 @@ FAMILIES = {
         )
     ),
 }
+# rope.json: the checkpoint in qwen3/ with other rotary positions, as rope_parameters of transformers 5 or the keys of 4.
+THETA = dict(rope_theta=1e4, max_position_embeddings=256)
+YARN4 = dict(type="yarn", factor=4.0, original_max_position_embeddings=64)  # as Qwen2.5's and Qwen3's cards write it
+LONGROPE = dict(
+    rope_type="longrope",
+    rope_theta=1e4,
+    short_factor=[1.0, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6],
+    long_factor=[1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0],
+)
+ROPES = {
+    "yarn of a card": dict(rope_scaling=YARN4, **THETA),
+    "yarn": dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)),
+    "yarn with every key": dict(
+        rope_parameters=dict(
+            rope_type="yarn",
+            rope_theta=1e4,
+            factor=3.0,
+            original_max_position_embeddings=96,
+            beta_fast=8.0,
+            beta_slow=2.0,
+            attention_factor=1.3,
+            truncate=False,
+        )
+    ),
+    "yarn with mscale": dict(
+        rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=64, mscale=1.5, mscale_all_dim=0.7, beta_fast=4
+        )
+    ),
+    "dynamic below": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0), max_position_embeddings=160),
+    "dynamic beyond": dict(rope_scaling=dict(type="dynamic", factor=4.0), **THETA | dict(max_position_embeddings=64)),
+    "longrope below": dict(rope_parameters=dict(LONGROPE, original_max_position_embeddings=160)),
+    "longrope beyond": dict(rope_parameters=dict(LONGROPE, original_max_position_embeddings=64, factor=4.0)),
+}
 NEW = 24  # tokens of greedy decoding
 SHARDED = "qwen2"  # this one is written in several files with an index
 
@@ -149,7 +185,30 @@ def main() -> None:
             greedy=greedy[:, 80:].numpy().astype(np.int32),
         )
         print(name, sorted((p.name, p.stat().st_size) for p in folder.iterdir()))
+    ropes()
+
+
+def ropes() -> None:
+    """Logits of qwen3/ with each of ROPES: two rows of 160 tokens, one left-padded, at columns on both sides of the original length."""
+    torch.manual_seed(100)
+    ids = torch.randint(3, SHAPE["vocab_size"], (2, 160))
+    valid = torch.arange(160) >= torch.tensor([0, 70])[:, None]
+    ids, positions = torch.where(valid, ids, 0), (valid.cumsum(-1) - 1).clamp(min=0)
+    keep = np.r_[40, 63, 64, 90, 110, 140, 159]
+    plain, logits = json.loads((HERE / "qwen3" / "config.json").read_text()), []
+    for change in ROPES.values():
+        c = plain | dict(rope_parameters=None) | change
+        c = {key: x for key, x in c.items() if x is not None}
+        c = Qwen3Config.from_dict(json.loads(json.dumps(c)))
+        model = Qwen3ForCausalLM.from_pretrained(HERE / "qwen3", config=c, attn_implementation="eager", dtype=torch.float32).eval()
+        with torch.no_grad():
+            logits.append(model(ids, attention_mask=valid.long(), position_ids=positions).logits.numpy()[:, keep])
+    (HERE / "rope.json").write_text(json.dumps(ROPES, indent=1) + "\n")
+    ids, valid, keep = ids.numpy().astype(np.int32), valid.numpy(), keep.astype(np.int32)
+    np.savez_compressed(HERE / "rope.npz", ids=ids, valid=valid, columns=keep, logits=np.stack(logits))
+    for name, x in zip(ROPES, logits, strict=True):
+        print(name, [float(np.abs(x - y).max()) for y in logits])
 
 
 if __name__ == "__main__":
-    main()
+    ropes() if sys.argv[1:] == ["ropes"] else main()
