@@ -130,11 +130,12 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
     if made.settle:
         yield "settle", made.settle.lower(weights), beside
         weights, beside = jax.eval_shape(made.settle, weights), everything
-    yield "sample", made.draw.lower(weights, *asked, key, **made.sample.keywords), beside
+    sampling = made.draw.lower(weights, *asked, key, **made.sample.keywords)
+    yield "sample", sampling, beside
     n = problems(exp)[1]
     yield "evaluate", made.draw.lower(weights, rows(n, P), rows(n, P, dtype=bool), key, **made.greedy.keywords), beside
 
-    drawn = placed(jax.eval_shape(made.sample, state.params, *asked, key))
+    drawn = placed(sampling.out_info)  # tracing made.sample would put one jit inside another, which may not have compiler options
     parts = (state, *asked, drawn, rows(N, exp.group, 1, dtype=jnp.float32), rows(N))
     if exp.signals:
         yield "signals", jax.jit(collected).lower(*parts), nbytes(state.opt_state)

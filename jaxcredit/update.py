@@ -7,7 +7,6 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float, Int, PyTree, UInt32
 
 from jaxcredit.credit import Columns
@@ -77,9 +76,11 @@ def make_update(
         facts["sum"] |= {"total": total, "count": count}
         return total, facts
 
+    lies = None if where is None else lora.split(where.params)[1]
+
     def step(still, carry, data, pieces):
         params, opt_state = carry
-        gradient, facts = _gradient(functools.partial(numerator, still), params, data, pieces)
+        gradient, facts = _gradient(functools.partial(numerator, still), params, data, pieces, lies)
         norm = optax.tree.norm(gradient)
         change, moved = optimizer.update(gradient, opt_state, params)
         length = optax.tree.norm(change)
@@ -143,12 +144,15 @@ def _joined(x):
     return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
 
 
-def _gradient(loss, params, data, pieces):
-    """sum of gradients / sum of counts over the pieces of the data: added up in float32, laid out as the parameters are."""
+def _gradient(loss, params, data, pieces, lies):
+    """sum of gradients / sum of counts over the pieces of the data, added up in float32. `lies`: shardings of the parameters, or None."""
+
+    def placed(tree):
+        return tree if lies is None else jax.lax.with_sharding_constraint(tree, lies)
 
     def one(piece):
         g, facts = jax.grad(loss, has_aux=True)(params, piece)
-        return jax.tree.map(lambda g, p: shard_alike(g.astype(jnp.float32), p)[0], g, params), facts
+        return placed(jax.tree.map(lambda g: g.astype(jnp.float32), g)), facts
 
     def add(total, piece):
         g, facts = one(piece)
@@ -157,7 +161,7 @@ def _gradient(loss, params, data, pieces):
     if pieces == 1:
         total, facts = one(data)
     else:
-        zero = jax.tree.map(lambda p: shard_alike(jnp.zeros(p.shape, jnp.float32), p)[0], params)
+        zero = placed(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
         total, facts = jax.lax.scan(add, zero, _cut(data, pieces))
         facts = {"sum": jax.tree.map(lambda x: x.sum(0), facts["sum"]), "max": jax.tree.map(lambda x: x.max(0), facts["max"])}
     count = facts["sum"]["count"]

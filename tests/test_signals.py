@@ -10,8 +10,9 @@ import micro
 import numpy as np
 import optax
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcredit import credit, losses, params, signals
+from jaxcredit import credit, losses, mesh, params, signals
 from jaxcredit.collect import single_turn
 from jaxcredit.policy import decode, transformer
 from jaxcredit.rollout import Rollout
@@ -168,7 +169,7 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     target = jnp.where(mask, jnp.pad(V + noise, ((0, 0), (0, 0), (P, 0))), jnp.nan)
     zero = lambda params, rollout: {"logp": jnp.zeros((N, G, S)), "entropy": jnp.zeros((N, G, S))}  # noqa: E731
     make = signals.critic(width=0, optimizer=optax.adam(0.05), features=lambda params, rollout, cfg, S: params * h)
-    signal = make(SimpleNamespace(width=4), zero)
+    signal = make(SimpleNamespace(width=4, place=None), zero)
     state = SimpleNamespace(params=jnp.float32(1))
     aux = signal.init(jax.random.key(0), state.params)
     variances = []
@@ -183,6 +184,20 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     assert (values[~on] == 0).all()
     same, told = signal.update(aux, state, rollout, {"advantage": target})  # another credit in ppo's place gives nothing to regress to
     assert same is aux and told == {}
+
+
+def test_the_critic_lies_whole_on_every_device_after_an_update_too():
+    """Features cut along their width pull the head's gradient, and so the head, to the same cut."""
+    devices = mesh.make({"fsdp": 8})
+    cut, whole = NamedSharding(devices, PartitionSpec(None, None, None, "fsdp")), NamedSharding(devices, PartitionSpec())
+    h = jax.device_put(jax.random.normal(jax.random.key(0), (N, G, S, 16)), cut)
+    answers = dataclasses.replace(play(weights(), jax.random.key(0)), signals={"token_value": jnp.zeros((N, G, P + S))})
+    make = signals.critic(width=16, features=lambda params, rollout, cfg, S: jax.lax.with_sharding_constraint(params * h, cut))
+    signal = make(dataclasses.replace(CFG, place=mesh.Layout(devices, ())), lambda params, rollout: {"logp": jnp.zeros((N, G, S))})
+    state = SimpleNamespace(params=jax.device_put(jnp.float32(1), whole))
+    aux = jax.device_put(signal.init(jax.random.key(0), state.params), whole)
+    moved, _ = signal.update(aux, state, *jax.device_put((answers, {"target": jnp.ones((N, G, P + S))}), whole))
+    mesh.assert_placed(moved, jax.tree.map(lambda _: whole, moved))
 
 
 def test_greedy_reward_is_what_the_greedy_answer_earns():

@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax.experimental.shard_alike import shard_alike
 from jaxtyping import Array, Float
 
 from jaxcredit.losses import divide
@@ -98,7 +97,8 @@ def critic(
                 return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, aux), value
 
             new, values = jax.lax.scan(step, aux, length=steps)
-            new = jax.tree.map(lambda n, o: shard_alike(n, o)[0], new, aux)
+            if cfg.place is not None:  # on a mesh every device holds the whole critic, as mesh.state_shardings says
+                new = jax.tree.map(lambda x: cfg.place(x, *(None,) * x.ndim), new)
 
             def variance(x):
                 mean = divide(jnp.sum(jnp.where(mask, x, 0)), count)
