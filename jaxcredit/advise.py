@@ -43,8 +43,25 @@ class Step(NamedTuple):
 
 def load(path: str | Path) -> tuple[Rollout, np.ndarray | None]:
     """The rollouts of a file, and the trainer's log-probabilities if they are there."""
-    with np.load(path, allow_pickle=False) as file:
-        x = {name: file[name] for name in file.files}
+    try:
+        return _load(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # of NumPy, zipfile, zlib, or what the arrays say
+        text = str(error).strip() or type(error).__name__
+        raise ValueError(text if str(path) in text else f"{path}: {text}; expected {KEYS}") from error
+
+
+def _load(path):
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK":
+            raise ValueError("it is no .npz file (np.savez writes one)")
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as arrays:
+            x = {name: arrays[name] for name in arrays.files}
+    kinds = {name: x[name].dtype for name in x if x[name].dtype.kind not in ("iu" if name in ("tokens", "segment", "row") else "biuf")}
+    if kinds:
+        raise ValueError(f"{', '.join(f'{name} is of {kind}' for name, kind in kinds.items())}, not of numbers that fit")
     needed = [name for name in ("tokens", "mask", "reward") if name not in x]
     fields = {"tokens", "mask", "reward", "valid", "segment", "real", "row", "done", "logp", "trainer_logp"}
     unknown = [name for name in x if name not in fields and name not in SIGNALS]

@@ -3,43 +3,54 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shlex
 import sys
 from pathlib import Path
 
-from jaxcredit import find, options, terminal
+from jaxcredit import errors, find, options, terminal
 
 
 def main(argv: list[str] | None = None) -> None:
     """`jaxcredit COMMAND ...`; an error that names its cause and mend is shown without a trace (JAXCREDIT_TRACE=1 shows it)."""
     terminal.open_closed_streams()
-    parser, commands = options.parser()
-    args, rest = parser.parse_known_args(typed := sys.argv[1:] if argv is None else argv)
-    args.typed = typed
-    if args.command is None:
-        parser.print_help()
-        return
+    errors.readable(sys.stdout, sys.stderr)
+    typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        options.known(rest, commands[args.command], partly=args.takes_config)
-        COMMANDS[args.command](args, rest)
+        _command(typed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("stopped; what was saved can be resumed with --resume auto")
-    except (ValueError, KeyError, TypeError, OSError, ImportError, RuntimeError) as error:
-        if os.environ.get("JAXCREDIT_TRACE"):
+    except Exception as error:
+        if errors.traced():
             raise
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        from rich.console import Console
-
-        Console(stderr=True, soft_wrap=True).print(f"[bold red]{type(error).__name__}[/]", end=" ")
-        Console(stderr=True, soft_wrap=True).print(str(text), markup=False, highlight=False)
+        if not (isinstance(error, BrokenPipeError) and errors.hung_up(sys.stdout)):
+            errors.show(error, typed)
+        terminal.discard_unwritable(sys.stdout)
         sys.exit(1)
+
+
+def _command(typed: list[str]) -> None:
+    parser, commands = options.parser()
+    args, rest = parser.parse_known_args(typed)
+    args.typed = typed
+    if args.command is None:
+        if rest:
+            raise ValueError(f"unknown option {rest[0]}: a command comes first ({', '.join(COMMANDS)})")
+        parser.print_help()
+        return
+    options.known(rest, commands[args.command], partly=args.takes_config)
+    COMMANDS[args.command](args, rest)
 
 
 def _train(args, rest):
     if args.config is None or args.config in ("-h", "--help"):
         options.parser()[1]["train"].print_help()
         return
+    if (args.process or 0) >= (args.processes or 1) or args.coordinator and not args.processes:
+        raise ValueError(
+            f"--processes {args.processes}, --process {args.process}, --coordinator {args.coordinator}: --processes says how many "
+            "processes the job has, --process which this is, from 0 on"
+        )
     if args.processes and args.processes > 1:
         _join(args)
     if {"-h", "--help"} & set(rest):
@@ -93,7 +104,7 @@ def _eval(args, _):
     from jaxcredit.run import report
 
     exp, programs, weights, step = find.opened(args.run, args.step)
-    if args.prompts:
+    if args.prompts is not None:
         exp = dataclasses.replace(exp, eval_prompts=args.prompts)
     numbers = report(exp, programs, weights, args.k, seed=args.seed)
     if args.json:
@@ -164,8 +175,6 @@ def _arena(args, _):
 
     own = {name: matrix.catalogue().get(name) or find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
-    if args.html and not Path(args.html).resolve().parent.is_dir():
-        raise FileNotFoundError(f"--html {args.html}: there is no folder {Path(args.html).parent}")
     cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), **settings)
     if args.html:
         from jaxcredit.arena import report, sweeps
@@ -240,8 +249,6 @@ def _claims(args, _):
 
     from jaxcredit.arena import claims
 
-    if args.seeds < 3:
-        raise ValueError(f"--seeds {args.seeds}: an interval over seeds needs at least 3")
     families = dict.fromkeys(e.sweep.family.__name__ for e in claims.EXPERIMENTS)
     if args.only and args.only not in families:
         raise ValueError(f"no claim is about {args.only!r}; families with claims: {', '.join(families)}")

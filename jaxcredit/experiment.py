@@ -8,13 +8,40 @@ import jax
 import optax
 
 from jaxcredit import credit as credits
-from jaxcredit import losses
+from jaxcredit import losses, ranges
 from jaxcredit import mesh as meshes
 from jaxcredit.credit import Credit, method_of
 from jaxcredit.policy import lora
 from jaxcredit.policy.config import Config, specs
+from jaxcredit.ranges import COUNT, FROM_0, NOT_NEGATIVE, POSITIVE, SEED, SHARE_ABOVE_0, Range
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Tokenizer
+
+# What the numbers of an Experiment, its Warmup and its policy may be; those of OR_NONE may also be None.
+NUMBERS: dict[str, Range] = {
+    "beta": NOT_NEGATIVE,
+    "prompts": COUNT,
+    "group": COUNT,
+    "new": COUNT,
+    "temperature": POSITIVE,
+    "top_k": FROM_0,
+    "top_p": SHARE_ABOVE_0,
+    "resample": COUNT,
+    "epochs": COUNT,
+    "steps": FROM_0,
+    "eval_every": COUNT,
+    "eval_prompts": COUNT,
+    "save_every": COUNT,
+    "keep": COUNT,
+    "reward_timeout_s": POSITIVE,
+    "skips": COUNT,
+    "seed": SEED,
+}
+OR_NONE = {"minibatch": COUNT, "micro": COUNT}
+WARMUP = {"steps": FROM_0, "batch": COUNT, "until": NOT_NEGATIVE, "every": COUNT}
+POLICY = {name: COUNT for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ffn")}
+POLICY |= {name: COUNT for name in ("vocab_chunk", "token_chunk", "query_chunk")}
+POLICY |= {"rope_theta": POSITIVE, "norm_eps": POSITIVE, "score_dim": FROM_0, "score_cap": NOT_NEGATIVE, "logit_cap": NOT_NEGATIVE}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +110,12 @@ class Experiment:
 
     def check(self) -> "Experiment":
         """Raise a ValueError that says what does not fit and how to mend it."""
+        self._parts()
+        ranges.check(NUMBERS, self)
+        ranges.check({name: r for name, r in OR_NONE.items() if getattr(self, name) is not None}, self)
+        ranges.check(POLICY, self.policy, "policy.")
+        if self.warmup:
+            ranges.check(WARMUP, self.warmup, "warmup.")
         method = method_of(self.credit)
         missing = [s for s in method.needs if s not in self.provided()]
         if missing:
@@ -124,6 +157,32 @@ class Experiment:
                 f"a step takes {self.prompts} prompts and the task has {len(self.task.train)}: lower prompts, or give more data"
             )
         return self
+
+    def _parts(self) -> None:
+        """Raise a TypeError for a field that is not what its name says."""
+        for name, kind in (("name", str), ("task", Task), ("policy", Config), ("warmup", Warmup | None)):
+            if not isinstance(x := getattr(self, name), kind):
+                what = getattr(kind, "__name__", "Warmup or None")
+                raise TypeError(f"{name} = {x!r:.80}: it must be a {what}, not {type(x).__name__}")
+        lacks = [name for name in ("encode", "decode", "chat", "vocab_size", "pad_id", "stop_ids") if not hasattr(self.tokenizer, name)]
+        if lacks:
+            raise TypeError(
+                f"tokenizer = {self.tokenizer!r:.80} has no {', '.join(lacks)}: take jaxcredit.tokenize.Chars(alphabet) or .HF(folder)"
+            )
+        if not isinstance(self.optimizer, optax.GradientTransformation):
+            raise TypeError(f"optimizer = {self.optimizer!r:.80}: it must be an optax.GradientTransformation, such as optax.adam(1e-6)")
+        made = {f"signals[{name!r}]": make for name, make in self.signals.items()}
+        for name, x in ({n: getattr(self, n) for n in ("credit", "objective", "aggregate", "kl", "weights")} | made).items():
+            if not callable(x) and not (name == "weights" and x is None):
+                raise TypeError(f"{name} = {x!r:.80}: it must be a function, not {type(x).__name__}")
+        if not self.buckets or not all(COUNT.holds(length) for length in self.buckets):
+            raise ValueError(f"buckets = {self.buckets!r}: prompt lengths to compile for, such as (64,), each {COUNT}")
+        if wrong := {axis: size for axis, size in self.mesh.items() if size != -1 and not COUNT.holds(size)}:
+            raise ValueError(
+                f"mesh = {dict(self.mesh)!r}: the size of {', '.join(wrong)} must be {COUNT}, or -1 for all devices that are left"
+            )
+        if not len(self.task.test):
+            raise ValueError(f"task {self.task.name!r} has no held-out problems: give some as Task(test=...), a run is judged by them")
 
 
 def _missing(method, missing, provided):

@@ -25,12 +25,16 @@ def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *
     """
     import tyro
 
+    from jaxcredit.experiment import Experiment
+
     make = getattr(module(path, origin), "experiment", None)
-    if make is None:
+    if not callable(make):
         raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.experiment.Experiment from it")
     head = inspect.getdoc(sys.modules.get(make.__module__)) or ""
     exp = tyro.cli(make, args=list(rest), prog=f"jaxcredit train {path}", description=head)
-    if credit:
+    if not isinstance(exp, Experiment):
+        raise TypeError(f"experiment(...) of {path} returned {exp!r:.80}: it must return a jaxcredit.experiment.Experiment")
+    if credit is not None:
         exp = dataclasses.replace(exp, credit=estimator(credit))
     return exp, {"config": str(Path(path).resolve()), "args": list(rest), "credit": credit}
 
@@ -55,7 +59,10 @@ def module(path: str, origin: str | None = None) -> Any:
     sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickles look their module up
     _beside(str(seen.parent))
     # Compiled here, not by the import system: it would leave a __pycache__ in run folders, and believe one that is a second old.
-    exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
+    try:
+        exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
+    except SystemExit as stop:
+        raise RuntimeError(f"{path} ended the program while it was read (SystemExit: {stop}): a config only defines things") from stop
     return mod
 
 
@@ -114,8 +121,23 @@ def of_run(run: str):
     path = folder / "source.json"
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder (it has no source.json): give one that `jaxcredit train` made")
-    made = json.loads(path.read_text())
+    made = _source(path, run)
     return experiment(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])[0]
+
+
+def _source(path: Path, run: str) -> dict[str, Any]:
+    """What made a run: its config's path, the options given to it, and the estimator put in its place."""
+    try:
+        made = json.loads(path.read_bytes())
+        fine = isinstance(made["config"], str) and all(isinstance(word, str) for word in made["args"])
+        if not (fine and isinstance(made["args"], list) and isinstance(made["credit"], str | None)):
+            raise ValueError("its values are of other kinds")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is damaged ({type(error).__name__}: {error}): write {{"config": the config\'s path, "args": [its options], '
+            f'"credit": null or the name given with --credit}} into it, as {run} was trained; `jaxcredit compare {run}` works without'
+        ) from error
+    return made
 
 
 def opened(source: str, step: int | None = None):

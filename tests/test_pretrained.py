@@ -380,7 +380,7 @@ def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
         pretrained.load(tmp_path / "nothing")
     cfg, weights = pretrained.load(GOLDENS / "llama")
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileExistsError, match="already holds weights.*export to a new folder"):
+    with pytest.raises(FileExistsError, match="already holds files.*export to a new folder"):
         pretrained.export(weights, cfg, tmp_path)
 
 

@@ -118,8 +118,8 @@ def export(
 ) -> None:
     """Write a folder that transformers loads, adapters merged. `source`: where it came from; its tokenizer and settings go along."""
     folder = Path(folder)
-    if folder.is_dir() and (old := sorted(folder.glob("*.safetensors*"))):
-        raise FileExistsError(f"{folder} already holds weights ({old[0].name}): export to a new folder, or delete them first")
+    if folder.is_dir() and (old := sorted(folder.iterdir())):  # of any kind: a config.json that is not ours is not written over
+        raise FileExistsError(f"{folder} already holds files ({old[0].name}): export to a new folder, or delete them first")
     source = None if source is None else hub.folder(source)
     carried = load_json(source / "config.json") if source else {}
     described = carried | hf_config.describe(cfg, str(params["embed"].dtype), carried)  # raises before anything is written

@@ -1,0 +1,47 @@
+"""Ranges of numbers, checked the same way in the command line's options and in the fields of an experiment."""
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """An interval of whole or of finite real numbers; with `above` its lower end is left out."""
+
+    whole: bool
+    least: float
+    most: float = math.inf
+    above: bool = False
+
+    def holds(self, x: Any) -> bool:
+        """Whether `x` is a number of this range. A truth value is no number."""
+        try:
+            number = operator.index(x) if self.whole else float(x)
+        except (TypeError, ValueError, OverflowError):
+            return False
+        if isinstance(x, bool | str) or (not self.whole and not math.isfinite(number)):
+            return False
+        return (number > self.least if self.above else number >= self.least) and number <= self.most
+
+    def __str__(self) -> str:
+        what = "a whole number" if self.whole else "a finite number"
+        if self.above:
+            return f"{what} above {self.least}" + (f", at most {self.most}" if self.most < math.inf else "")
+        return f"{what} from {self.least} to {self.most}" if self.most < math.inf else f"{what}, {self.least} or more"
+
+
+COUNT = Range(True, 1)
+FROM_0 = Range(True, 0)
+SEED = Range(True, 0, 2**32 - 1)  # what the generators of NumPy and JAX both take
+NOT_NEGATIVE = Range(False, 0)
+POSITIVE = Range(False, 0, above=True)
+SHARE = Range(False, 0, 1)
+SHARE_ABOVE_0 = Range(False, 0, 1, above=True)
+
+
+def check(ranges: dict[str, Range], values: Any, owner: str = "") -> None:
+    """Raise a ValueError that names the first field of `values` whose number is outside its range."""
+    for name, allowed in ranges.items():
+        x = getattr(values, name)
+        if not allowed.holds(x):
+            raise ValueError(f"{owner}{name} = {x!r}: it must be {allowed}")
