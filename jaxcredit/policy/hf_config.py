@@ -74,7 +74,8 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
         act = keys.text("hidden_activation", "gelu_pytorch_tanh", ACTS)
     else:
         act = keys.text("hidden_act", "silu", ACTS)
-    layers, heads, width = keys.size("num_hidden_layers", most=LAYERS), keys.size("num_attention_heads"), keys.size("hidden_size")
+    vocab, width = keys.size("vocab_size"), keys.size("hidden_size")
+    layers, heads = keys.size("num_hidden_layers", most=LAYERS), keys.size("num_attention_heads")
     kv_heads = keys.size("num_key_value_heads", heads)
     head_dim = keys.size("head_dim", None) or _even_share(keys, width, heads)
     if head_dim % 2:
@@ -90,7 +91,7 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
             )
     turn = hf_rope.parse(keys, head_dim)
     fields = dict(
-        vocab=keys.size("vocab_size"),
+        vocab=vocab,
         width=width,
         layers=layers,
         heads=heads,
