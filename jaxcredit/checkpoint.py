@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 import warnings
 from pathlib import PurePath
@@ -40,18 +41,24 @@ class Checkpoints:
 
     `save` returns as soon as the arrays are copied to the host and writes in the background. A failed save is a warning while the run goes
     on (the next may succeed: space was freed); `wait` and `close` raise it if no later save made it good. Records of the same step must
-    lie on the disk before `save` (`Records.flush`), so that a resumed run finds them.
+    lie on the disk before `save` (`Records.flush`), so that a resumed run finds them. `run` is the identity of the run: a checkpoint
+    that holds another one is treated as damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3):
+    def __init__(self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3, run: str | None = None):
         if every < 1 or keep < 1:
             raise ValueError(f"every = {every} and keep = {keep} must be at least 1")
-        self.store, self.every, self.keep = store.at(folder), every, keep
+        self.store, self.every, self.keep, self.run = store.at(folder), every, keep, run
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, int, concurrent.futures.Future] | None = None
         self._failed: CheckpointError | None = None
         self._last: int | None = None  # the newest step on the disk that belongs to this run
+
+    @staticmethod
+    def any(folder: str | os.PathLike) -> bool:
+        """Whether a checkpoint of any kind, whole or not, lies in this folder."""
+        return bool(store.at(folder).folders())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -65,7 +72,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first: complete when they were written, not yet verified."""
-        return sorted(int(name) for name in self.store.folders() if name.isdigit() and self.store.has(f"{name}/{MANIFEST}"))
+        return sorted(int(name) for name in self.store.folders() if _is_step(name) and self.store.has(f"{name}/{MANIFEST}"))
 
     def save(self, step: int, state: Any, side: dict | None = None) -> None:
         """Copy `state` to the host now, write it in the background; `side` is any JSON that belongs to it. Saves one step at most once."""
@@ -74,7 +81,7 @@ class Checkpoints:
             return
         arrays, keys = _flat(state)
         tree = {name: [str(x.dtype), *x.shape] for name, x in arrays.items()}
-        side = {"step": step, "time": time.time(), "user": side or {}, "keys": keys, "tree": tree}
+        side = {"step": step, "run": self.run, "time": time.time(), "user": side or {}, "keys": keys, "tree": tree}
         json.dumps(side)  # what is not JSON fails here, before anything is written
         size = sum(x.nbytes for x in arrays.values())
         try:
@@ -110,18 +117,18 @@ class Checkpoints:
             step = self._newest_usable()
             if step is None:
                 return None
-        elif jax.process_index() == 0 and (damage := _damage(self.store, _at(step))):
+        elif jax.process_index() == 0 and (damage := _damage(self.store, _at(step), self.run)):
             raise CheckpointError(f"checkpoint {self.store.path(_at(step))} {damage}: choose another of the steps {self.steps()}")
         side = json.loads(self.store.read(f"{_at(step)}/{SIDE}"))
         state = _load(self._orbax, self.store.path(_at(step)), like, side, partial)
-        self._last = step
+        self._last, self.run = step, self.run or side.get("run")
         return state, side["user"], step
 
     def _newest_usable(self) -> int | None:
         chosen = -1
         if jax.process_index() == 0:
             for step in reversed(self.steps()):
-                damage = _damage(self.store, _at(step))
+                damage = _damage(self.store, _at(step), self.run)
                 if not damage:
                     chosen = step
                     break
@@ -135,7 +142,7 @@ class Checkpoints:
     def _prepare(self, target: str, size: int) -> None:
         """Room, and no leftovers: neither of killed saves nor of a future given up by resuming from an earlier step."""
         if jax.process_index() == 0:
-            half = [name for name in self.store.folders() if name.isdigit() and not self.store.has(f"{name}/{MANIFEST}")]
+            half = [name for name in self.store.folders() if _is_step(name) and not self.store.has(f"{name}/{MANIFEST}")]
             for name in {*half, target}:
                 self.store.remove(name, MANIFEST)
             self.store.room(target, size)
@@ -193,21 +200,45 @@ def _at(step: int) -> str:
     return f"{step:08d}"
 
 
-def _damage(where: store.Disk | store.Bucket, folder: str) -> str:
+def _is_step(name: str) -> bool:
+    return bool(re.fullmatch("[0-9]{8,18}", name)) and name == _at(int(name))
+
+
+def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = None) -> str:
     try:
         manifest = json.loads(where.read(f"{folder}/{MANIFEST}"))
     except FileNotFoundError:
         return "has no manifest (its save was not completed)"
-    except (ValueError, OSError) as e:
+    except (ValueError, OSError, RecursionError) as e:
         return f"has an unreadable manifest ({e})"
+    if not isinstance(manifest, dict) or not all(isinstance(entry, list) and len(entry) == 2 for entry in manifest.values()):
+        return "has a damaged manifest: it is no mapping of file names to sizes and checksums"
+    if SIDE not in manifest or not any(name.startswith(f"{ARRAYS}/") for name in manifest):
+        return f"has a damaged manifest: it does not list {SIDE} and the arrays"
     facts = where.facts(folder)
     for name, (size, crc) in manifest.items():
         if name not in facts:
             return f"is damaged: {name} is missing"
         if facts[name][0] != size:
-            return f"is damaged: {name} has {facts[name][0]:,} bytes instead of {size:,}"
+            return f"is damaged: {name} has {facts[name][0]:,} bytes instead of {size}"
         if facts[name][1] != crc:
             return f"is damaged: the checksum of {name} is wrong"
+    return _side_damage(where, folder, run)
+
+
+def _side_damage(where: store.Disk | store.Bucket, folder: str, run: str | None) -> str:
+    """What is wrong with a side file whose checksum is right: it is incomplete, or of another step or run."""
+    try:
+        side = json.loads(where.read(f"{folder}/{SIDE}"))
+    except (ValueError, OSError, RecursionError) as e:
+        return f"has an unreadable {SIDE} ({e})"
+    kinds = {"step": int, "user": dict, "keys": dict, "tree": dict}
+    if not isinstance(side, dict) or not all(isinstance(side.get(name), kind) for name, kind in kinds.items()):
+        return f"is damaged: {SIDE} does not hold {', '.join(kinds)}"
+    if _is_step(folder) and side["step"] != int(folder):
+        return f"is damaged: it holds step {side['step']}, not the step of its folder"
+    if run and side.get("run") not in (None, run):
+        return "belongs to another run"
     return ""
 
 

@@ -59,15 +59,27 @@ def _train(args, rest):
     exp, made = find.experiment(args.config, rest, args.credit)
     exp.check()
     from jaxcredit.clock import span
-    from jaxcredit.home import home
-    from jaxcredit.run import run
+    from jaxcredit.home import run_address
+    from jaxcredit.run import Stopped, run
 
     profile = span(args.profile) if args.profile else None
-    folder = f"{args.runs}/{args.run or exp.name}"
-    if args.overwrite and not args.process:  # of several processes the first
-        home(folder).clear()
+    folder = run_address(args.runs, exp.name if args.run is None else args.run)
+    if args.overwrite and args.resume == "auto":
+        raise ValueError("--overwrite deletes the run that --resume auto would go on with: give one of them")
     with terminal.lossy():  # a run outlives whoever reads along
-        run(exp, folder, resume=args.resume == "auto", source=made, profile=profile)
+        try:
+            run(exp, folder, resume=args.resume == "auto", overwrite=args.overwrite, source=made, profile=profile)
+        except Stopped as stopped:
+            if not args.process:  # of several processes the first
+                _say_stopped(stopped, args, folder)
+            raise
+
+
+def _say_stopped(stopped, args, folder):
+    typed = [word for word in args.typed if word != "--overwrite"]
+    again = shlex.join(["jaxcredit", *typed, *([] if args.resume == "auto" else ["--resume", "auto"])])
+    kept = f"step {stopped.step} is saved in {folder}" if stopped.saved else f"nothing had been learned in {folder} yet"
+    print(f"stopped as asked: {kept}; go on with\n  {again}", file=sys.stderr, flush=True)
 
 
 def _join(args):

@@ -7,16 +7,22 @@ its own shards.
 
 import contextlib
 import functools
+import json
 import os
+import re
 import shutil
 import tempfile
+import time
+import uuid
 import warnings
 import weakref
 from pathlib import Path
 
 from jaxcredit import store
+from jaxcredit.lock import LOCK
 
 CHECKPOINTS = "checkpoints"
+MARKER = "run.json"  # written when a run is made: only a folder that holds it, or that looks like an older run, is ever deleted
 
 
 class Home:
@@ -39,16 +45,56 @@ class Home:
     def push(self) -> None:
         """What was written in `path` is seen by others."""
 
+    def holds(self) -> str:
+        """ "" (nothing yet), "run" (made by this program) or "other" (files of something else), judged by the small files."""
+        if not self.path.is_dir():
+            return "other" if self.path.exists() or self.path.is_symlink() else ""
+        names = {p.name for p in self.path.iterdir()} - {LOCK}
+        described, worked = names & {"source.json", "config.json"}, names & {"metrics.jsonl", "hosts", CHECKPOINTS}
+        if self.identity() or (described and worked):  # runs made before there was a marker have none
+            return "run"
+        return "other" if {name for name in names if not name.endswith(store.PART)} else ""
+
+    def identity(self) -> str | None:
+        """The name that the run was given when it was made, which its checkpoints hold; None where the marker is missing or damaged."""
+        try:
+            made = json.loads((self.path / MARKER).read_text())
+        except (OSError, ValueError, RecursionError):
+            return None
+        return made["run"] if isinstance(made, dict) and made.get("made_by") == "jaxcredit" and isinstance(made.get("run"), str) else None
+
+    def mark(self, run: str | None = None) -> str:
+        """Mark the folder as a run of this program (of identity `run`; None: a new one) and return the identity."""
+        run = run or uuid.uuid4().hex
+        if self.identity() != run:
+            self.path.mkdir(parents=True, exist_ok=True)
+            made = {"made_by": "jaxcredit", "run": run, "created": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+            store.write_atomic(self.path / MARKER, json.dumps(made, indent=2) + "\n")
+        return run
+
     def clear(self) -> None:
-        """No run was ever here."""
-        if self.path.exists():
-            shutil.rmtree(self.path)
+        """Delete the run, all but its lock and its marker: a deletion that is killed halfway leaves what is still known as a run."""
+        self.removable()
+        for path in self.path.iterdir() if self.path.is_dir() else ():
+            if path.name not in (LOCK, MARKER):
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def removable(self) -> None:
+        """Raise FileExistsError unless what is here is a run, and no link to one."""
+        if self.holds() == "other":
+            raise FileExistsError(
+                f"{self.address} is not a run that jaxcredit made (no {MARKER}, no metrics.jsonl beside source.json or config.json): "
+                "--overwrite does not delete it; remove it yourself, or choose another --run name"
+            )
+        if self.path.is_symlink():
+            raise FileExistsError(f"{self.address} is a link to {self.path.resolve()}: --overwrite follows no link; remove it yourself")
 
 
 class Mirror(Home):
     """A run folder in a bucket; `path` is a temporary folder of this process, with all of it but the checkpoints."""
 
     def __init__(self, address: str):
+        store.inside(address.removeprefix("gs://"))
         self.address, self.files = address, store.filesystem()
         self.checkpoints = f"{address}/{CHECKPOINTS}"
         folder = tempfile.mkdtemp(prefix="jaxcredit-")
@@ -64,14 +110,21 @@ class Mirror(Home):
                 raise OSError(f"{self.address} lacks what is in {self.path}: nothing is read over it until it can be sent")
         try:
             there = self._there()
+        except Exception as error:
+            raise OSError(self._unreadable(error)) from error
+        for name in there:
+            try:
+                store.inside(name)
+            except ValueError as error:
+                raise ValueError(
+                    f"{self.address}: the bucket holds an object whose name leads out of the run: {error}; delete it"
+                ) from None
+        try:
             for name in there:
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
                 self.files.get_file(f"{self.address}/{name}", str(self.path / name))
         except Exception as error:
-            raise OSError(
-                f"{self.address} cannot be read ({_cause(error)}): does the bucket exist, and may this machine use it "
-                "(`gcloud auth application-default login`, or a service account that may read and write its objects)?"
-            ) from error
+            raise OSError(self._unreadable(error)) from error
         for name in set(self._here()) - set(there):
             (self.path / name).unlink()
         self._sent = self._here()
@@ -90,11 +143,22 @@ class Mirror(Home):
             warnings.warn(f"{self.address} cannot be written ({_cause(error)}): its newest records are in {self.path}", stacklevel=2)
 
     def clear(self) -> None:
+        super().clear()
+        kept = {f"{self.address.removeprefix('gs://')}/{name}" for name in (LOCK, MARKER)}
         with contextlib.suppress(FileNotFoundError):
-            self.files.rm(self.address, recursive=True)
+            if names := [name for name in self.files.find(self.address) if name not in kept]:
+                self.files.rm(names)
+        self._sent = {name: stamp for name, stamp in self._sent.items() if name == MARKER}
+
+    def _unreadable(self, error: Exception) -> str:
+        return (
+            f"{self.address} cannot be read ({_cause(error)}): does the bucket exist, and may this machine use it "
+            "(`gcloud auth application-default login`, or a service account that may read and write its objects)?"
+        )
 
     def _here(self) -> dict[str, tuple]:
-        return {str(p.relative_to(self.path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in self.path.rglob("*") if p.is_file()}
+        found = [p for p in self.path.rglob("*") if p.is_file() and not p.name.endswith(store.PART)]
+        return {str(p.relative_to(self.path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
 
     def _there(self) -> list[str]:
         """Names of the small files, without a look at the many of checkpoints."""
@@ -109,7 +173,20 @@ class Mirror(Home):
                 names += [] if entry["name"].endswith(f"/{CHECKPOINTS}") else self.files.find(entry["name"])
             else:
                 names.append(entry["name"])
-        return [name.removeprefix(self.address.removeprefix("gs://") + "/") for name in names]
+        names = [name.removeprefix(self.address.removeprefix("gs://") + "/") for name in names]
+        return [name for name in names if name != LOCK and not name.endswith("/")]
+
+
+def run_address(runs: str, name: str) -> str:
+    """The address of the run `name` below the folder or bucket `runs`. A ValueError unless the name is one plain part of a path."""
+    if not runs.strip():
+        raise ValueError("--runs is empty: give the folder in which run folders lie, such as runs, or gs://BUCKET/runs")
+    if name in ("", ".", "..") or name != name.strip() or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name) or len(os.fsencode(name)) > 200:
+        raise ValueError(
+            f"{name!r} cannot be the name of a run: it must be a single part of a path, at most 200 bytes, without '/', '\\', control "
+            "characters or spaces around it, and not '.' or '..'; --runs says where run folders lie"
+        )
+    return f"{runs.rstrip('/')}/{name}"
 
 
 def home(folder: str | os.PathLike) -> Home:

@@ -22,6 +22,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxcredit import store
 from jaxcredit.clock import derived
 from jaxcredit.display import Display, Summary, final_table
 from jaxcredit.home import here
@@ -56,11 +57,13 @@ class Records:
         self._summary, self._recent = Summary(), deque(maxlen=max(1, keep))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for name in ("metrics.jsonl", "samples.jsonl"):
-                cut(self.folder / name, start)
+            damaged = {name: cut(self.folder / name, start) for name in ("metrics.jsonl", "samples.jsonl")}
             self._summary = Summary(lines(self.folder))
             self._events = Optional(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
             self._show = Optional("the console", Display, console or Console(), steps, start, title, pace_s)
+            for name, count in damaged.items():
+                if count:
+                    self.note(f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept")
             self._config(config)
         self._begun = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
         self._tick = time.monotonic()
@@ -183,17 +186,21 @@ class Records:
     def _config(self, config: Any) -> None:
         path, new = self.folder / "config.json", plain(config or {})
         if path.exists():
-            old = json.loads(path.read_text()).get("config", {})
-            changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
-            if changed:
-                self.note("config.json of this folder said otherwise: " + "; ".join(changed))
+            try:
+                old = json.loads(path.read_bytes())["config"]
+                changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+                self.note("config.json of this folder was damaged or empty: it is written anew")
+            else:
+                if changed:
+                    self.note("config.json of this folder said otherwise: " + "; ".join(changed))
         device = jax.devices()[0]
         around = {"jax": jax.__version__, "numpy": np.__version__, "device": device.device_kind, "devices": jax.device_count()}
-        path.write_text(json.dumps({"config": new, "environment": around}, indent=2) + "\n")
+        store.write_atomic(path, json.dumps({"config": new, "environment": around}, indent=2) + "\n")
 
 
 def read(folder: str | Path) -> list[dict]:
-    """The metrics of a run, one dict a step; a half-written last line is left out."""
+    """The metrics of a run, one dict a step; damaged lines and a half-written last line are left out."""
     return list(lines(folder))
 
 
@@ -201,19 +208,31 @@ def lines(folder: str | Path) -> Iterator[dict]:
     """Like `read`, one step at a time: a run of a million steps fits into memory line by line only."""
     path = here(folder) / "metrics.jsonl"
     if path.exists():
-        yield from (json.loads(line) for line, _ in _lines(path))
+        yield from (line for line, _ in _lines(path) if line is not None)
 
 
-def cut(path: Path, step: int) -> None:
-    """Drop every line after `step`, and a line that was cut off by a kill."""
+def cut(path: Path, step: int) -> int:
+    """Drop every line after `step`, and a line that was cut off by a kill. Returns the number of damaged lines.
+
+    Damaged lines before `step` are moved to `NAME.damaged`, and the whole lines behind them are kept.
+    """
     if not path.exists():
-        return
-    end = 0
-    for line, after in _lines(path):
-        if json.loads(line)["step"] > step:
+        return 0
+    kept, damaged, end = [], [], 0
+    for line, raw in _lines(path):
+        if line is not None and line["step"] > step:
             break
-        end = after
-    os.truncate(path, end)
+        (damaged if line is None else kept).append(raw)
+        end += len(raw)
+    if not damaged:
+        os.truncate(path, end)
+        return 0
+    with open(path.with_name(f"{path.name}.damaged"), "ab") as aside:
+        aside.write(b"".join(damaged))
+        aside.flush()
+        os.fsync(aside.fileno())
+    store.write_atomic(path, b"".join(kept))
+    return len(damaged)
 
 
 def plain(x: Any) -> Any:
@@ -252,19 +271,18 @@ def _curves(folder: Path) -> None:
     plots.curves(folder)
 
 
-def _lines(path: Path):
-    """Whole JSON lines, each with the offset behind it."""
-    end = 0
+def _lines(path: Path) -> Iterator[tuple[dict | None, bytes]]:
+    """Lines with the object that each holds: None of a damaged one, which is no JSON object with a whole `step`. The last line, if a kill
+    cut it off, is left out."""
     with open(path, "rb") as file:
-        for line in file:
-            end += len(line)
+        for raw in file:
+            if not raw.endswith(b"\n"):
+                return
             try:
-                json.loads(line)
-            except ValueError:
-                return
-            if not line.endswith(b"\n"):
-                return
-            yield line, end
+                line = json.loads(raw)
+            except (ValueError, RecursionError):
+                line = None
+            yield line if isinstance(line, dict) and type(line.get("step")) is int else None, raw
 
 
 def _number(x: Any) -> float | int | None:

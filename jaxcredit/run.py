@@ -1,28 +1,31 @@
 """A whole run: resume or warm up, then train, evaluate, save and record until the last step or a polite request to stop."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
-import shutil
+import sys
+import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 
-from jaxcredit import assess, evaluate, flops, trouble
+from jaxcredit import assess, evaluate, flops, store, trouble
 from jaxcredit.checkpoint import Checkpoints
 from jaxcredit.clock import Clock, Profile
 from jaxcredit.collect import single_turn, until_mixed
 from jaxcredit.credit import method_of
 from jaxcredit.data import Batches, total
 from jaxcredit.experiment import Experiment
-from jaxcredit.home import Home, home
+from jaxcredit.home import Home, Mirror, home
 from jaxcredit.hosts import Host
-from jaxcredit.preemption import Preemption
+from jaxcredit.lock import Lock
+from jaxcredit.preemption import Asked, Preemption
 from jaxcredit.programs import Programs, build
 from jaxcredit.records import Records
 from jaxcredit.train import train
@@ -31,7 +34,11 @@ from jaxcredit.warmup import warm_up
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop, has saved, and can be resumed."""
+    """The run was asked to stop at `step`, has saved what can be resumed (`saved`), and leaves with `code`."""
+
+    def __init__(self, code: int, step: int, saved: bool = True):
+        super().__init__(code)
+        self.step, self.saved = step, saved
 
 
 def run(
@@ -39,42 +46,120 @@ def run(
     folder: str | Path,
     *,
     resume: bool = False,
+    overwrite: bool = False,
     source: Mapping[str, Any] | None = None,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
     """Train `exp` in `folder` (or gs://BUCKET/...) and return its last metrics. With `resume`, go on from the newest usable checkpoint, if
-    there is one.
+    there is one. With `overwrite`, a run in `folder` is deleted first; nothing else ever is.
 
-    `source` ({"config", "args", "credit"}) is kept in the folder with a copy of the config file, so that the run can be opened again.
-    `profile`: the first and the last step of which a trace is written to `folder/profile`.
+    `source` ({"config", "args", "credit", "options"}) is kept in the folder with a copy of the config file, so that the run can be opened
+    again. `profile`: the first and the last step of which a trace is written to `folder/profile`.
+
+    Whatever can be refused is refused before a file of the folder is changed, except for the lock that keeps other trainers out.
     """
     exp.check()
-    with home(folder).pull() as place:
-        return _run(exp, place, resume, source, profile)
+    with home(folder).pull() as place, Preemption() as preempted:
+        _agreed(lambda: _admit(place, resume, overwrite))
+        programs = build(exp)
+        batches = Batches(len(exp.task.train), exp.prompts, exp.seed)
+        with _locked(place, resume, preempted) as lock:
+            return _run(exp, place, lock, preempted, programs, batches, resume, overwrite, source, profile)
 
 
-def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] | None, profile: tuple[int, int] | None) -> dict[str, Any]:
-    folder = place.path
-    # The first process looks, for all, before any of them writes.
-    if total(jax.process_index() == 0 and not resume and (folder / "metrics.jsonl").exists()):
+def _admit(place: Home, resume: bool, overwrite: bool) -> None:
+    """Raise unless a run may begin or go on in this folder."""
+    if overwrite:
+        place.removable()
+    elif place.holds() == "other":
+        raise FileExistsError(f"{place.address} holds files that are no run's: choose another --run name, or move them away")
+    elif not resume and ((place.path / "metrics.jsonl").exists() or Checkpoints.any(place.checkpoints)):
         raise FileExistsError(f"{place.address} holds a run already: go on with --resume auto, or choose another --run name")
-    if source and jax.process_index() == 0:
-        _keep(source, folder)
-    programs = build(exp)
+
+
+@contextlib.contextmanager
+def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock | None]:
+    """The run folder's lock, held by the first process; all of them wait until it is there. A new folder is made and marked."""
+    lock, waited = None, False
+    if jax.process_index() == 0:
+        place.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(place.address)
+
+    def take() -> bool:
+        nonlocal waited
+        if lock is None:
+            return True
+        if not place.holds():
+            place.mark()
+            place.push()
+        if not (told := lock.take(wait=resume)):
+            return True
+        if not waited:
+            print(told, file=sys.stderr, flush=True)
+        waited = True
+        return False
+
+    while not _agreed(take):
+        if preempted.should_stop(0):
+            raise Stopped(preempted.code, 0, saved=False)
+        time.sleep(1)
+    try:
+        if waited:
+            place.pull()  # what the other machine sent meanwhile
+        yield lock
+    finally:
+        if lock:
+            lock.release()
+
+
+def _agreed(look: Callable[[], Any]) -> bool:
+    """Whether `look` is true in the first process, which alone calls it, for all. What it raises ends all of them."""
+    answer, error = False, None
+    if jax.process_index() == 0:
+        try:
+            answer = bool(look())
+        except Exception as raised:
+            error = raised
+    verdict = total(float(answer) + 2 * (error is not None))
+    if error is not None:
+        raise error
+    if verdict >= 2:
+        raise RuntimeError("the first process of this job refused to begin: its output says why")
+    return verdict == 1
+
+
+def _run(
+    exp: Experiment,
+    place: Home,
+    lock: Lock | None,
+    preempted: Preemption,
+    programs: Programs,
+    batches: Batches,
+    resume: bool,
+    overwrite: bool,
+    source: Mapping[str, Any] | None,
+    profile: tuple[int, int] | None,
+) -> dict[str, Any]:
+    folder, first = place.path, jax.process_index() == 0
     named = functools.partial(trouble.named, exp, programs)
-    batches = Batches(len(exp.task.train), exp.prompts, exp.seed)
-    with (
-        Host(folder) as host,
-        Preemption() as preempted,
-        Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.keep) as checkpoints,
-        Profile(folder / "profile", profile) as profiler,
-    ):
+    with contextlib.ExitStack() as stack:
+        identity = None if overwrite else place.identity()
+        checkpoints = stack.enter_context(Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.keep, run=identity))
         state = named("init", programs.init)(jax.random.key(exp.seed))
-        saved = checkpoints.restore(state) if resume else None
+        saved = checkpoints.restore(state) if resume and not overwrite else None
         begin = 0
         if saved:
             state, side, begin = saved
             batches.set_state(side["batches"])
+        # Nothing is refused from here on: files may be changed.
+        if first:
+            if overwrite:
+                place.clear()
+            checkpoints.run = place.mark(checkpoints.run)
+            if source:
+                _keep(source, folder)
+        host = stack.enter_context(Host(folder))
+        profiler = stack.enter_context(Profile(folder / "profile", profile))
         host.say(f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}")
         with Records(
             folder,
@@ -88,10 +173,19 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
             if not saved:
                 state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place)
             pieces, look, watch, sampling = steps_of(exp, programs), named("evaluate", greedy), Clock(), _collector(exp, programs, batches)
-            at = SimpleNamespace(step=begin, stop=False)
+            at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
+            remote = isinstance(place, Mirror)
 
             def collect(*args):
-                return named("sample", named("sample", sampling)(*args))  # sent, and waited for
+                """Sent, and waited for; given up when the run is asked to stop, unless the step before is still in the air."""
+                with preempted.interruptible(not exp.ahead):
+                    waiting = named("sample", sampling)(*args)
+
+                def wait():
+                    with preempted.interruptible(not exp.ahead):
+                        return named("sample", waiting)()
+
+                return wait
 
             def ahead() -> bool:
                 """Not before a save: what is saved knows nothing of answers that nobody has learned from."""
@@ -99,9 +193,19 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
                 at.stop = preempted.should_stop(at.step)
                 return exp.ahead and not (at.stop or checkpoints.due(at.step) or at.step == exp.steps)
 
+            def save(step, state, drawn):
+                if lock and remote:
+                    lock.check()
+                records.flush()
+                place.push()
+                checkpoints.save(step, state, {"batches": drawn})
+                host.say(f"save step {step}{', asked to stop' if preempted.asked else ''}")
+
             def log(state, collected, metrics) -> bool:
                 step = at.step
                 profiler.after(step, state)
+                if lock and not remote:
+                    lock.check()
                 metrics["flops"] = flops.step(exp, collected.rollout, metrics["tokens"])
                 metrics["time/work_s"] = watch.end()
                 saving = checkpoints.due(step) or step == exp.steps or at.stop
@@ -111,12 +215,12 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
                     records.samples(step, shown)
                 records.log(step, metrics)
                 host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
-                if saving or looking:
+                at.state, at.batches = state, batches.get_state()
+                if saving:
+                    save(step, state, at.batches)
+                elif looking:
                     records.flush()
                     place.push()
-                if saving:
-                    checkpoints.save(step, state, {"batches": batches.get_state()})
-                    host.say(f"save step {step}{', asked to stop' if at.stop else ''}")
                 lost = trouble.skipped(exp, records.recent)
                 if lost >= exp.skips:
                     rollout = pieces["annotate"](state, collected)
@@ -125,7 +229,7 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
                     raise trouble.Diverged(trouble.diagnosis(exp, programs, state.params, rollout, columns, lost, checkpoints.steps()))
                 if at.stop and step < exp.steps:
                     checkpoints.wait()
-                    raise Stopped(Preemption.EXIT)
+                    raise Stopped(preempted.code, step)
                 profiler.before(step + 1)
                 watch.begin()
                 return step == exp.steps
@@ -133,16 +237,21 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
             if begin < exp.steps:
                 profiler.before(begin + 1)
                 watch.begin()
-                train(
-                    state,
-                    batches,
-                    collect=collect,
-                    annotate=named("signals", pieces["annotate"]),
-                    credit=named("credit", pieces["credit"]),
-                    update=named("update", pieces["update"]),
-                    log=log,
-                    ahead=ahead,
-                )
+                try:
+                    train(
+                        state,
+                        batches,
+                        collect=collect,
+                        annotate=named("signals", pieces["annotate"]),
+                        credit=named("credit", pieces["credit"]),
+                        update=named("update", pieces["update"]),
+                        log=log,
+                        ahead=ahead,
+                    )
+                except Asked:
+                    save(at.step, at.state, at.batches)
+                    checkpoints.wait()
+                    raise Stopped(preempted.code, at.step) from None
             checkpoints.wait()
             return records.last
 
@@ -150,7 +259,8 @@ def _run(exp: Experiment, place: Home, resume: bool, source: Mapping[str, Any] |
 def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> tuple[Programs, Any, int]:
     """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
     programs = build(exp)
-    with Checkpoints(home(folder).checkpoints) as checkpoints:
+    place = home(folder)
+    with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
         saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
@@ -259,9 +369,9 @@ def _round_up(n: int, step: int) -> int:
 
 
 def _keep(source, folder) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source["config"], folder / "config.py")
-    (folder / "source.json").write_text(json.dumps(dict(source), indent=2) + "\n")
+    """Copy the config file and what was typed into the run folder."""
+    store.write_atomic(folder / "config.py", Path(source["config"]).read_bytes())
+    store.write_atomic(folder / "source.json", json.dumps(dict(source), indent=2) + "\n")
 
 
 def _resolved(exp: Experiment) -> dict:

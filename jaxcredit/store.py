@@ -2,11 +2,14 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import shutil
 import zlib
 from pathlib import Path
+
+PART = ".part"  # how the name of a file ends that is still being written
 
 
 def bucket(address: str | os.PathLike) -> str:
@@ -21,6 +24,33 @@ def bucket(address: str | os.PathLike) -> str:
 def at(address: str | os.PathLike) -> "Disk | Bucket":
     """The store at this address."""
     return Bucket(there) if (there := bucket(address)) else Disk(address)
+
+
+def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
+    """Write a file so that a reader finds its old content or its new one and never a part, also after a kill or a power cut."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
+    try:
+        with open(part, "wb") as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            f.flush()
+            os.fsync(f.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def inside(name: str) -> str:
+    """`name` unchanged if it is a relative path that stays below the folder it is joined to; a ValueError otherwise."""
+    if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
+        raise ValueError(f"{name!r} is no name of a file inside a folder: it must be relative, without '.', '..' or empty parts")
+    return name
 
 
 class Disk:
@@ -45,16 +75,31 @@ class Disk:
 
     def write(self, name: str, text: str) -> None:
         """A file that is there whole or not at all, also after a power cut."""
-        path = self.root / name
-        part = path.with_suffix(".part")
-        with open(part, "w") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        part.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        write_atomic(self.root / name, text)
+
+    def create(self, name: str, text: str) -> bool:
+        """Write a file that must not exist yet; False where it does."""
+        try:
+            with open(self.root / name, "x") as f:
+                f.write(text)
+        except FileExistsError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove one file, which may be gone already."""
+        (self.root / name).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def guard(self):
+        """One process of this machine at a time, where the file system can lock a folder."""
+        folder = os.open(self.root, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(folder)
 
     def facts(self, folder: str) -> dict[str, list]:
         """Size and checksum of each file in `folder`, read to its last byte."""
@@ -99,6 +144,29 @@ class Bucket:
 
     def write(self, name: str, text: str) -> None:
         self.files.pipe_file(f"{self.root}/{name}", text.encode())
+
+    def create(self, name: str, text: str) -> bool:
+        """Write an object that must not exist yet; False where it does. Google's storage decides between several writers."""
+        if self.has(name):
+            return False
+        try:
+            self.files.pipe_file(f"{self.root}/{name}", text.encode(), mode="create")
+        except TypeError:  # gcsfs before 2025 knows no mode
+            self.write(name, text)
+        except Exception:  # of a precondition that failed gcsfs raises several types
+            if self.has(name):
+                return False
+            raise
+        return True
+
+    def delete(self, name: str) -> None:
+        """Remove one object, which may be gone already."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.rm_file(f"{self.root}/{name}")
+
+    def guard(self):
+        """Nothing: `create` is decided by the bucket."""
+        return contextlib.nullcontext()
 
     def facts(self, folder: str) -> dict[str, list]:
         top = f"{self.root}/{folder}/".removeprefix("gs://")
