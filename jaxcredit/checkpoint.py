@@ -106,6 +106,14 @@ class Checkpoints:
             self._thread.shutdown()
             self._orbax.close()
 
+    def forget(self) -> None:
+        """Delete all checkpoints of this folder, when nothing is being written."""
+        self.wait()
+        if jax.process_index() == 0:
+            for step in self.steps():
+                self.store.remove(_at(step), MANIFEST)
+            self.store.drop()
+
     def restore(self, like: Any, *, step: int | None = None, partial: bool = False) -> tuple[Any, dict, int] | None:
         """The newest usable checkpoint (or that of `step`) as (state, side, step), laid out as `like` says; None where there is none.
 

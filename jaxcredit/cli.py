@@ -78,8 +78,7 @@ def _train(args, rest):
 def _say_stopped(stopped, args, folder):
     typed = [word for word in args.typed if word != "--overwrite"]
     again = shlex.join(["jaxcredit", *typed, *([] if args.resume == "auto" else ["--resume", "auto"])])
-    kept = f"step {stopped.step} is saved in {folder}" if stopped.saved else f"nothing had been learned in {folder} yet"
-    print(f"stopped as asked: {kept}; go on with\n  {again}", file=sys.stderr, flush=True)
+    print(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}", file=sys.stderr, flush=True)
 
 
 def _join(args):

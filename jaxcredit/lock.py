@@ -104,8 +104,9 @@ class Lock:
 
     def _waiting(self, text: str) -> str:
         assert self._seen is not None  # set by `_stale`
-        left = self._seen[2] - time.monotonic()
-        return f"{_who(_entry(text))} left {self.folder} locked, or still trains there: going on in {max(left, 0):.0f} s if it gives no sign of life"
+        left = max(self._seen[2] - time.monotonic(), 0)
+        who = _who(_entry(text))
+        return f"{who} left {self.folder} locked, or still trains there: going on in {left:.0f} s, unless its heartbeat changes"
 
     def _message(self, held: dict) -> str:
         return (

@@ -218,20 +218,24 @@ def cut(path: Path, step: int) -> int:
     """
     if not path.exists():
         return 0
-    kept, damaged, end = [], [], 0
+    damaged, end = [], 0  # (offset, line)
     for line, raw in _lines(path):
         if line is not None and line["step"] > step:
             break
-        (damaged if line is None else kept).append(raw)
+        damaged += [(end, raw)] if line is None else []
         end += len(raw)
     if not damaged:
         os.truncate(path, end)
         return 0
     with open(path.with_name(f"{path.name}.damaged"), "ab") as aside:
-        aside.write(b"".join(damaged))
+        aside.write(b"".join(raw for _, raw in damaged))
         aside.flush()
         os.fsync(aside.fileno())
-    store.write_atomic(path, b"".join(kept))
+    with open(path, "rb") as file:
+        whole = bytearray(file.read(end))
+    for offset, raw in reversed(damaged):
+        del whole[offset : offset + len(raw)]
+    store.write_atomic(path, bytes(whole))
     return len(damaged)
 
 

@@ -30,15 +30,17 @@ from jaxcredit.programs import Programs, build
 from jaxcredit.records import Records
 from jaxcredit.train import train
 from jaxcredit.update import TrainState
-from jaxcredit.warmup import warm_up
+from jaxcredit.warmup import Interrupted, warm_up
+
+WARMUP = "warm-up"  # the folder of the warm-up's checkpoint, among those of the run
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop at `step`, has saved what can be resumed (`saved`), and leaves with `code`."""
+    """The run was asked to stop at `step`, has saved what can be resumed (`kept`, in words), and leaves with `code`."""
 
-    def __init__(self, code: int, step: int, saved: bool = True):
+    def __init__(self, code: int, step: int, kept: str = ""):
         super().__init__(code)
-        self.step, self.saved = step, saved
+        self.step, self.kept = step, kept or f"step {step} is saved"
 
 
 def run(
@@ -101,7 +103,7 @@ def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock |
 
     while not _agreed(take):
         if preempted.should_stop(0):
-            raise Stopped(preempted.code, 0, saved=False)
+            raise Stopped(preempted.code, 0, "nothing had been learned yet")
         time.sleep(1)
     try:
         if waited:
@@ -156,6 +158,8 @@ def _run(
             if overwrite:
                 place.clear()
             checkpoints.run = place.mark(checkpoints.run)
+            if saved:
+                store.at(f"{place.checkpoints}/{WARMUP}").drop()  # left by a kill
             if source:
                 _keep(source, folder)
         host = stack.enter_context(Host(folder))
@@ -171,7 +175,7 @@ def _run(
             keep=exp.skips,
         ) as records:
             if not saved:
-                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place)
+                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place, preempted)
             pieces, look, watch, sampling = steps_of(exp, programs), named("evaluate", greedy), Clock(), _collector(exp, programs, batches)
             at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
             remote = isinstance(place, Mirror)
@@ -327,21 +331,39 @@ def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 
     return evaluate.summary(drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks)
 
 
-def _first(exp, programs, state, records, checkpoints, batches, place) -> TrainState:
+def _first(exp, programs, state, records, checkpoints, batches, place, preempted) -> TrainState:
     """What a fresh run does before its first step: supervise if asked, look at the accuracy, save."""
     facts = {}
-    if exp.warmup:
-        state, facts["warmup/steps"] = warm_up(exp, programs, state, lambda weights: greedy(exp, programs, weights)[0], records.note)
-    facts["eval/greedy_accuracy"], shown = greedy(exp, programs, state.params)
-    if exp.warmup and facts["eval/greedy_accuracy"] == 0:
-        warnings.warn(
-            "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer", stacklevel=2
-        )
-    records.samples(0, shown)
-    records.log(0, facts)
-    records.flush()
-    place.push()
-    checkpoints.save(0, state, {"batches": batches.get_state()})
+    with contextlib.ExitStack() as stack:
+        early = None
+        if exp.warmup:
+            early = stack.enter_context(Checkpoints(f"{place.checkpoints}/{WARMUP}", every=exp.save_every, keep=1, run=checkpoints.run))
+            look = lambda weights: greedy(exp, programs, weights)[0]  # noqa: E731
+            try:
+                state, facts["warmup/steps"] = warm_up(exp, programs, state, look, records.note, saves=early, stop=preempted)
+            except Interrupted as interrupted:
+                raise Stopped(preempted.code, 0, f"step {interrupted.step} of the warm-up is saved") from None
+        try:
+            with preempted.interruptible():
+                facts["eval/greedy_accuracy"], shown = greedy(exp, programs, state.params)
+        except Asked:
+            if early:
+                early.wait()
+            raise Stopped(preempted.code, 0, "the end of the warm-up is saved" if early else "nothing had been learned yet") from None
+        if exp.warmup and facts["eval/greedy_accuracy"] == 0:
+            warnings.warn(
+                "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer", stacklevel=2
+            )
+        records.samples(0, shown)
+        records.log(0, facts)
+        records.flush()
+        place.push()
+        if early:
+            early.wait()
+        checkpoints.save(0, state, {"batches": batches.get_state()})
+        if early:  # is needed until the run's own first checkpoint is whole
+            checkpoints.wait()
+            early.forget()
     return state
 
 

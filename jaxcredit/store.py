@@ -119,6 +119,10 @@ class Disk:
         (self.root / folder / first).unlink(missing_ok=True)
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
+    def drop(self) -> None:
+        """Delete all of it."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
 
 class Bucket:
     """Folders under `root`, gs://BUCKET/... . Objects appear whole, and the bucket keeps their checksums: none is read to be checked."""
@@ -180,6 +184,11 @@ class Bucket:
         for name in (f"{folder}/{first}", folder):
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm(f"{self.root}/{name}", recursive=name == folder)
+
+    def drop(self) -> None:
+        """Delete all of it."""
+        with contextlib.suppress(FileNotFoundError):
+            self.files.rm(self.root, recursive=True)
 
 
 def filesystem():

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxcredit.checkpoint import Checkpoints
 from jaxcredit.collect import put
 from jaxcredit.data import Batches, bucketed, mine
 from jaxcredit.experiment import Experiment
+from jaxcredit.preemption import Asked, Preemption
 from jaxcredit.programs import Programs, supervise
 from jaxcredit.rollout import Rollout
 from jaxcredit.update import TrainState
@@ -43,26 +45,75 @@ def demonstrations(tokenizer, items: Sequence[dict], buckets: Sequence[int], new
     )
 
 
+class Interrupted(Exception):
+    """The warm-up was asked to stop after `step` steps, and has saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f"the warm-up stopped as asked after step {step}")
+        self.step = step
+
+
 def warm_up(
-    exp: Experiment, programs: Programs, state: TrainState, accuracy: Callable, say: Callable[[str], None]
+    exp: Experiment,
+    programs: Programs,
+    state: TrainState,
+    accuracy: Callable,
+    say: Callable[[str], None],
+    *,
+    saves: Checkpoints | None = None,
+    stop: Preemption | None = None,
 ) -> tuple[TrainState, int]:
     """Supervise until `accuracy(params)` reaches the target. The run proper begins fresh from there: its optimizer, and its reference, if
-    it has one. Returns the steps it took."""
+    it has one. Returns the steps it took.
+
+    With `saves` the warm-up's own state is saved every `saves.every` steps, at its end and at a request to stop (`stop`, which ends it with
+    Interrupted), and a later call goes on from there with the same numbers.
+    """
     plan = exp.warmup
     assert plan is not None, "the experiment has no warmup"
+    stop = stop or Preemption()
     begin, update = supervise(plan, programs)
     batches = Batches(len(exp.task.demos), min(plan.batch, len(exp.task.demos)), exp.seed)
     key = jax.random.wrap_key_data(state.key)
     inner = begin(state.params, key)
-    step = 0
-    for step in range(1, plan.steps + 1):
-        items = [exp.task.demos[int(i)] for i in next(batches)]
-        rollout = demonstrations(exp.tokenizer, items, exp.buckets, exp.new, programs.batch)
-        weight = rollout.mask.astype(jnp.float32)
-        inner, metrics = update(inner, rollout, {"advantage": weight, "weight": weight, "clip": weight})
+    step, ended, looked = 0, plan.steps < 1, True
+    if saves and (saved := saves.restore(inner)):
+        inner, side, step = saved
+        batches.set_state(side["batches"])
+        ended, looked = side["ended"], side["looked"]
+        say(f"warm-up goes on from step {step} of {plan.steps}")
+
+    def save() -> None:
+        if saves:
+            saves.save(step, inner, {"batches": batches.get_state(), "ended": ended, "looked": looked})
+
+    def leave() -> Interrupted:
+        if step:
+            save()
+        if saves:
+            saves.wait()
+        return Interrupted(step)
+
+    loss = float("nan")
+    while not ended:
+        if looked:
+            items = [exp.task.demos[int(i)] for i in next(batches)]
+            rollout = demonstrations(exp.tokenizer, items, exp.buckets, exp.new, programs.batch)
+            weight = rollout.mask.astype(jnp.float32)
+            inner, metrics = update(inner, rollout, {"advantage": weight, "weight": weight, "clip": weight})
+            step, looked, loss = step + 1, False, metrics["loss"]
         if step % plan.every == 0 or step == plan.steps:
-            reached = accuracy(inner.params)
-            say(f"warm-up {step}/{plan.steps}  loss {float(metrics['loss']):.3f}  greedy accuracy {reached:.3f} (until {plan.until:g})")
-            if reached >= plan.until:
-                break
+            try:
+                with stop.interruptible():
+                    reached = accuracy(inner.params)
+            except Asked:
+                raise leave() from None
+            told = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
+            say(f"warm-up {step}/{plan.steps}  {told}greedy accuracy {reached:.3f} (until {plan.until:g})")
+            ended = reached >= plan.until or step == plan.steps
+        looked = True
+        if stop.should_stop(step):
+            raise leave()
+        if saves and (ended or saves.due(step)):
+            save()
     return programs.begin(inner.params, key), step
