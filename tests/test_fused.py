@@ -128,6 +128,24 @@ def test_a_policy_is_the_same_with_a_kernel(name, cfg):
         np.testing.assert_allclose(a, b, atol=1e-4, err_msg=str(path))
 
 
+def test_nothing_behind_the_end_of_a_row_is_used(monkeypatch):
+    """cuDNN leaves outputs and gradients behind a row's length as they happen to be. Here they are NaN."""
+    real = jax.nn.dot_product_attention
+
+    def spoil(x, length):
+        return jnp.where((jnp.arange(x.shape[1]) >= length[:, None])[..., None, None], jnp.nan, x)
+
+    spoilt = jax.custom_vjp(lambda x, length: x)  # its gradient
+    spoilt.defvjp(lambda x, length: (x, length), lambda length, g: (spoil(g, length), None))
+
+    def leaky(*x, query_seq_lengths, **how):
+        x = (spoilt(a, query_seq_lengths) for a in x)
+        return spoil(real(*x, query_seq_lengths=query_seq_lengths, **how), query_seq_lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", leaky)
+    compare(dataclasses.replace(NEAR, attention="cudnn"), packed(), P, S, 3)
+
+
 def device(platform, version="", **facts):
     return SimpleNamespace(platform=platform, client=SimpleNamespace(platform_version=version), **facts)
 

@@ -183,6 +183,7 @@ def test_the_gradient_in_the_rewards_is_who_shares_the_prefix():
         np.testing.assert_allclose(of_differences, np.diff(want, axis=1), atol=1e-6)
 
 
+@pytest.mark.skipif("jax.device_count() < 8", reason="needs 8 devices")
 def test_sharded_prompts_need_no_collective_and_little_memory():
     def differences(tokens, valid, reward):
         shared = common_prefix(tokens, valid)

@@ -1,14 +1,8 @@
 """Attention as one kernel of the device, where it has one: splash on TPUs, cuDNN's on NVIDIA GPUs, and the plain form elsewhere.
 
-`chosen` is the one place that decides. A kernel runs on any device, by Pallas' interpreter and by `jax.nn`'s own form, so that tests
-hold both against the plain form. A token's step of the sampler stays plain everywhere: it reads a cache and computes next to nothing.
-
-Splash costs next to no memory and is compiled sooner. Temporaries of an update, compiled for v5e: Qwen3-0.6B on 2x2, 16 rows of 1024,
-1.745 GiB against 1.748 of the plain form in 110 CPU seconds against 153; 8B on 16x16, 256 rows of 4096 with all tokens of a prompt in a
-layer at once, 3.41 GiB against 3.16 in 171 against 213 (the kernel's operands and its sums wait for the backward).
-
-NEITHER KERNEL HAS BEEN TIMED, AND CUDNN'S HAS NOT BEEN RUN: no TPU and no GPU was at hand. Splash is compiled for TPUs; what cuDNN is asked
-for has been computed by the other implementation of the same function.
+`chosen` decides which form a config gets. Every kernel also runs on a CPU (splash by Pallas' interpreter, cuDNN's call by the other
+implementation of `jax.nn.dot_product_attention`), so that tests compare it with the plain form. Decoding uses plain attention on all
+devices: one token a row is bound by memory, and a fused kernel gains little. docs/status.md says what has been measured, and where.
 """
 
 import functools
@@ -123,15 +117,20 @@ def cudnn(
     cfg,
     implementation: Literal["cudnn", "xla"],
 ) -> Float[Array, "N T H h"]:
-    """Every row as a text of its own, its valid tokens first: cuDNN knows causal texts by their lengths, and no other mask that is free."""
+    """Attention of every row behind a copy of its prompt, by cuDNN. The valid tokens of a row are moved to its front, since cuDNN's fast
+    masks are causal ones with a length a row.
+
+    cuDNN promises nothing about outputs and gradients behind a row's length, where even NaNs may stand. They are set to 0.
+    """
     N, R, C = valid.shape
     order = jnp.argsort(~valid.reshape(N * R, C), -1)  # stable
     lengths = jnp.maximum(valid.reshape(N * R, C).sum(-1, dtype=jnp.int32), 1)  # of nothing there is no mean
+    inside = (jnp.arange(C) < lengths[:, None])[..., None, None]
 
-    def taken(x, order):
-        return jnp.take_along_axis(x, order[..., None, None], 1)
+    def taken(x, order):  # no index twice: the gradient is a scatter without atomic sums
+        return x.at[jnp.arange(N * R)[:, None], order].get(unique_indices=True, mode="promise_in_bounds")
 
-    q, k, v = (taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order) for x in (q, k, v))
+    q, k, v = (jnp.where(inside, taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order), 0) for x in (q, k, v))
     out = jax.nn.dot_product_attention(
         q, k, v,
         scale=(cfg.score_dim or cfg.head_dim) ** -0.5,
@@ -141,5 +140,5 @@ def cudnn(
         local_window_size=None if window >= C else (window - 1, 0),
         implementation=implementation,
     )  # fmt: skip
-    out = taken(out, jnp.argsort(order, -1)).reshape(N, R, C, *out.shape[2:])
+    out = taken(jnp.where(inside, out, 0), jnp.argsort(order, -1)).reshape(N, R, C, *out.shape[2:])
     return jnp.concatenate([out[:, 0, :P], out[:, :, P:].reshape(N, -1, *out.shape[3:])], 1)

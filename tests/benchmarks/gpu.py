@@ -1,0 +1,375 @@
+"""What one GPU does: attention by cuDNN against the formula, and the speed of training, sampling and credit beside the device's own rates.
+
+    python tests/benchmarks/gpu.py devices              # what JAX sees
+    python tests/benchmarks/gpu.py attention            # errors of cuDNN's attention, forward and backward
+    python tests/benchmarks/gpu.py scale                # model FLOP/s, share of memory bandwidth
+    python tests/benchmarks/gpu.py scale --dry          # the same at micro shapes, on any device
+
+Each result is one line of JSON on standard output, as soon as it is known; a measurement that fails is a line with `error`, and the next
+one is tried. `.ci/gpu` runs all three, each with a time limit. Weights are random: speed does not depend on them.
+"""
+
+import argparse
+import dataclasses
+import functools
+import gc
+import json
+import os
+import time
+from importlib.metadata import distributions, version
+
+os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxcredit import credit, flops, params, plan, programs
+from jaxcredit.collect import assemble
+from jaxcredit.credit import columns
+from jaxcredit.experiment import Experiment
+from jaxcredit.policy import decode, fused, presets, transformer
+from jaxcredit.policy.positions import FAR
+from jaxcredit.rollout import Rollout
+from jaxcredit.tasks import Task
+
+
+def say(label: str, result: str, beside: str = "", ok: bool = True, **facts) -> None:
+    """One result: what was measured, the number to read, what it is compared with, and all facts behind it."""
+    print(json.dumps({"label": label, "result": result, "beside": beside, "ok": ok, **facts}), flush=True)
+
+
+def attempt(label: str, measure, *args) -> None:
+    """Run one measurement; its failure is a result too. Afterwards the device is empty again."""
+    begun = time.perf_counter()
+    try:
+        measure(label, *args)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        say(label, "failed: " + text.splitlines()[0][:160], ok=False, error=text[:4000], seconds=time.perf_counter() - begun)
+    gc.collect()
+    jax.clear_caches()
+
+
+def seconds(call, rounds: int = 5, calls: int = 1) -> float:
+    """Median seconds of a call that is compiled already; `calls` are queued at once, so that starting them is not what is measured."""
+    jax.block_until_ready(call())
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        jax.block_until_ready([call() for _ in range(calls)][-1])
+        times.append((time.perf_counter() - begun) / calls)
+    return float(np.median(times))
+
+
+def devices() -> None:
+    device = jax.devices()[0]
+    facts = {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count(), "jax": jax.__version__}
+    memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    stands = device.client.platform_version.replace("\n", " ")
+    names = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
+    cudnn = [version(name) for name in names if any(d.metadata["Name"] == name for d in distributions())] or None
+    say(
+        "device",
+        f"{facts['count']} x {device.device_kind}, {memory / 2**30:.0f} GiB",
+        f"jax {jax.__version__}, cuDNN {cudnn}",
+        memory=memory,
+        stands=stands,
+        cudnn=cudnn,
+        capability=getattr(device, "compute_capability", None),
+        peak=flops.peak(device.device_kind),
+        **facts,
+    )
+
+
+# -- attention ---------------------------------------------------------------------------------------------------------------------------
+
+
+def sight(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
+    """Mask `[N, T, T]` of packed groups: a token sees valid tokens of its prompt and its own row, itself and `window` - 1 before it."""
+    N, T = valid.shape
+    row = np.where(np.arange(T) < P, -1, (np.arange(T) - P) // max(S, 1))
+    earlier = np.tril(np.ones((T, T), bool)) & ((row[None] == -1) | (row[None] == row[:, None])) & valid[:, None, :]
+    place = (earlier & valid[:, :, None]).sum(-1)  # 1, 2, ... along each row's own text
+    return earlier & (place[:, :, None] - place[:, None, :] < window)
+
+
+def formula(q, k, v, mask, cfg):
+    """Attention in float32, all scores at once."""
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
+    how = {"precision": "highest"}
+    z = jnp.einsum("nihd,njhd->nhij", q, k, **how) / (cfg.score_dim or cfg.head_dim) ** 0.5
+    return jnp.einsum("nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v, **how)
+
+
+def distance(a, b) -> float:
+    """|a - b| / |b|."""
+    a, b = (np.asarray(x, np.float64) for x in (a, b))
+    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+
+
+def padding(kind: str, N: int, P: int, R: int, S: int) -> np.ndarray:
+    """Which tokens of packed groups `[N, P + R S]` are valid."""
+    rng = np.random.default_rng(0)
+    prompt, rows = np.ones((N, P), bool), np.ones((N, R, S), bool)
+    if kind != "none":
+        prompt = np.arange(P) >= rng.integers(1, max(P, 2), (N, 1))  # on the left
+        rows = np.arange(S) < rng.integers(1, max(S, 2), (N, R, 1))
+    if kind == "hostile":
+        prompt[0], rows[-1, 0] = False, False  # an empty prompt, an empty row
+        rows &= rng.random((N, R, S)) < 0.8
+    return np.concatenate([prompt, rows.reshape(N, -1)], 1)
+
+
+# name: heads, kv heads, head size, prompts, prompt length, rows, row length, window (0: all), padding
+ATTENTION = {
+    "Qwen3's heads, no padding": (16, 8, 128, 2, 128, 4, 256, 0, "none"),
+    "Qwen3's heads, padding left and right": (16, 8, 128, 2, 128, 4, 256, 0, "both"),
+    "holes, an empty row, an empty prompt": (16, 8, 128, 2, 128, 4, 256, 0, "hostile"),
+    "odd lengths": (14, 2, 64, 2, 37, 3, 101, 0, "both"),
+    "a window of 64": (4, 1, 256, 2, 128, 4, 256, 64, "both"),
+    "a window of 64, holes": (8, 8, 96, 2, 65, 4, 131, 64, "hostile"),
+    "a prompt alone": (16, 8, 128, 4, 512, 1, 0, 0, "both"),
+    "one row of 4096": (16, 8, 128, 1, 256, 1, 3840, 0, "both"),
+}
+MICRO = {
+    "holes, an empty row, an empty prompt": (4, 2, 8, 2, 9, 3, 12, 0, "hostile"),
+    "a window of 4": (4, 1, 16, 2, 9, 3, 12, 4, "hostile"),
+    "a prompt alone": (4, 2, 8, 2, 16, 1, 0, 0, "both"),
+}
+# A bfloat16 has 8 bits: results of a matmul of rounded numbers come out a few thousandths apart.
+TOLERANCE = 2e-2
+
+
+def kernel(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
+    """Output and gradients of cuDNN's attention in bfloat16, against the formula in float32 on the same numbers."""
+    cfg = presets.micro(16, heads=heads, width=heads * head_dim, kv_heads=kv_heads, dtype="bfloat16", attention="cudnn")
+    cfg = dataclasses.replace(cfg, windows=(window,) if window else ())
+    valid = padding(pads, N, P, R, S)
+    T, rng = valid.shape[1], np.random.default_rng(1)
+    q, k, v, g = (jnp.asarray(rng.normal(size=(N, T, n, head_dim)), jnp.bfloat16) for n in (heads, kv_heads, kv_heads, heads))
+    g = jnp.where(valid[..., None, None], g, 0)  # nobody asks for what padding sees
+    mask = jnp.asarray(sight(valid, P, S, window or FAR))
+    kernel = functools.partial(fused.fused(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or FAR))
+
+    def both(f):
+        def g_of(q, k, v, g):
+            out, back = jax.vjp(f, q, k, v)
+            return out, *back(g.astype(out.dtype))
+
+        return jax.jit(g_of)(q, k, v, g)
+
+    got, want = both(kernel), both(lambda q, k, v: formula(q, k, v, mask, cfg))
+    pairs = zip(("out", "dq", "dk", "dv"), got, want, strict=True)
+    errors = {name: distance(a[valid] if name == "out" else a, b[valid] if name == "out" else b) for name, a, b in pairs}
+    finite = all(bool(jnp.isfinite(a).all()) for a in got)
+    name, worst = max(errors.items(), key=lambda x: x[1])
+    ok = finite and worst < TOLERANCE
+    result = f"largest relative error {worst:.1e} ({name})" if finite else "not finite"
+    say(label, result, f"at most {TOLERANCE:.0e}", ok, errors=errors, shape=[heads, kv_heads, head_dim, N, P, R, S, window, pads])
+
+
+def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
+    """Log-probabilities and gradient of a policy in bfloat16, with cuDNN's attention and with the plain one, against float32."""
+    N, P, R, S, width = (2, 9, 3, 12, 64) if dry else (2, 128, 4, 256, 1024)
+    cfg = presets.micro(512, width=width, layers=2, heads=4 if dry else 8, kv_heads=2, qk_norm=True, windows=windows, attention="plain")
+    weights = params.init(transformer.specs(cfg), jax.random.key(0))
+    valid = padding("both", N, P, R, S)
+    valid = np.concatenate([np.broadcast_to(valid[:, None, :P], (N, R, P)), valid[:, P:].reshape(N, R, S)], 2)
+    tokens = jax.random.randint(jax.random.key(1), valid.shape, 1, cfg.vocab)
+    asked = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])
+    weight = jnp.where(asked, jax.random.normal(jax.random.key(2), asked.shape), 0)
+
+    def run(**how):
+        def loss(weights):
+            logp = transformer.logprob(weights, tokens, valid, dataclasses.replace(cfg, **how), prompt=P)["logp"]
+            return jnp.where(asked, logp * weight, 0).sum(), jnp.where(asked, logp, 0)
+
+        gradient, logp = jax.jit(jax.grad(loss, has_aux=True))(weights)
+        return logp, jnp.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
+
+    with jax.default_matmul_precision("highest"):
+        right = run()
+    half = {
+        name: [distance(a, b) for a, b in zip(run(dtype="bfloat16", attention=name), right, strict=True)] for name in ("cudnn", "plain")
+    }
+    ok = all(a <= 2 * b + 1e-3 for a, b in zip(half["cudnn"], half["plain"], strict=True))  # a NaN fails too
+    text = {name: f"log-probs {a:.1e}, gradient {b:.1e}" for name, (a, b) in half.items()}
+    say(label, text["cudnn"], f"plain, bfloat16: {text['plain']}", ok, errors=half)
+
+
+def attention(dry: bool) -> None:
+    for name, shape in (MICRO if dry else ATTENTION).items():
+        attempt(f"attention: {name}", kernel, *shape)
+    for name, windows in (("two windows", (4, 0)),) if dry else (("all tokens", ()), ("two windows", (64, 0))):
+        attempt(f"policy of two layers, {name}", policy, dry, windows)
+
+
+# -- speed -------------------------------------------------------------------------------------------------------------------------------
+
+RATE: dict[str, float] = {}  # of this device, measured first: floating-point operations, bytes moved
+
+
+def ceilings(label, dry: bool) -> None:
+    side, long = (256, 2**20) if dry else (8192, 2**30)
+    a, b = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
+    product = jax.jit(jnp.matmul)
+    RATE["flops"] = 2 * side**3 / seconds(lambda: product(a, b), calls=10)
+    line, copy = jnp.ones(long, jnp.bfloat16), jax.jit(lambda x: -x)
+    RATE["bytes"] = 2 * line.nbytes / seconds(lambda: copy(line), calls=3)
+    peak = flops.peak(jax.devices()[0].device_kind)
+    of = f"data sheet: {peak / 1e12:.0f} TFLOP/s" if peak else "no data sheet"
+    say(f"bfloat16 matmul of {side} by {side}", f"{RATE['flops'] / 1e12:.3g} TFLOP/s", of, flops=RATE["flops"], peak=peak)
+    say(f"copy of {line.nbytes / 2**20:.0f} MiB", f"{RATE['bytes'] / 1e9:.4g} GB/s", "bytes read and written", bytes=RATE["bytes"])
+
+
+def experiment(cfg, N: int, R: int, P: int, S: int) -> Experiment:
+    item = {"prompt": "", "meta": ""}
+    return Experiment(
+        name="gpu",
+        task=Task("none", [item] * N, [item], lambda meta, text, ids: 0.0),
+        tokenizer=plan.Unread(cfg.vocab, "shapes only"),
+        policy=cfg,
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-6)),
+        prompts=N,
+        group=R,
+        buckets=(P,),
+        new=S,
+    )
+
+
+def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> None:
+    """The trainer's update: float32 weights and Adam, matmuls in bfloat16. Operations are those needed, recomputation left out."""
+    made, rng = programs.build(experiment(cfg, N, R, P, S)), np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.integers(1, cfg.vocab, shape, np.int32))  # noqa: E731
+    drawn = {"tokens": draw(N, R, S), "logp": jnp.zeros((N, R, S)), "mask": jnp.ones((N, R, S), bool), "done": jnp.ones((N, R), bool)}
+    reward = jnp.asarray(rng.random((N, R, 1), np.float32))
+    rollout = assemble(draw(N, P), jnp.ones((N, P), bool), drawn, reward).with_signals(prompt=draw(N))
+    decided = made.credit(rollout)
+    state = made.init(jax.random.key(0))
+    begun = time.perf_counter()
+    update = made.update.lower(state, rollout, decided).compile()
+    compiling = time.perf_counter() - begun
+    held = [state]
+    del state
+
+    def step():
+        held[0], metrics = update(held[0], rollout, decided)
+        return metrics
+
+    took = seconds(step, rounds)
+    needed = 3 * float(flops.forward(cfg, jnp.full(N, P), jnp.full((N, R), S)))
+    peak = flops.peak(jax.devices()[0].device_kind)
+    mfu = needed / took / peak if peak else None
+    share = needed / took / RATE["flops"]
+    memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+    say(
+        f"{label}, {N * R} rows of {P + S}, attention {made.attention}",
+        f"{share:.2f} of the matmul's FLOP/s" + (f", MFU {mfu:.2f}" if mfu else ""),
+        f"{needed / took / 1e12:.3g} of {RATE['flops'] / 1e12:.3g} TFLOP/s; {N * R * (P + S) / took:.0f} tokens/s",
+        ok=bool(jnp.isfinite(step()["loss"])),
+        seconds=took,
+        compile_s=compiling,
+        of_matmul=share,
+        mfu=mfu,
+        flops=needed,
+        memory=memory,
+    )
+
+
+def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> None:
+    """Tokens after the first, in bfloat16: each reads all weights, its prompt's keys and values, and its own so far."""
+    cfg = dataclasses.replace(cfg, param_dtype="bfloat16")
+    weights = jax.jit(lambda key: params.init(transformer.specs(cfg), key, "bfloat16"))(jax.random.key(0))
+    N = batch // group
+    prompt = jnp.ones((N, P), jnp.int32)
+
+    def sample(valid):
+        return decode.sample(weights, prompt, jnp.full((N, P), valid), jax.random.key(0), cfg, rows=group, new=S)
+
+    begun = time.perf_counter()
+    jax.block_until_ready(sample(True))
+    compiling = time.perf_counter() - begun
+    took = seconds(lambda: sample(True), 3) - seconds(lambda: sample(False), 3)  # without a prompt nothing is sampled behind it
+    each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * 2  # bytes a token: keys and values
+    moved = (S - 1) * (2 * params.count(weights) + N * P * each + batch * S / 2 * each)
+    share = moved / took / RATE["bytes"]
+    say(
+        f"{label}, batch {batch}, prompts of {P} in groups of {group}, {S} new tokens",
+        f"{share:.2f} of the copy's bandwidth",
+        f"{moved / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s; {batch * (S - 1) / took:.0f} tokens/s",
+        of_bandwidth=share,
+        seconds=took,
+        bytes=moved,
+        compile_and_first_s=compiling,
+    )
+
+
+def prefix_credit(label, N: int, R: int, T: int) -> None:
+    """TEMPO on answers that part at half of their length; beside it a copy of what must be read and written, in one program."""
+    key, half = jax.random.key(1), jnp.arange(T) < T // 2
+    mask = jnp.broadcast_to(jnp.arange(T) >= T // 8, (N, R, T))
+    rollout = Rollout(
+        tokens=jnp.where(half, 5, jax.random.randint(key, (N, R, T), 1, 1000)),
+        mask=mask,
+        logp=jnp.zeros((N, R, T)),
+        segment=mask.astype(jnp.int32) - 1,
+        reward=jax.random.uniform(key, (N, R, 1)),
+        real=jnp.ones((N, R, 1), bool),
+        valid=jnp.ones((N, R, T), bool),
+    )
+    credited = jax.jit(lambda r: columns(credit.tempo(r), r))
+    copied = jax.jit(lambda r: jnp.where(r.mask & r.valid, r.tokens, 0).astype(jnp.float32))
+    took, least = seconds(lambda: credited(rollout)), seconds(lambda: copied(rollout), calls=5)
+    size = rollout.tokens.nbytes + rollout.mask.nbytes + rollout.valid.nbytes + 4 * rollout.tokens.size
+    say(
+        f"{label} of [{N}, {R}, {T}]",
+        f"{took / least:.1f} times a copy of its inputs",
+        f"{took * 1e3:.3g} ms, the copy {least * 1e3:.3g} ms; {size / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s",
+        seconds=took,
+        copy_s=least,
+        of_bandwidth=size / took / RATE["bytes"],
+    )
+
+
+def scale(dry: bool) -> None:
+    """The most telling first: a time limit cuts the end."""
+    how = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"}
+    attempt("rates of the device", ceilings, dry)
+    if not RATE:
+        return
+    if dry:
+        cfg = presets.micro(512, width=32, layers=2, heads=4, kv_heads=2, qk_norm=True, **how)
+        attempt("train step, micro", train, cfg, 2, 2, 16, 48, 1)
+        attempt("sampling, micro", sampling, cfg, 8, 4, 8, 16)
+        attempt("TEMPO", prefix_credit, 4, 4, 64)
+        return
+    small, large = presets.qwen3_0p6b(**how), presets.qwen3_1p7b(**how)
+    attempt("train step, Qwen3-0.6B's shape", train, small, 4, 4, 256, 3840, 5)
+    attempt("sampling, Qwen3-0.6B's shape", sampling, small, 64, 8, 128, 128)
+    attempt("sampling, Qwen3-0.6B's shape", sampling, small, 256, 8, 128, 128)
+    attempt("TEMPO", prefix_credit, 1024, 16, 2048)
+    attempt("train step, Qwen3-1.7B's shape", train, large, 4, 4, 256, 3840, 3)
+    attempt("sampling, Qwen3-1.7B's shape", sampling, large, 64, 8, 128, 128)
+    attempt("sampling, Qwen3-1.7B's shape", sampling, large, 256, 8, 128, 128)
+    plain = dataclasses.replace(small, attention="plain")
+    attempt("train step, Qwen3-0.6B's shape", train, plain, 4, 4, 256, 3840, 3)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("part", choices=["devices", "attention", "scale"])
+    parser.add_argument("--dry", action="store_true", help="micro shapes, on any device")
+    a = parser.parse_args()
+    if not a.dry and jax.devices()[0].platform != "gpu":
+        raise SystemExit(f"this needs a GPU, JAX sees a {jax.devices()[0].platform}: pip install 'jaxcredit[cuda]', or try --dry")
+    if a.part == "devices":
+        devices()
+    else:
+        {"attention": attention, "scale": scale}[a.part](a.dry)
+
+
+if __name__ == "__main__":
+    main()
