@@ -70,11 +70,11 @@ class Display:
 
     def note(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(visible(text, "  "), markup=False, highlight=False, soft_wrap=True)
+        self.console.print(Text(visible(text, "  ")), soft_wrap=True)
 
-    def table(self, table: Table) -> None:
+    def table(self, summary: Summary, title: str, folder: str) -> None:
         """The table at the end."""
-        self.console.print(table)
+        self.console.print(final_table(summary, title, folder))
 
     def close(self) -> None:
         """Take the bar away."""

@@ -7,6 +7,8 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.colors import TwoSlopeNorm
 
+from jaxcredit.plain_text import literal_figures, one_line
+
 VALUES, CREDIT = "RdYlGn", "RdBu"
 Text = Callable[[int], str]  # how a token is written
 
@@ -20,6 +22,7 @@ class Picture(matplotlib.figure.Figure):
         return file.getvalue()
 
 
+@literal_figures()
 def prefix_tree(answers: Sequence[Sequence[int]], reward: Sequence[float], text: Text, *, title: str = "") -> Picture:
     """The answers of one group as a tree: an edge shows the tokens that its answers share, its colour and number their mean reward."""
     answers, earned = [tuple(a) for a in answers], np.asarray(reward, float)
@@ -50,7 +53,7 @@ def prefix_tree(answers: Sequence[Sequence[int]], reward: Sequence[float], text:
             down = float(np.mean([height[i] for i in inside]))
             value = earned[inside].mean()
             axis.plot([x, x + 0.25, end], [y, down, down], color=shade(value), linewidth=1.2 + 0.5 * len(inside), solid_joinstyle="round")
-            written = "".join(text(t) for t in answers[inside[0]][depth:end])
+            written = one_line("".join(text(t) for t in answers[inside[0]][depth:end]))
             axis.text(x + 0.35, down - 0.12, written, fontsize=8, family="monospace", va="bottom")
             axis.text(end - 0.05, down + 0.1, f"{value:.2f}", fontsize=6, color="0.35", ha="right", va="top")
             grow(inside, end, end, down)
@@ -60,10 +63,11 @@ def prefix_tree(answers: Sequence[Sequence[int]], reward: Sequence[float], text:
     axis.set_ylim(len(answers) - 0.4, -0.7)
     axis.set_xlim(-0.9, deepest + 0.9)
     axis.axis("off")
-    axis.set_title(title, loc="left", fontsize=10)
+    axis.set_title(one_line(title), loc="left", fontsize=10)
     return figure
 
 
+@literal_figures()
 def coloured(
     credit: Mapping[str, np.ndarray], answers: Sequence[Sequence[int]], reward: Sequence[float], text: Text, *, wide: int = 5
 ) -> Picture:
@@ -85,8 +89,9 @@ def coloured(
         for (place, t), x in np.ndenumerate(shown):
             if np.isfinite(x):
                 dark = abs(x) > 0.6 * most
-                axis.text(t, place, text(answers[order[place]][t]), ha="center", va="center", fontsize=7, color="w" if dark else "k")
-        axis.set_title(name, fontsize=9)
+                word = one_line(text(answers[order[place]][t]))
+                axis.text(t, place, word, ha="center", va="center", fontsize=7, color="w" if dark else "k")
+        axis.set_title(one_line(name), fontsize=9)
         axis.set_xticks([])
         axis.set_yticks(range(len(answers)), [f"{reward[i]:g}" for i in order], fontsize=7)
         axis.tick_params(length=0)

@@ -1,6 +1,8 @@
 """Text that others wrote (models, data sets, run names, error messages), made safe to print: no control sequence, no markup."""
 
+import contextlib
 import unicodedata
+from collections.abc import Iterator
 
 # Cc: ESC, BEL, CR, backspace, the C1 set. Cf: bidirectional overrides, invisible tags. Cs: lone surrogates. Zl, Zp: line separators.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -42,6 +44,15 @@ def code_span(text: object) -> str:
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
     space = " " if line.startswith(("`", " ")) or line.endswith(("`", " ")) or not line else ""
     return f"{fence}{space}{line}{space}{fence}"
+
+
+@contextlib.contextmanager
+def literal_figures() -> Iterator[None]:
+    """Within this block (or a function that it decorates) text in matplotlib's figures is no TeX, whatever the user's settings are."""
+    import matplotlib
+
+    with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):
+        yield
 
 
 def _shown(c: str) -> str:

@@ -1,6 +1,8 @@
 """Pictures of runs: what one run did, and how several compare. Drawn without a display."""
 
+import functools
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +13,10 @@ from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 
 from jaxcredit.display import ACCURACY
+from jaxcredit.history import History
 from jaxcredit.home import here
-from jaxcredit.records import read
+from jaxcredit.plain_text import cell, literal_figures, one_line
+from jaxcredit.records import lines
 
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
 PANELS = (
@@ -27,44 +31,50 @@ PANELS = (
     ("tokens a second", ("time/tokens_per_s",)),
 )
 COLOURS = ("#2456a6", "#d1495b", "#2e933c", "#edae49", "#7a4f9a", "#4a4e69")
+DRAWN = 2000  # points of a curve; a longer series is thinned for the picture
 
 
+@literal_figures()
 def curves(folder: str | Path, out: str | Path | None = None) -> Path:
     """One small picture a quantity, as `curves.png` in the run folder."""
     folder = Path(folder)
-    history = read(folder)
-    panels = [(title, [n for n in names if _series(history, n)[0].size]) for title, names in PANELS]
+    history = History(lines(folder), [name for _, names in PANELS for name in names])
+    panels = [(title, [n for n in names if history.series(n)[0].size]) for title, names in PANELS]
     figure, axes = _grid([title for title, names in panels if names], folder.name)
     for axis, names in zip(axes, [names for _, names in panels if names], strict=True):
-        for name, colour in zip(names, COLOURS, strict=False):
-            _draw(axis, *_series(history, name), colour, name.split("/")[-1].replace("_", " "))
+        drawn = [
+            (_draw(axis, *history.series(name), colour), name.split("/")[-1].replace("_", " "))
+            for name, colour in zip(names, COLOURS, strict=False)
+        ]
         if len(names) > 1:
-            axis.legend(frameon=False, fontsize=7)
+            _legend(axis, drawn, fontsize=7)
     return _save(figure, out or folder / "curves.png")
 
 
+@literal_figures()
 def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9) -> tuple[Table, Path]:
     """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
     groups = _grouped([here(f) for f in folders])
     table = Table("run", "seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes", title="held-out greedy accuracy")
     figure, (left, right) = _grid(["held-out accuracy (greedy)", "reward"], "")
+    drawn = []
     for i, (name, runs) in enumerate(groups.items()):
         colour = COLOURS[i % len(COLOURS)]
-        for axis, key in ((left, ACCURACY), (right, "reward")):
-            _band(axis, [_series(run, key) for run in runs], colour, name)
-        table.add_row(name, str(len(runs)), *_numbers(runs, threshold))
+        bands = [_band(axis, [run.series(key) for run in runs], colour) for axis, key in ((left, ACCURACY), (right, "reward"))]
+        drawn += [(band, name) for band in bands if band][:1]
+        table.add_row(cell(name), str(len(runs)), *_numbers(runs, threshold))
     left.axhline(threshold, color="0.75", linewidth=0.8, linestyle=":")
-    left.legend(frameon=False, fontsize=8, loc="lower right")
+    _legend(left, drawn, fontsize=8, loc="lower right")
     return table, _save(figure, out or Path("compare.png"))
 
 
-def _numbers(runs: list[list[dict]], threshold: float) -> list[str]:
-    accuracy = [_series(run, ACCURACY) for run in runs]
+def _numbers(runs: list[History], threshold: float) -> list[str]:
+    accuracy = [run.series(ACCURACY) for run in runs]
     scored = [(x, y) for x, y in accuracy if len(y)]
     reached = [x[np.argmax(y >= threshold)] if (y >= threshold).any() else np.inf for x, y in scored]
     steps = f"{np.median(reached):.0f}" if reached and np.isfinite(np.median(reached)) else "not reached"
-    tokens = [_series(run, "tokens")[1].sum() for run in runs]
-    minutes = [run[-1].get("time/total_s", 0) / 60 for run in runs]
+    tokens = [run.total("tokens") for run in runs]
+    minutes = [run.last.get("time/total_s", 0) / 60 for run in runs]
     spent = f"{np.mean(tokens):,.0f}" if any(tokens) else "-"
     return [_spread([y[-1] for _, y in scored]), _spread([y.max() for _, y in scored]), steps, spent, _spread(minutes)]
 
@@ -75,13 +85,13 @@ def _spread(values: Sequence[float]) -> str:
     return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
 
 
-def _grouped(folders: list[Path]) -> dict[str, list[list[dict]]]:
+def _grouped(folders: list[Path]) -> dict[str, list[History]]:
     """Histories by label; folders with the same config, seed and name aside, share the label of the first."""
-    groups: dict[str, list[list[dict]]] = {}
+    groups: dict[str, list[History]] = {}
     labels: dict[str, str] = {}
     for folder in folders:
-        history = read(folder)
-        if not history:
+        history = History(lines(folder), (ACCURACY, "reward", "tokens"))
+        if not len(history):
             raise FileNotFoundError(f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart")
         same = _same(folder) or str(folder)
         label = labels.setdefault(same, folder.name if folder.name not in labels.values() else str(folder))
@@ -101,37 +111,52 @@ def _same(folder: Path) -> str:
     return json.dumps([config, options.split(), source], sort_keys=True) if config else ""
 
 
-def _series(history: list[dict], name: str) -> tuple[np.ndarray, np.ndarray]:
-    points = [(line["step"], line[name]) for line in history if line.get(name) is not None]
-    x, y = np.array(points, float).reshape(-1, 2).T
-    return x, y
-
-
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """running mean over a fortieth of the run, shorter at the ends; short series stay as they are."""
+    """Running mean over a fortieth of the run, shorter at the ends; short series stay as they are."""
     half = len(y) // 80
     total = np.cumsum(np.insert(y, 0, 0.0))
     low, high = np.maximum(np.arange(len(y)) - half, 0), np.minimum(np.arange(len(y)) + half + 1, len(y))
     return (total[high] - total[low]) / (high - low)
 
 
-def _draw(axis, x, y, colour, label) -> None:
-    smooth = _smooth(y)
+def _thinned(*series: np.ndarray) -> list[np.ndarray]:
+    """At most DRAWN points of each series, the first and the last among them."""
+    chosen = np.unique(np.linspace(0, len(series[0]) - 1, min(DRAWN, len(series[0]))).astype(int))
+    return [x[chosen] for x in series]
+
+
+def _spans(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest value of each of DRAWN / 2 stretches: what a line through all points would look like."""
+    if len(y) <= DRAWN:
+        return x, y
+    begin = np.linspace(0, len(y), DRAWN // 2, endpoint=False).astype(int)
+    return np.repeat(x[begin], 2), np.stack([np.minimum.reduceat(y, begin), np.maximum.reduceat(y, begin)], 1).ravel()
+
+
+def _draw(axis, x, y, colour):
     if len(y) >= 100:
-        axis.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
-    axis.plot(x, smooth, color=colour, linewidth=1.6, label=label, marker="o" if len(y) < 40 else "", markersize=2.5)
+        axis.plot(*_spans(x, y), color=colour, alpha=0.2, linewidth=0.8)
+    return axis.plot(*_thinned(x, _smooth(y)), color=colour, linewidth=1.6, marker="o" if len(y) < 40 else "", markersize=2.5)[0]
 
 
-def _band(axis, series, colour, label) -> None:
+def _band(axis, series, colour):
     """The mean over seeds at the steps all of them have, between the lowest and the highest."""
     series = [(x, _smooth(y)) for x, y in series if len(x)]
     if not series:
-        return
-    steps = np.array(sorted(set.intersection(*(set(x) for x, _ in series))))
-    values = np.array([y[np.isin(x, steps)] for x, y in series])
-    axis.plot(steps, values.mean(0), color=colour, linewidth=1.8, label=label)
+        return None
+    steps = functools.reduce(np.intersect1d, (x for x, _ in series))
+    steps, *values = _thinned(steps, *(y[np.isin(x, steps)] for x, y in series))
+    line = axis.plot(steps, np.mean(values, 0), color=colour, linewidth=1.8)[0]
     if len(values) > 1:
-        axis.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(steps, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15, linewidth=0)
+    return line
+
+
+def _legend(axis, drawn, **how) -> None:
+    """A legend of (line, name) pairs. Names are set afterwards: matplotlib leaves out what begins with an underscore."""
+    legend = axis.legend([line for line, _ in drawn], ["-"] * len(drawn), frameon=False, **how)
+    for text, (_, name) in zip(legend.get_texts(), drawn, strict=True):
+        text.set_text(one_line(name, most=60))
 
 
 def _grid(titles: list[str], heading: str):
@@ -151,12 +176,17 @@ def _grid(titles: list[str], heading: str):
     for axis in axes[len(titles) :]:
         axis.remove()
     if heading:
-        figure.suptitle(heading, fontsize=10, x=0.01, ha="left")
+        figure.suptitle(one_line(heading, most=120), fontsize=10, x=0.01, ha="left")
     return figure, axes[: len(titles)]
 
 
 def _save(figure, out: str | Path) -> Path:
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out)
+    part = out.with_name(f".{out.name}.part")  # a full disk leaves no half picture
+    try:
+        figure.savefig(part, format=out.suffix[1:] or "png")
+        os.replace(part, out)
+    finally:
+        part.unlink(missing_ok=True)
     return out

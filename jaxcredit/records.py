@@ -24,7 +24,7 @@ from rich.console import Console
 
 from jaxcredit import store
 from jaxcredit.clock import derived
-from jaxcredit.display import Display, Summary, final_table
+from jaxcredit.display import Display, Summary
 from jaxcredit.home import here
 from jaxcredit.optional_output import Optional
 
@@ -124,7 +124,7 @@ class Records:
                 self._show.close()
         if self.writes and self._summary.last and not failed:
             Optional(f"drawing {self.folder / 'curves.png'}")(_curves, self.folder)
-            self._show.table(final_table(self._summary, self.title, self.address))
+            self._show.table(self._summary, self.title, self.address)
 
     def _write_held(self) -> None:
         if not self._held:

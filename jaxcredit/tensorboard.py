@@ -1,11 +1,12 @@
 """TensorBoard events of a run, written by the calling thread: an error is raised where it happens, and nothing waits for another thread."""
 
 import os
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX import RecordWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue] (generated)
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
@@ -18,21 +19,23 @@ class Events:
 
     def __init__(self, folder: Path, start: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+        self._file = RecordWriter(str(folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"))
         self._flushed = time.monotonic()
+        self._write(file_version="brain.Event:2")
         if start:
-            self._file.write_event(Event(step=start + 1, file_version="brain.Event:2"))
-            self._file.write_event(Event(step=start + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
+        """One event with all metrics of a step."""
         values = [value for name, x in metrics.items() if x is not None for value in scalar(name, x).value]
-        self._file.write_event(Event(step=step, wall_time=time.time(), summary=Summary(value=values)))
+        self._write(step=step, summary=Summary(value=values))
         if time.monotonic() - self._flushed > FLUSH_S:
-            self.flush()
-
-    def flush(self) -> None:
-        self._flushed = time.monotonic()
-        self._file.flush()
+            self._flushed = time.monotonic()
+            self._file.flush()
 
     def close(self) -> None:
+        """Write what is held back. The file is closed even where that fails."""
         self._file.close()
+
+    def _write(self, **event) -> None:
+        self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
