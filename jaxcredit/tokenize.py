@@ -1,6 +1,5 @@
 """Text to ids and back: `Chars` for micro models and `HF` around a Hugging Face tokenizer. Nothing here touches the network."""
 
-import contextlib
 import functools
 import json
 import os
@@ -8,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from jaxcredit import hub
+from jaxcredit import chat_template, hub, plain_text
 
 Messages = Sequence[dict[str, str]]  # [{"role": "user", "content": "..."}]
 ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")  # what ends a turn or a document, where a vocabulary has it
@@ -80,15 +79,19 @@ class HF:
     def __init__(self, source, **template: Any):
         self.tokenizer = tok = source if hasattr(source, "apply_chat_template") else _load(hub.folder(source))
         self.template = template
+        self._origin = str(tok.name_or_path or "this tokenizer")
         vocab = tok.get_vocab()
-        self.vocab_size = 1 + max(vocab.values())
-        ends = [tok.eos_token_id, *(vocab.get(name) for name in ENDS), *_generation_ends(tok.name_or_path)]
+        self.vocab_size = 1 + max(vocab.values(), default=-1)
+        ends = [tok.eos_token_id, *(vocab.get(name) for name in ENDS), *_generation_ends(Path(self._origin))]
         self.stop_ids = tuple(sorted({int(i) for i in ends if i is not None}))
         self.pad_id = tok.pad_token_id if tok.pad_token_id is not None else (self.stop_ids or (0,))[0]
 
     def encode(self, text: str) -> list[int]:
         """Ids of the text alone: no begin or end token is added."""
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        try:
+            return self.tokenizer.encode(text, add_special_tokens=False)
+        except Exception as error:
+            raise ValueError(f"the tokenizer of {self._origin} cannot encode {_short(text)}: {plain_text.one_line(error, 200)}") from error
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text without special tokens, white space untouched."""
@@ -96,16 +99,31 @@ class HF:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def chat(self, messages: str | Messages) -> list[int]:
-        """Ids of the conversation in the model's own format, up to where its answer begins. A string is one user turn."""
+        """Ids of the conversation in the model's own format, up to where its answer begins. A string is one user turn.
+
+        The template runs in a process of its own, with a bound on its time and memory: it is a program of whoever made the checkpoint.
+        """
         if self.tokenizer.chat_template is None:
             if isinstance(messages, str):
                 return self.encode(messages)
             raise ValueError(
-                f"the tokenizer of {self.tokenizer.name_or_path or 'this model'} has no chat template (a base model?): "
-                "pass a plain string, or set tokenizer.chat_template"
+                f"the tokenizer of {self._origin} has no chat template (a base model?): pass a plain string, or set tokenizer.chat_template"
             )
         messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
-        return self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **self.template)
+        special = self.tokenizer.special_tokens_map.items()
+        values = {key: [str(t) for t in x] if isinstance(x, list) else str(x) for key, x in special} | self.template
+        if tools := values.get("tools"):
+            from transformers.utils.chat_template_utils import get_json_schema
+
+            values["tools"] = [get_json_schema(tool) if callable(tool) else tool for tool in tools]
+        where = _template_file(self._origin)
+        try:
+            template = self.tokenizer.get_chat_template(values.pop("chat_template", None), tools)
+        except Exception as error:
+            raise ValueError(f"{where} has no chat template for this use: {plain_text.one_line(error, 200)}") from error
+        if not isinstance(template, str):
+            raise ValueError(f"the chat template of {where} is {type(template).__name__}, expected a string")
+        return self.encode(chat_template.render(template, messages, where, **values))
 
     def save(self, folder: str | os.PathLike) -> None:
         self.tokenizer.save_pretrained(folder)
@@ -126,7 +144,8 @@ def _load(folder: Path):
     try:
         return cls.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
-        raise ValueError(f"the tokenizer in {folder} cannot be read ({error}): download or export it again") from error
+        cause = plain_text.one_line(error, 300)
+        raise ValueError(f"the tokenizer in {folder} cannot be read ({cause}): download or export it again") from error
 
 
 @functools.cache
@@ -142,12 +161,26 @@ def _transformers():
     return transformers
 
 
-def _generation_ends(folder: str) -> list[int]:
+def _generation_ends(folder: Path) -> list[int]:
     """The end tokens of generation_config.json, where the tokenizer came from a folder that has one."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        ends = json.loads((Path(folder) / "generation_config.json").read_text()).get("eos_token_id") or []
-        return ends if isinstance(ends, list) else [ends]
-    return []
+    path = folder / "generation_config.json"
+    try:
+        found = json.loads(path.read_bytes())
+        ends = found.get("eos_token_id")
+    except OSError:
+        return []
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a JSON object ({error}): download it again, or delete it") from error
+    ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
+    if bad := [i for i in ends if type(i) is not int or not 0 <= i < 2**31]:
+        raise ValueError(f"{path}: eos_token_id holds {_short(str(bad[0]))}, expected ids of tokens: download it again")
+    return ends
+
+
+def _template_file(origin: str) -> str:
+    """The file of a tokenizer's chat template."""
+    files = [Path(origin) / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+    return next((str(file) for file in files if file.is_file()), origin)
 
 
 def _checked(ids: Iterable[int], size: int) -> list[int]:

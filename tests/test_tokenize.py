@@ -1,6 +1,7 @@
 """Tokenizers: round trips, chat formats, what ends an answer, and errors that name the mend."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from tiny import tiny_tokenizer
 
+from jaxcredit import chat_template
 from jaxcredit.tokenize import HF, Chars
 
 TEXTS = ["3 + 4 = 7", "  two  spaces\n\nand\ttabs ", "Größe 1,024 – 日本 🙂", "def f(x):\n    return x**2", ""]
@@ -90,7 +92,114 @@ def test_hf_from_a_folder_equals_the_one_saved_and_reads_further_ends(hf, tmp_pa
     again = HF(str(tmp_path))
     assert again.chat("Tom has 12 apples.") == hf.chat("Tom has 12 apples.")
     assert again.stop_ids == (*hf.stop_ids, 77)
+    for damaged in ("[", "[]", '{"eos_token_id": "x"}', '{"eos_token_id": [true]}'):
+        (tmp_path / "generation_config.json").write_text(damaged)
+        with pytest.raises(ValueError, match="generation_config.json.*download it again"):
+            HF(tmp_path)
+    (tmp_path / "generation_config.json").unlink()
     assert again.vocab_size == hf.vocab_size == 1 + max(hf.tokenizer.get_vocab().values())
+
+
+QWEN = """{%- if tools %}
+{{- '<|im_start|>system\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '<|im_end|>\n' }}
+{%- endif %}
+{%- set ns = namespace(last=true, at=messages|length - 1) %}
+{%- for message in messages[::-1] %}
+    {%- if ns.last and message.role == "user" %}{%- set ns.last = false %}{%- set ns.at = loop.index0 %}{%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\n' + message.content.strip('\n') + eos_token + '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\n' }}{%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>' }}{%- endif %}
+{%- endif %}
+"""
+
+
+def test_a_conversation_is_rendered_as_transformers_does(hf):
+    def look(city: str) -> str:
+        """Look a city up.
+
+        Args:
+            city: The name.
+        """
+        return city
+
+    tok = tiny_tokenizer()
+    tok.tokenizer.chat_template = QWEN
+    messages = [{"role": "user", "content": "\n2 + 2? \u2028 é"}, {"role": "assistant", "content": "4", "tool_calls": None}]
+    for options in ({}, {"enable_thinking": False}, {"tools": [look]}, {"chat_template": "{{ messages[0].content }}"}):
+        theirs = tok.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **options)
+        assert HF(tok.tokenizer, **options).chat(messages) == theirs
+
+
+HOSTILE = {
+    "loops": ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "more than 1 s of processor time"),
+    "a power": ("{{ 9 ** (9 ** 9) }}", "more than 1 s of processor time|too much memory or time"),
+    "a large string": ("{{ 'a' * 10 ** 11 }}", "line 1: it takes more memory|: it takes more memory"),
+    "doubling": ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "takes more memory"),
+    "a long answer": ("{{ 'a' * 20000000 }}", "it writes 20000000 characters"),
+    "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "calls itself without end|ended with status"),
+    "no template": ("a\n\n{{", "line 3: TemplateSyntaxError: unexpected 'end of template'"),
+    "its own error": ("{{ raise_exception('roles must alternate\x1b[2J') }}", r"line 1: TemplateError: roles must alternate\\x1b\[2J"),
+    "undefined": ("\n{{ messages[0].image.url }}", "line 2: UndefinedError: 'dict object' has no attribute 'image'"),
+    "the sandbox": ("{{ messages.__class__.__mro__ }}", "line 1: SecurityError"),
+    "not a filter": ("{{ messages | nonesuch }}", "line 1: TemplateAssertionError: No filter named 'nonesuch'"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_template_that_fails_or_never_ends_is_named(case, tmp_path):
+    """Bounded in time and memory, in the file and line of the template, and the next conversation is rendered as ever."""
+    template, words = HOSTILE[case]
+    tok = tiny_tokenizer()
+    tok.save(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text(template)
+    with pytest.raises(ValueError, match=words) as error:
+        HF(tmp_path).chat("2 + 2?")
+    assert str(error.value).startswith(f"the chat template of {tmp_path / 'chat_template.jinja'}")
+    assert tok.chat("2?") == tiny_tokenizer().chat("2?")
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path):
+    tiny_tokenizer().save(tmp_path)
+    (tmp_path / "chat_template.jinja").unlink()
+    path = tmp_path / "tokenizer_config.json"
+    for template in (3, {"tool_use": "x"}, [{"name": "a", "template": 3}]):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": template}))
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            HF(tmp_path).chat("2")
+
+
+def test_values_that_are_no_json_are_named():
+    tok = tiny_tokenizer()
+    with pytest.raises(ValueError, match="the messages or the options of the chat template .* are no plain values"):
+        tok.chat([{"role": "user", "content": b"bytes"}])  # pyright: ignore
+
+
+def test_an_interrupt_between_question_and_answer_does_not_shift_the_answers(monkeypatch):
+    """The process is closed: its next reply would have been that of the question before."""
+    tok, template = tiny_tokenizer(), "{{ messages[0].content }}"
+    tok.tokenizer.chat_template = template
+    tok.chat("1")
+    worker = chat_template._worker(os.getpid())
+    first = worker._process
+
+    class Interrupting:
+        def readline(self):
+            raise KeyboardInterrupt
+
+        def close(self): ...
+
+    reader = first.stdout
+    first.stdout = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        tok.chat("2")
+    reader.close()
+    assert first.poll() is not None
+    assert tok.decode(tok.chat("3")) == "3"
+    worker.close()
+    worker.close()
 
 
 def test_hf_without_a_template_takes_strings_only(hf):

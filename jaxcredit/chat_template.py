@@ -1,0 +1,101 @@
+"""Rendering of a checkpoint's chat template in a process of its own, with a bound on its time and memory."""
+
+import atexit
+import contextlib
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from jaxcredit import plain_text
+
+WORKER = Path(__file__).with_name("chat_template_worker.py")
+SECONDS = 1  # of processor time for one conversation
+MEMORY = 2**30  # bytes beyond what the process has before it renders
+QUIET = {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "HF_HUB_OFFLINE": "1", "USE_TORCH": "0", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def render(template: str, messages: list[dict[str, Any]], where: str, **values: Any) -> str:
+    """The text of the conversation, up to where the answer begins, as transformers' apply_chat_template renders it.
+
+    Any fault of the template is a ValueError that begins with `where`, the file it came from.
+    """
+    messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
+    try:
+        request = json.dumps({"template": template, "messages": messages, "values": values, "seconds": SECONDS, "memory": MEMORY})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"the messages or the options of the chat template of {where} are no plain values: {error}") from error
+    reply = _worker(os.getpid()).ask(request.encode() + b"\n")
+    if "text" in reply:
+        return reply["text"]
+    line = f", line {reply['line']}" if reply.get("line") else ""
+    raise ValueError(
+        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Mend the template, or take that of another copy "
+        "of the model"
+    )
+
+
+class Worker:
+    """The process, started at the first request and again after a request that ended it. One request at a time."""
+
+    def __init__(self):
+        self._lock, self._process = threading.Lock(), None
+        atexit.register(self.close)
+
+    def ask(self, request: bytes) -> dict[str, Any]:
+        """The reply; where the process ended instead, what ended it."""
+        with self._lock:
+            process = self._process = self._process or subprocess.Popen(
+                [sys.executable, "-P", str(WORKER)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=os.environ | QUIET,
+                start_new_session=True,  # Ctrl-C is for this process: it closes the other
+            )
+            try:
+                assert process.stdin and process.stdout
+                with contextlib.suppress(BrokenPipeError):
+                    process.stdin.write(request)
+                    process.stdin.flush()
+                line = process.stdout.readline()
+            except BaseException:  # interrupted between request and reply: the next reply would be the wrong one
+                self._end()
+                raise
+            if line.endswith(b"\n"):
+                return json.loads(line)
+            code = self._end()
+        if code == -getattr(signal, "SIGXCPU", 0):
+            return {"error": f"it takes more than {SECONDS} s of processor time for one conversation"}
+        return {"error": f"the process that rendered it ended with status {code}: it takes too much memory or time"}
+
+    def close(self) -> None:
+        with self._lock:
+            self._end()
+
+    def _end(self) -> int | None:
+        """Close the process; its exit status."""
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        assert process.stdin and process.stdout
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+        try:
+            code = process.wait(1)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            code = process.wait()
+        process.stdout.close()
+        return code
+
+
+@functools.cache
+def _worker(pid: int) -> Worker:
+    """The worker of this process: one that was forked from it has another."""
+    return Worker()
