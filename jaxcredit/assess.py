@@ -16,13 +16,24 @@ class Answers(NamedTuple):
 
     items: list[dict]
     texts: list[list[str]]
-    scores: np.ndarray  # [n, k]
+    scores: np.ndarray  # [n, k], NaN where the reward left the answer unscored
     lengths: np.ndarray  # [n, k] tokens
     done: np.ndarray  # [n, k] ended by itself
 
 
 def answer(
-    draw: Callable, params, tokenizer, task: Task, items: Sequence[dict], *, buckets, batch: int, key=None, sharding=None, timeout_s=10.0
+    draw: Callable,
+    params,
+    tokenizer,
+    task: Task,
+    items: Sequence[dict],
+    *,
+    buckets,
+    batch: int,
+    key=None,
+    sharding=None,
+    timeout_s: float = 10.0,
+    workers: int = 1,
 ) -> Iterator[Answers]:
     """The answers to this process' share of `items`, `batch` problems of all processes at a time.
 
@@ -48,6 +59,7 @@ def answer(
             [a for row in ids for a in row],
             prompts=[item["prompt"] for item in some for _ in range(k)],
             timeout_s=timeout_s,
+            workers=workers,
         )
         yield Answers(some, texts, flat.sum(-1).reshape(len(some), k), mask.sum(-1), done)
 

@@ -140,7 +140,7 @@ def _sample(args, _):
         asked = item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
         console.print(asked, style="bold", markup=False)
         for text, score in zip(texts, scores, strict=True):
-            mark = "" if args.prompt else f"{score:g}  "
+            mark = "" if args.prompt else "unscored  " if score != score else f"{score:g}  "
             console.print(f"  {mark}{text}", markup=False, style="green" if score >= 1 else "")
 
 

@@ -37,13 +37,22 @@ def fetch(x: jax.Array) -> np.ndarray:
 
 
 def single_turn(
-    sample: Callable, tokenizer, task: Task, *, group: int, buckets: Sequence[int], sharding=None, timeout_s: float = 10.0
+    sample: Callable,
+    tokenizer,
+    task: Task,
+    *,
+    group: int,
+    buckets: Sequence[int],
+    sharding=None,
+    timeout_s: float = 10.0,
+    workers: int = 1,
 ) -> Callable[..., Callable[[], Collected]]:
     """One prompt, one answer, one reward: K = 1 segment. `collect(params, key, indices)` sends the sampling to the device, and what it
     returns waits for the answers, judges them and gives the Collected.
 
     `sample(params, prompt, valid, key)` is the compiled sampler; `indices` are the prompts of all processes, so that all choose the
-    same bucket; each process judges and feeds its own share.
+    same bucket; each process judges and feeds its own share. An answer that the reward leaves unscored (None) did not take place: its
+    `real` is False and its `mask` empty, so that neither a group's statistics nor the loss see it.
     """
 
     def collect(params, key, indices) -> Callable[[], Collected]:
@@ -54,10 +63,13 @@ def single_turn(
         prompt, prompt_valid = put(prompt, sharding), put(prompt_valid, sharding)
         drawn = sample(params, prompt, prompt_valid, key)
         index = put(np.asarray(indices[own], np.int32), sharding)
-        return lambda: judged(items, prompt, prompt_valid, drawn, index)
+        return lambda: judged(params, items, prompt, prompt_valid, drawn, index)
 
-    def judged(items, prompt, prompt_valid, drawn, index) -> Collected:
+    def judged(params, items, prompt, prompt_valid, drawn, index) -> Collected:
         start = time.perf_counter()
+        # The device makes these parameters before it samples from them. Deleted ones have been given to the next update: they are older.
+        jax.block_until_ready([x for x in jax.tree.leaves(params) if not (isinstance(x, jax.Array) and x.is_deleted())])
+        updated = time.perf_counter()
         tokens, mask = fetch(drawn["tokens"]), fetch(drawn["mask"])
         sampled = time.perf_counter()
 
@@ -75,31 +87,42 @@ def single_turn(
             [answer for _, _, answer in each],
             prompts=[item["prompt"] for item, _, _ in each],
             timeout_s=timeout_s,
-        )
-        reward = flat.astype(np.float32).reshape(len(items), group, 1)
-        facts = {"tokens": drawn["mask"].sum(), "time/sample_s": sampled - start, "time/reward_s": time.perf_counter() - sampled}
-        whole = assemble(prompt, prompt_valid, drawn, put(reward, sharding), where=sharding)
+            workers=workers,
+        ).reshape(len(items), group, 1)
+        facts = {
+            "tokens": drawn["mask"].sum(),
+            "time/update_s": updated - start,
+            "time/sample_s": sampled - updated,
+            "time/reward_s": time.perf_counter() - sampled,
+        }
+        scored = ~np.isnan(flat)
+        reward, real = (put(x, sharding) for x in (np.where(scored, flat, 0).astype(np.float32), scored))
+        whole = assemble(prompt, prompt_valid, drawn, reward, real, where=sharding)
         return Collected(whole.with_signals(prompt=index), [item["meta"] for item in items], texts, facts)
 
     return collect
 
 
 @functools.partial(jax.jit, static_argnames="where")
-def assemble(prompt, prompt_valid, drawn, reward, where=None) -> Rollout:
-    """Prompt columns, then response columns, for every row of the group; on a mesh cut along the prompts and nothing else."""
+def assemble(prompt, prompt_valid, drawn, reward, real, where=None) -> Rollout:
+    """Prompt columns, then response columns, for every row of the group; on a mesh cut along the prompts and nothing else.
+
+    `real` [N, R, 1]: the answers that were scored; the policy is not trained on the others.
+    """
     N, R, _ = drawn["tokens"].shape
 
     def beside(left, right):
         return jnp.concatenate([jnp.broadcast_to(left[:, None], (N, R, left.shape[-1])).astype(right.dtype), right], -1)
 
     nothing = jnp.zeros(prompt.shape, bool)
+    mask = beside(nothing, drawn["mask"] & real)
     rollout = Rollout(
         tokens=beside(prompt, drawn["tokens"]),
-        mask=beside(nothing, drawn["mask"]),
+        mask=mask,
         logp=beside(nothing, drawn["logp"]),
-        segment=jnp.where(beside(nothing, drawn["mask"]), jnp.int32(0), jnp.int32(-1)),
+        segment=jnp.where(mask, jnp.int32(0), jnp.int32(-1)),
         reward=reward,
-        real=jnp.ones(reward.shape, bool),
+        real=real,
         valid=beside(prompt_valid, drawn["mask"]),
         done=drawn["done"],
     )
@@ -119,8 +142,8 @@ def until_mixed(collect: Callable, draw: Callable[[], np.ndarray], rounds: int, 
         wanted, kept, spare, facts = own.stop - own.start, [], [], {}
         for round in range(rounds):
             batch = collect(params, jax.random.fold_in(key, round), indices if round == 0 else draw())()
-            reward = fetch(batch.rollout.reward).sum(-1)
-            mixed = reward.max(-1) > reward.min(-1)
+            reward, real = (fetch(x)[..., 0] for x in (batch.rollout.reward, batch.rollout.real))
+            mixed = np.where(real, reward, -np.inf).max(-1) > np.where(real, reward, np.inf).min(-1)
             for n in range(len(mixed)):
                 (kept if mixed[n] else spare).append((batch, n))
             facts = {name: facts.get(name, 0) + cost for name, cost in batch.facts.items()}

@@ -17,16 +17,18 @@ class Estimate(NamedTuple):
 def pass_at_k(scores: np.ndarray, k: int, *, solved: float = 1.0) -> np.ndarray:
     """Each prompt's chance that one of k draws solves it, unbiased: 1 - C(n - c, k) / C(n, k) for c of n right (2107.03374).
 
-    `scores` [prompts, n]; right is a score of at least `solved`.
+    `scores` [prompts, n]; right is a score of at least `solved`. NaN is an unscored answer: n of its prompt is one less, and a prompt
+    with less than k scored answers gives NaN.
     """
     scores = _scores(scores)
-    n = scores.shape[1]
-    if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} needs at least {k} answers for each prompt, there are {n}: sample more, or ask for pass@{n}")
-    c = (scores >= solved).sum(1)
+    if not 1 <= k <= scores.shape[1]:
+        most = scores.shape[1]
+        raise ValueError(f"pass@{k} needs at least {k} answers for each prompt, there are {most}: sample more, or ask for pass@{most}")
+    n, c = (~np.isnan(scores)).sum(1)[:, None], (scores >= solved).sum(1)
     # C(n - c, k) / C(n, k) = prod over i < k of (n - c - i) / (n - i), which is 0 as soon as c > n - k.
     i = np.arange(k)
-    return 1.0 - np.prod(np.maximum(n - c[:, None] - i, 0) / (n - i), axis=1)
+    chance = 1.0 - np.prod(np.maximum(n - c[:, None] - i, 0) / np.maximum(n - i, 1), axis=1)
+    return np.where(n[:, 0] >= k, chance, np.nan)
 
 
 def bootstrap(values: np.ndarray, *, level: float = 0.95, draws: int = 1000, seed: int = 0) -> Estimate:
@@ -62,20 +64,31 @@ def summary(
 ) -> dict[str, Estimate | float]:
     """All of it by name, from `scores` [prompts, n] of n sampled answers, `greedy` [prompts], `lengths` and `done` [prompts, n].
 
-    mean@n and pass@k with bootstrap intervals over prompts, greedy_accuracy with Wilson's, the share of prompts with mixed answers,
-    the share cut off, and the lengths of right and of wrong answers.
+    mean@n (of rewards) and pass@k with bootstrap intervals over prompts, greedy_accuracy with Wilson's and greedy_reward, the share of
+    prompts with mixed answers, the share cut off, and the lengths of right and of wrong answers. NaN is an unscored answer (the reward
+    returned None): it is in none of these but the share cut off, and counted as `unscored`.
     """
     scores = _scores(scores)
-    n = scores.shape[1]
+    n, missing = scores.shape[1], int(np.isnan(scores).sum())
     out: dict[str, Estimate | float] = {}
     if greedy is not None:
-        right = np.asarray(greedy) >= solved
-        out["greedy_accuracy"] = wilson(int(right.sum()), right.size)
-    out[f"mean@{n}"] = bootstrap(scores.mean(1), seed=seed)
+        greedy = np.asarray(greedy, np.float64)
+        missing += int(np.isnan(greedy).sum())
+        greedy = greedy[~np.isnan(greedy)]
+        if greedy.size:
+            out["greedy_accuracy"] = wilson(int((greedy >= solved).sum()), greedy.size)
+            out["greedy_reward"] = bootstrap(greedy, seed=seed)
+    some = scores[~np.isnan(scores).all(1)]
+    if len(some):
+        out[f"mean@{n}"] = bootstrap(np.nanmean(some, 1), seed=seed)
     for k in ks if ks is not None else [n] if n > 1 else []:
-        out[f"pass@{k}"] = bootstrap(pass_at_k(scores, k, solved=solved), seed=seed)
-    if n > 1:
-        out["mixed"] = float((scores.max(1) > scores.min(1)).mean())
+        chances = pass_at_k(scores, k, solved=solved)
+        if not np.isnan(chances).all():
+            out[f"pass@{k}"] = bootstrap(chances[~np.isnan(chances)], seed=seed)
+    if n > 1 and len(some):
+        out["mixed"] = float((np.nanmax(some, 1) > np.nanmin(some, 1)).mean())
+    if missing:
+        out["unscored"] = float(missing)
     if done is not None:
         out["truncated"] = float(1 - _same(done, scores, "done").mean())
     if lengths is not None:
@@ -94,8 +107,12 @@ def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""
     out.add_column("")
     for run in results:
         out.add_column(run, justify="right")
+    rows: dict[tuple, list[str]] = {}  # what is equal in every column is one row: mean@n and pass@1 of rewards of 0 and 1
     for name in dict.fromkeys(name for numbers in results.values() for name in numbers):
-        out.add_row(name, *(_cell(numbers.get(name)) for numbers in results.values()))
+        cells = tuple(_cell(numbers.get(name)) for numbers in results.values())
+        rows.setdefault(("" if name.startswith(("mean@", "pass@")) else name, cells), []).append(name)
+    for (_, cells), names in rows.items():
+        out.add_row(", ".join(names), *cells)
     return out
 
 
@@ -109,10 +126,8 @@ def _scores(scores):
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"scores must be [prompts, answers], got shape {scores.shape}")
-    if not np.isfinite(scores).all():
-        raise ValueError(
-            f"{(~np.isfinite(scores)).sum()} scores are not finite; the first is of prompt {np.argwhere(~np.isfinite(scores))[0][0]}"
-        )
+    if np.isinf(scores).any():
+        raise ValueError(f"{np.isinf(scores).sum()} scores are not finite; the first is of prompt {np.argwhere(np.isinf(scores))[0][0]}")
     return scores
 
 

@@ -96,6 +96,7 @@ class Experiment:
     save_every: int = 50
     keep: int = 2
     reward_timeout_s: float = 10.0
+    reward_workers: int = 1  # processes that the reward runs in, see tasks.score; 0: this process
     skips: int = 8  # steps in a row without a finite gradient, after which the run stops and says why
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
@@ -133,6 +134,11 @@ class Experiment:
             raise ValueError(
                 f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
+            )
+        if self.reward_workers < 0 or not self.reward_timeout_s > 0:
+            raise ValueError(
+                f"reward_workers = {self.reward_workers} and reward_timeout_s = {self.reward_timeout_s}: give a number of processes of at "
+                "least 0, and seconds above 0"
             )
         if self.ahead and self.resample > 1:
             raise ValueError(f"resample = {self.resample} waits for rewards, nothing can be sampled ahead: set ahead=False or resample=1")

@@ -45,6 +45,7 @@ def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: i
         buckets=(max(exp.buckets),),
         sharding=programs.batch,
         timeout_s=exp.reward_timeout_s,
+        workers=exp.reward_workers,
     )
     annotate, logprob = steps_of(exp, programs)["annotate"], jax.jit(programs.logprob)
     batches, parts, texts, asked = Batches(len(exp.task.train), exp.prompts, seed), [], [], []

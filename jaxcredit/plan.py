@@ -19,6 +19,7 @@ from jaxcredit.programs import Programs, build
 from jaxcredit.run import problems, steps_of
 from jaxcredit.tasks import score
 from jaxcredit.tasks.guard import RewardError
+from jaxcredit.tasks.workers import stays
 from jaxcredit.topology import Topology
 
 LOOK = 512  # prompts that are tokenised
@@ -208,8 +209,10 @@ def data(exp: Experiment) -> Iterator[tuple[bool | None, str]]:
         yield not long, f"demos: {len(task.demos):,}; {long} of the first {LOOK} are longer than new = {exp.new} tokens with the stop token"
     try:
         item = task.train[0]
-        empty = score(task, [item["meta"]], [""], [[]], prompts=[item["prompt"]], timeout_s=exp.reward_timeout_s)
-        yield True, f"reward: {float(empty.sum()):g} for an empty answer"
+        how = {"timeout_s": exp.reward_timeout_s, "workers": exp.reward_workers}
+        empty = float(score(task, [item["meta"]], [""], [[]], prompts=[item["prompt"]], **how).sum())
+        runs = f"in this process ({why})" if (why := stays(task.reward)) or not exp.reward_workers else "in a process of its own"
+        yield True, f"reward: {'unscored (None)' if math.isnan(empty) else f'{empty:g}'} for an empty answer; it runs {runs}"
     except RewardError as error:
         yield False, f"reward: {error}"
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxcredit import assess, evaluate, flops, store, trouble
 from jaxcredit.checkpoint import Checkpoints
@@ -28,6 +29,7 @@ from jaxcredit.lock import Lock
 from jaxcredit.preemption import Asked, Preemption
 from jaxcredit.programs import Programs, build
 from jaxcredit.records import Records
+from jaxcredit.tasks.guard import ready
 from jaxcredit.train import train
 from jaxcredit.update import TrainState
 from jaxcredit.warmup import Interrupted, warm_up
@@ -143,6 +145,7 @@ def _run(
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     folder, first = place.path, jax.process_index() == 0
+    ready(exp.task, exp.reward_workers)
     named = functools.partial(trouble.named, exp, programs)
     with contextlib.ExitStack() as stack:
         identity = None if overwrite else place.identity()
@@ -172,11 +175,12 @@ def _run(
             title=f"{exp.name} / {method_of(exp.credit).name}",
             config=_resolved(exp),
             address=place.address,
-            keep=exp.skips,
+            keep=max(exp.skips, trouble.FlatRewards.STEPS),
         ) as records:
             if not saved:
                 state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place, preempted)
-            pieces, look, watch, sampling = steps_of(exp, programs), named("evaluate", greedy), Clock(), _collector(exp, programs, batches)
+            pieces, look, watch = steps_of(exp, programs), named("evaluate", evaluation), Clock()
+            sampling, flat = _collector(exp, programs, batches), trouble.FlatRewards()
             at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
             remote = isinstance(place, Mirror)
 
@@ -214,17 +218,18 @@ def _run(
                 metrics["time/work_s"] = watch.end()
                 saving = checkpoints.due(step) or step == exp.steps or at.stop
                 if looking := step % exp.eval_every == 0 or step == exp.steps:
-                    accuracy, shown = look(exp, programs, state.params)
-                    metrics["eval/greedy_accuracy"] = accuracy
+                    facts, shown = look(exp, programs, state.params)
+                    metrics |= facts
                     records.samples(step, shown)
                 records.log(step, metrics)
-                host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "sample_s", "reward_s")})
+                host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "update_s", "sample_s", "reward_s")})
                 at.state, at.batches = state, batches.get_state()
                 if saving:
                     save(step, state, at.batches)
                 elif looking:
                     records.flush()
                     place.push()
+                flat.look(records.recent)
                 lost = trouble.skipped(exp, records.recent)
                 if lost >= exp.skips:
                     rollout = pieces["annotate"](state, collected)
@@ -300,13 +305,22 @@ def problems(exp: Experiment) -> tuple[list[dict], int]:
 
 def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[dict]]:
     """Held-out accuracy of greedy answers, and a few of them to look at."""
+    facts, shown = evaluation(exp, programs, weights)
+    return facts["eval/greedy_accuracy"], shown
+
+
+def evaluation(exp: Experiment, programs: Programs, weights) -> tuple[dict[str, float], list[dict]]:
+    """Metrics of greedy answers to the held-out problems, and a few answers to look at. Accuracy is the share of rewards of at least 1;
+    unscored answers are in neither mean."""
     items, batch = problems(exp)
     answers = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
     shown = [
         {"prompt": item["prompt"], "answer": text[0], "score": float(score[0])}
         for item, text, score in zip(answers.items[:8], answers.texts, answers.scores, strict=False)
     ]
-    return assess.mean(answers.scores >= 1), shown
+    scores = answers.scores[~np.isnan(answers.scores)]
+    facts = {"eval/greedy_accuracy": assess.mean(scores >= 1), "eval/greedy_reward": assess.mean(scores)}
+    return facts | {"eval/unscored": total(answers.scores.size - scores.size)}, shown
 
 
 def sampled(
@@ -345,11 +359,12 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
                 raise Stopped(preempted.code, 0, f"step {interrupted.step} of the warm-up is saved") from None
         try:
             with preempted.interruptible():
-                facts["eval/greedy_accuracy"], shown = greedy(exp, programs, state.params)
+                seen, shown = evaluation(exp, programs, state.params)
         except Asked:
             if early:
                 early.wait()
             raise Stopped(preempted.code, 0, "the end of the warm-up is saved" if early else "nothing had been learned yet") from None
+        facts |= seen
         if exp.warmup and facts["eval/greedy_accuracy"] == 0:
             warnings.warn(
                 "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer", stacklevel=2
@@ -376,6 +391,7 @@ def _collector(exp: Experiment, programs: Programs, batches: Batches):
         buckets=exp.buckets,
         sharding=programs.batch,
         timeout_s=exp.reward_timeout_s,
+        workers=exp.reward_workers,
     )
     if exp.resample == 1:
         return collect
@@ -383,7 +399,8 @@ def _collector(exp: Experiment, programs: Programs, batches: Batches):
 
 
 def _how(exp, programs, batch):
-    return {"buckets": exp.buckets, "batch": batch, "sharding": programs.batch, "timeout_s": exp.reward_timeout_s}
+    rewards = {"timeout_s": exp.reward_timeout_s, "workers": exp.reward_workers}
+    return {"buckets": exp.buckets, "batch": batch, "sharding": programs.batch, **rewards}
 
 
 def _round_up(n: int, step: int) -> int:

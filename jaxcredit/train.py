@@ -53,15 +53,22 @@ def train(
 
 @jax.jit
 def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What the rollouts look like to an estimator: rewards, lengths, groups without a signal, shared prefixes, the size of the credit."""
+    """What the rollouts look like to an estimator: rewards, lengths, groups without a signal, shared prefixes, the size of the credit.
+
+    `unscored` answers (the reward returned None) are in none of the means; `groups_unscored` have no scored answer at all, and no weight.
+    """
     rollout = rollout.filled()
     assert rollout.done is not None  # `filled` writes it out
     R, here, mask = outcome(rollout), alive(rollout), rollout.mask
-    length = mask.sum(-1)
-    mixed = jnp.where(here, R, -jnp.inf).max(-1) > jnp.where(here, R, jnp.inf).min(-1)
+    length, wrote = mask.sum(-1, dtype=jnp.float32), mask.any(-1)
+    most, least = jnp.where(here, R, -jnp.inf).max(-1), jnp.where(here, R, jnp.inf).min(-1)
+    mixed = most > least
     return {
         "reward": masked_mean(R, here),
-        "length": length.mean(),
+        "reward_range": jnp.maximum(most.max() - least.min(), 0),
+        "unscored": (~here).sum(),
+        "groups_unscored": (~here.any(-1)).sum(),
+        "length": length.sum() / jnp.maximum(wrote.sum(), 1),
         "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), here),
         "groups_mixed": mixed.mean(),
         "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),

@@ -2,7 +2,8 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,32 @@ def skipped(exp: Experiment, history: Sequence[dict]) -> int:
             break
         count += 1
     return count
+
+
+class FlatRewards:
+    """Warns once a run where all rewards of several steps are equal: then no estimator has a signal."""
+
+    STEPS = 5
+
+    def __init__(self):
+        self.told = False
+
+    def look(self, history: Iterable[dict]) -> None:
+        """Look at the metrics of the last steps."""
+        last = [line for line in [*history][-self.STEPS :] if "reward_range" in line]
+        if self.told or len(last) < self.STEPS or any(line["reward_range"] for line in last):
+            return
+        self.told, reward = True, last[-1]["reward"]
+        if not last[-1]["length"]:
+            cause = "the reward left every answer unscored (None)"
+        elif reward >= 1:
+            cause = f"every answer earned {reward:g}. Take harder problems, or a reward that tells good answers apart"
+        else:
+            cause = (
+                f"every answer earned {reward:g}. Read a few answers in samples.jsonl: if none is right, warm up, take easier problems "
+                "or give a graded reward; if some are, the reward does not read them"
+            )
+        warnings.warn(f"all rewards of the last {self.STEPS} steps were equal, so nothing was learned: {cause}", stacklevel=2)
 
 
 def diagnosis(exp: Experiment, programs: Programs, params: Any, rollout: Rollout, columns: dict, steps: int, saved: list[int]) -> str:

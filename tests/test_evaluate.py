@@ -62,11 +62,26 @@ def test_summary_of_a_worked_example():
     assert out["length_wrong/min"] == out["length_wrong/max"] == 9
 
 
+def test_unscored_answers_are_in_no_mean_and_counted():
+    nan = np.nan
+    scores = np.array([[1.0, 0, nan], [nan, nan, nan], [1, 1, nan], [0, nan, nan]])
+    out = evaluate.summary(scores, greedy=np.array([1, nan, 0.5, nan]), ks=(1, 2))
+    assert out["unscored"] == 7 + 2
+    assert out["mean@3"].value == pytest.approx((0.5 + 1 + 0) / 3) and out["mixed"] == pytest.approx(1 / 3)
+    np.testing.assert_allclose(evaluate.pass_at_k(scores, 1), [0.5, nan, 1, 0])
+    np.testing.assert_allclose(evaluate.pass_at_k(scores, 2), [1, nan, 1, nan])
+    assert out["pass@1"].value == pytest.approx(0.5) and out["pass@2"].value == 1
+    assert out["greedy_accuracy"] == evaluate.wilson(1, 2) and out["greedy_reward"].value == 0.75
+    nothing = evaluate.summary(np.full((2, 2), nan), greedy=np.full(2, nan), lengths=np.ones((2, 2)), done=np.ones((2, 2)))
+    assert nothing == {"unscored": 6.0, "truncated": 0.0}
+    assert "unscored" not in evaluate.summary(np.zeros((2, 2)))
+
+
 def test_what_summary_refuses():
     with pytest.raises(ValueError, match=r"must be \[prompts, answers\], got shape \(3,\)"):
         evaluate.summary(np.zeros(3))
     with pytest.raises(ValueError, match="1 scores are not finite; the first is of prompt 1"):
-        evaluate.summary(np.array([[0.0], [np.nan]]))
+        evaluate.summary(np.array([[0.0], [np.inf]]))
     with pytest.raises(ValueError, match=r"lengths has shape \(2, 3\), the scores \(2, 2\)"):
         evaluate.summary(np.zeros((2, 2)), lengths=np.zeros((2, 3)))
 
@@ -81,3 +96,12 @@ def test_the_table_shows_every_number_of_every_run():
         text = console.export_text()
     line = next(row for row in text.splitlines() if "greedy_accuracy" in row)
     assert "sums" in text and "before" in text and "-" in line and "1.000" in line and "pass@2" in text
+
+
+def test_equal_means_and_pass_rates_are_one_row_of_the_table():
+    def names(scores):
+        numbers = evaluate.summary(np.asarray(scores), ks=(1, 2), done=np.ones((3, 2)))
+        return list(evaluate.table({"run": numbers}).columns[0].cells)
+
+    assert names([[1.0, 0], [0, 0], [1, 1]]) == ["mean@2, pass@1", "pass@2", "mixed", "truncated"]
+    assert names([[0.5, 0], [0, 0], [1, 1]])[:3] == ["mean@2", "pass@1, pass@2", "mixed"], "a graded reward is not a share of solved ones"

@@ -2,17 +2,13 @@
 
 import json
 import os
-import threading
-import time
 import warnings
 from collections import Counter
 
-import numpy as np
 import pytest
 
 from jaxcredit import tasks
 from jaxcredit.tasks.gsm8k import final, numeric, symbolic
-from jaxcredit.tasks.guard import RewardError, RewardTimeout
 from jaxcredit.tasks.sums import value
 
 
@@ -111,147 +107,6 @@ def test_a_task_names_what_its_items_lack():
         tasks.Task("x", [{"prompt": "a"}], [], right)
     with pytest.raises(TypeError, match=r'train\[0\]\["prompt"\] must be a text or a list of'):
         tasks.Task("x", [{"prompt": [1], "meta": 0}], [], right)
-
-
-# --- the guard around rewards ---------------------------------------------------------------------------------------------------
-
-
-def judge(reward, n=4, **kw):
-    task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], reward)
-    return tasks.score(task, list(range(n)), [f"text {i}" for i in range(n)], [[i] for i in range(n)], **kw)
-
-
-WORKERS = pytest.mark.parametrize("workers", [0, 3])
-
-
-@WORKERS
-def test_rewards_come_back_in_order_as_floats(workers):
-    given = [True, 2, 0.25, np.float32(0.5), np.int64(3), np.bool_(True), np.array(0.125), [0.75], -0.1]
-    out = judge(lambda m, t, i: given[m], len(given), workers=workers)
-    assert out.dtype == np.float64 and out.shape == (9, 1)
-    np.testing.assert_array_equal(out[:, 0], [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1])
-
-
-@WORKERS
-def test_a_reward_for_each_segment(workers):
-    out = judge(lambda m, t, i: [0.5] * (m + 1), 3, segments=[1, 2, 3], workers=workers)
-    np.testing.assert_array_equal(out, [[0.5, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0.5]])
-    with pytest.raises(RewardError, match=r"returned a list of 2, \[0.5, 0.5\], where 1 is due(.|\n)*text 1"):
-        judge(lambda m, t, i: [0.5] * (m + 1), 3, workers=workers)
-    with pytest.raises(RewardError, match="returned one number, 0.5, where 2 are due"):
-        judge(lambda m, t, i: 0.5, 1, segments=[2], workers=workers)
-
-
-def fails_deep_inside(meta, text, ids):
-    return 1 / 0 if meta == 2 else 0.0
-
-
-@WORKERS
-def test_a_raising_reward_shows_its_trace_the_prompt_the_response_and_the_mend(workers):
-    with pytest.raises(RewardError) as caught:
-        judge(fails_deep_inside, prompts=["zero", "one", "two", "three"], workers=workers)
-    message = str(caught.value)
-    for part in (
-        "fails_deep_inside of task 'toy' raised ZeroDivisionError",
-        "return 1 / 0 if meta == 2",
-        "'two'",
-        "'text 2'",
-        "0.0 where no",
-    ):
-        assert part in message
-    assert "guard.py" not in message
-
-
-@WORKERS
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), None, "1", {"a": 1}, 1j, np.array([np.nan])], ids=repr)
-def test_nonsense_is_refused_by_name(workers, bad):
-    with pytest.raises(RewardError, match="(?s)returned .*(not finite|not a number).*meta: *1.*'text 1'.*Return a finite float"):
-        judge(lambda m, t, i: bad if m == 1 else 1.0, workers=workers)
-
-
-def spin(meta, text, ids):
-    while meta == 1:
-        pass
-    return 0.0
-
-
-def regex(meta, text, ids):
-    """Catastrophic backtracking: a C loop that keeps the interpreter's lock."""
-    import re
-
-    return float(bool(re.fullmatch(r"(a+)+b", "a" * 60 if meta == 1 else "b")))
-
-
-awoke = []
-
-
-def sleep(meta, text, ids):
-    if meta == 1:
-        time.sleep(60)
-        awoke.append(text)
-    return 0.0
-
-
-def stubborn(meta, text, ids):
-    try:
-        return sleep(meta, text, ids)
-    except:  # noqa: E722
-        return 0.0
-
-
-@pytest.mark.parametrize("hang", [spin, regex, stubborn, sleep])
-def test_a_hanging_reward_is_stopped_and_named(hang):
-    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.5 s.*two.*'text 1'.*timeout_s"):
-        judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.5)
-    assert not awoke  # spin and regex would never end
-    assert judge(lambda m, t, i: 1.0).sum() == 4  # nothing is left behind
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_a_hanging_worker_is_abandoned(workers):
-    release = threading.Event()
-    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.5 s.*'text 2'"):
-        judge(lambda m, t, i: release.wait(30) if m == 2 else 1.0, workers=workers, timeout_s=0.5)
-    release.set()
-
-
-def test_off_the_main_thread_a_hang_is_an_error_too():
-    release, caught = threading.Event(), []
-
-    def run():
-        try:
-            judge(lambda m, t, i: release.wait(30), timeout_s=0.5)
-        except TimeoutError as error:
-            caught.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join(20)
-    release.set()
-    assert len(caught) == 1 and "'text 0'" in str(caught[0])
-
-
-def test_waiting_rewards_overlap():
-    together = threading.Barrier(20)  # nobody passes before all twenty wait: one after the other, it breaks
-    assert judge(lambda m, t, i: together.wait(30) >= 0, 20, workers=20).sum() == 20
-
-
-def test_somebody_elses_timer_is_given_back():
-    import signal
-
-    before = signal.getsignal(signal.SIGALRM)
-    outer = signal.setitimer(signal.ITIMER_REAL, 100)
-    try:
-        judge(lambda m, t, i: 1.0)
-        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100 and signal.getsignal(signal.SIGALRM) is before
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, *outer)
-
-
-def test_lists_of_different_lengths_are_refused():
-    task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], right)
-    with pytest.raises(ValueError, match="1 metas, 2 texts and 2 lists of ids"):
-        tasks.score(task, [0], ["a", "b"], [[], []])
 
 
 # --- reasoning-gym --------------------------------------------------------------------------------------------------------------
