@@ -1,10 +1,11 @@
 """TEMPO on GSM8K with Qwen3 from a Hugging Face folder, on a mesh (fsdp x tensor).
 
-Does it fit? Only shapes are needed:      jaxcredit plan configs/gsm8k_qwen3.py --model 8b --rows 64 --seq 1024
+Does it fit? Only shapes are needed.
+    jaxcredit plan configs/gsm8k_qwen3.py --model 8b --rows 64 --seq 1024
 The weights: a folder, or an id on the hub (Qwen/Qwen3-0.6B) where the network is there.
-                                          hf download Qwen/Qwen3-0.6B --local-dir qwen3-0.6b
+    hf download Qwen/Qwen3-0.6B --local-dir qwen3-0.6b
 The data: a folder with train.jsonl and test.jsonl ("question", "answer"), or none where tensorflow-datasets has prepared gsm8k.
-                                          jaxcredit train configs/gsm8k_qwen3.py --checkpoint qwen3-0.6b --data gsm8k
+    jaxcredit train configs/gsm8k_qwen3.py --checkpoint qwen3-0.6b --data gsm8k
 """
 
 import dataclasses
@@ -28,19 +29,19 @@ ABSENT = (
 
 
 def experiment(
-    model: str = "0.6b",  # the shape to plan with, of Qwen3 or any name of `jaxcredit models`; a checkpoint brings its own
-    checkpoint: str | None = None,  # Hugging Face folder (config.json, *.safetensors, tokenizer), or its id on the hub
-    data: Path | None = None,  # folder with train.jsonl and test.jsonl; None: tensorflow-datasets
-    rows: int = 64,  # answers a step, over all prompts and devices
-    group: int = 8,  # of them for one prompt
-    seq: int = 1024,  # tokens of a prompt and its answer
-    prompt: int = 256,  # of them for the prompt; longer ones are left out
-    micro: int | None = None,  # prompts a pass; None: one on each device of the axis fsdp
-    fsdp: int | None = None,  # devices that parameters and prompts are cut over; None: all that tensor leaves
-    tensor: int = 1,  # devices that heads, hidden layer and vocabulary are cut over
-    slices: int = 1,  # TPU slices, each with all parameters; the prompts are cut over them, and only gradients cross the network between
-    settle: bool = True,  # sample from weights that only tensor cuts, brought there once a step; False: gather each layer for each token
-    lora_rank: int = 0,  # train adapters of this rank, on bfloat16 weights that stay as they are; 0: train everything
+    model: str = "0.6b",
+    checkpoint: str | None = None,
+    data: Path | None = None,
+    rows: int = 64,
+    group: int = 8,
+    seq: int = 1024,
+    prompt: int = 256,
+    micro: int | None = None,
+    fsdp: int | None = None,
+    tensor: int = 1,
+    slices: int = 1,
+    settle: bool = True,
+    lora_rank: int = 0,
     lr: float = 1e-6,
     temperature: float = 1.0,
     steps: int = 200,
@@ -48,6 +49,29 @@ def experiment(
     save_every: int = 20,
     seed: int = 0,
 ) -> Experiment:
+    """The run of this file.
+
+    Args:
+        model: the shape to plan with, of Qwen3 or any name of `jaxcredit models`; a checkpoint brings its own
+        checkpoint: a Hugging Face folder (config.json, *.safetensors, tokenizer), or its id on the hub
+        data: a folder with train.jsonl and test.jsonl; None: what tensorflow-datasets has prepared
+        rows: answers a step, over all prompts and devices
+        group: answers to each prompt
+        seq: tokens that a prompt and its answer may have together
+        prompt: tokens that a prompt may have; problems with longer ones are left out
+        micro: prompts in one forward and backward pass; None: one on each device of the axis fsdp
+        fsdp: devices that parameters and prompts are cut over; None: all that tensor leaves
+        tensor: devices that heads, hidden layer and vocabulary are cut over
+        slices: TPU slices, each with all parameters; the prompts are cut over them, and only gradients cross the network between
+        settle: sample from weights that only tensor cuts, brought there once a step; --no-settle: gather each layer for each token
+        lora_rank: train adapters of this rank, on bfloat16 weights that stay as they are; 0: train everything
+        lr: learning rate, after five steps of rising to it
+        temperature: temperature of sampling
+        steps: optimizer steps
+        eval_prompts: held-out problems of an evaluation
+        save_every: steps between checkpoints
+        seed: seed of the order of problems and of the sampling
+    """
     if rows % group or not 0 < prompt < seq:
         raise ValueError(f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}")
     if model not in MODELS:

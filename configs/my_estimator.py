@@ -1,8 +1,6 @@
 """An estimator of your own is one file. This one: an answer's advantage over its group, fading with the distance to the answer's end.
 
-jaxcredit check configs/my_estimator.py
-jaxcredit train configs/my_estimator.py
-"""
+jaxcredit check configs/my_estimator.py; jaxcredit train configs/my_estimator.py"""
 
 import dataclasses
 import functools
@@ -24,5 +22,8 @@ def fading(group, *, gamma: float = 0.95):
 
 
 def experiment(gamma: float = 0.95, steps: int = 60, seed: int = 0):
+    """:param gamma: how fast credit fades with the distance to the end of an answer; 1 is no fading
+    :param steps: optimizer steps after the warm-up
+    :param seed: seed of the first weights and of the sampling"""
     own = own_data.experiment(steps=steps, seed=seed)
     return dataclasses.replace(own, name="my_estimator", credit=functools.partial(fading, gamma=gamma))

@@ -23,6 +23,14 @@ def reward(meta, text, ids):
 
 
 def experiment(data: Path = DATA, lr: float = 1e-3, steps: int = 60, seed: int = 0) -> Experiment:
+    """The run of this file.
+
+    Args:
+        data: a file with one JSON object a line, {"question": "dacb", "answer": "abcd"}
+        lr: learning rate
+        steps: optimizer steps after the warm-up
+        seed: seed of the first weights and of the sampling
+    """
     chars = Chars("abcdefgh>")
     return Experiment(
         name="own_data",

@@ -11,14 +11,25 @@ import optax
 
 from jaxcredit import credit, signals
 from jaxcredit.experiment import Experiment, Warmup
+from jaxcredit.learning_rate import warmup_cosine
 from jaxcredit.policy import presets
 from jaxcredit.tasks import number_sorting
 from jaxcredit.tokenize import Chars
 
 
 def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int = 240, beta: float = 0.5, seed: int = 0) -> Experiment:
+    """The run of this file.
+
+    Args:
+        lr: learning rate at its peak, ten steps after the beginning; it ends at a twentieth of that
+        prompts: lists of digits a step
+        group: answers to each list
+        steps: optimizer steps after the warm-up
+        beta: weight of the KL to the policy that the warm-up left
+        seed: seed of the lists, of the first weights and of the sampling
+    """
     tokenizer = Chars("0123456789<>")
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, 10, steps, lr / 20)
+    schedule = warmup_cosine(lr, steps, warmup=10, end=lr / 20)
     return Experiment(
         name="quickstart",
         task=number_sorting(lengths=(6, 6), demo_lengths=(3, 5), seed=seed),

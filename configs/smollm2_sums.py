@@ -11,6 +11,7 @@ import optax
 
 from jaxcredit import credit, losses
 from jaxcredit.experiment import Experiment
+from jaxcredit.learning_rate import warmup_cosine
 from jaxcredit.policy import gguf
 from jaxcredit.tasks import sums
 
@@ -18,9 +19,20 @@ from jaxcredit.tasks import sums
 def experiment(
     lr: float = 2e-5, prompts: int = 16, group: int = 8, steps: int = 36, temperature: float = 0.6, micro: int = 8, seed: int = 0
 ) -> Experiment:
+    """The run of this file.
+
+    Args:
+        lr: learning rate at its peak, three steps after the beginning; it ends at a tenth of that
+        prompts: sums a step
+        group: answers to each sum
+        steps: optimizer steps
+        temperature: temperature of sampling; below 1 a small model errs less
+        micro: prompts that go through the model at once: fewer need less memory
+        seed: seed of the sums and of the sampling
+    """
     model = gguf.header(gguf.smollm2())
     tokenizer = gguf.tokenizer(model)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, lr, 3, steps, lr / 10)
+    schedule = warmup_cosine(lr, steps, warmup=3, end=lr / 10)
     return Experiment(
         name="smollm2_sums",
         task=sums(two=15, three=10, seed=seed),

@@ -1,6 +1,8 @@
 """What there is in the field, and what of it is here: the estimators' own metadata beside the facts of an inventory of papers."""
 
+import difflib
 import importlib
+import inspect
 import json
 import re
 from collections.abc import Iterable
@@ -9,6 +11,7 @@ from typing import Any, NamedTuple
 
 from jaxcredit import credit
 from jaxcredit.credit import method_of
+from jaxcredit.rollout import SIGNALS
 
 
 class Elsewhere(NamedTuple):
@@ -194,6 +197,59 @@ def choose(
             raise ValueError(f"no method has {column} {asked!r}; those that are here have: {', '.join(known)}")
         rows = kept
     return rows
+
+
+def named(rows: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    """The methods of this name or arXiv number."""
+    rows = list(rows)
+    found = [r for r in rows if name.lower() in (r["name"].lower(), r["paper"].lower())]
+    if not found:
+        near = difflib.get_close_matches(name.lower(), [r["name"].lower() for r in rows], 3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"no method is called {name!r}{hint}; `jaxcredit methods` lists all")
+    return found
+
+
+def page(row: dict[str, Any]) -> str:
+    """One method in full: what it is, its formula, what it needs and how to provide that, its paper, and how to run it."""
+    code = find(row["implemented"]) if row["implemented"] else None
+    method = method_of(code) if code and row["implemented"].startswith("jaxcredit.credit.") else None
+    lines = [row["name"], "", inspect.getdoc(code) or row["title"]] if code else [row["name"], "", "not implemented here"]
+    facts = {
+        "paper": row["paper"]
+        and (f"https://arxiv.org/abs/{row['paper']}" if re.fullmatch(r"\d{4}\.\d{4,5}", row["paper"]) else row["paper"]),
+        "formula from": FIDELITY.get(row["fidelity"], ""),
+        "decides for each": row["granularity"],
+        "family": row["family"],
+        "least group": str(method.peers) if method else "",
+        "signals cost": row["cost"],
+        "reduces to": row["reductions"],
+        "regime": row["regime"],
+        "authors' code": row["code"],
+        "here": row["implemented"],
+    }
+    lines += ["", *(f"{name:<18}{text}" for name, text in facts.items() if text), ""]
+    if method:
+        config = "YOUR_CONFIG.py" if method.needs else "configs/quickstart.py"
+        lines += [*_needs(method), "", f"jaxcredit train {config} --credit {row['name']}"]
+    elif row["signals"]:
+        lines += [f"needs: {', '.join(row['signals'])}"]
+    return "\n".join(lines).rstrip()
+
+
+FIDELITY = {"paper": "the paper", "code": "its authors' code", "ours": "our own design where sources are silent"}
+
+
+def _needs(method) -> list[str]:
+    """The signals of an estimator, each with what provides it."""
+    if not method.needs:
+        return ["needs: nothing but the answers of a group and their rewards"]
+    lines = ["needs:"]
+    for name, axes in method.needs.items():
+        maker = SIGNALS[name].maker
+        how = f"signals={{{maker}}} in the config" if maker else "an annotator of your own (jaxcredit.signals has none)"
+        lines += [f"  {name} [N, {axes.replace(' ', ', ')}]: {SIGNALS[name].meaning}", f"    from {how}"]
+    return lines
 
 
 def table(rows: Iterable[dict[str, Any]], width: int = 120):

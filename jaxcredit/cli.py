@@ -53,9 +53,7 @@ def _train(args, rest):
         )
     if args.processes and args.processes > 1:
         _join(args)
-    if {"-h", "--help"} & set(rest):
-        options.parser()[1]["train"].print_help()
-        print(f"\n\n{args.config}, and what it lets you change:\n")
+    _help("train", args, rest)
     exp, made = find.experiment(args.config, rest, args.credit)
     exp.check()
     from jaxcredit.clock import span
@@ -81,6 +79,13 @@ def _say_stopped(stopped, args, folder):
     print(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}", file=sys.stderr, flush=True)
 
 
+def _help(command, args, rest):
+    """Print the command's own options where --help was given behind a config; the config's follow when it is read."""
+    if {"-h", "--help"} & set(rest):
+        options.parser()[1][command].print_help()
+        print(f"\n\n{args.config}, and what it lets you change:\n")
+
+
 def _join(args):
     """Become one process of a job. All devices meet now: CPU collectives that first meet after long compilations give up waiting."""
     import jax
@@ -95,14 +100,15 @@ def _join(args):
 
 
 def _plan(args, rest):
-    if args.config is None:
+    if args.config is None or args.config in ("-h", "--help"):
         options.parser()[1]["plan"].print_help()
         return
+    _help("plan", args, rest)
     from jaxcredit import mesh, topology
 
     on = topology.describe(args.topology) if args.topology else None
     with mesh.planned(on.devices) if on else contextlib.nullcontext():  # a config may ask how many devices there are
-        exp, _ = find.experiment(args.config, rest, args.credit)
+        exp, _ = find.experiment(args.config, rest, args.credit, prog="jaxcredit plan")
         from jaxcredit.plan import plan
 
         sys.exit(0 if plan(exp.check(), on=on, largest=args.largest) else 1)
@@ -173,8 +179,12 @@ def _methods(args, _):
     rows = catalogue.choose(
         catalogue.methods(), granularity=args.granularity, needs=args.needs, family=args.family, fidelity=args.fidelity, only=args.here
     )
+    if args.name:
+        rows = catalogue.named(rows, args.name)
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
+    elif args.name:
+        print("\n\n\n".join(catalogue.page(row) for row in rows))
     else:
         console = Console()
         console.print(catalogue.table(rows, console.width))
@@ -233,6 +243,13 @@ def _report(args, _):
     from jaxcredit.fresh import fresh
     from jaxcredit.home import here, home
 
+    if args.numbers_only:
+        from rich.console import Console
+
+        table, config = report.numbers(here(args.run), args.run)
+        Console().print(table)
+        print(config)
+        return
     exp = find.of_run(args.run)
     programs, folder = run.build(exp), home(args.run).pull()
     drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None

@@ -1,7 +1,7 @@
 """An experiment: everything a run is made of, as one value. What cannot work is said here, before any device work."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from jaxcredit.credit import Credit, method_of
 from jaxcredit.policy import lora
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.ranges import COUNT, FROM_0, NOT_NEGATIVE, POSITIVE, SEED, SHARE_ABOVE_0, Range
+from jaxcredit.rollout import SIGNALS
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Tokenizer
 
@@ -192,9 +193,21 @@ class Experiment:
 
 
 def _missing(method, missing, provided):
-    plain = [n for n in credits.__all__ if hasattr(getattr(credits, n), "method") and set(method_of(getattr(credits, n)).needs) <= provided]
+    names = [n for n in credits.__all__ if set(method_of(getattr(credits, n)).needs) <= provided]
     return (
         f"{method.name} needs the signal{'s' * (len(missing) > 1)} {', '.join(missing)}, which this experiment does not collect "
-        f"(it has: {', '.join(sorted(provided))}). Add an annotator that provides it (signals=...), "
-        f"or take an estimator that needs nothing more: {', '.join(plain)}"
+        f"(it has: {', '.join(sorted(provided))}). {how_to_provide(missing, provided - {'prompt'})}. "
+        f"Estimators that need nothing more: {', '.join(names)}"
     )
+
+
+def how_to_provide(needs: Iterable[str], beside: Iterable[str] = ()) -> str:
+    """What to write into a config so that rollouts carry these signals, and which of them need an annotator of one's own."""
+    makers = [SIGNALS[name].maker for name in needs if name in SIGNALS and SIGNALS[name].maker]
+    without = [name for name in needs if name not in SIGNALS or not SIGNALS[name].maker]
+    parts = [f"Add to the config's Experiment(...): signals={{{', '.join(makers)}}}"] if makers else []
+    parts = [f"{part}, beside what provides {', '.join(sorted(beside))}" if beside else part for part in parts]
+    if without:
+        meanings = "; ".join(f"{name} ({SIGNALS[name].meaning})" if name in SIGNALS else name for name in without)
+        parts.append(f"jaxcredit.signals has no annotator for {meanings}: write one, as jaxcredit/signals/greedy.py is one")
+    return ". ".join(parts)

@@ -7,21 +7,27 @@ import importlib.machinery
 import importlib.util
 import inspect
 import json
+import os
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from jaxcredit import store
 
 NAMED = "jaxcredit_config_"  # how the modules of configs are called
 FILES: dict[str, tuple[str, str]] = {}  # the file and the origin of each that was loaded, by its name
 FOLDERS: set[str] = set()  # where they lie, in sys.path because of them
 
 
-def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *, origin: str | None = None):
+def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *, origin: str | None = None, prog: str = "jaxcredit train"):
     """The experiment of a config file, with the options given to its function; and what to write down to make it again.
 
-    `origin`: where the file was when its run began, so that what it reads beside itself is still found.
+    `origin`: where the file was when its run began, so that what it reads beside itself is still found. With --help in `rest` the config's
+    head is printed as it stands, then its options with what the docstring of its function says of each, and the process ends.
     """
     import tyro
 
@@ -30,13 +36,23 @@ def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *
     make = getattr(module(path, origin), "experiment", None)
     if not callable(make):
         raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.experiment.Experiment from it")
-    head = inspect.getdoc(sys.modules.get(make.__module__)) or ""
-    exp = tyro.cli(make, args=list(rest), prog=f"jaxcredit train {path}", description=head)
+    if {"-h", "--help"} & set(rest):
+        _print_head(inspect.getdoc(sys.modules.get(make.__module__)) or "")
+    exp = tyro.cli(make, args=list(rest), prog=f"{prog} {path}", description="")
     if not isinstance(exp, Experiment):
         raise TypeError(f"experiment(...) of {path} returned {exp!r:.80}: it must return a jaxcredit.experiment.Experiment")
     if credit is not None:
         exp = dataclasses.replace(exp, credit=estimator(credit))
     return exp, {"config": str(Path(path).resolve()), "args": list(rest), "credit": credit}
+
+
+def _print_head(text: str) -> None:
+    """Print a text with its own line breaks; a line that is wider than the terminal goes on below its beginning."""
+    width = shutil.get_terminal_size().columns
+    for line in text.splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+    print()
 
 
 def module(path: str, origin: str | None = None) -> Any:
@@ -122,7 +138,16 @@ def of_run(run: str):
     if not path.is_file():
         raise FileNotFoundError(f"{run} is no run folder (it has no source.json): give one that `jaxcredit train` made")
     made = _source(path, run)
+    if there := _strange(run, path):
+        print(f"{run} {there}: its config.py is executed on this machine now", file=sys.stderr)
     return experiment(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])[0]
+
+
+def _strange(run: str, path: Path) -> str:
+    """Why a run may be of somebody else."""
+    if store.bucket(run):
+        return "is in a bucket"
+    return "" if not hasattr(os, "getuid") or path.stat().st_uid == os.getuid() else "belongs to another user"
 
 
 def _source(path: Path, run: str) -> dict[str, Any]:

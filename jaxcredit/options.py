@@ -16,16 +16,25 @@ EPILOG = """examples:
   jaxcredit sample runs/quickstart --n 4 --k 2                   what it answers
   jaxcredit export runs/quickstart exported                      a folder that transformers loads
   jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
+  jaxcredit methods tempo                                        one of them in full
   jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
   jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
   jaxcredit report runs/quickstart                               the reporting checklist, filled in as far as it goes
+  jaxcredit report runs/quickstart --numbers-only                its numbers, without running its config.py
   jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
   jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
   jaxcredit arena --html arena.html                              all of it on one page, with pictures
   jaxcredit claims                                               headlines of papers: where each holds, and where it reverses
 
+A run is opened by executing its config.py: open only runs that you trust (compare, and report --numbers-only, execute nothing).
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
 """
+
+# What opening a run means, for the help of the commands that do.
+EXECUTES = (
+    "A run is opened by executing its config.py on this machine: do so with runs of people you trust. `jaxcredit compare` and "
+    "`jaxcredit report --numbers-only` read a run's numbers without it."
+)
 
 
 def parser():
@@ -39,9 +48,11 @@ def parser():
     sub = everything.add_subparsers(dest="command", metavar="COMMAND")
     commands = {}
 
-    def command(name: str, text: str, *, config: bool = False) -> argparse.ArgumentParser:
+    def command(name: str, text: str, *, config: bool = False, opens: bool = False) -> argparse.ArgumentParser:
         # No abbreviations: a config's own option could be the beginning of one of ours.
-        commands[name] = sub.add_parser(name, help=text, description=text, add_help=not config, allow_abbrev=False)
+        commands[name] = sub.add_parser(
+            name, help=text, description=f"{text} {EXECUTES}" if opens else text, add_help=not config, allow_abbrev=False
+        )
         commands[name].set_defaults(takes_config=config)
         return commands[name]
 
@@ -67,7 +78,7 @@ def parser():
     plan.add_argument("--largest", action="store_true", help="look for the largest batch that fits: three compilations a program more")
     credit_option(plan)
 
-    ev = command("eval", "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.")
+    ev = command("eval", "Greedy accuracy, mean@k and pass@k of a run on its held-out problems, with intervals.", opens=True)
     ev.add_argument("run", type=word, help="a run folder, or a config: its weights before any training")
     ev.add_argument("--k", type=number(COUNT), default=8, help="answers to each problem (default 8)")
     ev.add_argument("--prompts", type=number(COUNT), help="how many held-out problems (default: as in the config)")
@@ -75,7 +86,7 @@ def parser():
     ev.add_argument("--seed", type=number(SEED), default=0, help="of the random numbers (default 0)")
     ev.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    sample = command("sample", "Answers of a run to its held-out problems, or to a prompt of yours.")
+    sample = command("sample", "Answers of a run to its held-out problems, or to a prompt of yours.", opens=True)
     sample.add_argument("run", type=word, help="a run folder, or a config: its weights before any training")
     sample.add_argument("--prompt", type=word, help="your own prompt (default: the first held-out problems)")
     sample.add_argument("--n", type=number(COUNT), default=4, help="held-out problems to show (default 4)")
@@ -84,7 +95,7 @@ def parser():
     sample.add_argument("--step", type=number(FROM_0), help="the checkpoint of this step (default: the newest)")
     sample.add_argument("--seed", type=number(SEED), default=0, help="of the random numbers (default 0)")
 
-    export = command("export", "Write a run's policy as a Hugging Face folder that transformers loads.")
+    export = command("export", "Write a run's policy as a Hugging Face folder that transformers loads.", opens=True)
     export.add_argument("run", type=word, help="a run folder")
     export.add_argument("folder", type=new_folder, help="where to write it: a new or an empty folder")
     export.add_argument("--step", type=number(FROM_0), help="the checkpoint of this step (default: the newest)")
@@ -95,6 +106,7 @@ def parser():
     compare.add_argument("--out", default="compare.png", type=written(".png", ".pdf", ".svg"), help="the plot (default compare.png)")
 
     methods = command("methods", "The catalogue: every estimator, what it needs, and what of the field is not here.")
+    methods.add_argument("name", nargs="?", type=word, help="one method in full: formula, what it needs and how to provide that (tempo)")
     methods.add_argument("--granularity", type=word, help="token, segment, step, turn, trajectory or agent")
     methods.add_argument("--needs", type=word, help="a signal it needs (state); none: nothing but the group's own answers")
     methods.add_argument("--family", type=word, help="MC, TD, model, information, game, ...")
@@ -125,7 +137,9 @@ def parser():
     claims.add_argument("--seeds", type=number(Range(True, 3)), default=8, help="seeds of the learners (default 8)")
     claims.add_argument("--markdown", action="store_true", help="print Markdown instead of a table")
 
-    advise = command("advise", "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.")
+    advise = command(
+        "advise", "Measure a run's rollouts, or your own, and say which estimators suit them, with reasons and numbers.", opens=True
+    )
     advise.add_argument(
         "source", type=word, help="a run folder (its newest checkpoint is asked), or a .npz of rollouts (see --keys)", nargs="?"
     )
@@ -136,7 +150,9 @@ def parser():
     advise.add_argument("--keys", action="store_true", help="say which arrays a .npz of rollouts holds")
     advise.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    report = command("report", "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked.")
+    report = command(
+        "report", "Write the reporting checklist of a run to RUN/report.md: filled in where the run tells, else asked.", opens=True
+    )
     report.add_argument("run", type=word, help="a run folder")
     report.add_argument("--beside", nargs="+", default=[], type=word, help="other runs: more seeds of the same config, and baselines")
     report.add_argument(
@@ -144,6 +160,8 @@ def parser():
     )
     report.add_argument("--step", type=number(FROM_0), help="the checkpoint of this step (default: the newest)")
     report.add_argument("--seed", type=number(SEED), default=0, help="of the random numbers (default 0)")
+
+    report.add_argument("--numbers-only", action="store_true", help="print metrics and options; nothing of the run is executed or written")
 
     models = command("models", "The published models this decoder computes, their parameters counted from the shapes.")
     models.add_argument("words", nargs="*", type=word, help="only those whose name or hub id holds every word (qwen3 8b)")

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcredit import advise, params, plan
+from jaxcredit import advise, params, plan, records
 from jaxcredit.credit import method_of
-from jaxcredit.display import ACCURACY, sparkline
+from jaxcredit.display import ACCURACY, Summary, final_table, sparkline
 from jaxcredit.evaluate import Estimate, wilson
 from jaxcredit.experiment import Experiment
 from jaxcredit.fresh import Fresh
+from jaxcredit.plain_text import visible
 from jaxcredit.programs import Programs
 from jaxcredit.records import plain, read
 
@@ -50,6 +51,16 @@ def markdown(exp: Experiment, programs: Programs, folder: Path, fresh: Fresh | N
             lines.append(f"- [{' ' if i.asks else 'x'}] **{i.number}. {i.title}.**{text if i.told else ''}".rstrip())
             lines += [f"  - Question: {i.asks}"] if i.asks else []
     return "\n".join(lines) + "\n"
+
+
+def numbers(folder: Path, name: str) -> tuple[Any, str]:
+    """A table of a run's metrics, first, best and last, and its config.json as it stands. Nothing of the run is executed."""
+    summary = Summary(records.lines(folder))
+    if not summary.last:
+        raise ValueError(f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart")
+    config = folder / "config.json"
+    text = config.read_text(errors="replace") if config.is_file() else ""
+    return final_table(summary, f"step {summary.last['step']}", name), visible(text)
 
 
 def _claim(exp):

@@ -11,23 +11,24 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Signal(NamedTuple):
-    """What a named signal is: its axes for ONE prompt's group, its kind (`f`loat or `i`nt) and its meaning."""
+    """A named signal: its axes for ONE prompt's group, its kind (`f`loat or `i`nt), its meaning, and the annotator that makes it."""
 
     axes: str
     kind: str
     meaning: str
+    maker: str = ""  # an entry of an experiment's `signals`; empty: jaxcredit.signals has no annotator for it
 
 
 # One shape a name. This table drives the docs, padding, permuting, slicing, the laws' synthetic rollouts and error messages.
 SIGNALS: dict[str, Signal] = {
     "value": Signal("G K", "f", "critic or Monte Carlo value before the segment"),
-    "token_value": Signal("R T", "f", "critic or Monte Carlo value before the token"),
+    "token_value": Signal("R T", "f", "critic or Monte Carlo value before the token", '"critic": signals.critic()'),
     "value_plan": Signal("G K", "f", "planner's critic before the turn"),
     "value_switch": Signal("G K", "f", "switch head's value of the turn"),
     "subgoal": Signal("G K", "i", "subgoal each turn serves; equal numbers belong together"),
     "kind": Signal("R T", "i", "part of a turn a token is: 0 thought, 1 subgoal, 2 switch, 3 action"),
     "state": Signal("G K", "i", "equal where two turns began in the same environment state"),
-    "stratum": Signal("G", "i", "structural class of a trajectory, for example its number of tool calls"),
+    "stratum": Signal("G", "i", "structural class of a trajectory, for example its number of tool calls", '"strata": signals.strata()'),
     "agent": Signal("G K", "i", "who acted in the segment"),
     "gain": Signal("G K", "f", "information gain of each turn"),
     "info": Signal("G K+1", "f", "potentials between turns whose differences are the gains"),
@@ -44,7 +45,12 @@ SIGNALS: dict[str, Signal] = {
     "macro": Signal("R T", "i", "macro action a token belongs to; equal numbers belong together"),
     "continued": Signal("G", "f", "how many continuations of the trajectory's beginning were right"),
     "planning": Signal("R T", "i", "1 on tokens that plan, else 0"),
-    "decision_weight": Signal("R T", "f", "relative weight of the token's place: how much was decided in such places in earlier steps"),
+    "decision_weight": Signal(
+        "R T",
+        "f",
+        "relative weight of the token's place: how much was decided in such places in earlier steps",
+        '"decision": signals.decision()',
+    ),
     "prob_square": Signal("R T", "f", "sum over the vocabulary of the squared probabilities the token was drawn from"),
     "better_logp": Signal("R T", "f", "log-probability under a prompt that asks for a better answer"),
     "worse_logp": Signal("R T", "f", "log-probability under a prompt that asks for a worse answer"),
@@ -64,10 +70,10 @@ SIGNALS: dict[str, Signal] = {
     "choice_prob": Signal("G K U", "f", "probability of each choice the agent had"),
     "coalition": Signal("G S", "f", "value of each set of agents; bit a of the index says whether agent a is in it"),
     "utility": Signal("G A", "f", "what the trajectory was worth to each agent"),
-    "greedy_reward": Signal("", "f", "reward of the greedy answer to the prompt"),
+    "greedy_reward": Signal("", "f", "reward of the greedy answer to the prompt", '"greedy": signals.greedy(task, tokenizer, new=new)'),
     "counterfactual": Signal("G K", "f", "outcome with this segment's action replaced"),
-    "ref_logp": Signal("R T", "f", "log-probability under the reference policy"),
-    "entropy": Signal("R T", "f", "entropy of the distribution the token was drawn from, in nats"),
+    "ref_logp": Signal("R T", "f", "log-probability under the reference policy", '"reference": signals.reference()'),
+    "entropy": Signal("R T", "f", "entropy of the distribution the token was drawn from, in nats", '"entropy": signals.entropy()'),
     "waad": Signal("R T", "f", "windowed average attention distance"),
     "fai": Signal("R T", "f", "future attention influence"),
     "prompt": Signal("", "i", "index of the prompt in its data set"),
@@ -100,10 +106,11 @@ class Rollout:
             return self.signals[name]
         if name not in SIGNALS:
             raise KeyError(f"no signal is called {name!r}; known signals: {', '.join(SIGNALS)} (add a row to jaxcredit.SIGNALS)")
-        axes, _, meaning = SIGNALS[name]
+        axes, _, meaning, maker = SIGNALS[name]
         raise KeyError(
             f"this credit needs the signal {name!r} ({meaning}; shape [N {axes}]), which the rollout does not carry. "
-            f"It carries: {', '.join(self.signals) or 'none'}. Add an annotator that provides it, or set signals[{name!r}]."
+            f"It carries: {', '.join(self.signals) or 'none'}. Set signals[{name!r}]; in an experiment add "
+            + (f"signals={{{maker}}}." if maker else "an annotator of your own that provides it.")
         )
 
     def with_signals(self, **signals: Array) -> "Rollout":

@@ -68,7 +68,7 @@ def synthetic(
     sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G + 1, **EXTENTS}
     signals = {}
     for name in needs:
-        axes, sort, _ = SIGNALS[name]
+        axes, sort, *_ = SIGNALS[name]
         shape = (N, *(sizes[a] for a in axes.split()))
         signals[name] = draw(shape, 0, 3).astype(np.int32) if sort == "i" else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
     if {"node", "node_parent"} & set(needs):

@@ -1,12 +1,18 @@
 """The catalogue says what the code says, and knows the field."""
 
+import dataclasses
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 
-from jaxcredit import catalogue, cli, credit
+from jaxcredit import SIGNALS, catalogue, cli, credit, find, signals
 from jaxcredit.credit import method_of
+from jaxcredit.tasks import Task
+from jaxcredit.tokenize import Chars
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 KEYS = {"name", "title", "paper", "granularity", "family", "signals", "fidelity", "cost", "reductions", "implemented", "regime", "code"}
 
 
@@ -60,3 +66,62 @@ def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
     cli.main(["methods", "--here", "--granularity", "agent"])
     table = capsys.readouterr().out
     assert "shapley" in table and "grpo with one agent" in table
+
+
+def test_one_method_in_full(capsys):
+    cli.main(["methods", "tempo"])
+    said = capsys.readouterr().out
+    assert said.startswith("tempo\n") and "A_it = [(R_i - mean R) + V_i,t+1 - V_it]" in said and "https://arxiv.org/abs/2509.18314" in said
+    assert "grpo with gate=2" in said and "needs: nothing but the answers" in said
+    assert "jaxcredit train configs/quickstart.py --credit tempo" in said
+    cli.main(["methods", "PPO"])
+    assert 'signals={"critic": signals.critic()}' in capsys.readouterr().out
+    cli.main(["methods", "2502.01456"])
+    said = capsys.readouterr().out
+    assert said.startswith("prime\n") and "from an annotator of your own" in said and "signals.reference()" in said
+    with pytest.raises(SystemExit):
+        cli.main(["methods", "temp"])
+    assert "no method is called 'temp'; did you mean tempo" in capsys.readouterr().err
+
+
+def test_every_method_has_a_page(rows):
+    for row in rows:
+        page = catalogue.page(row)
+        assert page.startswith(row["name"]) and (row["paper"] in page) and row["implemented"] in page, row["name"]
+
+
+MAKERS = {name: signal.maker for name, signal in SIGNALS.items() if signal.maker}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_line_that_provides_a_signal_provides_it(name):
+    names = {"signals": signals, "task": Task("t", [{"prompt": "a", "meta": 0}], [], lambda meta, text, ids: 0.0)}
+    made = eval(f"{{{MAKERS[name]}}}", names | {"tokenizer": Chars("a"), "new": 4})
+    assert [name in make.provides for make in made.values()] == [True]
+
+
+def test_every_annotator_of_the_library_is_named_by_its_signal():
+    text = " ".join(MAKERS.values())
+    made = {name for name in signals.__all__ if "provides = (" in inspect.getsource(getattr(signals, name))}
+    assert made and all(f"signals.{name}(" in text for name in made)
+
+
+def test_how_many_estimators_run_in_the_quickstart():
+    """The README says it: as they are, and with one more line."""
+    exp, _ = find.experiment(str(CONFIGS / "quickstart.py"))
+    ready, one_line = [], []
+    for name in credit.__all__:
+        needs = set(method_of(getattr(credit, name)).needs)
+        other = dataclasses.replace(exp, credit=getattr(credit, name))
+        if needs <= exp.provided():
+            ready.append(other.check().credit)
+            continue
+        with pytest.raises(ValueError, match=f"^{name} needs the signal") as error:
+            other.check()
+        for signal in needs - exp.provided():
+            said = MAKERS.get(signal, f"{signal} ({SIGNALS[signal].meaning})")
+            assert said in str(error.value), (name, signal)
+        if needs <= exp.provided() | set(MAKERS):
+            assert "no annotator" not in str(error.value)
+            one_line.append(name)
+    assert (len(ready), len(one_line), len(credit.__all__)) == (14, 8, 71)

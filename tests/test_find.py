@@ -1,5 +1,7 @@
 """Loading of config files: under a name of their own, with what lies beside them, in this process and in others."""
 
+import json
+import os
 import pickle
 import subprocess
 import sys
@@ -7,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import find
+from jaxcredit import cli, find
 
 RETURNS = "from pathlib import Path\ndef experiment():\n    return Path\n"
 TAKEN = ["numpy", "typing", "random", "json", "jax", "re", "dataclasses", "types", "tests", "micro", "jaxcredit"]
@@ -69,3 +71,46 @@ def test_what_a_run_records_of_a_config_names_its_file_and_not_its_place(tmp_pat
 
     (tmp_path / "mine.py").write_text("def reward(meta, text, ids):\n    return 1.0\n")
     assert plain(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run whose config leaves a mark where it is executed."""
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.py").write_text(
+        f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ndef experiment():\n    pass\n"
+    )
+    (folder / "source.json").write_text(json.dumps({"config": str(folder / "config.py"), "args": [], "credit": None}))
+    (folder / "config.json").write_text(json.dumps({"config": {"seed": 7, "name": "a\x1b[31m"}}))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": k, "eval/greedy_accuracy": k / 8, "time/total_s": 3.0}) + "\n" for k in range(3))
+    )
+    return folder
+
+
+def test_numbers_of_a_run_are_read_without_executing_it(run, tmp_path, capsys):
+    before = sorted(path.name for path in run.iterdir())
+    cli.main(["report", str(run), "--numbers-only"])
+    said = capsys.readouterr().out
+    assert "0.25" in said and '"seed": 7' in said and "\x1b" not in said
+    cli.main(["compare", str(run), "--out", str(tmp_path / "plot.png")])
+    assert not (tmp_path / "executed").exists() and sorted(path.name for path in run.iterdir()) == before
+    with pytest.raises(SystemExit):
+        cli.main(["report", str(tmp_path), "--numbers-only"])
+    assert "holds no metrics.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["eval", "sample", "report", "advise", "export"])
+def test_opening_somebody_elses_run_is_said_and_so_is_that_it_executes(command, run, tmp_path, capsys, monkeypatch):
+    argv = [command, str(run), *([str(tmp_path / "out")] if command == "export" else [])]
+    for uid in (os.getuid(), os.getuid() + 1):
+        monkeypatch.setattr("os.getuid", lambda uid=uid: uid)
+        with pytest.raises(SystemExit):
+            cli.main(argv)
+        said = capsys.readouterr().err
+        assert (tmp_path / "executed").exists() and "returned None" in said
+        assert ("belongs to another user: its config.py is executed" in said) == (uid != (run / "config.py").stat().st_uid)
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    assert "opened by executing its config.py" in " ".join(capsys.readouterr().out.split())

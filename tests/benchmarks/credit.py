@@ -54,7 +54,7 @@ def batch(N: int, R: int, T: int, K: int) -> Rollout:
     segment = np.where(valid, np.arange(T) * K // T, -1).astype(np.int32)
     sizes = {"N": N, "R": R, "T": T, "G": R, "K": K, "K+1": K + 1, "M": K * R + 1, **EXTENTS}
     signals = {}
-    for name, (axes, kind, _) in SIGNALS.items():
+    for name, (axes, kind, *_) in SIGNALS.items():
         shape = (N, *(sizes[a] for a in axes.split()))
         signals[name] = rng.integers(0, 3, shape, dtype=np.int32) if kind == "i" else rng.random(shape, np.float32) * 2 - 1
     signals |= {name: np.asarray(x) for name, x in synthetic(0, ("node", "node_parent"), N=N, R=R, T=R, K=K).signals.items()}
