@@ -286,11 +286,21 @@ def show(m: Measured, steps: list[Step], title: str, console) -> None:
     """The questions as a table, then the estimators to take."""
     from rich.table import Table
 
+    from jaxcredit.plain_text import cell
+
     size = f"{m.size['prompts']} prompts x {m.size['group']} answers, {m.size['tokens']:,} tokens"
-    table = Table("question", "measured", "verdict", "estimators", title=f"{title}: {size}", title_justify="left", show_lines=True)
+    table = Table(
+        "question",
+        "measured",
+        "verdict",
+        "estimators",
+        title=cell(f"{title}: {size}", "table.title"),
+        title_justify="left",
+        show_lines=True,
+    )
     for s in steps:
         names = [*s.take, *(f"not {name}" for name in s.avoid)]
-        table.add_row(s.question, s.measured, s.verdict, "\n".join(names))
+        table.add_row(cell(s.question), cell(s.measured), cell(s.verdict), "\n".join(names))
     console.print(table)
     if m.modal:
         shares = "  ".join(f"{d}: {share:.0%}" for d, share in m.modal.items())

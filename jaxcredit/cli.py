@@ -132,7 +132,9 @@ def _eval(args, _):
 
 def _sample(args, _):
     from rich.console import Console
+    from rich.text import Text
 
+    from jaxcredit.plain_text import visible
     from jaxcredit.run import sampled
 
     exp, programs, weights, step = find.opened(args.run, args.step)
@@ -141,13 +143,13 @@ def _sample(args, _):
     answers = sampled(
         dataclasses.replace(exp, task=task), programs, weights, args.k, items=items, temperature=args.temperature, seed=args.seed
     )
-    console = Console(highlight=False)
+    console = Console(soft_wrap=True)
     for item, texts, scores in zip(answers.items, answers.texts, answers.scores, strict=True):
         asked = item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
-        console.print(asked, style="bold", markup=False)
+        console.print(Text(visible(asked, "| "), style="bold"))
         for text, score in zip(texts, scores, strict=True):
-            mark = "" if args.prompt else "unscored  " if score != score else f"{score:g}  "
-            console.print(f"  {mark}{text}", markup=False, style="green" if score >= 1 else "")
+            mark = "  " if args.prompt else "  unscored  " if score != score else f"  {score:g}  "
+            console.print(Text(mark + visible(text, " " * len(mark) + "| "), style="green" if score >= 1 else ""))
 
 
 def _export(args, _):
@@ -293,11 +295,12 @@ def _check(args, _):
     from rich.table import Table
 
     from jaxcredit import laws
+    from jaxcredit.plain_text import cell
 
     results = laws.check(find.estimator(args.credit))
     table = Table("law", "", "detail")
     for r in results:
-        table.add_row(r.law, {True: "[green]holds", False: "[red]broken", None: "skipped"}[r.passed], str(r.detail or ""))
+        table.add_row(r.law, {True: "[green]holds", False: "[red]broken", None: "skipped"}[r.passed], cell(r.detail or ""))
     Console().print(table)
     sys.exit(1 if any(r.passed is False for r in results) else 0)
 

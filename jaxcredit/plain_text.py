@@ -34,12 +34,12 @@ def cell(text: object, style: str = ""):
 
 def markdown(text: object) -> str:
     """One line of Markdown that shows the text as it is: no emphasis, link, image, HTML or table cell begins or ends in it."""
-    return "".join("\\" + c if c in "\\`*_{}[]()<>#+!|~&$" else c for c in one_line(text))
+    return "".join("\\" + c if c in "\\`*_[]<>#!|~&$" else c for c in one_line(text))
 
 
 def code_span(text: object) -> str:
-    """The text as a Markdown code span, which nothing in it can end, in a table's cell too."""
-    line = one_line(text).replace("|", "\\|")
+    """The text as a Markdown code span, which nothing in it can end; not for cells of tables, where a bar would."""
+    line = one_line(text)
     runs = [len(run) for run in "".join(c if c == "`" else " " for c in line).split()]
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
     space = " " if line.startswith(("`", " ")) or line.endswith(("`", " ")) or not line else ""

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.stages import Lowered
 from rich.console import Console
+from rich.text import Text
 
 from jaxcredit import fit, flops, mesh, params
 from jaxcredit.collect import Collected, assemble
 from jaxcredit.credit import method_of
 from jaxcredit.experiment import Experiment
+from jaxcredit.plain_text import cell, visible
 from jaxcredit.programs import Programs, build
 from jaxcredit.run import problems, steps_of
 from jaxcredit.tasks import score
@@ -56,22 +58,22 @@ def plan(exp: Experiment, console: Console | None = None, *, on: Topology | None
 def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool) -> bool:
     made = build(exp)
     where = mesh.make(exp.mesh) if exp.mesh else None
-    console.print(
+    told = (
         f"{exp.name}: {params.count(made.state.params):,} parameters, {method_of(exp.credit).name}, {exp.prompts} prompts x {exp.group} "
         f"answers of {max(exp.buckets)} + {exp.new} tokens on {where.size if where else 1} x {kind}"
-        f"{f', mesh {dict(where.shape)}' if where else ''}, attention {made.attention}; {size(room)} a device",
-        highlight=False,
+        f"{f', mesh {dict(where.shape)}' if where else ''}, attention {made.attention}; {size(room)} a device"
     )
+    console.print(cell(told))
     good = True
     for name, lowered, resident in programs(exp, made):
         found = fit.measure(lowered, resident, where)
         good &= (fine := not found.refused and found.need.peak <= room)
-        console.print(f"[{'green' if fine else 'red'}]{name} {verdict(exp, made, name, found, room)}[/]", highlight=False)
+        console.print(Text(f"{name} {verdict(exp, made, name, found, room)}", style="green" if fine else "red"))
         if largest and name != "evaluate":  # which takes as many as there are, a batch at a time
             most = fit.largest(exp, room, lambda e, name=name: _one(e, name))
-            console.print(f"  largest: {most}", highlight=False)
+            console.print(Text(f"  largest: {most}"))
     for fine, text in data(exp):
-        console.print(text, style={True: "", False: "red", None: "yellow"}[fine], highlight=False, markup=False)
+        console.print(Text(visible(text, "  "), style={True: "", False: "red", None: "yellow"}[fine]))
         good &= fine is not False
     return good
 

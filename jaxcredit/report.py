@@ -10,15 +10,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcredit import advise, params, plan, records
+from jaxcredit import advise, params, plan
 from jaxcredit.credit import method_of
 from jaxcredit.display import ACCURACY, Summary, final_table, sparkline
 from jaxcredit.evaluate import Estimate, wilson
 from jaxcredit.experiment import Experiment
 from jaxcredit.fresh import Fresh
-from jaxcredit.plain_text import visible
+from jaxcredit.history import History
+from jaxcredit.plain_text import code_span, one_line, visible
+from jaxcredit.plain_text import markdown as literal
 from jaxcredit.programs import Programs
-from jaxcredit.records import plain, read
+from jaxcredit.records import lines, plain
 
 HASHED = 100_000  # items of a split that are hashed
 
@@ -35,27 +37,27 @@ class Item(NamedTuple):
 
 def markdown(exp: Experiment, programs: Programs, folder: Path, fresh: Fresh | None = None, beside: Sequence[Path] = ()) -> str:
     """The whole report; `fresh` rollouts fill the points about credit and trajectories, `beside` names runs to compare with."""
-    history = read(folder)
+    history = History(lines(folder))
     if len(history) < 2:
         raise ValueError(f"{folder} has no finished step yet: nothing to report")
     items = [*_claim(exp), *_made_of(exp, programs, history), *_against(folder, history, beside), *_scores(exp, history)]
     items += [*_credit(exp, history, fresh), *_cost(exp, programs, history, folder), *_answers(exp, fresh), *_judge(exp)]
-    last = history[-1]
-    lines = [f"# {exp.name}: {method_of(exp.credit).name}, {last['step']} steps", ""]
+    text = [f"# {literal(exp.name)}: {literal(method_of(exp.credit).name)}, {history.last['step']} steps", ""]
     filled = sum(bool(i.told) and not i.asks for i in items)
-    lines += [f"{filled} of {len(items)} points are filled in from `{folder.name}`; {len(items) - filled} have a question for its author."]
+    source = code_span(folder.name)
+    text += [f"{filled} of {len(items)} points are filled in from {source}; {len(items) - filled} have a question for its author."]
     for section, points in itertools.groupby(items, lambda i: i.section):
-        lines += ["", f"## {section}", ""]
+        text += ["", f"## {section}", ""]
         for i in points:
-            text = f"\n{i.told}\n" if "\n" in i.told else f" {i.told}"
-            lines.append(f"- [{' ' if i.asks else 'x'}] **{i.number}. {i.title}.**{text if i.told else ''}".rstrip())
-            lines += [f"  - Question: {i.asks}"] if i.asks else []
-    return "\n".join(lines) + "\n"
+            told = f"\n{i.told}\n" if "\n" in i.told else f" {i.told}"
+            text.append(f"- [{' ' if i.asks else 'x'}] **{i.number}. {i.title}.**{told if i.told else ''}".rstrip())
+            text += [f"  - Question: {i.asks}"] if i.asks else []
+    return "\n".join(text) + "\n"
 
 
 def numbers(folder: Path, name: str) -> tuple[Any, str]:
     """A table of a run's metrics, first, best and last, and its config.json as it stands. Nothing of the run is executed."""
-    summary = Summary(records.lines(folder))
+    summary = Summary(lines(folder))
     if not summary.last:
         raise ValueError(f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart")
     config = folder / "config.json"
@@ -70,13 +72,18 @@ def _claim(exp):
     alternative = (
         f"siblings of the same group (G = {exp.group}), none restored or run again" if not needs else f"signals {', '.join(needs)}"
     )
-    loss = f"advantage in {_name(exp.objective)}, summed by {_name(exp.aggregate)}, KL weight {exp.beta:g}"
+    loss = f"advantage in {literal(_name(exp.objective))}, summed by {literal(_name(exp.aggregate))}, KL weight {exp.beta:g}"
     yield Item(
-        "Claim card", 1, "Unit and contrast", f"{m.name} ({m.granularity}{source}; {m.fidelity}): {m.summary}", "which contrast is meant?"
+        "Claim card",
+        1,
+        "Unit and contrast",
+        literal(f"{m.name} ({m.granularity}{source}; {m.fidelity}): {m.summary}"),
+        "which contrast is meant?",
     )
     yield Item("Claim card", 2, "State", "", "what counts as the same state (text prefix, restored environment, matched hash)?")
     yield Item("Claim card", 3, "Alternatives", alternative, "" if not needs else "how were these signals collected?")
-    going = f"the policy itself at temperature {exp.temperature:g}, at most {exp.new} tokens; verifier {exp.task.name}; seed {exp.seed}"
+    going = f"the policy itself at temperature {exp.temperature:g}, at most {exp.new} tokens; "
+    going += f"verifier {literal(exp.task.name)}; seed {exp.seed}"
     yield Item("Claim card", 4, "Continuation", going)
     yield Item("Claim card", 5, "Where the number enters", loss, "what else differs from the baseline?")
     yield Item("Claim card", 6, "Falsifier", "", "which result would contradict the claim?")
@@ -85,18 +92,17 @@ def _claim(exp):
 def _made_of(exp, programs, history):
     p = exp.policy
     shape = f"layers {p.layers}, width {p.width}, heads {p.heads} ({p.kv_heads} kv), ffn {p.ffn}, vocabulary {p.vocab}"
-    origin = f"from {json.dumps(plain(exp.weights))}" if exp.weights else f"from random numbers (seed {exp.seed})"
-    warm = f", then {history[0]['warmup/steps']} steps of supervision" if "warmup/steps" in history[0] else ""
+    origin = f"from {code_span(json.dumps(plain(exp.weights)))}" if exp.weights else f"from random numbers (seed {exp.seed})"
+    warm = f", then {history.first['warmup/steps']} steps of supervision" if "warmup/steps" in history.first else ""
     count, of = params.count(programs.state.params), "Model and data"
-    told = (
-        f"{count:,} parameters ({shape}), {p.param_dtype}, computing in {p.dtype}; {origin}{warm}; tokenizer {type(exp.tokenizer).__name__}"
-    )
+    told = f"{count:,} parameters ({shape}), {p.param_dtype}, computing in {p.dtype}; {origin}{warm}; "
+    told += f"tokenizer {literal(type(exp.tokenizer).__name__)}"
     yield Item(
         of, 7, "Model", f"{told} of {exp.tokenizer.vocab_size} ids", "which exact revision of the checkpoint?" if exp.weights else ""
     )
     splits = [(n, getattr(exp.task, n)) for n in ("train", "test", "demos")]
     rows = [f"  | {name} | {len(part):,} | `{data_hash(part)}` |" for name, part in splits if len(part)]
-    table = "\n".join([f"  {exp.task.name}", "", "  | split | problems | sha256 |", "  |---|---|---|", *rows])
+    table = "\n".join([f"  {literal(exp.task.name)}", "", "  | split | problems | sha256 |", "  |---|---|---|", *rows])
     yield Item(of, 8, "Prompts", table, "where are they from, and what was left out?")
     cut = _mean(history, "truncated")
     how = f"temperature {exp.temperature:g}, top-k {exp.top_k or 'off'}, top-p {exp.top_p:g}, prompts up to {max(exp.buckets)}, answers "
@@ -105,23 +111,27 @@ def _made_of(exp, programs, history):
         of,
         9,
         "Template and sampling",
-        f"{how}up to {exp.new} tokens, {cut:.1%} cut off; a prompt as the model reads it: `{_short(example)}`",
+        f"{how}up to {exp.new} tokens, {cut:.1%} cut off; a prompt as the model reads it: {_short(example)}",
     )
 
 
 def _against(folder, history, beside):
-    of, others = "Baselines", [(f.name, _facts(f), read(f)) for f in beside]
+    of, others = "Baselines", [(f.name, _facts(f), History(lines(f), (ACCURACY, "tokens"))) for f in beside]
     mine = _facts(folder)
-    rivals = [(name, facts, lines) for name, facts, lines in others if facts["credit"] != mine["credit"]]
+    rivals = [(name, facts) for name, facts, _ in others if facts["credit"] != mine["credit"]]
     yield Item(
-        of, 10, "Baseline", ", ".join(f"{n} ({f['credit']})" for n, f, _ in rivals), "" if rivals else "which run of an episode-level one?"
+        of,
+        10,
+        "Baseline",
+        ", ".join(literal(f"{n} ({f['credit']})") for n, f in rivals),
+        "" if rivals else "which run of an episode-level one?",
     )
     tokens = _tokens(history)
     told = f"{tokens[-1]:,.0f} tokens sampled in training"
     if others:
-        budget = min(tokens[-1], *(_tokens(lines)[-1] for _, _, lines in others))
+        budget = min(tokens[-1], *(_tokens(other)[-1] for _, _, other in others))
         rows = [(folder.name, mine, history), *others]
-        table = [f"  | {n} | {f['credit']} | {f['seed']} | {_at(lines, budget)} |" for n, f, lines in rows]
+        table = [f"  | {literal(n)} | {literal(f['credit'])} | {f['seed']} | {_at(run, budget)} |" for n, f, run in rows]
         head = [
             "",
             f"  Accuracy when {budget:,.0f} tokens had been sampled:",
@@ -133,8 +143,8 @@ def _against(folder, history, beside):
     yield Item(of, 11, "Matched budget", told, "" if rivals else "a baseline at as many tokens? (`--beside RUN`)")
     yield Item(of, 12, "Credit alone", "", "runs with credit broadcast, shuffled inside each trajectory, and its sign flipped?")
     yield Item(of, 13, "Ceiling", "", "an oracle's credit, where a controlled task allows it?")
-    seeds = {mine["seed"]: history} | {f["seed"]: lines for _, f, lines in others if f["credit"] == mine["credit"]}
-    last = [s for s in (_last(lines, ACCURACY) for lines in seeds.values()) if s is not None]
+    seeds = {mine["seed"]: history} | {f["seed"]: other for _, f, other in others if f["credit"] == mine["credit"]}
+    last = [s for s in (_last(run, ACCURACY) for run in seeds.values()) if s is not None]
     told = f"seeds {', '.join(map(str, sorted(seeds)))}"
     if len(last) > 1:
         told += f": accuracy {np.mean(last):.3f}, standard error over seeds {np.std(last, ddof=1) / math.sqrt(len(last)):.3f}"
@@ -151,19 +161,21 @@ def _scores(exp, history):
     names = (ACCURACY, "reward", "length", "entropy", "truncated", "kl")
     rows = []
     for name in names:
-        x = [line[name] for line in history if line.get(name) is not None]
-        if x:
+        _, x = history.series(name)
+        if len(x):
             rows.append(f"  | {name} | {x[0]:.3g} | {max(x):.3g} | {x[-1]:.3g} | `{sparkline(x[:: max(1, len(x) // 16)])}` |")
     table = ["  | | first | peak | last | |", "  |---|---|---|---|---|", *rows, "", "  ![curves](curves.png)"]
     yield Item("Evaluation", 16, "Curves", "\n".join(table))
 
 
 def _credit(exp, history, fresh):
-    of, late = "Credit quality", history[-max(1, len(history) // 10) :]
-    rms, active, mixed = (_mean(late, name) for name in ("credit_rms", "active", "groups_mixed"))
-    told = f"in the last {len(late)} steps: RMS {rms:.3g}, {active:.0%} of tokens active, {1 - mixed:.0%} of groups without a signal"
+    of, late = "Credit quality", max(1, len(history) // 10)
+    rms, active, mixed, collisions, modal = (
+        _mean(history, name, late) for name in ("credit_rms", "active", "groups_mixed", "prefix_collisions", "modal_share")
+    )
+    told = f"in the last {late} steps: RMS {rms:.3g}, {active:.0%} of tokens active, {1 - mixed:.0%} of groups without a signal"
     yield Item(of, 17, "Credit", told, "leakage, where the truth is known (`jaxcredit arena`)?")
-    overlap = f"prefix collisions {_mean(late, 'prefix_collisions'):.1%} of tokens, modal share {_mean(late, 'modal_share'):.0%} half way"
+    overlap = f"prefix collisions {collisions:.1%} of tokens, modal share {modal:.0%} half way"
     if fresh is not None:
         measured = advise.measure(fresh.rollout, fresh.logp)
         rows = [f"  | {name.replace('_', ' ')} | {_number(x)} |" for name, x in measured.numbers.items() if name != "two_valued"]
@@ -174,18 +186,20 @@ def _credit(exp, history, fresh):
     yield Item(of, 19, "Agreement with Monte Carlo", "", ask)
     name = method_of(exp.credit).name
     yield Item(
-        of, 20, "Controlled tasks", f"`jaxcredit arena --estimator {name}` measures them", "its scores, and the setting in which it loses?"
+        of,
+        20,
+        "Controlled tasks",
+        f"{code_span(f'jaxcredit arena --estimator {name}')} measures them",
+        "its scores, and the setting in which it loses?",
     )
 
 
 def _cost(exp, programs, history, folder):
     said = json.loads((folder / "config.json").read_text()).get("environment", {}) if (folder / "config.json").exists() else {}
-    total = history[-1].get("time/total_s", 0.0)
-    parts = {n: sum(line.get(f"time/{n}_s") or 0 for line in history) for n in ("sample", "reward")}
+    total = history.last.get("time/total_s", 0.0)
     devices = said.get("devices", 1)
     told = f"{devices * total / 3600:.3g} device-hours ({devices} x {said.get('device', 'device')})"
-    told += f", {_tokens(history)[-1]:,.0f} tokens sampled; wall clock {total:,.0f} s: sampling {parts['sample']:,.0f}"
-    told += f", judging {parts['reward']:,.0f}, the rest training and evaluation"
+    told += f", {_tokens(history)[-1]:,.0f} tokens sampled; wall clock {total:,.0f} s: {_seconds(history)}"
     if (good := _last(history, "time/goodput")) is not None:
         told += f"; {good:.0%} of it in steps that counted"
     if (mfu := _last(history, "time/mfu")) is not None:
@@ -224,7 +238,7 @@ def traces(exp: Experiment, fresh: Fresh, count: int = 3, tokens: int = 120) -> 
         ids, credit = seen[n, r][mask[n, r]][:tokens], fresh.advantage[n, r][mask[n, r]][:tokens]
         words = " ".join(f"{_token(exp.tokenizer, int(i))}{c:+.2f}" for i, c in zip(ids, credit, strict=True))
         out += [
-            f"  - reward {R[n, row[n, r]]:g} of {R[n].max():g} in the group; prompt `{_short(_text(fresh.prompts[n]))}`",
+            f"  - reward {R[n, row[n, r]]:g} of {R[n].max():g} in the group; prompt {_short(_text(fresh.prompts[n]))}",
             "",
             f"        {words}",
         ]
@@ -232,13 +246,13 @@ def traces(exp: Experiment, fresh: Fresh, count: int = 3, tokens: int = 120) -> 
 
 
 def _token(tokenizer, token: int) -> str:
-    return "end" if token in tokenizer.stop_ids else repr(tokenizer.decode([token]))
+    return "end" if token in tokenizer.stop_ids else one_line(repr(tokenizer.decode([token])))
 
 
 def _judge(exp):
     judges = sorted(set(exp.provided()) & {"process", "verdict", "error", "prm_logp", "progress"})
     ask = "its accuracy under the trained policy, a probe with filler, and where it collapses?" if judges else ""
-    yield Item("Reward hacking", 25, "Judges", ", ".join(judges) or "no reward model or judge of steps takes part", ask)
+    yield Item("Reward hacking", 25, "Judges", literal(", ".join(judges)) or "no reward model or judge of steps takes part", ask)
 
 
 def data_hash(items: Sequence[dict]) -> str:
@@ -256,25 +270,39 @@ def _facts(folder: Path) -> dict[str, Any]:
     return {"credit": name.removeprefix("jaxcredit.credit.").split(".")[-1], "seed": config.get("seed")}
 
 
-def _tokens(history):
-    return np.cumsum([line.get("tokens") or 0 for line in history])
+def _seconds(history: History) -> str:
+    """What the wall clock was spent on. Where update_s is missing (runs before it was measured), sample_s holds that wait too."""
+    sample, update = history.series("time/sample_s")[0], history.series("time/update_s")[0]
+    parts = {name: history.total(f"time/{name}_s") for name in ("sample", "update", "reward")}
+    if len(sample) == len(update):
+        told = f"sampling {parts['sample']:,.0f}, waiting for the update {parts['update']:,.0f}"
+    else:
+        told = f"sampling and waiting for the update {parts['sample'] + parts['update']:,.0f}"
+    return f"{told}, judging {parts['reward']:,.0f}, the rest mostly evaluation, saving and compiling"
 
 
-def _at(history, budget) -> str:
+def _tokens(history: History) -> np.ndarray:
+    """Tokens sampled up to each line."""
+    return np.cumsum(np.nan_to_num(history.column("tokens")))
+
+
+def _at(history: History, budget: float) -> str:
     """The last accuracy that was measured before the budget was spent."""
-    seen = [
-        line[ACCURACY] for line, spent in zip(history, _tokens(history), strict=True) if spent <= budget and line.get(ACCURACY) is not None
-    ]
-    return f"{seen[-1]:.3f}" if seen else "-"
+    seen = history.column(ACCURACY)[_tokens(history) <= budget]
+    seen = seen[~np.isnan(seen)]
+    return f"{seen[-1]:.3f}" if len(seen) else "-"
 
 
-def _last(history, name):
-    return next((line[name] for line in reversed(history) if line.get(name) is not None), None)
+def _last(history: History, name: str) -> float | None:
+    _, x = history.series(name)
+    return float(x[-1]) if len(x) else None
 
 
-def _mean(history, name) -> float:
-    x = [line[name] for line in history if line.get(name) is not None]
-    return float(np.mean(x)) if x else float("nan")
+def _mean(history: History, name: str, late: int = 0) -> float:
+    """The mean over the lines that have it, or over the last `late` lines."""
+    x = history.column(name)[-late:]
+    x = x[~np.isnan(x)]
+    return float(np.mean(x)) if len(x) else float("nan")
 
 
 def _number(x) -> str:
@@ -291,5 +319,6 @@ def _text(prompt) -> str:
 
 
 def _short(text: str, most: int = 160) -> str:
-    one = " ".join(text.replace("`", "'").split())
-    return one if len(one) <= most else one[:most] + " ..."
+    """Text of the data or the model as a code span of one line."""
+    one = " ".join(text.split())
+    return code_span(one if len(one) <= most else one[:most] + " ...")

@@ -1,6 +1,7 @@
 """Optional outputs: what they show is literal, what they keep stays small, and what breaks in them ends no run."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -10,11 +11,13 @@ import sys
 import warnings
 
 import matplotlib
+import micro
 import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxcredit import hosts, pictures, plots, terminal
+from jaxcredit import cli, hosts, pictures, plots, terminal
+from jaxcredit.assess import Answers
 from jaxcredit.display import ACCURACY, SHOWN, Display, Summary, final_table
 from jaxcredit.history import History
 from jaxcredit.optional_output import Optional
@@ -334,3 +337,37 @@ def test_a_terminal_stays_a_terminal():
 def test_the_table_says_who_it_is_about():
     table = final_table(Summary([line(0), line(5)]), "[bold]x", "runs/[red]y")
     assert "[bold]x" in shown(table) and "runs/[red]y" in shown(table)
+
+
+# -- commands --
+
+
+def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys):
+    hostile = "\x1b]52;c;x\x07[bold]:smile:\r\n  1  forged\n1+1="
+    exp = micro.experiment()
+    exp = dataclasses.replace(exp, task=dataclasses.replace(exp.task, test=[{"prompt": hostile, "meta": 0}]))
+    answers = Answers([{"prompt": hostile}], [[hostile, "2"]], np.array([[0.5, 1.0]]), np.zeros((1, 2)), np.ones((1, 2)))
+    monkeypatch.setattr("jaxcredit.find.opened", lambda *args: (exp, None, None, 4))
+    monkeypatch.setattr("jaxcredit.run.sampled", lambda *args, **kwargs: answers)
+    cli.main(["sample", "runs/x", "--n", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        r"\x1b]52;c;x\a[bold]:smile:\r",
+        "|   1  forged",
+        "| 1+1=",
+        r"  0.5  \x1b]52;c;x\a[bold]:smile:\r",
+        "       |   1  forged",
+        "       | 1+1=",
+        "  1  2",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env, to", [({}, ">/dev/full"), ({}, ">&-"), ({}, "2>/dev/full >&2"), ({}, "| true"), (ASCII, ">text")])
+def test_training_ends_well_whatever_its_standard_output_is(tmp_path, env, to):
+    main = "from jaxcredit.cli import main; main()"
+    command = f"set -o pipefail; {sys.executable} -c '{main}' train {micro.__file__} --steps 2 {to}"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert [x["step"] for x in read(tmp_path / "runs/micro")] == [0, 1, 2]
+    assert to not in (">/dev/full", "| true") or done.stderr.count("standard output failed") == 1

@@ -1,18 +1,25 @@
 """The checklist of real runs of a micro policy: what they tell is there, what they cannot tell is asked, and the numbers are theirs."""
 
+import dataclasses
+import io
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import ITEMS, build
+from micro import ITEMS, build, experiment
+from rich.console import Console
 
 from jaxcredit import cli, report
-from jaxcredit.records import read
+from jaxcredit.history import History
+from jaxcredit.records import Records, read
+from jaxcredit.tasks import Task
+from jaxcredit.tokenize import Chars
 
 MICRO = str(Path(__file__).parent / "micro.py")
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +42,7 @@ def points(path):
     return {int(n): (mark == "x", rest) for mark, n, rest in re.findall(r"- \[(.)\] \*\*(\d+)\.(.*?)(?=\n- \[|\n## |\Z)", text, re.S)}
 
 
+@slow
 def test_every_point_is_filled_or_asked(runs):
     for run in ("micro", "seed1"):
         told = points(runs / run)
@@ -51,6 +59,7 @@ def test_every_point_is_filled_or_asked(runs):
         assert not full[n][0], n
 
 
+@slow
 def test_numbers_are_the_runs_own(runs):
     told, lines = points(runs / "micro"), read(runs / "micro")
     assert "4,256 parameters" in told[7][1] and "seed 0" in told[7][1]
@@ -68,6 +77,42 @@ def test_numbers_are_the_runs_own(runs):
     assert sum(answers) == 16 * 4
     shown = re.findall(r"reward ([\d.]+) of ([\d.]+) in the group", told[24][1])
     assert len(shown) == 3 and all(float(a) < float(b) for a, b in shown)
+
+
+@pytest.mark.parametrize(
+    "lines, told",
+    [
+        ([{"time/sample_s": 3, "time/update_s": 2, "time/reward_s": 1}] * 2, "sampling 6, waiting for the update 4, judging 2"),
+        (
+            [{"time/sample_s": 3, "time/reward_s": 1}] * 2,
+            "sampling and waiting for the update 6, judging 2",
+        ),  # before update_s was measured
+        ([{"time/sample_s": 3}, {"time/sample_s": 3, "time/update_s": 2}], "sampling and waiting for the update 8, judging 0"),
+    ],
+)
+def test_sampling_is_told_from_waiting_only_where_both_were_measured(lines, told):
+    history = History([{"step": i, **line} for i, line in enumerate(lines)])
+    assert report._seconds(history).startswith(told)
+
+
+def test_a_report_shows_hostile_text_as_text(tmp_path):
+    hostile = "\x1b]52;c;x\x07<script>alert(1)</script>`**b** | [x](y)\n- [x] **99. Forged.**"
+    item = {"prompt": hostile[:20] + "ab>", "meta": "ba"}
+    exp = dataclasses.replace(
+        experiment(),
+        name=hostile,
+        task=Task(hostile, [item] * 4, [item] * 4, lambda meta, text, ids: 0.0),
+        tokenizer=Chars(hostile + "abc>"),
+    )
+    folder = tmp_path / "r|`[x](y)\x1b[2J"
+    with Records(folder, steps=1, console=Console(file=io.StringIO()), config={"credit": "x|y", "seed": 0}) as records:
+        for step in (0, 1):
+            records.log(step, {"reward": 0.5})
+    text = report.markdown(exp, build(exp), folder)
+    assert not [c for c in text if unicodedata.category(c) == "Cc" and c != "\n"]
+    assert len(re.findall(r"^- \[", text, re.M)) == 25  # no point is forged
+    code = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
+    assert not re.search(r"(?<!\\)(<script|\[x\]\(y)", code)
 
 
 def test_a_hash_is_of_the_problems():
