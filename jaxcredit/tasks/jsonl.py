@@ -1,9 +1,15 @@
 """Your own data and your own reward: a JSON Lines file and a function."""
 
+import gzip
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+import re
+import shlex
+import string
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +29,10 @@ def from_jsonl(
 ) -> Task:
     """A task from a file with one JSON object a line; the whole object is the `meta` that `reward(meta, text, ids)` gets.
 
-    `prompt` (and `answer`, for demonstrations) is a field's name, a format string such as "Q: {question}", or a function of the object;
-    a prompt is a text or chat messages. `test` is another file, or the share of the prompts to hold out: a prompt's hash decides, so a
-    growing file keeps its test set. Training items with a prompt of the test set are dropped with a warning.
+    A file compressed by gzip is read too, and one that is a JSON array of objects. `prompt` (and `answer`, for demonstrations) is a
+    field's name, a format string such as "Q: {question}" (a literal brace is written twice: "{{"), or a function of the object; a prompt
+    is a text or chat messages. `test` is another file, or the share of the prompts to hold out: a prompt's hash decides, so a growing
+    file keeps its test set. Training items with a prompt of the test set are dropped with a warning.
     """
     check_reward(reward)
     items = items_of(path, prompt, answer)
@@ -34,57 +41,168 @@ def from_jsonl(
     else:
         held_out = items_of(test, prompt, answer)
         train = without(items, held_out, str(path))
-    return Task(name or Path(path).stem, train, held_out, reward, train if answer is not None else ())
+    return Task(name or Path(str(path).removesuffix(".gz")).stem, train, held_out, reward, train if answer is not None else ())
 
 
 def items_of(path: str | os.PathLike, prompt: Read, answer: Read | None = None) -> list[Item]:
     """The items of one file."""
     path = Path(path)
-    if not path.is_file():
-        near = sorted(p.name for p in path.parent.glob("*.jsonl")) if path.parent.is_dir() else []
-        hint = (
-            f"that folder has: {', '.join(near[:8])}"
-            if near
-            else f"its folder {'has no .jsonl file' if path.parent.is_dir() else 'does not exist'}"
-        )
-        raise FileNotFoundError(f"no file {path}; {hint}")
     items: list[Item] = []
-    with open(path, encoding="utf-8") as file:
-        lines = enumerate(file, 1)
-        for number, line in lines:
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
+    for where, record in _records(path):
+        text = _read(prompt, record, where, "prompt")
+        if not is_prompt(text):
+            raise ValueError(f'{where}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages')
+        if text == "":
+            raise ValueError(f"{where}: the prompt is empty; leave that item out")
+        item = {"prompt": text, "meta": record}
+        if answer is not None:
+            shown = _read(answer, record, where, "answer")
+            if not isinstance(shown, (str, int, float)) or isinstance(shown, bool) or shown != shown:
                 raise ValueError(
-                    f"{where}: not JSON ({error.msg} at column {error.colno}): {line.strip()!r:.120}; one JSON object a line is needed"
-                ) from None
-            if not isinstance(record, dict):
-                raise ValueError(
-                    f"{where}: a JSON {type(record).__name__}, {line.strip()!r:.120}; each line must be an object with named fields"
+                    f"{where}: the answer is {json.dumps(shown, default=repr):.120}; a demonstration must be a text or a number. "
+                    "Leave that item out, or make one with answer=FUNCTION"
                 )
-            text = _read(prompt, record, where, "prompt")
-            if not is_prompt(text):
-                raise ValueError(f'{where}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages')
-            item = {"prompt": text, "meta": record}
-            if answer is not None:
-                item["answer"] = str(_read(answer, record, where, "answer"))
-            items.append(item)
+            item["answer"] = str(shown)
+        items.append(item)
     if not items:
         raise ValueError(f"{path} is empty: one JSON object a line is needed")
     return items
 
 
-def _read(how: Read, record: dict, where: str, what: str) -> Any:
-    if isinstance(how, str) and "{" not in how and how in record:
-        return record[how]
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The JSON objects of a file, each with its place, "FILE:LINE"."""
+    lines = enumerate(_lines(path), 1)
+    first = next(((number, line) for number, line in lines if line.strip()), None)
+    if first is None:
+        return
+    if first[1].lstrip().startswith("[") and (array := _array(path)) is not None:
+        found = ((f"{path}, item {i}", record) for i, record in enumerate(array))
+    else:
+        places = ((f"{path}:{number}", line.strip()) for number, line in itertools.chain([first], lines) if line.strip())
+        found = ((where, _line(text, where, path)) for where, text in places)
+    for where, record in found:
+        if not isinstance(record, dict):
+            kind, text = type(record).__name__, json.dumps(record)
+            raise ValueError(f"{where}: a JSON {kind}, {text!r:.120}; each line must be an object with named fields")
+        yield where, record
+
+
+def _line(text: str, where: str, path: Path) -> Any:
+    """The value that a line says."""
     try:
-        return how(record) if callable(how) else how.format_map(record) if "{" in how else record[how]
+        value = _parsed(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except _Twice as twice:
+        raise ValueError(f"{where}: the field {twice} stands twice in one object: which is meant?") from None
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise ValueError(f"{where}: {half} is half a character, which is no text: write both halves or leave it out") from None
+    except json.JSONDecodeError as error:
+        mend = f"one JSON object a line is needed (jq -c . {shlex.quote(str(path))} writes that)"
+        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): {text!r:.120}; {mend}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: cannot be read as JSON ({error}): {text!r:.120}") from None
+    return value
+
+
+def _array(path: Path) -> list | None:
+    """The items of a file that is one JSON array; None if it is not."""
+    try:
+        array = _parsed("".join(_lines(path)))
+        json.dumps(array, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{path}: {ascii(error.object[error.start])} is half a character, which is no text") from None
+    except _Twice as twice:
+        raise ValueError(f"{path}: the field {twice} stands twice in one object: which is meant?") from None
+    except json.JSONDecodeError as error:
+        if error.lineno == 1 or error.msg == "Extra data":
+            return None
+        raise ValueError(f"{path}:{error.lineno}: a JSON array that cannot be read ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: a JSON array that cannot be read ({error})") from None
+    return array if isinstance(array, list) else None
+
+
+# How files begin that are often taken for JSON Lines.
+_OTHERS = {
+    b"PAR1": "a Parquet file: write it as JSON Lines (pandas: read_parquet(...).to_json(..., orient='records', lines=True))",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it (zstd -d), or compress it by gzip",
+    b"BZh": "compressed by bzip2: unpack it (bunzip2), or compress it by gzip",
+    b"\xfd7zXZ": "compressed by xz: unpack it (unxz), or compress it by gzip",
+    b"PK\x03\x04": "a zip archive: unpack it (unzip)",
+    b"\xff\xfe": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"\xfe\xff": "UTF-16: save it as UTF-8 (iconv -f UTF-16 -t UTF-8)",
+    b"version https://git-lfs": "a pointer of Git LFS and not the file itself: run git lfs pull",
+}
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, unpacked if gzip has packed it; byte-order marks are dropped."""
+    if not path.is_file():
+        folder, near = path.parent.is_dir(), []
+        if folder:
+            near = sorted(p.name for p in path.parent.iterdir() if p.name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")))
+        hint = f"that folder has: {', '.join(near[:8])}" if near else f"its folder {'has no .jsonl file' if folder else 'does not exist'}"
+        raise FileNotFoundError(f"no file {path}; {hint}")
+    with open(path, "rb") as file:
+        begin = file.read(24)
+    if other := next((what for magic, what in _OTHERS.items() if begin.startswith(magic)), None):
+        raise ValueError(f"{path} is {other}")
+    number = 0
+    try:
+        with (gzip.open if begin.startswith(b"\x1f\x8b") else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
+            for number, line in enumerate(file, 1):
+                if not line.isascii() and (byte := re.search("[\udc80-\udcff]", line)):
+                    code = ord(byte[0]) - 0xDC00
+                    raise ValueError(f"{path}:{number}: not UTF-8 (the byte 0x{code:02x} in column {byte.start() + 1}): save it as UTF-8")
+                yield line.lstrip("\ufeff")
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is a damaged or unfinished gzip file, good up to line {number} ({error}): get it again") from None
+
+
+class _Twice(Exception):
+    pass
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Twice(repr(next(name for name in names if names.count(name) > 1)))
+    return record
+
+
+def _parsed(text: str) -> Any:
+    return json.loads(text, object_pairs_hook=_once)
+
+
+class _Filled(string.Formatter):
+    """str.format that takes no null for a text."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        if value is None:
+            raise ValueError("a field of it is null")
+        return super().format_field(value, format_spec)
+
+
+def _read(how: Read, record: dict, where: str, what: str) -> Any:
+    if isinstance(how, str) and how in record:
+        return record[how]
+    template = isinstance(how, str) and ("{" in how or "}" in how)
+    braces = " A brace that is meant as one is written twice: {{ or }}." if template else ""
+    try:
+        if callable(how):
+            return how(record)
+        return _Filled().vformat(how, (), record) if template else record[how]
     except KeyError as error:
         fields = ", ".join(map(repr, record)) or "none"
-        raise ValueError(f"{where}: no field {error} for the {what}; the fields there are {fields} (say which with {what}=...)") from None
+        raise ValueError(
+            f"{where}: no field {error} for the {what}; the fields there are {fields} (say which with {what}=...).{braces}"
+        ) from None
+    except Exception as error:
+        kind = f"template {how!r}" if template else "function"
+        raise ValueError(f"{where}: the {kind} of the {what} does not fit: {type(error).__name__}: {error}.{braces}") from error
 
 
 def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[Item]]:
@@ -97,5 +215,7 @@ def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[
 
     train, test = [x for x in items if not held_out(x)], [x for x in items if held_out(x)]
     if not train or (share and not test):
-        raise ValueError(f"{path}: test={share:g} of {len(items)} items leaves {len(train)} to train on and {len(test)} to test: give more")
+        raise ValueError(
+            f"{path}: test={share:g} of {len(items)} items leaves {len(train)} to train on and {len(test)} to test: give more, or another share"
+        )
     return train, test

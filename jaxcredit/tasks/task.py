@@ -4,16 +4,19 @@ import dataclasses
 import inspect
 import json
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 Item = dict[str, Any]  # "prompt": str or chat messages; "meta": what the reward needs; optionally "answer": a demonstration
-Reward = Callable[[Any, str, Sequence[int]], float | Sequence[float]]
+# A number, one for each segment, or None: unscored. Async, or an awaitable of one of these.
+Reward = Callable[[Any, str, Sequence[int]], float | Sequence[float] | None | Awaitable[float | Sequence[float] | None]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
     """`train` and `test` are random-access sequences of items; `reward(meta, text, ids)` is a number, or one for each segment.
+
+    None leaves an answer unscored: it is in no statistic and no loss. The reward may be an async function. See `tasks.score`.
 
     `demos` are items with an "answer" for a supervised warm-up. They may be of another kind (shorter, easier) than what is trained on.
     """
@@ -57,7 +60,12 @@ def key(prompt: str | Sequence[dict]) -> str:
 def is_prompt(x: Any) -> bool:
     """A text, or a chat: a list of {"role", "content"}."""
     chat = isinstance(x, (list, tuple)) and len(x) > 0
-    return isinstance(x, str) or (chat and all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in x))
+    return isinstance(x, str) or (chat and all(map(_is_message, x)))
+
+
+def _is_message(x: Any) -> bool:
+    known = isinstance(x, dict) and isinstance(x.get("role"), str) and "content" in x
+    return known and (isinstance(x["content"], (str, list)) or (x["content"] is None and "tool_calls" in x))
 
 
 def without(train: Sequence[Item], test: Sequence[Item], name: str) -> list[Item]:
