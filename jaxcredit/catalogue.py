@@ -252,26 +252,23 @@ def _needs(method) -> list[str]:
     return lines
 
 
-def table(rows: Iterable[dict[str, Any]], width: int = 120):
-    """The catalogue as a rich table; a narrow terminal gets fewer columns, and `--json` always has all."""
-    from rich.table import Table
+def table(rows: Iterable[dict[str, Any]]):
+    """The catalogue as a table; a narrow terminal gets fewer columns, and `--json` always has all."""
+    from jaxcredit.tables import Column, Sheet
 
     rows = list(rows)
     here = sum(bool(r["implemented"]) for r in rows)
-    what = Table(title=f"{here} methods here, {len(rows) - here} of the field that are not", title_justify="left")
-    columns = {  # how a row shows it, and from which width on
-        "name": (lambda r: r["name"], 0),
-        "paper": (lambda r: r["paper"], 0),
-        "granularity": (lambda r: r["granularity"], 0),
-        "family": (lambda r: r["family"], 110),
-        "needs": (lambda r: ", ".join(r["signals"]) or "-", 0),
-        "fidelity": (lambda r: r["fidelity"], 0),
-        "cost": (lambda r: r["cost"], 150),
-        "reduces to": (lambda r: r["reductions"], 150),
+    columns = {
+        Column("name", wraps=True, least=18): lambda r: r["name"],
+        Column("paper", wraps=True, least=10): lambda r: r["paper"].replace(":", ": "),
+        Column("granularity", wraps=True, least=11): lambda r: r["granularity"].replace("/", " / "),
+        Column("family", wraps=True, least=12, spare=2): lambda r: r["family"],
+        Column("needs", wraps=True, least=16): lambda r: ", ".join(r["signals"]) or "-",
+        Column("fidelity", spare=1): lambda r: r["fidelity"],
+        Column("cost", wraps=True, spare=3): lambda r: r["cost"],
+        Column("reduces to", wraps=True, spare=4): lambda r: r["reductions"],
     }
-    columns = {name: show for name, (show, least) in columns.items() if width >= least}
-    for name in columns:
-        what.add_column(name, overflow="fold", no_wrap=name in ("paper", "fidelity"))
+    what = Sheet(*columns, title=f"{here} methods here, {len(rows) - here} of the field that are not", how="--json")
     for r in rows:
         what.add_row(*(show(r) for show in columns.values()), style="" if r["implemented"] else "dim")
     return what

@@ -189,26 +189,29 @@ def _methods(args, _):
         print("\n\n\n".join(catalogue.page(row) for row in rows))
     else:
         console = Console()
-        console.print(catalogue.table(rows, console.width))
+        console.print(catalogue.table(rows))
 
 
 def _arena(args, _):
+    from jaxcredit import progress
     from jaxcredit.arena import matrix
     from jaxcredit.display import wide
 
     own = {name: matrix.catalogue().get(name) or find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
-    cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), **settings)
+    with progress.shown("arena") as tell:
+        cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), tell=tell, **settings)
     if args.html:
         from jaxcredit.arena import report, sweeps
 
-        curves = sweeps.run([s for s in sweeps.SWEEPS if s.family.__name__ in {c.family for c in cells}], seed=args.seed)
+        asked = [s for s in sweeps.SWEEPS if s.family.__name__ in {c.family for c in cells}]
+        with progress.shown("arena, sweeps") as tell:
+            curves = sweeps.run(asked, seed=args.seed, tell=tell)
         Path(args.html).write_text(report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed)), encoding="utf-8")
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
-        console = wide()
-        console.print(matrix.table(cells, intervals=console.width >= 240 or len({c.family for c in cells}) < 5))
+        wide().print(matrix.table(cells))
 
 
 def _advise(args, _):
@@ -271,19 +274,21 @@ def _models(args, _):
         print(json.dumps(rows))
     else:
         console = Console()
-        console.print(listing.table(rows, console.width))
+        console.print(listing.table(rows))
 
 
 def _claims(args, _):
     from rich.console import Console
 
+    from jaxcredit import progress
     from jaxcredit.arena import claims
 
     families = dict.fromkeys(e.sweep.family.__name__ for e in claims.EXPERIMENTS)
     if args.only and args.only not in families:
         raise ValueError(f"no claim is about {args.only!r}; families with claims: {', '.join(families)}")
     chosen = [e for e in claims.EXPERIMENTS if args.only in (None, e.sweep.family.__name__)]
-    found = claims.run(chosen, seeds=args.seeds)
+    with progress.shown("claims") as tell:
+        found = claims.run(chosen, seeds=args.seeds, tell=tell)
     if args.markdown:
         print(claims.markdown(found), end="")
     else:

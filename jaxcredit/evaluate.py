@@ -100,13 +100,10 @@ def summary(
 
 
 def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""):
-    """A rich table with a row a number and a column a run (or a policy): `table({"before": summary(...), "after": summary(...)})`."""
-    from rich.table import Table
+    """A table with a row a number and a column a run (or a policy): `table({"before": summary(...), "after": summary(...)})`."""
+    from jaxcredit.tables import Column, Sheet
 
-    out = Table(title=title or None)
-    out.add_column("")
-    for run in results:
-        out.add_column(run, justify="right")
+    out = Sheet("", *(Column(run, right=True) for run in results), title=title)
     rows: dict[tuple, list[str]] = {}  # what is equal in every column is one row: mean@n and pass@1 of rewards of 0 and 1
     for name in dict.fromkeys(name for numbers in results.values() for name in numbers):
         cells = tuple(_cell(numbers.get(name)) for numbers in results.values())

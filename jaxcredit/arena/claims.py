@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rich.table import Table
 
-from jaxcredit import arena, credit
+from jaxcredit import arena, credit, progress
 from jaxcredit.arena import learn, sweeps
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.sweeps import Sweep
@@ -24,6 +23,7 @@ from jaxcredit.credit import per_group
 from jaxcredit.credit.sploo import l1, safe
 from jaxcredit.kernels import centre, spread, standardise, to_go
 from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.tables import Column, Sheet
 
 MARGIN = 0.02  # of the way to the best policy: what is less is not worth a word, however sure
 
@@ -251,10 +251,11 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
     )
 
 
-def run(experiments: Sequence[Experiment] = EXPERIMENTS, **settings) -> list[Finding]:
-    """All of them, compiling side by side."""
+def run(experiments: Sequence[Experiment] = EXPERIMENTS, *, tell: progress.Tell = progress.silent, **settings) -> list[Finding]:
+    """All of them, compiling side by side; `tell` hears how far it is."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [*sum(pool.map(partial(measure, **settings), experiments), []), truncation()]
+        found = progress.each(pool, partial(measure, **settings), experiments, tell, lambda e: e.sweep.title)
+        return [*sum(found, []), truncation()]
 
 
 def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
@@ -273,8 +274,8 @@ def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
 HEADER = ("claim", "setting", "measured: ratio of credit, difference in learning, steps to 90 %", f"verdict (learning beyond {MARGIN:g})")
 
 
-def table(findings: Sequence[Finding]) -> Table:
-    answer = Table(*HEADER, show_lines=True)
+def table(findings: Sequence[Finding]) -> Sheet:
+    answer = Sheet(*(Column(title, wraps=True, least=16) for title in HEADER), lines=True)
     for row in rows(findings):
         answer.add_row(*row)
     return answer

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,14 +12,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from jaxcredit import arena
+from jaxcredit import arena, progress
 from jaxcredit.arena import metrics
 from jaxcredit.arena.family import Batch, Family
 from jaxcredit.credit import Credit, columns, method_of
+from jaxcredit.plain_text import one_line
 from jaxcredit.rollout import SIGNALS, Rollout, outcome
+from jaxcredit.tables import Column, Sheet
 
 CONTROLS = ("exact", "broadcast", "shuffled", "flipped")
 # With the controls 81 cells in which something is to be seen: what a family is for, and what it is held against.
@@ -60,11 +62,12 @@ def run(
     group: int = 16,
     seed: int = 0,
     resamples: int = 200,
+    tell: progress.Tell = progress.silent,
 ) -> list[Cell]:
     """The matrix of families (default: all, as they come) and estimators (default: the catalogue), and the controls.
 
     `only`: the estimators of each family by name, where not all are wanted. An estimator compiles once: rollouts of all families are
-    padded to one shape, which credit ignores by law.
+    padded to one shape, which credit ignores by law. `tell` hears how far it is.
     """
     families = [f() for f in arena.FAMILIES] if families is None else families
     estimators = catalogue() if estimators is None else estimators
@@ -73,20 +76,27 @@ def run(
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
     programs = {name: compiled(f) for name, f in estimators.items()}
 
+    tell("worlds and their answers", 0, 0)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
         drawn = list(pool.map(lambda task: jax.block_until_ready(draw(task, seed, prompts=prompts, group=group)), families))
         T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
         K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
-        cells = []
-        for task, (batch, logits, blocks) in zip(families, drawn, strict=True):
-            names = [n for n in (estimators if only is None else only[type(task).__name__]) if n not in CONTROLS]
+        cells, done = [], itertools.count(1)
+        listed = [[n for n in (estimators if only is None else only[type(task).__name__]) if n not in CONTROLS] for task in families]
+        total = sum(map(len, listed))
+        for task, names, (batch, logits, blocks) in zip(families, listed, drawn, strict=True):
             wide = pad(batch.rollout, T, K)
             judged = functools.partial(judge, task, batch, weights=weights, logits=logits, blocks=blocks)
             controls = {name: judged(x, needs=()) for name, x in control(batch, seed).items()}
             base = controls["broadcast"]
             assert not isinstance(base, str), f"{type(task).__name__}: {base}"
 
-            def one(name, batch=batch, wide=wide, judged=judged):
+            def one(name, batch=batch, wide=wide, judged=judged, task=task):
+                found = numbers_of(name, batch, wide, judged)
+                tell(f"{type(task).__name__}, {name}", next(done), total)
+                return found
+
+            def numbers_of(name, batch, wide, judged):
                 if name not in estimators:
                     return f"the catalogue has no {name}"
                 needs = tuple(method_of(estimators[name]).needs)
@@ -168,13 +178,16 @@ def pad(rollout: Rollout, T: int, K: int) -> Rollout:
     return Rollout(**{**vars(rollout), **changed, "signals": signals})
 
 
-def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool = True) -> Table:
-    """Estimators down, families across; green where the interval lies above 1, red where it lies below."""
+def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool = True) -> Sheet:
+    """Estimators down, families across; green where the interval lies above 1, red where it lies below. Reasons are notes below."""
     families = list(dict.fromkeys(c.family for c in cells))
     found = {(c.family, c.estimator): c for c in cells}
-    answer = Table("estimator", *families, title=f"{number}: paired ratio to broadcast credit" if "versus" in number else number)
+    reasons = {reason: i for i, reason in enumerate(dict.fromkeys(c.reason for c in cells if c.reason), 1)}
+    title = f"{number}: paired ratio to broadcast credit" if "versus" in number else number
+    notes = [Text(f"note {i}: {one_line(reason)}", style="dim") for reason, i in reasons.items()]
+    answer = Sheet("estimator", *(Column(family) for family in families), title=title, notes=notes)
     for name in dict.fromkeys(c.estimator for c in cells):
-        answer.add_row(name, *(_shown(found.get((family, name)), number, intervals) for family in families))
+        answer.add_row(name, *(_shown(found.get((family, name)), number, intervals, reasons) for family in families))
     return answer
 
 
@@ -217,14 +230,14 @@ def judge(task: Family, batch: Batch, credit, *, needs, weights, logits, blocks)
     return numbers | {"asnr_per_1k": numbers["asnr"] / thousands, "tokens_sampled": flat * sampled, "tokens_read": flat * read}
 
 
-def _shown(cell, number, intervals):
+def _shown(cell: Cell | None, number: str, intervals: bool, reasons: Mapping[str, int]) -> Text:
     if cell is None:
-        return ""
+        return Text()
     if cell.reason:
-        return f"[dim]{escape(cell.reason if len(cell.reason) < 60 else cell.reason[:57] + '...')}"
+        return Text(f"note {reasons[cell.reason]}", style="dim")
     e = cell.numbers.get(number)
     if e is None or np.isnan(e.value):
-        return "[dim]no true gradient"
-    colour = "green" if e.low > 1 else "red" if e.high < 1 else ""
-    text = f"{e.value:.3g}" + (f" [dim]{e.low:.2g}..{e.high:.2g}[/]" if intervals else "")
-    return f"[{colour}]{text}" if colour and "versus" in number else text
+        return Text("no gradient", style="dim")
+    color = "green" if e.low > 1 else "red" if e.high < 1 else ""
+    text = Text(f"{e.value:.3g}", style=color if "versus" in number else "")
+    return text.append(f" {e.low:.2g}..{e.high:.2g}", style="dim") if intervals else text

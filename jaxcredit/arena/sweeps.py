@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.numpy import asarray
 
-from jaxcredit import arena, credit
+from jaxcredit import arena, credit, progress
 from jaxcredit.arena import matrix, metrics
 from jaxcredit.arena.family import Family
 from jaxcredit.credit import Credit, method_of
@@ -187,10 +187,10 @@ def measure(sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0,
     return Curve(sweep, {name: {number: np.array(x) for number, x in numbers.items()} for name, numbers in found.items()})
 
 
-def run(sweeps: Sequence[Sweep] = SWEEPS, **settings) -> list[Curve]:
-    """All of them, compiling side by side."""
+def run(sweeps: Sequence[Sweep] = SWEEPS, *, tell: progress.Tell = progress.silent, **settings) -> list[Curve]:
+    """All of them, compiling side by side; `tell` hears how far it is."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(partial(measure, **settings), sweeps))
+        return progress.each(pool, partial(measure, **settings), sweeps, tell, lambda sweep: sweep.title)
 
 
 def side(e: metrics.Estimate, level: float = 1.0, margin: float = 1e-3) -> int:

@@ -9,6 +9,7 @@ from jaxtyping import PyTree
 from jaxcredit import params
 from jaxcredit.policy import presets
 from jaxcredit.policy.config import Config, specs
+from jaxcredit.tables import Column, Sheet
 
 
 def rows(words: Sequence[str] = ()) -> list[dict]:
@@ -59,27 +60,20 @@ def features(cfg: Config) -> list[str]:
     return [text for text, here in told.items() if here]
 
 
-def table(found: list[dict], width: int):
-    """The rows, to read in a terminal of this width: a narrow one gets what tells models apart."""
-    from rich.table import Table
-
-    cells: dict[str, Callable[[dict], str]] = {
-        "name": lambda r: r["name"],
-        "weights": lambda r: r["hub"],
-        "parameters": lambda r: f"{r['parameters']:,}",
-        "active": lambda r: f"{r['active']:,}" if r["active"] < r["parameters"] else "",
-        "layers x width": lambda r: f"{r['layers']} x {r['width']}",
-        "heads/kv x size": lambda r: r["heads"],
-        "bf16 GB": lambda r: f"{r['bf16_bytes'] / 1e9:.1f}",
-        "cache kB a token": lambda r: f"{r['cache_bytes_per_token'] / 1e3:.0f}",
-        "features": lambda r: ", ".join(r["features"]),
+def table(found: list[dict]) -> Sheet:
+    """The rows; in a narrow terminal what tells models apart."""
+    cells: dict[Column, Callable[[dict], str]] = {
+        Column("name"): lambda r: r["name"],
+        Column("weights", spare=4): lambda r: r["hub"],
+        Column("parameters", right=True): lambda r: f"{r['parameters']:,}",
+        Column("active", right=True, spare=3): lambda r: f"{r['active']:,}" if r["active"] < r["parameters"] else "",
+        Column("layers x width", right=True): lambda r: f"{r['layers']} x {r['width']}",
+        Column("heads/kv x size", right=True, spare=1): lambda r: r["heads"],
+        Column("bf16 GB", right=True): lambda r: f"{r['bf16_bytes'] / 1e9:.1f}",
+        Column("cache kB a token", right=True, spare=2): lambda r: f"{r['cache_bytes_per_token'] / 1e3:.0f}",
+        Column("features", wraps=True, least=16): lambda r: ", ".join(r["features"]),
     }
-    wide = ("weights", "active", "heads/kv x size", "cache kB a token")
-    chosen = {title: cell for title, cell in cells.items() if width >= 180 or title not in wide}
-    out = Table()
-    for title in chosen:
-        words = title in ("name", "weights", "features")
-        out.add_column(title, justify="left" if words else "right", no_wrap=title in ("name", "parameters"))
+    out = Sheet(*cells, how="--json")
     for r in found:
-        out.add_row(*(cell(r) for cell in chosen.values()))
+        out.add_row(*(cell(r) for cell in cells.values()))
     return out
