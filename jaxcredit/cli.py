@@ -117,13 +117,16 @@ def _plan(args, rest):
 def _eval(args, _):
     from rich.console import Console
 
-    from jaxcredit import evaluate
+    from jaxcredit import evaluate, progress
     from jaxcredit.run import report
 
-    exp, programs, weights, step = find.opened(args.run, args.step)
-    if args.prompts is not None:
-        exp = dataclasses.replace(exp, eval_prompts=args.prompts)
-    numbers = report(exp, programs, weights, args.k, seed=args.seed)
+    with progress.shown("eval") as tell:
+        tell("the run's weights")
+        exp, programs, weights, step = find.opened(args.run, args.step)
+        if args.prompts is not None:
+            exp = dataclasses.replace(exp, eval_prompts=args.prompts)
+        tell("sampling and scoring")
+        numbers = report(exp, programs, weights, args.k, seed=args.seed)
     if args.json:
         print(json.dumps({"step": step, **{k: v._asdict() if hasattr(v, "_asdict") else v for k, v in numbers.items()}}))
     else:
@@ -134,15 +137,17 @@ def _sample(args, _):
     from rich.console import Console
     from rich.text import Text
 
+    from jaxcredit import progress
     from jaxcredit.plain_text import visible
     from jaxcredit.run import sampled
 
-    exp, programs, weights, step = find.opened(args.run, args.step)
+    with progress.shown("sample"):
+        exp, programs, weights, step = find.opened(args.run, args.step)
     items = [{"prompt": args.prompt, "meta": None}] if args.prompt else [exp.task.test[i] for i in range(min(args.n, len(exp.task.test)))]
     task = dataclasses.replace(exp.task, reward=lambda meta, text, ids: float("0")) if args.prompt else exp.task
-    answers = sampled(
-        dataclasses.replace(exp, task=task), programs, weights, args.k, items=items, temperature=args.temperature, seed=args.seed
-    )
+    exp, how = dataclasses.replace(exp, task=task), {"temperature": args.temperature, "seed": args.seed}
+    with progress.shown("sample"):
+        answers = sampled(exp, programs, weights, args.k, items=items, **how)
     console = Console(soft_wrap=True)
     for item, texts, scores in zip(answers.items, answers.texts, answers.scores, strict=True):
         asked = item["prompt"] if isinstance(item["prompt"], str) else item["prompt"][-1]["content"]
@@ -155,20 +160,23 @@ def _sample(args, _):
 def _export(args, _):
     import jax
 
+    from jaxcredit import progress
     from jaxcredit.policy import pretrained
 
-    exp, _, weights, step = find.opened(args.run, args.step)
-    weights = jax.tree.map(lambda x: x.astype(args.dtype), weights)
-    pretrained.export(weights, exp.policy, args.folder, tokenizer=exp.tokenizer)
+    with progress.shown("export"):
+        exp, _, weights, step = find.opened(args.run, args.step)
+        weights = jax.tree.map(lambda x: x.astype(args.dtype), weights)
+        pretrained.export(weights, exp.policy, args.folder, tokenizer=exp.tokenizer)
     print(f"step {step} of {args.run} is in {args.folder}: transformers.AutoModelForCausalLM.from_pretrained({args.folder!r})")
 
 
 def _compare(args, _):
     from rich.console import Console
 
-    from jaxcredit import plots
+    from jaxcredit import plots, progress
 
-    table, plot = plots.compare(args.runs, args.out)
+    with progress.shown("compare"):
+        table, plot = plots.compare(args.runs, args.out)
     Console().print(table)
     print(plot)
 
@@ -217,7 +225,7 @@ def _arena(args, _):
 def _advise(args, _):
     from rich.console import Console
 
-    from jaxcredit import advise
+    from jaxcredit import advise, progress
     from jaxcredit.records import plain
 
     if args.keys or not args.source:
@@ -230,12 +238,16 @@ def _advise(args, _):
         from jaxcredit import run
         from jaxcredit.fresh import fresh
 
-        exp = find.of_run(args.source)
-        got = fresh(exp, run.build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
+        with progress.shown("advise") as tell:
+            tell("sampling from the run")
+            exp = find.of_run(args.source)
+            got = fresh(exp, run.build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
         rollout, logp, told = got.rollout, got.logp, {"run": args.source, "step": got.step}
         if args.save:
             advise.save(args.save, rollout, logp)
-    measured = advise.measure(rollout, logp)
+    with progress.shown("advise") as tell:
+        tell("measuring")
+        measured = advise.measure(rollout, logp)
     steps = advise.recommend(measured)
     if args.json:
         print(json.dumps(plain(advise.facts(measured, steps, told))))
@@ -244,7 +256,7 @@ def _advise(args, _):
 
 
 def _report(args, _):
-    from jaxcredit import report, run
+    from jaxcredit import progress, report, run
     from jaxcredit.fresh import fresh
     from jaxcredit.home import here, home
 
@@ -255,10 +267,14 @@ def _report(args, _):
         Console().print(table)
         print(config)
         return
-    exp = find.of_run(args.run)
-    programs, folder = run.build(exp), home(args.run).pull()
-    drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
-    text = report.markdown(exp, programs, folder.path, drawn, [here(other) for other in args.beside])
+    with progress.shown("report") as tell:
+        tell("reading the run")
+        exp = find.of_run(args.run)
+        programs, folder = run.build(exp), home(args.run).pull()
+        tell("sampling" if args.prompts else "")
+        drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
+        tell("writing")
+        text = report.markdown(exp, programs, folder.path, drawn, [here(other) for other in args.beside])
     (folder.path / "report.md").write_text(text, encoding="utf-8")
     folder.push()
     print(f"{args.run}/report.md: {text.splitlines()[2]}")
@@ -299,10 +315,11 @@ def _check(args, _):
     from rich.console import Console
     from rich.table import Table
 
-    from jaxcredit import laws
+    from jaxcredit import laws, progress
     from jaxcredit.plain_text import cell
 
-    results = laws.check(find.estimator(args.credit))
+    with progress.shown("check"):
+        results = laws.check(find.estimator(args.credit))
     table = Table("law", "", "detail")
     for r in results:
         table.add_row(r.law, {True: "[green]holds", False: "[red]broken", None: "skipped"}[r.passed], cell(r.detail or ""))

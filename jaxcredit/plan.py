@@ -12,7 +12,7 @@ from jax.stages import Lowered
 from rich.console import Console
 from rich.text import Text
 
-from jaxcredit import fit, flops, mesh, params
+from jaxcredit import fit, flops, mesh, params, progress
 from jaxcredit.collect import Collected, assemble
 from jaxcredit.credit import method_of
 from jaxcredit.experiment import Experiment
@@ -66,11 +66,15 @@ def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool
     console.print(cell(told))
     good = True
     for name, lowered, resident in programs(exp, made):
-        found = fit.measure(lowered, resident, where)
+        with progress.shown("plan") as tell:
+            tell(f"compiling {name}")
+            found = fit.measure(lowered, resident, where)
         good &= (fine := not found.refused and found.need.peak <= room)
         console.print(Text(f"{name} {verdict(exp, made, name, found, room)}", style="green" if fine else "red"))
         if largest and name != "evaluate":  # which takes as many as there are, a batch at a time
-            most = fit.largest(exp, room, lambda e, name=name: _one(e, name))
+            with progress.shown("plan") as tell:
+                tell(f"largest batch of {name}")
+                most = fit.largest(exp, room, lambda e, name=name: _one(e, name))
             console.print(Text(f"  largest: {most}"))
     for fine, text in data(exp):
         console.print(Text(visible(text, "  "), style={True: "", False: "red", None: "yellow"}[fine]))

@@ -10,13 +10,13 @@ from pathlib import Path
 import matplotlib.figure
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from rich.table import Table
 
 from jaxcredit.display import ACCURACY
 from jaxcredit.history import History
 from jaxcredit.home import here
-from jaxcredit.plain_text import cell, literal_figures, one_line
+from jaxcredit.plain_text import literal_figures, one_line
 from jaxcredit.records import lines
+from jaxcredit.tables import Column, Sheet
 
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
 PANELS = (
@@ -52,17 +52,18 @@ def curves(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 @literal_figures()
-def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9) -> tuple[Table, Path]:
+def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9) -> tuple[Sheet, Path]:
     """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
     groups = _grouped([here(f) for f in folders])
-    table = Table("run", "seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes", title="held-out greedy accuracy")
+    numbers = ("seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes")
+    table = Sheet("run", *(Column(name, right=True) for name in numbers), title="held-out greedy accuracy")
     figure, (left, right) = _grid(["held-out accuracy (greedy)", "reward"], "")
     drawn = []
     for i, (name, runs) in enumerate(groups.items()):
         colour = COLOURS[i % len(COLOURS)]
         bands = [_band(axis, [run.series(key) for run in runs], colour) for axis, key in ((left, ACCURACY), (right, "reward"))]
         drawn += [(band, name) for band in bands if band][:1]
-        table.add_row(cell(name), str(len(runs)), *_numbers(runs, threshold))
+        table.add_row(name, str(len(runs)), *_numbers(runs, threshold))
     left.axhline(threshold, color="0.75", linewidth=0.8, linestyle=":")
     _legend(left, drawn, fontsize=8, loc="lower right")
     return table, _save(figure, out or Path("compare.png"))

@@ -17,7 +17,7 @@ PACE_S = 5.0  # between plain lines
 
 T = TypeVar("T")
 U = TypeVar("U")
-Tell = Callable[[str, int, int], None]  # what is being done, and how many parts of how many are done (0 of 0: no parts)
+Tell = Callable[..., None]  # (what is being done, parts done = 0, of = 0: no parts)
 
 
 def silent(what: str, done: int = 0, of: int = 0) -> None:

@@ -39,6 +39,11 @@ class Sheet(JupyterMixin):
     def row_count(self) -> int:
         return len(self.rows)
 
+    @property
+    def texts(self) -> list[list[str]]:
+        """The cells without their styles."""
+        return [[text.plain for text in row] for row in self.rows]
+
     def add_row(self, *cells: str | Text, style: str = "") -> None:
         """One cell a column."""
         if len(cells) != len(self.columns):

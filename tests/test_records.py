@@ -157,7 +157,7 @@ def test_compare_keeps_other_options_apart(tmp_path):
         run_folder(tmp_path / name, 0, "tempo", 0.01)
         (tmp_path / name / "source.json").write_text(json.dumps({"args": args}))
     table, _ = plots.compare([tmp_path / n for n in "abc"], tmp_path / "out.png")
-    assert list(zip(*(map(str, c.cells) for c in table.columns[:2]), strict=True)) == [("a", "2"), ("c", "1")]
+    assert [row[:2] for row in table.texts] == [["a", "2"], ["c", "1"]]
 
 
 def test_compare_groups_seeds(tmp_path):
@@ -165,8 +165,8 @@ def test_compare_groups_seeds(tmp_path):
         run_folder(tmp_path / f"tempo{seed}", seed, "tempo", 0.045)
         run_folder(tmp_path / f"grpo{seed}", seed, "grpo", 0.02)
     table, picture = plots.compare(sorted(tmp_path.glob("*")), tmp_path / "out" / "compare.png")
-    cells = list(zip(*(map(str, column.cells) for column in table.columns), strict=True))
-    assert [row[:2] for row in cells] == [("grpo0", "2"), ("tempo0", "2")]
+    cells = table.texts
+    assert [row[:2] for row in cells] == [["grpo0", "2"], ["tempo0", "2"]]
     # tempo: 0.045 s + seed/100 >= 0.9 first at step 20 for both seeds; grpo ends at 0.8 and 0.81
     assert [row[4] for row in cells] == ["not reached", "20"]
     assert cells[0][2] == "0.805 ± 0.0071"

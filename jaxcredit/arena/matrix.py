@@ -76,7 +76,7 @@ def run(
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
     programs = {name: compiled(f) for name, f in estimators.items()}
 
-    tell("worlds and their answers", 0, 0)
+    tell("worlds and their answers")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
         drawn = list(pool.map(lambda task: jax.block_until_ready(draw(task, seed, prompts=prompts, group=group)), families))
         T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
