@@ -9,6 +9,9 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxcredit.kernels.rounding import merge_equal, rounding
+from jaxcredit.validation import check_earned, check_rewards, check_rows, check_segments
+
 
 class Signal(NamedTuple):
     """A named signal: its axes for ONE prompt's group, its kind (`f`loat or `i`nt), its meaning, and the annotator that makes it."""
@@ -93,11 +96,11 @@ class Rollout:
     mask: Bool[Array, "*N R T"]  # tokens the policy chose: carried as data, never inferred from token values
     logp: Float[Array, "*N R T"]  # of softmax(logits / temperature), before top-k and top-p, under the policy that chose them
     segment: Int[Array, "*N R T"]  # the segment a token belongs to, 0..K-1; -1 outside any
-    reward: Float[Array, "*N G K"]  # earned at the end of each segment
+    reward: Float[Array, "*N G K"]  # earned at the end of each segment; |reward| of a trajectory adds up to at most LARGEST_RETURN
     real: Bool[Array, "*N G K"]  # segments that took place
     signals: dict[str, Array] = dataclasses.field(default_factory=dict)
     row: Int[Array, "*N R"] | None = None  # the trajectory of each row; None: row i is trajectory i
-    valid: Bool[Array, "*N R T"] | None = None  # not padding; None: up to the last chosen token
+    valid: Bool[Array, "*N R T"] | None = None  # not padding, contiguous in each row; None: up to the last chosen token
     done: Bool[Array, "*N G"] | None = None  # ended by itself, not cut off; None: all
 
     def __getitem__(self, name: str) -> Array:
@@ -129,39 +132,45 @@ class Rollout:
         done = jnp.ones((*lead, G), bool) if self.done is None else self.done
         return dataclasses.replace(self, row=row, valid=valid, done=done)
 
-    def check(self) -> "Rollout":
-        """Raise a ValueError that names the field and the mend when the parts do not fit. Values are read if they are concrete."""
-        N, R, T = _shape("tokens", self.tokens, "N R T")
-        _, G, K = _shape("reward", self.reward, "N G K")
+    def check_shapes(self) -> "Rollout":
+        """Raise a ValueError that names the field, its shape and the shape it should have. Reads no values: tracers will do."""
+        N, R, T = _shape("tokens", self.tokens, "N R T", "N prompts of R answers each, not one axis of N * R rows")
+        _, G, K = _shape("reward", self.reward, "N G K", "one reward for each segment; with a single segment, reward[..., None]")
         sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1}
-        fields = {"mask": "N R T", "logp": "N R T", "segment": "N R T", "real": "N G K", "row": "N R", "valid": "N R T", "done": "N G"}
-        for name, axes in fields.items():
-            _fits(name, getattr(self, name), axes.split(), sizes, optional=name in ("row", "valid", "done"))
+        fields = {"reward": "N G K", "mask": "N R T", "logp": "N R T", "segment": "N R T", "real": "N G K"}
+        for name, axes in (fields | {"row": "N R", "valid": "N R T", "done": "N G"}).items():
+            _fits(name, getattr(self, name), axes.split(), sizes, optional=name not in fields)
         for name, x in self.signals.items():
             if name in SIGNALS:
                 _fits(f"signals[{name!r}]", x, ["N", *SIGNALS[name].axes.split()], sizes)
+        for name in ("mask", "real", "valid", "done"):
+            x = getattr(self, name)
+            if x is not None and x.dtype != bool:
+                raise ValueError(f"{name} is {x.dtype}, expected bool: {name} != 0 makes one")
         self.filled()
-        if isinstance(self.reward, Tracer):
+        return self
+
+    def check(self) -> "Rollout":
+        """Raise a ValueError that names the field and the mend where the parts do not fit together. Returns the rollout.
+
+        A checked rollout can be given to every estimator and to the policy: shapes fit; rewards are finite, at most LARGEST_RETURN in a
+        trajectory, and none is earned before the policy chose its first token; tokens, segments and rows are in range; and rows are
+        contiguous behind their left padding, since the policy numbers positions by counting. Values are read if they are concrete.
+        """
+        self.check_shapes()
+        if any(isinstance(x, Tracer) for x in jax.tree.leaves(self)):
             return self
-        reward, real = np.asarray(self.reward, np.float64), np.asarray(self.real)
-        bad = np.argwhere(~np.isfinite(reward) & real)
-        if len(bad):
-            n, g, k = bad[0]
-            raise ValueError(
-                f"reward[{n}, {g}, {k}] is {reward[n, g, k]}: {len(bad)} rewards are not finite; "
-                "mend the reward function, or mark what did not take place with real=False"
-            )
-        segment = np.asarray(self.segment)
-        if segment.max(initial=-1) >= K or segment.min(initial=-1) < -1:
-            raise ValueError(
-                f"segment holds {segment.min()}..{segment.max()}, but reward has K = {K} segments: numbers are -1 (none) to {K - 1}"
-            )
+        x = {name: np.asarray(field) for name, field in vars(self.filled()).items() if name != "signals"}
+        check_rewards(x["reward"].astype(np.float64), x["real"])
+        check_rows(x["tokens"], x["mask"], x["row"], x["valid"], self.reward.shape[1])
+        check_segments(x["segment"], self.reward.shape[-1])
+        check_earned(x["reward"], x["real"], x["mask"], x["segment"], x["row"])
         return self
 
 
-def _shape(name, x, axes):
-    if x.ndim != len(axes.split()):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [{axes.replace(' ', ', ')}]")
+def _shape(name, x, axes, hint):
+    if len(x.shape) != len(axes.split()):
+        raise ValueError(f"{name} has shape {tuple(x.shape)}, expected [{axes.replace(' ', ', ')}]: {hint}")
     return x.shape
 
 
@@ -175,8 +184,19 @@ def _fits(name, x, axes, sizes, optional=False):
 
 
 def outcome(group: Rollout) -> Float[Array, "*N G"]:
-    """R_i = sum_k r_ik over the segments that took place: what a trajectory earned in all."""
-    return jnp.where(group.real, group.reward, 0).sum(-1)
+    """R_i = sum_k r_ik over the segments that took place: what a trajectory earned in all.
+
+    Returns of a group that differ by no more than the rounding of their sums are one number, and 0 where they cancel: 0.1 + 0.2 - 0.3 and
+    0.2 - 0.3 + 0.1 are equal, and neither is more than 0.
+    """
+    total = jnp.where(group.real, group.reward, 0).sum(-1)
+    return merge_equal(total, slack(group), alive(group)) if jnp.issubdtype(total.dtype, jnp.floating) else total
+
+
+def slack(group: Rollout) -> Float[Array, "*N G"]:
+    """A bound on the rounding in each trajectory's return, measured by the magnitudes of its rewards."""
+    size = jnp.abs(jnp.where(group.real, group.reward, 0))
+    return rounding(size.sum(-1), (size > 0).sum(-1))
 
 
 def alive(group: Rollout) -> Bool[Array, "*N G"]:

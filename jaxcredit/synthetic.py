@@ -64,6 +64,9 @@ def synthetic(
     last = np.arange(K) == parts[..., None] - 1
     equal = np.where(last, rng.normal(size=(N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
     reward = np.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], np.round(normal))
+    first = np.full((N, G), K)  # the first segment in which the policy chose a token: what came before it is not rewarded
+    np.minimum.at(first, (np.arange(N)[:, None], row), np.where(answer & ~hole, segment, K).min(-1))
+    reward = np.where((np.arange(K) < first[..., None]) & (first[..., None] < K), 0, reward)
 
     sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G + 1, **EXTENTS}
     signals = {}

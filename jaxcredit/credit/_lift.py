@@ -66,11 +66,12 @@ def _credit(fn, scope, meta) -> Any:
 
     @functools.wraps(fn)
     def lifted(rollout: Rollout, **knobs):
+        rollout.check_shapes()
         _require(method, rollout)
         rollout = _clean(rollout.filled())
         body = functools.partial(fn, **knobs)
         answer = body(rollout) if scope == "batch" else jax.vmap(body)(rollout)
-        return jax.tree.map(jax.lax.stop_gradient, _finish(answer, rollout.mask))
+        return jax.tree.map(jax.lax.stop_gradient, _finish(method, answer, rollout.mask))
 
     credit: Any = lifted
     credit.method, credit.one = method, fn  # `one`: the bare function of a single group, differentiable and unmasked
@@ -103,8 +104,21 @@ def _clean(rollout):
     return Rollout(**{**vars(rollout), "reward": jnp.where(rollout.real, reward, 0)})
 
 
-def _finish(answer, mask):
+def _finish(method, answer, mask):
+    for name, x in answer.items() if isinstance(answer, dict) else [("advantage", answer)]:
+        _fit(method, name, jnp.shape(x), mask.shape)
     if not isinstance(answer, dict):
         return jnp.where(mask, answer, 0)
     off = {"clip": 1.0}
     return {name: jnp.where(mask, x, off.get(name, 0.0)) for name, x in answer.items()}
+
+
+def _fit(method, name, got, want):
+    """A number for each token and nothing else: what could be broadcast, as [G] to [R, T] where G = T, would mean something else."""
+    if got == want:
+        return
+    axes, first, once = ("R, T", 1, "") if method.scope == "group" else ("N, R, T", 0, ", one prompt at a time (jax.vmap)")
+    raise ValueError(
+        f"{method.name}: {name} has shape {list(got[first:])}, expected [{axes}] = {list(want[first:])}. "
+        f"jaxcredit.kernels.spread(x, group) gives every token its trajectory's number [G] or its segment's [G, K]{once}"
+    )

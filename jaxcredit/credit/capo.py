@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import spread, standardise
-from jaxcredit.rollout import Rollout, outcome
+from jaxcredit.kernels import rounding, spread, standardise
+from jaxcredit.rollout import Rollout, outcome, slack
 
 
 @per_group(
@@ -23,4 +23,6 @@ def capo(group: Rollout, *, w_whole: float = 2.0, w_proc: float = 1.0, ddof: int
     R is 1 or 0. That the deviation is over tokens too is known from notes about the paper, whose code is not released.
     """
     error = jnp.where(group.real, group["error"], 0)
-    return standardise(spread(w_whole * outcome(group), group) - w_proc * spread(error, group), where=group.mask, ddof=ddof, eps=eps)
+    r = spread(w_whole * outcome(group), group) - w_proc * spread(error, group)
+    error_of_r = abs(w_whole) * slack(group).max() + rounding(abs(w_proc) * jnp.abs(error).max())
+    return standardise(r, where=group.mask, ddof=ddof, eps=eps, slack=error_of_r)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import centre_roles, spread
+from jaxcredit.kernels import centre_roles, rounding, spread
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -25,5 +25,7 @@ def dr_mas(group: Rollout, *, own: bool = False, ddof: int = 0, eps: float = 1e-
     """
     agent, real = group["agent"], group.real
     same = (agent[:, :, None] == agent[:, None, :]) & real[:, None, :]
-    R = jnp.where(same, group.reward[:, None, :], 0).sum(-1) if own else jnp.where(real, outcome(group)[:, None], 0)
-    return spread(centre_roles(R, agent, real, scale=True, ddof=ddof, eps=eps), group)
+    r = jnp.where(same, group.reward[:, None, :], 0)
+    R = r.sum(-1) if own else jnp.where(real, outcome(group)[:, None], 0)
+    slack = rounding(jnp.abs(r).sum(-1), r.shape[-1]) if own else None  # outcomes that are equal but for rounding are so already
+    return spread(centre_roles(R, agent, real, scale=True, ddof=ddof, eps=eps, slack=slack), group)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import spread, standardise
+from jaxcredit.kernels import rounding, spread, standardise
 from jaxcredit.rollout import Rollout, alive
 
 
@@ -19,7 +19,8 @@ def gdpo(batch: Rollout, *, weights: tuple[float, ...] | None = None, per_token:
     parts, real = batch["components"], alive(batch)
     column = jax.vmap(lambda r, there: standardise(r, where=there, ddof=ddof, eps=eps))
     each = jax.vmap(column, (2, None), 2)(parts, real)
-    a = (each * (jnp.ones(parts.shape[-1]) if weights is None else jnp.asarray(weights)).astype(parts.dtype)).sum(-1)
+    each = each * (jnp.ones(parts.shape[-1]) if weights is None else jnp.asarray(weights)).astype(parts.dtype)
+    a, slack = each.sum(-1), rounding(jnp.abs(each).sum(-1).max(), parts.shape[-1])
     if per_token:
-        return standardise(jax.vmap(spread)(a, batch), where=batch.mask, ddof=ddof, eps=eps)
-    return jax.vmap(spread)(standardise(a, where=real, ddof=ddof, eps=eps), batch)
+        return standardise(jax.vmap(spread)(a, batch), where=batch.mask, ddof=ddof, eps=eps, slack=slack)
+    return jax.vmap(spread)(standardise(a, where=real, ddof=ddof, eps=eps, slack=slack), batch)

@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import centre, centre_roles, masked_mean, spread, standardise, to_go
+from jaxcredit.kernels import centre, centre_roles, masked_mean, returns, spread, standardise
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
@@ -42,5 +42,6 @@ def gigpo(
     }
     episode, units = pooled[pool]()
     episode = jnp.where(units == 1, {"zero": 0 * R, "raw": R}[singleton], episode)
-    step = centre_roles(to_go(group.reward, gamma, where=real), group["state"], real, scale=scale, ddof=ddof, eps=eps)
+    G, slack = returns(group.reward, gamma, where=real)
+    step = centre_roles(G, group["state"], real, scale=scale, ddof=ddof, eps=eps, slack=slack)
     return spread(episode, group) + weight * spread(step, group)

@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import carried, final, following, gae, per_segment, run_begins, spread, standardise, to_go, tokens_in
-from jaxcredit.rollout import Rollout
+from jaxcredit.kernels import carried, final, following, gae, per_segment, rounding, run_begins, spread, standardise, to_go, tokens_in
+from jaxcredit.rollout import Rollout, slack
 
 NEEDS = {"value": "G K", "value_plan": "G K", "value_switch": "G K", "subgoal": "G K", "kind": "R T"}
 
@@ -55,8 +55,10 @@ def hae(
     if normalise:
         owns = jax.vmap(tokens_in)(parts).reshape(*batch.real.shape, 4) > 0
         plans = owns[..., 1] | (owns[..., 2] & plan_switch)
+        values = jnp.stack([jnp.abs(batch[name]) for name in ("value", "value_plan", "value_switch")])
+        error = slack(batch).max() + rounding(jnp.max(values, where=batch.real, initial=0), batch.real.shape[-1])
         for name, own in (("plan", plans), ("switch", owns[..., 2]), ("low", owns[..., 3])):
-            levels[name] = standardise(levels[name], where=owners[name] & own, ddof=ddof, eps=eps)
+            levels[name] = standardise(levels[name], where=owners[name] & own, ddof=ddof, eps=eps, slack=error)
     both = levels["switch"] + levels["plan"] if plan_switch else levels["switch"]
     advantage = (jnp.zeros_like(both), levels["plan"], both, levels["low"])
     target = (targets["low"], jnp.where(owners["plan"], targets["plan"], targets["low"]), targets["switch"], targets["low"])

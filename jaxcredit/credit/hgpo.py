@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import before, centre_roles, count_by, joint, spread, to_go
+from jaxcredit.kernels import before, centre_roles, count_by, joint, returns, spread
 from jaxcredit.rollout import Rollout
 
 
@@ -29,7 +29,7 @@ def hgpo(
     """
     against = partial(centre_roles, scale={"mean_norm": False, "mean_std_norm": True}[mode], ddof=ddof, eps=eps)
     real, state = group.real, group["state"]
-    G, age = to_go(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
+    (G, slack), age = returns(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
     key = past = state
     total = weights = jnp.zeros_like(G)
     for level in range(history + 1):
@@ -37,7 +37,7 @@ def hgpo(
             past = before(past, real)
             key = joint(key, past)
         old_enough = real & (age >= level)
-        a = against(G, key, old_enough)
+        a = against(G, key, old_enough, slack=slack)
         w = jnp.where(count_by(key, old_enough) > 1, (level + 1.0) ** alpha, 0)
         w = jnp.where(a == 0, 0, w) if skip_zero else w
         total, weights = total + w * a, weights + w

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import final, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, outcome
+from jaxcredit.kernels import final, rounding, spread, standardise, to_go
+from jaxcredit.rollout import Rollout, outcome, slack
 
 
 @per_group(
@@ -28,9 +28,10 @@ def igpo(group: Rollout, *, kind: str = "log", pool: str = "separate", gamma: fl
     gain, last, R = m[:, 1:] - m[:, :-1], final(group.real), jnp.broadcast_to(outcome(group)[:, None], group.real.shape)
     asks = group.real & ~last & jnp.isfinite(gain)
     x = jnp.where(asks, gain, R)
+    error = jnp.where(asks, rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1])), slack(group)[:, None])
 
     def z(where):
-        return standardise(x, where=where, ddof=ddof, eps=eps)
+        return standardise(x, where=where, ddof=ddof, eps=eps, slack=error)
 
     x = {"separate": lambda: z(asks) + z(last), "joint": lambda: z(asks | last)}[pool]()
     return spread(to_go(x, gamma, where=group.real), group)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import centre_roles, spread, standardise
+from jaxcredit.kernels import centre_roles, rounding, spread, standardise
 from jaxcredit.rollout import Rollout
 
 
@@ -20,7 +20,8 @@ def mars(batch: Rollout, *, unique: bool = False, scale: bool = False, whiten: b
     agent, K = batch["agent"], batch.real.shape[-1]
     later = jnp.arange(K) >= jnp.arange(K)[:, None]
     mine = (agent[..., :, None] == agent[..., None, :]) & later
-    R = jnp.where(mine, jnp.where(batch.real, batch.reward, 0)[..., None, :], 0).sum(-1)
-    A = centre_roles(R, agent, batch.real, unique=unique, scale=scale, ddof=ddof, eps=eps)
+    r = jnp.where(mine, jnp.where(batch.real, batch.reward, 0)[..., None, :], 0)
+    slack = rounding(jnp.abs(r).sum(-1), K)
+    A = centre_roles(r.sum(-1), agent, batch.real, unique=unique, scale=scale, ddof=ddof, eps=eps, slack=slack)
     A = jax.vmap(spread)(A, batch)
     return standardise(A, where=batch.mask, ddof=ddof, eps=eps) if whiten else A

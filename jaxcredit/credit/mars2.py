@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
 from jaxcredit.credit._tree import SIGNALS, edges, tree
-from jaxcredit.kernels import Tree, at_nodes, from_parent, standardise
+from jaxcredit.kernels import Tree, at_nodes, from_parent, rounding, standardise
 from jaxcredit.rollout import Rollout
 
 
@@ -28,7 +28,8 @@ def mars2(group: Rollout, *, gamma: float = 0.5, lam: float = 0.5, in_place: boo
     on = tree(group)
     r, used = node_reward(group, on)
     shaped = shape(r, on, used, gamma=gamma, lam=lam, in_place=in_place)
-    return edges(standardise(shaped, where=used, ddof=ddof, eps=eps), on, group)
+    size = (1 + 2 * abs(gamma)) * jnp.max(jnp.abs(r), where=used, initial=0)
+    return edges(standardise(shaped, where=used, ddof=ddof, eps=eps, slack=rounding(size, group.real.shape[0])), on, group)
 
 
 def node_reward(group: Rollout, on: Tree):

@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import each_turn, spread, standardise, to_go
+from jaxcredit.kernels import each_turn, returns, spread, standardise
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
@@ -19,8 +19,8 @@ def matchtir(group: Rollout, *, gamma: float = 0.9, singleton: str = "zero", ddo
     """
     z = partial(standardise, ddof=ddof, eps=eps)
     R, there, real = outcome(group), alive(group), group.real
-    D = to_go(group.reward, gamma, where=real)
-    whole, turn = z(R, where=there), each_turn(z, D, real)
+    D, slack = returns(group.reward, gamma, where=real)
+    whole, turn = z(R, where=there), each_turn(z, D, real, slack)
     if {"zero": False, "raw": True}[singleton]:
         whole = jnp.where(there.sum() == 1, R, whole)
         turn = jnp.where(real & (real.sum(0) == 1), D, turn)

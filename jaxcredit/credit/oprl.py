@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import centre, implicit_rewards, masked_mean, spread, standardise, to_go
+from jaxcredit.kernels import centre, implicit_rewards, masked_mean, per_segment, rounding, spread, standardise, to_go
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
@@ -45,7 +45,8 @@ def oprl(
         first = real & (jnp.cumsum(real, -1) == 1)
         step = jnp.where(real & (n > 1), (r - masked_mean(r, first)) * n / jnp.maximum(n - 1, 1), 0)
     else:
-        step = against(r, where=real)
+        error = rounding(beta * per_segment(jnp.abs(group["prm_logp"]) + jnp.abs(group["ref_logp"]), group), group.mask.shape[-1])
+        step = against(r, where=real, slack=error) if mode == "grpo" and not scale else against(r, where=real)
     if {"zero": False, "raw": True}[singleton]:
         episode, step = jnp.where(n == 1, R, episode), jnp.where(n == 1, r, step)
     return spread(episode, group) + weight * spread(step, group)

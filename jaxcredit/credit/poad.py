@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
+from jaxcredit.credit.ppo import gae_slack
 from jaxcredit.kernels import at_end, gae_over_rows, standardise
 from jaxcredit.rollout import Rollout
 
@@ -41,4 +42,4 @@ def poad(
 
     A = jax.vmap(advantage)(batch)
     target = A + batch["token_value"]
-    return {"advantage": standardise(A, where=batch.mask, ddof=ddof, eps=eps) if whiten else A, "target": target}
+    return {"advantage": standardise(A, where=batch.mask, ddof=ddof, eps=eps, slack=gae_slack(batch)) if whiten else A, "target": target}

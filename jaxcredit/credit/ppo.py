@@ -1,8 +1,10 @@
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import at_end, gae_over_rows, standardise
-from jaxcredit.rollout import Rollout
+from jaxcredit.kernels import at_end, gae_over_rows, rounding, standardise
+from jaxcredit.rollout import Rollout, slack
 
 
 @per_batch(needs={"token_value": "R T"}, paper="1506.02438", fidelity="paper", granularity="token", family="TD", peers=1)
@@ -17,10 +19,17 @@ def ppo(batch: Rollout, *, gamma: float = 1.0, lam: float = 0.95, whiten: bool =
     """
     advantage = jax.vmap(lambda group: token_gae(group, gamma, lam))(batch)
     target = advantage + batch["token_value"]
-    return {"advantage": standardise(advantage, where=batch.mask, ddof=ddof, eps=eps) if whiten else advantage, "target": target}
+    white = standardise(advantage, where=batch.mask, ddof=ddof, eps=eps, slack=gae_slack(batch)) if whiten else advantage
+    return {"advantage": white, "target": target}
 
 
 def token_gae(group, gamma, lam):
     """A_t of one group, before any whitening; `lam` may differ by row."""
     reward, V = at_end(group.reward, group), group["token_value"]
     return gae_over_rows(reward, V, group, gamma=gamma, lam=lam, where=group.mask)
+
+
+def gae_slack(batch: Rollout) -> Float[Array, ""]:
+    """A bound on the rounding of advantages that are summed over tokens, by the rewards and values that enter: less is no advantage."""
+    size = jnp.max(jnp.abs(batch["token_value"]), where=batch.mask, initial=0)
+    return slack(batch).max() + rounding(size, batch.mask.shape[-1])

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import length, place, spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import length, place, rounding, spread, standardise
+from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_group(
@@ -21,7 +21,8 @@ def pppo(group: Rollout, *, eta: float = 0.15, ddof: int = 0, eps: float = 1e-6)
     PPPO, arXiv 2512.15274. Signal: continued, out of as many tries from the first eta of the answer. n_i are the policy's tokens; those
     after the beginning stay in the loss's denominator, as in the paper. eta grows during training: `jaxcredit.signals.retention`.
     """
-    A = standardise(outcome(group) + group["continued"], where=alive(group), ddof=ddof, eps=eps)
+    more = group["continued"]
+    A = standardise(outcome(group) + more, where=alive(group), ddof=ddof, eps=eps, slack=slack(group) + rounding(jnp.abs(more)))
     n = length(group).astype(A.dtype)
     kept = jnp.maximum(jnp.floor(eta * n * (1 + 1e-6)), 1)  # so that 0.35 of 20 tokens are 7 in float32, too
     return jnp.where(place(group) <= spread(kept, group), spread(A, group), 0)

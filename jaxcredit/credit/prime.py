@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import centre, length, link, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import centre, length, link, rounding, spread, standardise, to_go
+from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_batch(
@@ -47,4 +47,8 @@ def prime(
         return jnp.where(n > 1, process + final, 0)
 
     A = jax.vmap(one)(batch)
-    return standardise(A, where=batch.mask, ddof=ddof, eps=eps) if whiten else A
+    if not whiten:
+        return A
+    size = jnp.where(batch.mask, jnp.abs(batch["prm_logp"]) + jnp.abs(batch["ref_logp"]), 0)
+    error = abs(outcome_weight) * slack(batch).max() + rounding(beta * size.sum(-1).max(), size.shape[-1])
+    return standardise(A, where=batch.mask, ddof=ddof, eps=eps, slack=error)

@@ -2,7 +2,7 @@ import jax
 
 from jaxcredit.credit._lift import per_batch
 from jaxcredit.kernels import at_end, link, standardise, to_go
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import Rollout, slack
 
 
 @per_batch(paper="2501.03262", fidelity="paper", granularity="token", peers=1, affine=True)
@@ -18,4 +18,4 @@ def reinforce_pp(batch: Rollout, *, gamma: float = 1.0, ddof: int = 0, eps: floa
     def returns(group):
         return link(to_go(at_end(group.reward, group), gamma, where=group.mask), gamma, group)
 
-    return standardise(jax.vmap(returns)(batch), where=batch.mask, ddof=ddof, eps=eps)
+    return standardise(jax.vmap(returns)(batch), where=batch.mask, ddof=ddof, eps=eps, slack=slack(batch).max())

@@ -1,6 +1,8 @@
+import jax.numpy as jnp
+
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import rounding, spread, standardise
+from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_group(
@@ -22,4 +24,5 @@ def search_r2(group: Rollout, *, weight: float = 0.5, form: str = "gated", ddof:
     """
     R, d = outcome(group), group["density"]
     H = {"gated": R * (1 + weight * d), "weighted": R + weight * d, "product": R * d}[form]
-    return spread(standardise(H, where=alive(group), ddof=ddof, eps=eps), group)
+    error = slack(group) + rounding(jnp.abs(weight * d)) if form == "weighted" else None  # a product cancels nothing
+    return spread(standardise(H, where=alive(group), ddof=ddof, eps=eps, slack=error), group)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import final, spread, standardise, to_go
+from jaxcredit.kernels import final, rounding, spread, standardise, to_go
 from jaxcredit.rollout import Rollout
 
 
@@ -26,5 +26,6 @@ def siop(group: Rollout, *, lam: float = 0.5, gamma: float = 1.0, floor: float =
     q, real = group["answer_weight"][:, None], group.real & (group["answer_weight"] > 0)[:, None]
     logp = jnp.logaddexp(group["info"], jnp.log(jnp.maximum(floor, 1e-30)))
     gain = jnp.where(real.sum(-1, keepdims=True) > 1, logp[:, 1:] - logp[:, :-1], 0)
-    r = q * (gain + jnp.where(final(real), 1 - lam, 0))
-    return spread(to_go(standardise(r, where=real, ddof=ddof, eps=eps), gamma, where=real), group)
+    last = jnp.where(final(real), 1 - lam, 0)
+    r, size = q * (gain + last), jnp.abs(q) * (jnp.abs(logp[:, 1:]) + jnp.abs(logp[:, :-1]) + jnp.abs(last))
+    return spread(to_go(standardise(r, where=real, ddof=ddof, eps=eps, slack=rounding(size)), gamma, where=real), group)

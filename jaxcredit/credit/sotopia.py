@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.kernels import each_turn, spread, standardise, utterance_rewards
+from jaxcredit.kernels import each_turn, rounding, spread, standardise, utterance_rewards
 from jaxcredit.rollout import Rollout
 
 
@@ -29,6 +29,7 @@ def sotopia(batch: Rollout, *, form: str = "scaled", decay: float = 0.9, ddof: i
     x = jax.vmap(partial(utterance_rewards, form=form, decay=decay))(batch["attribution"], batch["score"], batch.real)
     real = batch.real[..., None]
     low, high = (f(x, (0, 1, 2), where=real, initial=i) for f, i in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf)))
-    r = 10 * jnp.where(real & (high > low), (x - low) / jnp.where(high > low, high - low, 1), 0).mean(-1)
+    differ = high - low > rounding(jnp.maximum(jnp.abs(low), jnp.abs(high)))
+    r = 10 * jnp.where(real & differ, (x - low) / jnp.where(differ, high - low, 1), 0).mean(-1)
     A = jax.vmap(partial(each_turn, partial(standardise, ddof=ddof, eps=eps)))(r, batch.real)
     return jax.vmap(spread)(A, batch)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Real
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import common_prefix, partings, staircase, std_by
+from jaxcredit.kernels import binade, common_prefix, partings, staircase, std_by
 from jaxcredit.rollout import Rollout, alive, outcome
 
 Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program for many settings
@@ -44,7 +44,10 @@ def sploo(
     """
     real, row, valid = alive(group), group.row, group.valid
     assert row is not None and valid is not None  # the lift writes them out
-    R, (rows, T), G = outcome(group), group.mask.shape, real.shape[0]
+    earned, (rows, T), G = outcome(group), group.mask.shape, real.shape[0]
+    top, low = (jnp.max(x, where=real, initial=-jnp.inf) for x in (earned, -earned))
+    size = binade(jnp.where(real.any(), top + low, 0))  # a power of two near the range of the returns: no square overflows or vanishes
+    R = earned / size
     others = real & (jnp.arange(G) != row[:, None])
     n = others.sum(-1)
     some = jnp.maximum(n, 1).astype(R.dtype)
@@ -83,8 +86,9 @@ def sploo(
     shared = 1 - 1 / jnp.maximum(real.sum(), 2).astype(R.dtype)
     weight = 1 + lam * (1 - 1 / (p.stay + 1)) / shared
     earlier = jnp.concatenate([jnp.full((1, rows), 1.0 + lam, R.dtype), weight[:-1]])
+    own, before, after = (y * size for y in (own, before, after))
     if divide:
-        std = std_by(R, where=real)[row]
+        std = std_by(earned, where=real)[row]
         own, before, after = (jnp.where(std > 0, y / jnp.where(std > 0, std + eps, 1), 0) for y in (own, before, after))
     return staircase((1 + lam) * own, p.column, (earlier + beta) * (own - before), weight * (own - after), T)
 

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxcredit.credit._lift import per_batch
 from jaxcredit.credit._tree import unsure
 from jaxcredit.credit.vine import vine
-from jaxcredit.kernels import standardise
-from jaxcredit.rollout import Rollout
+from jaxcredit.kernels import rounding, standardise
+from jaxcredit.rollout import Rollout, slack
 
 
 @per_batch(
@@ -34,5 +34,6 @@ def spo_chain(batch: Rollout, *, prob_mask: float | None = 0.9, whiten: bool = F
     advantage = jnp.where(heard, advantage, 0)
     if whiten:
         counted = jnp.where(kept.any(), kept, batch.mask)
-        advantage = jnp.where(counted, standardise(advantage, where=counted, ddof=ddof, eps=eps), 0)
+        error = slack(batch).max() + rounding(2 * jnp.max(jnp.abs(batch["value"]), where=batch.real, initial=0))
+        advantage = jnp.where(counted, standardise(advantage, where=counted, ddof=ddof, eps=eps, slack=error), 0)
     return {"advantage": advantage, "weight": kept.astype(advantage.dtype)}

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
 from jaxcredit.credit._tree import SIGNALS, edges, tree, unsure
-from jaxcredit.kernels import child_mean, over_children, rounding
+from jaxcredit.kernels import backup_rounding, child_mean, over_children
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -30,7 +30,7 @@ def spo_tree(group: Rollout, *, mode: str = "rloo", prob_mask: float | None = 0.
     R = outcome(group)
     V = child_mean(R, on)
     A = V - V[on.parent]
-    A = jnp.where(jnp.abs(A) > rounding(V, on.paths > 0), A, 0)
+    A = jnp.where(jnp.abs(A) > backup_rounding(R, on), A, 0)
     if mode == "grpo":
         std = over_children(V, R, on)[1][on.parent]
         A = jnp.where(std > 0, A / jnp.where(std > 0, std + eps, 1), 0)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
-from jaxcredit.credit.ppo import token_gae
+from jaxcredit.credit.ppo import gae_slack, token_gae
 from jaxcredit.kernels import length, standardise
 from jaxcredit.rollout import Rollout
 
@@ -40,6 +40,6 @@ def vapo(
 
     policy, critic = jax.vmap(both)(batch)
     return {
-        "advantage": standardise(policy, where=batch.mask, ddof=ddof, eps=eps) if whiten else policy,
+        "advantage": standardise(policy, where=batch.mask, ddof=ddof, eps=eps, slack=gae_slack(batch)) if whiten else policy,
         "target": critic + batch["token_value"],
     }

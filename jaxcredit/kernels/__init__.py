@@ -26,7 +26,8 @@ from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by
 from jaxcredit.kernels.prefix import at_branches, branches, common_prefix, prefix_value, shared_with
 from jaxcredit.kernels.redistribution import decomposition_loss, draw_entries, returns_over_peers, sampled_decomposition_loss, shaping
 from jaxcredit.kernels.resolution import after_row, at_end, length, link, per_segment, spread, tokens_in
-from jaxcredit.kernels.returns import following, gae, min_to_go, to_go
+from jaxcredit.kernels.returns import following, gae, min_to_go, returns, to_go
+from jaxcredit.kernels.rounding import binade, merge_equal, rounding
 from jaxcredit.kernels.rows import gae_over_rows, place
 from jaxcredit.kernels.runs import at_first, carried, final, run_begins, run_ends, run_sums
 from jaxcredit.kernels.select import kth_largest, top_share
@@ -35,13 +36,13 @@ from jaxcredit.kernels.tree import (
     Tree,
     along,
     at_nodes,
+    backup_rounding,
     child_mean,
     from_children,
     from_parent,
     on_edges,
     over_children,
     path_mean,
-    rounding,
     tree_of,
 )
 from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn, joint
@@ -58,7 +59,9 @@ __all__ = [
     "at_end",
     "at_first",
     "at_nodes",
+    "backup_rounding",
     "before",
+    "binade",
     "branches",
     "carried",
     "centre",
@@ -94,6 +97,7 @@ __all__ = [
     "masked_var",
     "matched",
     "mean_by",
+    "merge_equal",
     "min_to_go",
     "mix",
     "mixing_slope",
@@ -113,6 +117,7 @@ __all__ = [
     "random_orders",
     "relative_weight",
     "remember",
+    "returns",
     "returns_over_peers",
     "rounding",
     "run_begins",

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
+from jaxcredit.kernels.rounding import binade, rounding
 
 
 def shapley_values(value: Float[Array, "*b S"]) -> Float[Array, "*b A"]:
@@ -89,10 +90,13 @@ def pareto(payoff: Float[Array, "C A"]) -> Bool[Array, "C"]:
 
 
 def pareto_choice(payoff: Float[Array, "C A"], *, tie: float = 1e-6) -> Int[Array, ""]:
-    """The Pareto outcome of the largest sum; of equal ones (to `tie`) the first agent's best, then the second's, and so on."""
-    best = pareto(payoff)
+    """The Pareto outcome of the largest sum; of equal ones the first agent's best, then the second's, and so on.
+
+    Scores are equal where they differ by no more than `tie` times the largest sum of magnitudes of an outcome.
+    """
+    best, apart = pareto(payoff), tie * jnp.abs(payoff).sum(-1).max()
     for score in (payoff.sum(-1), *payoff.T):
-        best &= score >= jnp.max(score, where=best, initial=-jnp.inf) - tie
+        best &= score >= jnp.max(score, where=best, initial=-jnp.inf) - apart
     return jnp.argmax(best)
 
 
@@ -105,31 +109,43 @@ def centre_roles(
     scale: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,
+    slack: Float[Array, "*s"] | None = None,
 ) -> Float[Array, "*s"]:
     """`centre` (or, with `scale`, `standardise`) by role for any number of units: sorted, where that compares every unit with every other.
 
-    With `unique` the mean is taken over a role's different values, each counted once however often it occurs. 0 off `where`.
+    With `unique` the mean is taken over a role's different values, each counted once however often it occurs. 0 off `where`. Values that
+    differ by no more than `slack`, their rounding, are equal, as in `standardise`.
     """
     shape, n = x.shape, x.size
     x, role, where = x.reshape(-1), role.reshape(-1), where.reshape(-1)
     x = jnp.where(where, x, 0)
     order = jnp.lexsort((x, role, ~where))
+    slack = (rounding(jnp.abs(x)) if slack is None else slack.reshape(-1))[order]
     x, role, where = x[order], role[order], where[order]
     start = jnp.ones(1, bool)
     begins = jnp.concatenate([start, (role[1:] != role[:-1]) | (where[1:] != where[:-1])])
-    counts = where & (begins | jnp.concatenate([start, x[1:] != x[:-1]])) if unique else where
+    new = jnp.concatenate([start, x[1:] - x[:-1] > jnp.maximum(slack[1:], slack[:-1])])
+    counts = where & (begins | new) if unique else where
     group = jnp.cumsum(begins) - 1
 
     def total(y):
         return jax.ops.segment_sum(y, group, n, indices_are_sorted=True)[group]
 
-    far = x - x[jax.ops.segment_max(jnp.arange(n), group, n, indices_are_sorted=True)][group]  # to the largest: equal ones are 0
+    def largest(y):
+        return jax.ops.segment_max(y, group, n, indices_are_sorted=True)[group]
+
+    far = x - x[largest(jnp.arange(n))]  # to the largest: equal ones are 0
+    wide = largest(-far)
+    unit = binade(wide)  # squares neither overflow nor vanish
+    far = jnp.where(wide > largest(slack), far / unit, 0)
     size = total(counts.astype(x.dtype))
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)
     if scale:
         left = size - ddof
-        std = root(jnp.where(left > 0, total(jnp.where(counts, far * far, 0)) / jnp.where(left > 0, left, 1), 0))
-        far = jnp.where(std > 0, far / jnp.where(std > 0, std + eps, 1), 0)
+        std = root(jnp.where(left > 0, total(jnp.where(counts, far * far, 0)) / jnp.where(left > 0, left, 1), 0)) * unit
+        far = jnp.where(std > 0, far * unit / jnp.where(std > 0, std + eps, 1), 0)
+    else:
+        far = far * unit
     return jnp.zeros(n, x.dtype).at[order].set(far, unique_indices=True).reshape(shape)
 
 

@@ -9,6 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
+from jaxcredit.kernels.rounding import binade, rounding
+
+Slack = Float[Array, "..."] | None  # differences up to it are rounding: one number, or one for each unit
 
 
 def mean_by(
@@ -23,19 +26,33 @@ def mean_by(
 
 
 def centre(
-    x: Float[Array, "*s"], by: Int[Array, "*s"] | None = None, where: Bool[Array, "*s"] | None = None, *, leave_one_out: bool = False
+    x: Float[Array, "*s"],
+    by: Int[Array, "*s"] | None = None,
+    where: Bool[Array, "*s"] | None = None,
+    *,
+    leave_one_out: bool = False,
+    slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """x_i - m_i: exactly 0 for a unit alone and for equal peers of any value, and 0 off `where`. Leave-one-out is n/(n-1) times that."""
-    far, n = _far(x, by, where)
-    return far * (n / jnp.maximum(n - 1, 1)).astype(x.dtype) if leave_one_out else far
+    """x_i - m_i: exactly 0 for a unit alone and for equal peers of any value, and 0 off `where`. Leave-one-out is n/(n-1) times that.
+
+    Peers are equal where they differ by no more than `slack`, as in `standardise`.
+    """
+    far, n, unit = _far(x, by, where, slack)
+    return far * unit * (n / jnp.maximum(n - 1, 1)).astype(x.dtype) if leave_one_out else far * unit
 
 
 def std_by(
-    x: Float[Array, "*s"], by: Int[Array, "*s"] | None = None, where: Bool[Array, "*s"] | None = None, *, ddof: int = 0
+    x: Float[Array, "*s"],
+    by: Int[Array, "*s"] | None = None,
+    where: Bool[Array, "*s"] | None = None,
+    *,
+    ddof: int = 0,
+    slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where` and where it is
-    within the rounding of float32, 1e-6 of the mean: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
-    std = _std(x, *_far(x, by, where), by, where, ddof)
+    """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where`, and where the
+    peers are equal up to `slack`, as in `standardise`: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
+    far, n, unit = _far(x, by, where, slack)
+    std = _std(far, n, by, where, ddof) * unit
     return std if where is None else jnp.where(where, std, 0)
 
 
@@ -46,35 +63,49 @@ def standardise(
     *,
     ddof: int = 0,
     eps: float = 1e-6,
+    slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal, up to the rounding
-    of the sums that they come from, or where there are none."""
-    far, n = _far(x, by, where)
-    std = _std(x, far, n, by, where, ddof)
-    return jnp.where(std > 0, far / jnp.where(std > 0, std + eps, 1), 0)
+    """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal or there are none.
+
+    Peers are equal where all of them lie within `slack`, the largest of theirs: give `rounding` of the magnitudes that each x was added
+    up from. None is that of |x| itself, which is too little for a sum of gains and losses that cancel.
+    """
+    far, n, unit = _far(x, by, where, slack)
+    std = _std(far, n, by, where, ddof) * unit
+    return jnp.where(std > 0, far * unit / jnp.where(std > 0, std + eps, 1), 0)
 
 
-def _far(x, by, where):
-    """Each unit's distance to its peers' mean, and how many they are.
+def _far(x, by, where, slack):
+    """Each unit's distance to its peers' mean, how many they are, and the power of two that the distance is measured in.
 
     The distance to one of the peers (the largest) is taken before averaging: equal values then differ by exactly 0 from each other,
-    where seven times 0.7 over seven is not 0.7, and a common offset is gone before anything is summed.
+    where seven times 0.7 over seven is not 0.7, and a common offset is gone before anything is summed. In units of about the peers'
+    range no square overflows or vanishes.
     """
     real = jnp.ones(x.shape, bool) if where is None else where
-    if by is None:
-        peer = jnp.max(x, where=real, initial=-jnp.inf)
-    else:
-        peer = jnp.max(jnp.where(_same(by, real), x.reshape(-1), -jnp.inf), -1).reshape(x.shape)
-    far = jnp.where(real, x - jnp.where(peer > -jnp.inf, peer, 0), 0)
+    top, low = _largest(x, by, real), -_largest(-x, by, real)
+    some = top > -jnp.inf
+    top, low = jnp.where(some, top, 0), jnp.where(some, low, 0)
+    if slack is None:
+        slack = rounding(jnp.maximum(jnp.abs(top), jnp.abs(low)))
+    elif jnp.ndim(slack):
+        slack = _largest(slack, by, real)
+    unit = binade(top - low)
+    far = jnp.where(real & (top - low > slack), (x - top) / unit, 0)
     n = jnp.maximum(_sum(jnp.where(real, 1, 0).astype(x.dtype), by, real), 1)
-    return jnp.where(real, far - _sum(far, by, real) / n, 0), n
+    return jnp.where(real, far - _sum(far, by, real) / n, 0), n, unit
 
 
-def _std(x, far, n, by, where, ddof):
+def _std(far, n, by, where, ddof):
     left = n - ddof
-    std = root(jnp.where(left > 0, _sum(far * far, by, where) / jnp.where(left > 0, left, 1), 0))
-    rounding = 8 * min(jnp.finfo(x.dtype).eps, jnp.finfo(jnp.float32).eps)
-    return jnp.where(std > rounding * jnp.abs(x - far), std, 0)
+    return root(jnp.where(left > 0, _sum(far * far, by, where) / jnp.where(left > 0, left, 1), 0))
+
+
+def _largest(x, by, real):
+    """The maximum over each unit's peers; -inf where there are none."""
+    if by is None:
+        return jnp.max(x, where=real, initial=-jnp.inf)
+    return jnp.max(jnp.where(_same(by, real), x.reshape(-1), -jnp.inf), -1).reshape(x.shape)
 
 
 def _sum(x, by, where):

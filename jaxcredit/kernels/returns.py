@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
+from jaxcredit.kernels.rounding import rounding
+
 BLOCK = 64  # columns turned at once: whole cache lines of each row
 ROWS = 128  # rows in a tile: with rows a power of two apart, no more of them stay in a cache
 
@@ -27,6 +29,14 @@ def to_go(
         return G, G
 
     return _backwards(back, jnp.zeros(x.shape[:-1], x.dtype), (x, step))
+
+
+def returns(
+    reward: Float[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
+) -> tuple[Float[Array, "*b T"], Float[Array, "*b T"]]:
+    """`to_go` of rewards, and a bound on its rounding, which is measured by the same sum of their magnitudes."""
+    size = to_go(jnp.abs(reward), jnp.abs(jnp.asarray(gamma, reward.dtype)), where)
+    return to_go(reward, gamma, where), rounding(size, reward.shape[-1])
 
 
 def min_to_go(x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b T"]:

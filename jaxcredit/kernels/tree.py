@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
 from jaxcredit.kernels.resolution import spread
+from jaxcredit.kernels.rounding import binade, rounding
 
 
 class Tree(NamedTuple):
@@ -81,7 +82,7 @@ def over_children(
 
         mean_n = mean {v_c : c child of n},   std_n^2 = sum_c (v_c - mean_n)^2 / (children_n - ddof)
 
-    A deviation within rounding of the values is exactly 0: siblings that are equal have none to be divided by.
+    A deviation within the rounding of the rewards is exactly 0: siblings that are equal have none to be divided by.
     """
     M = value.shape[0]
     used, number = tree.paths > 0, jnp.arange(M)
@@ -96,16 +97,19 @@ def over_children(
     low = jnp.where(jnp.isfinite(low), low, 0)  # siblings that are equal and least differ by exactly 0
     n = jnp.maximum(tree.children, 1)
     mean = low + total(jnp.where(used, value - low, 0), end - low) / n
-    square = total(jnp.where(used, (value - mean[tree.parent]) ** 2, 0), (end - mean) ** 2)
+    far, own = jnp.where(used, value - mean[tree.parent], 0), jnp.where(here, end - mean, 0)
+    unit = binade(jnp.maximum(jnp.abs(far).max(), jnp.abs(own).max()))  # squares do not overflow
+    square = total((far / unit) ** 2, (own / unit) ** 2)
     left = tree.children - ddof
-    std = root(jnp.where(left > 0, square / jnp.maximum(left, 1), 0))
-    return jnp.where(tree.children > 0, mean, 0), jnp.where(std > rounding(value, used), std, 0)
+    std = root(jnp.where(left > 0, square / jnp.maximum(left, 1), 0)) * unit
+    slack = jnp.maximum(backup_rounding(reward, tree), rounding(jnp.max(jnp.abs(value), where=used, initial=0)))
+    return jnp.where(tree.children > 0, mean, 0), jnp.where(std > slack, std, 0)
 
 
-def rounding(value: Float[Array, "M"], where: Bool[Array, "M"]) -> Float[Array, ""]:
-    """How far apart numbers of this size may be that ought to be equal, and were summed in different orders."""
-    size = jnp.max(jnp.abs(value), where=where, initial=0)
-    return 16 * jnp.finfo(value.dtype).eps * size
+def backup_rounding(reward: Float[Array, "G"], tree: Tree) -> Float[Array, ""]:
+    """A bound on the rounding of the values that are backed up from these rewards: siblings closer than that are equal."""
+    real = tree.last.any(-1)
+    return rounding(jnp.max(jnp.abs(reward), where=real, initial=0), jnp.maximum(real.sum(), 9))
 
 
 def from_children(

@@ -9,9 +9,16 @@ from jaxtyping import Array, Bool, Float, Int, Num
 from jaxcredit.kernels.runs import carried
 
 
-def each_turn(fn: Callable, x: Float[Array, "G K"], where: Bool[Array, "G K"]) -> Float[Array, "G K"]:
-    """fn(x_k, where=where_k) for each turn k: a turn's peers are the other trajectories' turns of the same number."""
-    return jax.vmap(lambda x, where: fn(x, where=where), 1, 1)(x, where)
+def each_turn(
+    fn: Callable, x: Float[Array, "G K"], where: Bool[Array, "G K"], slack: Float[Array, "G K"] | None = None
+) -> Float[Array, "G K"]:
+    """fn(x_k, where=where_k, slack=slack_k) for each turn k: a turn's peers are the other trajectories' turns of the same number.
+
+    Without `slack` (as in `standardise`), fn is called without it.
+    """
+    if slack is None:
+        return jax.vmap(lambda x, where: fn(x, where=where), 1, 1)(x, where)
+    return jax.vmap(lambda x, where, slack: fn(x, where=where, slack=slack), 1, 1)(x, where, slack)
 
 
 def before(x: Num[Array, "*b K"], where: Bool[Array, "*b K"]) -> Num[Array, "*b K"]:
