@@ -170,7 +170,7 @@ def _generation_ends(folder: Path) -> list[int]:
     except OSError:
         return []
     except (ValueError, AttributeError, RecursionError) as error:
-        raise ValueError(f"{path} is not a JSON object ({error}): download it again, or delete it") from error
+        raise ValueError(f"{path} is not a JSON object ({plain_text.one_line(error, 200)}): download it again, or delete it") from error
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     if bad := [i for i in ends if type(i) is not int or not 0 <= i < 2**31]:
         raise ValueError(f"{path}: eos_token_id holds {_short(str(bad[0]))}, expected ids of tokens: download it again")

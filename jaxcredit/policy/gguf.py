@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from jaxcredit import tokenize
+from jaxcredit.plain_text import one_line
 from jaxcredit.policy import hf_names, pretrained
 from jaxcredit.policy.config import Config
 from jaxcredit.policy.hf_config import LAYERS
@@ -212,7 +213,7 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
         tok.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
         return tokenize.HF(tokenize.fast(tok, chat_template=template, name_or_path=str(file.path), **special))
     except Exception as error:  # the package tokenizers raises plain Exception
-        raise ValueError(f"{file.path}: the tokenizer in its metadata is damaged ({error}): fetch it again") from error
+        raise ValueError(f"{file.path}: the tokenizer in its metadata is damaged ({one_line(error, 200)}): fetch it again") from error
 
 
 def _name(name: str) -> str:
@@ -295,6 +296,6 @@ def header(path: str | os.PathLike | Header) -> Header:
         if type(align) is not int or not 0 < align <= 2**20 or align & (align - 1):
             raise ValueError(f"general.alignment = {shown(align)}, expected a power of 2")
     except (ValueError, IndexError) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"{path} ({len(data)} bytes) is truncated or damaged ({error}): fetch it again") from error
+        raise ValueError(f"{path} ({len(data)} bytes) is truncated or damaged ({one_line(error, 200)}): fetch it again") from error
     start = -(-at // align) * align
     return Header(path, meta, {name: (shape, kind, start + offset) for name, (shape, kind, offset) in table.items()}, start, align)

@@ -80,15 +80,16 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
     head_dim = keys.size("head_dim", None) or _even_share(keys, width, heads)
     if head_dim % 2:
         raise keys.wrong("head_dim", "an even number: rope turns pairs")
-    if heads % kv_heads:
-        raise keys.wrong("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
-    for key, n, rows in (("num_attention_heads", heads, "query rows"), ("num_key_value_heads", kv_heads, "key rows")):
+    for key, n in (("num_attention_heads", heads), ("num_key_value_heads", kv_heads)):
+        rows = f"rows of {key}"
         if rows in keys.held and n * head_dim != keys.held[rows][0]:
             count, source = keys.held[rows]
             raise ValueError(
                 f"{path}: {keys.inside}{key} = {n} heads of {head_dim} are {n * head_dim} rows, the weights hold {count} ({source}): "
                 "config and weights do not belong together"
             )
+    if heads % kv_heads:
+        raise keys.wrong("num_key_value_heads", f"a divisor of num_attention_heads = {heads}")
     turn = hf_rope.parse(keys, head_dim)
     fields = dict(
         vocab=vocab,

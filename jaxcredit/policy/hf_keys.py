@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from jaxcredit.plain_text import one_line
+
 REQUIRED: Any = object()  # default of a key that has none
 MOST = 2**31 - 1  # JAX counts in int32
 
@@ -17,7 +19,7 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         c = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}): download it again") from error
+        raise ValueError(f"{path} is not JSON ({one_line(error, 200)}): download it again") from error
     if not isinstance(c, dict):
         raise ValueError(f"{path} holds {shown(c)}, not an object of keys and values: download it again")
     return c
@@ -40,7 +42,8 @@ class Keys:
 
     def wrong(self, key: str, expected: str) -> ValueError:
         """The error for a value that is not what `expected` says."""
-        there = f". The weights hold {self.held[key][0]} ({self.held[key][1]})" if key in self.held else ""
+        known = [self.held[name] for name in (key, f"rows of {key}") if name in self.held]
+        there = f". The weights hold {known[0][0]} ({known[0][1]})" if known else ""
         return ValueError(f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected {expected}{there}")
 
     def _value(self, key: str, default: Any) -> tuple[Any, bool]:

@@ -83,8 +83,8 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, str]]:
         "num_experts": (first + "mlp.gate.weight", 0),
         "num_local_experts": (first + "mlp.gate.weight", 0),
         "head_dim": (first + "self_attn.q_norm.weight", 0),
-        "query rows": (first + "self_attn.q_proj.weight", 0),
-        "key rows": (first + "self_attn.k_proj.weight", 0),
+        "rows of num_attention_heads": (first + "self_attn.q_proj.weight", 0),
+        "rows of num_key_value_heads": (first + "self_attn.k_proj.weight", 0),
     }
     for key, (name, axis) in axes.items():
         if len(shape := shapes.get(name, ())) > axis:

@@ -5,6 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from jaxcredit.plain_text import one_line
 from jaxcredit.policy.hf_keys import load_json, shown
 
 FLOATS = ("F64", "F32", "F16", "BF16")  # the dtypes of weights that are read
@@ -20,7 +21,10 @@ class Tensor:
     dtype: str  # as safetensors names it
 
     def __getitem__(self, cut):
-        return self.view[cut]
+        try:
+            return self.view[cut]
+        except Exception as error:  # SafetensorError, OSError: the file has changed since it was opened, or cannot be read
+            raise ValueError(f"{self.file} cannot be read ({one_line(error, 200)}): download it again") from error
 
 
 def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
@@ -46,7 +50,9 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
             views = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
             found = {name: Tensor(file, view, tuple(view.get_shape()), str(view.get_dtype())) for name, view in views.items()}
         except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({error}): download it again") from error
+            raise ValueError(
+                f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({one_line(error, 200)}): download it again"
+            ) from error
         # A name that stands in several files is read from the one that the index says.
         tensors |= {name: x for name, x in found.items() if where is None or where.get(name, file.name) == file.name}
     if where is not None and (lost := sorted(set(where) - set(tensors))):
