@@ -3,8 +3,10 @@
 `credit` holds the estimators, `kernels` what they are made of, `losses` what is done with credit; `laws` says what every estimator obeys.
 """
 
-from jaxcredit import credit, kernels, laws, losses
+from jaxcredit import credit, extras, kernels, laws, losses
 from jaxcredit.rollout import SIGNALS, Rollout
+
+extras.install()
 
 __all__ = ["SIGNALS", "Rollout", "credit", "kernels", "laws", "losses"]
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from jaxcredit import errors, find, options, terminal
+from jaxcredit import compilation_cache, errors, find, options, terminal
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -39,6 +39,7 @@ def _command(typed: list[str]) -> None:
         parser.print_help()
         return
     options.known(rest, commands[args.command], partly=args.takes_config)
+    compilation_cache.begin()
     COMMANDS[args.command](args, rest)
 
 

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxcredit.extras import MissingExtra
 from jaxcredit.plain_text import visible
 
 OURS = str(Path(__file__).parent) + os.sep
@@ -36,7 +37,7 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
         lines.append(f"at {error.filename}:{error.lineno}" + (f": {source}" if source else ""))
     elif theirs:
         lines.append(f"at {_place(theirs[-1])}")
-    elif not any(word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))):
+    elif not isinstance(error, MissingExtra) and not any(word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))):
         where = f"at {_place(frames[-1])}, " if frames and not text else ""
         lines.append(f"{where}in jaxcredit {shlex.join(typed)}; JAXCREDIT_TRACE=1 shows the trace")
     return visible("\n".join([*lines, *getattr(error, "__notes__", ())]), "  ")

@@ -193,10 +193,8 @@ class Bucket:
 
 def filesystem():
     """Google's buckets through fsspec, nothing remembered of what others may change."""
-    try:
-        import gcsfs
-    except ImportError as error:
-        raise ImportError(f"gs:// needs gcsfs (pip install 'jaxcredit[gcs]'): {error}") from None
+    import gcsfs
+
     return gcsfs.GCSFileSystem(use_listings_cache=False)
 
 

@@ -7,10 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-MISSING = (
-    "planning for {name} needs the compiler of TPUs, which comes with libtpu: pip install 'jaxcredit[tpu]' (no TPU is needed). "
-    "Without --topology the plan is for the devices of this machine"
-)
+from jaxcredit import extras
 
 # GiB that a program may use of a device; the compiler keeps the rest, and says so when a program is too large. Of a v4 and a 7x a device is
 # half a chip.
@@ -28,7 +25,7 @@ class Topology(NamedTuple):
 def describe(name: str) -> Topology:
     """The chips of `v5e:16x16`, of any TPU topology; of `2xv5e:16x16`, two such slices, joined by the data centre's network."""
     if importlib.util.find_spec("libtpu") is None:
-        raise ImportError(MISSING.format(name=name))
+        raise extras.missing("libtpu", f"--topology {name} (without it the plan is for the devices of this machine; no TPU is needed)")
     # Without these libtpu asks the metadata server of a cloud machine, and waits; and it refuses to be loaded beside another job's.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")

@@ -13,6 +13,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export PATH=$HOME/.local/bin:$PATH
 command -v uv >/dev/null || python3 -m pip install --quiet --user uv
 [ -x "$venv/bin/python" ] || uv venv --quiet --python 3.11 "$venv"
-uv pip install --quiet --python "$venv/bin/python" --constraint launch/constraints.txt -e ".[$extra,data,gcs,models]"
+uv pip install --quiet --python "$venv/bin/python" --constraint launch/constraints.txt -e ".[$extra,train,data,gcs,models]"
 "$venv/bin/jaxcredit" --help >/dev/null
 echo "installed: $venv"

@@ -17,7 +17,7 @@ import subprocess
 import sys
 
 if importlib.util.find_spec("jaxcredit") is None:  # in Colab; restart the session if jax had to be upgraded
-    where = "jaxcredit @ git+https://github.com/jaxcredit/jaxcredit"
+    where = "jaxcredit[train] @ git+https://github.com/jaxcredit/jaxcredit"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", where], check=True)
 
 import jax

@@ -146,9 +146,6 @@ def test_what_is_said_of_other_addresses(storage, capsys, monkeypatch):
             cli.main(argv)
         said = " ".join(capsys.readouterr().err.split())
         assert "gs://nobodys/micro cannot be read" in said and "does the bucket exist" in said and "Traceback" not in said
-    monkeypatch.setitem(sys.modules, "gcsfs", None)
-    with pytest.raises(ImportError, match=r"gs:// needs gcsfs \(pip install 'jaxcredit\[gcs\]'\)"):
-        store.at("gs://shelf/a")
 
 
 @pytest.mark.slow

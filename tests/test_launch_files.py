@@ -161,7 +161,7 @@ def pins():
 def test_every_dependency_is_pinned():
     told, pinned = project(), pins()
     extras = told["optional-dependencies"]
-    for text in [*told["dependencies"], *(text for name in ("tpu", "cuda", "data", "models") for text in extras[name])]:
+    for text in [*told["dependencies"], *(text for name in ("train", "tpu", "cuda", "data", "models") for text in extras[name])]:
         need = Requirement(text)
         name = re.sub("[-_.]+", "-", need.name.lower())
         assert name in pinned, f"{need.name} is not in launch/constraints.txt: make it again with the command on its top"
@@ -185,6 +185,7 @@ def test_the_container_file_copies_what_is_there():
     assert subprocess.run(["bash", "-n"], input=run, text=True, capture_output=True).stderr == ""
     asked = set(re.search(r"gpu\) extra=(\S+)", run)[1].split(",") + re.search(r"tpu\) extra=(\S+)", run)[1].split(","))
     assert asked <= set(project()["optional-dependencies"])
+    assert run.count("train,") == 3 and "$extra,train," in (LAUNCH / "install.sh").read_text()  # the base install is no trainer
     assert lines[-2] == 'ENTRYPOINT ["launch/entry.sh"]'  # the form without a shell in between
 
 

@@ -71,11 +71,9 @@ def smollm2() -> Path:
 
 def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
     """The config and the dequantised parameters. `overrides` are fields of Config: dtype, param_dtype, remat, forbidden."""
-    try:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-    except ImportError as error:
-        raise ModuleNotFoundError(f"reading GGUF weights needs the package gguf, which is not installed: {INSTALL}") from error
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize
+
     file = header(path)
     cfg = config(file, **overrides)
     want = {_name(name): shape for name, shape in hf_names.expected(cfg)}

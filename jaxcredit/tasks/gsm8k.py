@@ -41,10 +41,8 @@ def numeric(gold: str, text: str) -> bool:
 
 def symbolic(gold: str, text: str) -> bool:
     """Equal in the eyes of math-verify, which also reads LaTeX."""
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise ImportError(f"symbolic needs math-verify (pip install 'jaxcredit[data]'): {error}") from None
+    from math_verify import parse, verify
+
     # Its own timeouts use the process's alarm, which is ours: the caller of a reward watches the clock.
     right, found = (parse(x, parsing_timeout=None) for x in (gold, text))  # pyright: ignore[reportArgumentType] (its docs take None)
     return verify(right, found, timeout_seconds=None)
@@ -92,10 +90,8 @@ def _tfds(part):
     try:  # by its module: without tensorflow, tensorflow-datasets cannot look its data sets up by name
         from tensorflow_datasets.text.gsm8k import Gsm8k
     except ImportError as error:
-        raise ImportError(
-            "gsm8k() without a folder reads it from tensorflow-datasets (pip install 'jaxcredit[data]'); "
-            f"or give the folder that holds train.jsonl and test.jsonl: {error}"
-        ) from None
+        error.add_note("or give gsm8k() the folder that holds train.jsonl and test.jsonl (--data FOLDER)")
+        raise
     try:
         source = Gsm8k(data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record").as_data_source(split=part)  # pyright: ignore[reportCallIssue] (decorated)
     except Exception as error:

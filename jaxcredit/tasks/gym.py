@@ -111,13 +111,10 @@ def number_sorting(
 
 
 def _source(family, params):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its dependencies, at their first import
-            import reasoning_gym
-            from reasoning_gym.factory import DATASETS
-    except ImportError as error:
-        raise ImportError(f"gym tasks need the package reasoning-gym (pip install reasoning-gym): {error}") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its dependencies, at their first import
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
     if family not in DATASETS:
         import difflib
 
