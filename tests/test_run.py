@@ -209,7 +209,10 @@ def test_too_little_memory_is_told_with_what_to_change(tmp_path, monkeypatch):
 # What cannot work is said before anything is built.
 
 BAD = {
-    "a missing signal": (dict(credit=credit.san), "san needs the signal stratum.*Add to the config.*signals.strata\\(\\).*nothing more: .*grpo"),
+    "a missing signal": (
+        dict(credit=credit.san),
+        r"san needs the signal stratum.*Add to the config.*signals.strata\(\).*nothing more: .*grpo",
+    ),
     "a group of one": (dict(group=1), r"tempo compares the trajectories of a group, and group = 1: sample at least 2 a prompt"),
     "beta without a reference": (dict(beta=0.1), r"beta = 0.1 .*signals\.reference\(\)"),
     "a large tokenizer": (dict(tokenizer=Chars("abcdefgh>")), "the tokenizer has 11 ids, the policy embeds 7; take the tokenizer of"),
