@@ -31,7 +31,7 @@ for ((i = 0; i < ${#options[@]}; i++)); do
     --type | --runtime) creation+=("${options[i]}" "${options[++i]}") ;;
     --before) preparation+=("${options[i]}" "${options[++i]}") ;;
     --spot) creation+=(--spot) ;;
-    *) echo "no option is called ${options[i]}; see the first lines of ${BASH_SOURCE[0]}" >&2; exit 2 ;;
+    *) echo "unknown option ${options[i]}; see the first lines of ${BASH_SOURCE[0]}" >&2; exit 2 ;;
   esac
 done
 vm() { local verb=$1; shift; "$here/tpu_vm.sh" "$verb" "$name" "${common[@]}" "$@"; }

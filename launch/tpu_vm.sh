@@ -33,7 +33,7 @@ while [ $# -gt 0 ]; do
     --spot) tier=(--spot); shift ;;
     --dry-run) dry=1; shift ;;
     --) shift; break ;;
-    *) die "no option is called $1; see the first lines of ${BASH_SOURCE[0]}" ;;
+    *) die "unknown option $1; see the first lines of ${BASH_SOURCE[0]}" ;;
   esac
 done
 [ -n "$zone" ] || die "say where: --zone us-central1-a, for example"
