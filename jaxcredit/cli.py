@@ -75,9 +75,11 @@ def _train(args, rest):
 
 
 def _say_stopped(stopped, args, folder):
+    from jaxcredit.plain_text import visible
+
     typed = [word for word in args.typed if word != "--overwrite"]
     again = shlex.join(["jaxcredit", *typed, *([] if args.resume == "auto" else ["--resume", "auto"])])
-    print(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}", file=sys.stderr, flush=True)
+    print(visible(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"), file=sys.stderr, flush=True)
 
 
 def _help(command, args, rest):

@@ -15,7 +15,18 @@ from rich.text import Text
 from jaxcredit.plain_text import cell, one_line, visible
 
 ACCURACY = "eval/greedy_accuracy"
-SHOWN = (ACCURACY, "reward", "entropy", "length", "kl", "clip_share", "time/tokens_per_s")  # on the display and in the last table
+HELD_OUT_REWARD = "eval/greedy_reward"  # shown too: a graded reward can rise for long before an answer earns 1, which accuracy counts
+SHOWN = (
+    ACCURACY,
+    HELD_OUT_REWARD,
+    "reward",
+    "entropy",
+    "length",
+    "kl",
+    "clip_share",
+    "time/tokens_per_s",
+)  # on the display and in the last table
+BEST = (ACCURACY, HELD_OUT_REWARD, "reward")  # where the most is the best
 TREND = 16  # accuracies in the sparkline
 
 
@@ -43,6 +54,11 @@ class Summary:
                 self.values[name] = first, max(best, x), x
         if line.get(ACCURACY) is not None:
             self.trend.append(line[ACCURACY])
+
+    def shown(self) -> list[tuple[str, tuple[float, float, float]]]:
+        """Name and (first, best, last) of what is shown, in its order. Rewards of 0 and 1 are the accuracy: one line for both."""
+        there = [(name, self.values[name]) for name in SHOWN if name in self.values]
+        return [(name, x) for name, x in there if name != HELD_OUT_REWARD or x != self.values.get(ACCURACY)]
 
 
 class Display:
@@ -83,8 +99,7 @@ class Display:
 
     def _line(self, summary: Summary) -> str:
         parts = []
-        for name in filter(summary.values.__contains__, SHOWN):
-            last = summary.values[name][-1]
+        for name, (_, _, last) in summary.shown():
             trend = sparkline(summary.trend) + " " if name == ACCURACY and self.console.encoding.startswith("utf") else ""
             parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(last)}")
         return "  ".join(parts)
@@ -94,9 +109,8 @@ def final_table(summary: Summary, title: str, folder: str) -> Table:
     """First, best (accuracy and reward) and last values of what matters."""
     table = Table("", "first", "best", "last", title=cell(title, "table.title") if title else None, caption_justify="left")
     table.caption = cell(f"{_clock(summary.last)}   {folder}", "table.caption")
-    for name in filter(summary.values.__contains__, SHOWN):
-        first, best, last = summary.values[name]
-        table.add_row(name, _short(first), _short(best) if name in (ACCURACY, "reward") else "", _short(last))
+    for name, (first, best, last) in summary.shown():
+        table.add_row(name, _short(first), _short(best) if name in BEST else "", _short(last))
     return table
 
 

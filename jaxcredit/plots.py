@@ -11,7 +11,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from jaxcredit.display import ACCURACY
+from jaxcredit.display import ACCURACY, HELD_OUT_REWARD
 from jaxcredit.history import History
 from jaxcredit.home import here
 from jaxcredit.plain_text import literal_figures, one_line
@@ -21,7 +21,7 @@ from jaxcredit.tables import Column, Sheet
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
 PANELS = (
     ("held-out accuracy (greedy)", (ACCURACY,)),
-    ("reward", ("reward",)),
+    ("reward", ("reward", HELD_OUT_REWARD)),
     ("entropy (nats a token)", ("entropy",)),
     ("answer length (tokens)", ("length",)),
     ("shares", ("clip_share", "groups_mixed", "truncated", "prefix_collisions", "modal_share")),

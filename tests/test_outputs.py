@@ -18,7 +18,7 @@ from rich.console import Console
 
 from jaxcredit import cli, hosts, pictures, plots, terminal
 from jaxcredit.assess import Answers
-from jaxcredit.display import ACCURACY, SHOWN, Display, Summary, final_table
+from jaxcredit.display import ACCURACY, HELD_OUT_REWARD, SHOWN, Display, Summary, final_table
 from jaxcredit.history import History
 from jaxcredit.optional_output import Optional
 from jaxcredit.records import Records, read
@@ -95,6 +95,12 @@ def test_the_summary_is_that_of_all_lines():
         ACCURACY: (accuracies[0], max(accuracies), accuracies[-1]),
     }
     assert list(summary.trend) == accuracies[-16:] and summary.last == lines[-1]
+
+
+def test_held_out_reward_is_shown_where_it_is_not_the_accuracy():
+    graded, binary = ([{"step": i, ACCURACY: 0.0, HELD_OUT_REWARD: x * i} for i in range(3)] for x in (0.25, 0.0))
+    assert "eval/greedy_reward" in shown(final_table(Summary(graded), "", ""))
+    assert "eval/greedy_reward" not in shown(final_table(Summary(binary), "", ""))
 
 
 def test_what_a_run_keeps_does_not_grow(tmp_path):
@@ -360,6 +366,21 @@ def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys)
         "       | 1+1=",
         "  1  2",
     ]
+
+
+def test_a_reward_that_prints_outlives_standard_output(tmp_path):
+    (tmp_path / "printing.py").write_text(
+        "import sys\n"
+        "from jaxcredit.tasks import Task, score\n"
+        "def reward(meta, text, ids):\n"
+        "    print(text, flush=True)\n"
+        "    return 1.0\n"
+        "if __name__ == '__main__':\n"
+        "    print(score(Task('t', [{'prompt': '', 'meta': 0}], [], reward), [0] * 9, ['a'] * 9, [[1]] * 9).sum(), file=sys.stderr)\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, tmp_path / "printing.py"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 0 and done.stderr.splitlines()[-1] == "9.0", done.stderr
 
 
 @pytest.mark.slow
