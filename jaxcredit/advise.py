@@ -284,23 +284,15 @@ def facts(m: Measured, steps: list[Step], source: Mapping[str, Any]) -> dict[str
 
 def show(m: Measured, steps: list[Step], title: str, console) -> None:
     """The questions as a table, then the estimators to take."""
-    from rich.table import Table
+    from rich.text import Text
 
-    from jaxcredit.plain_text import cell
+    from jaxcredit.tables import Column, Sheet
 
     size = f"{m.size['prompts']} prompts x {m.size['group']} answers, {m.size['tokens']:,} tokens"
-    table = Table(
-        "question",
-        "measured",
-        "verdict",
-        "estimators",
-        title=cell(f"{title}: {size}", "table.title"),
-        title_justify="left",
-        show_lines=True,
-    )
+    columns = [Column(name, wraps=True, least=14) for name in ("question", "measured", "verdict", "estimators")]
+    table = Sheet(*columns, title=f"{title}: {size}", lines=True)
     for s in steps:
-        names = [*s.take, *(f"not {name}" for name in s.avoid)]
-        table.add_row(cell(s.question), cell(s.measured), cell(s.verdict), "\n".join(names))
+        table.add_row(s.question, s.measured, s.verdict, Text("\n".join([*s.take, *(f"not {name}" for name in s.avoid)])))
     console.print(table)
     if m.modal:
         shares = "  ".join(f"{d}: {share:.0%}" for d, share in m.modal.items())

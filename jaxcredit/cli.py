@@ -316,16 +316,17 @@ def _claims(args, _):
 
 def _check(args, _):
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
     from jaxcredit import laws, progress
-    from jaxcredit.plain_text import cell
+    from jaxcredit.tables import Column, Sheet
 
     with progress.shown("check"):
         results = laws.check(find.estimator(args.credit))
-    table = Table("law", "", "detail")
+    words = {True: Text("holds", style="green"), False: Text("broken", style="red"), None: Text("skipped")}
+    table = Sheet("law", "", Column("detail", wraps=True))
     for r in results:
-        table.add_row(r.law, {True: "[green]holds", False: "[red]broken", None: "skipped"}[r.passed], cell(r.detail or ""))
+        table.add_row(r.law, words[r.passed], str(r.detail or ""))
     Console().print(table)
     sys.exit(1 if any(r.passed is False for r in results) else 0)
 

@@ -97,7 +97,8 @@ class _Lines:
     def _run(self) -> None:
         while not self._over.wait(self._pace_s):
             what, done, of = self._state
-            parts = [self._title + ":", one_line(what), f"{done} of {of}" if of else "", f"({time.monotonic() - self._begun:.0f} s)"]
+            name = f"{self._title}: {one_line(what)}" if what else self._title
+            parts = [name, f"{done} of {of}" if of else "", f"({time.monotonic() - self._begun:.0f} s)"]
             try:
                 line = " ".join(filter(None, parts))
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)

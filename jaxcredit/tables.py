@@ -26,12 +26,14 @@ class Sheet(JupyterMixin):
     """Rows under columns, for `Console.print`. Text is shown as it is, without markup; only `Text` has a style.
 
     Where the columns do not fit side by side, spare ones are left out, and a line below the table says which, and `how` to see them. Where
-    the rest does not fit either, it is split into tables of some columns each, all with the first column. `notes` stand below.
+    the rest does not fit either, it is split into tables of some columns each, all with the first `keys` columns. `notes` stand below.
     """
 
-    def __init__(self, *columns: Column | str, title: str = "", how: str = "", notes: Sequence[Text] = (), lines: bool = False):
+    def __init__(
+        self, *columns: Column | str, title: str = "", how: str = "", notes: Sequence[Text] = (), keys: int = 1, lines: bool = False
+    ):
         self.columns = [c if isinstance(c, Column) else Column(c) for c in columns]
-        self.title, self.how, self.notes, self.lines = title, how, notes, lines
+        self.title, self.how, self.notes, self.keys, self.lines = title, how, notes, keys, lines
         self.rows: list[list[Text]] = []
         self.styles: list[str] = []
 
@@ -75,11 +77,11 @@ class Sheet(JupyterMixin):
                 shown.remove(i)
                 left_out.append(i)
         groups: list[list[int]] = []
-        for i in shown[1:]:
+        for i in shown[self.keys :]:
             if groups and self._needs([*groups[-1], i], width) <= width:
                 groups[-1].append(i)
             else:
-                groups.append([shown[0], i])
+                groups.append([*shown[: self.keys], i])
         return groups or [shown], sorted(left_out)
 
     def _needs(self, group: Sequence[int], width: int) -> int:
@@ -90,13 +92,13 @@ class Sheet(JupyterMixin):
         half of the terminal is broken."""
         column = self.columns[i]
         words = [cell_len(word) for row in self.rows if _prose(row[i], column) for word in row[i].plain.split()]
-        whole = [cell_len(row[i].plain) for row in self.rows if not _prose(row[i], column)]
+        whole = [_longest(row[i].plain) for row in self.rows if not _prose(row[i], column)]
         prose = min(self._most(i), column.least) if column.wraps else 0
         title = max(map(cell_len, column.title.split()), default=0)
         return min(max([1, title, prose, *words, *whole]), max(width // 2, 8))
 
     def _most(self, i: int) -> int:
-        return max(cell_len(text) for text in [self.columns[i].title, *(row[i].plain for row in self.rows)])
+        return max(_longest(text) for text in [self.columns[i].title, *(row[i].plain for row in self.rows)])
 
     def _table(self, group: Sequence[int], width: int, title: str) -> Table:
         widths = {i: self._least(i, width) for i in group}
@@ -111,13 +113,18 @@ class Sheet(JupyterMixin):
             column = self.columns[i]
             table.add_column(cell(column.title), justify="right" if column.right else "left", width=widths[i], overflow="fold")
         for row, style in zip(self.rows, self.styles, strict=True):
-            if len(group) == len(self.columns) or len(group) == 1 or any(row[i].plain for i in group[1:]):
+            if len(group) in (len(self.columns), self.keys) or any(row[i].plain for i in group[self.keys :]):
                 table.add_row(*(row[i] for i in group), style=style)
         return table
 
 
 def _prose(text: Text, column: Column) -> bool:
     return column.wraps and not text.no_wrap
+
+
+def _longest(text: str) -> int:
+    """Characters of the longest line."""
+    return max(map(cell_len, text.split("\n")))
 
 
 def _frame(columns: int) -> int:

@@ -454,7 +454,10 @@ def test_the_quick_list_is_of_this_library():
 @pytest.mark.slow
 def test_a_number_or_a_reason_in_every_cell():
     estimators = {"grpo": credit.grpo, "san": credit.san, "igpo": credit.igpo}
-    cells = matrix.run([arena.Strata(), arena.Twin()], estimators, prompts=200, group=8, resamples=50)
+    told = []
+    tell = lambda *said: told.append(said)  # noqa: E731
+    cells = matrix.run([arena.Strata(), arena.Twin()], estimators, prompts=200, group=8, resamples=50, tell=tell)
+    assert told[0] == ("", 0, 2) and {done for what, done, of in told if of == 6} == {1, 2, 3, 4, 5, 6}
     assert len(cells) == 2 * (len(matrix.CONTROLS) + 3) and all(bool(c.numbers) != bool(c.reason) for c in cells)
     found = {(c.family, c.estimator): c for c in cells}
     exact, flipped, twin = (found["Strata", "exact"].numbers, found["Strata", "flipped"].numbers, found["Twin", "san"])

@@ -123,6 +123,17 @@ def test_a_name_longer_than_the_terminal_is_broken_not_cut():
     assert text.count("x") == 100 and "0.5" in text
 
 
+def test_the_first_columns_stand_in_every_part():
+    sheet = Sheet("world", "cell", *(f"estimator{i}" for i in range(9)), keys=2)
+    sheet.add_row("KeyBranch", "c_pre = 1", *(f"{i / 7:.5f}" for i in range(9)))
+    sheet.add_row("Twin", "d = 0", *[""] * 4, *(Text(f"first {i}\n2nd") for i in range(5)))
+    text = printed(sheet, 60)
+    parts = len(sheet.split(60)[0])
+    assert parts > 2 and text.count("KeyBranch") == text.count("c_pre = 1") == parts
+    assert 0 < text.count("Twin") < parts  # not where it has no numbers
+    whole(sheet, text)
+
+
 def test_styles_come_from_text_alone():
     sheet = Sheet("name")
     sheet.add_row("[red]a[/red]")

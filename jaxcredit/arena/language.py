@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rich.console import Console
-from rich.table import Table
 
 from jaxcredit import credit, run, signals
 from jaxcredit.arena.learn import paired
@@ -26,6 +25,7 @@ from jaxcredit.data import Batches
 from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
 from jaxcredit.programs import build
+from jaxcredit.tables import Column, Sheet
 from jaxcredit.tasks import Task, number_sorting
 from jaxcredit.tokenize import Chars
 from jaxcredit.train import train
@@ -111,9 +111,10 @@ def course(exp: Experiment, programs, weights, seed: int) -> Course:
     return Course(np.array(earned), told[-1])
 
 
-def table(found: dict[str, dict[str, list[Course]]]) -> Table:
+def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
     """Mean reward over all steps and over the last tenth, and pooled's lead over the others with Student's intervals, paired by seed."""
-    answer = Table("language", "estimator", "reward, all steps", "last tenth", "pooled - it, all steps", "largest weight")
+    numbers = ("reward, all steps", "last tenth", "pooled - it, all steps", "largest weight")
+    answer = Sheet("language", "estimator", *(Column(name, right=True) for name in numbers), keys=2)
     for language, by in found.items():
         area = {name: np.array([[c.reward.mean() for c in runs]]) for name, runs in by.items()}
         for name, runs in by.items():

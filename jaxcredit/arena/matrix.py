@@ -76,9 +76,11 @@ def run(
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
     programs = {name: compiled(f) for name, f in estimators.items()}
 
-    tell("worlds and their answers")
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
-        drawn = list(pool.map(lambda task: jax.block_until_ready(draw(task, seed, prompts=prompts, group=group)), families))
+        sampled = functools.partial(draw, seed=seed, prompts=prompts, group=group)
+        drawn = progress.each(
+            pool, lambda task: jax.block_until_ready(sampled(task)), families, tell, lambda task: f"answers of {type(task).__name__}"
+        )
         T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
         K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
         cells, done = [], itertools.count(1)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import matrix, metrics
@@ -22,6 +22,7 @@ from jaxcredit.arena.enumerate import TokenTree
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.credit.sploo import l1, p0, safe
 from jaxcredit.rollout import outcome
+from jaxcredit.tables import Column, Sheet
 
 # Who is held to how much of whom. TEMPO stands here without its division by the group's deviation, as L1 does.
 BOUNDS = (("p0", "rloo", 0.96), ("safe", "rloo", 0.96), ("l1", "tempo", 0.9))
@@ -110,9 +111,9 @@ def verdict(places: Sequence[Place], name: str, bound: float) -> str:
     return "holds" if sure == len(known) else f"not broken; sure in {sure} of {len(known)}"
 
 
-def table(places: Sequence[Place]) -> Table:
+def table(places: Sequence[Place]) -> Sheet:
     """For each family and bound: the worst and the best cell."""
-    answer = Table("family", "cells", *(f"{a} / {b}, at least {x:g}" for a, b, x in BOUNDS))
+    answer = Sheet("family", Column("cells", right=True), *(Column(f"{a} / {b}, at least {x:g}", wraps=True) for a, b, x in BOUNDS))
     groups = {"all": list(places)} | {f: [p for p in places if p.family == f] for f in dict.fromkeys(p.family for p in places)}
     for family, here in groups.items():
         row = []
@@ -120,7 +121,8 @@ def table(places: Sequence[Place]) -> Table:
             w = worst(here, name)
             best = max(p.ratios[name].value for p in here if np.isfinite(p.ratios[name].value))
             e = w.ratios[name]
-            row.append(f"{verdict(here, name, bound)}\nworst {e.value:.3f} ({e.low:.3f}..{e.high:.3f}) {w.knobs}; best {best:.2f}")
+            numbers = f"worst {e.value:.3f} ({e.low:.3f}..{e.high:.3f}) {w.knobs}; best {best:.2f}"
+            row.append(Text(f"{verdict(here, name, bound)}\n{numbers}"))
         answer.add_row(family, str(len(here)), *row)
     return answer
 

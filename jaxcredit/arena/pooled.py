@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from rich.table import Table
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import learn, matrix, metrics, ours, sweeps
@@ -26,6 +25,7 @@ from jaxcredit.credit.sploo import l1
 from jaxcredit.display import wide
 from jaxcredit.plots import COLOURS
 from jaxcredit.signals.decision import decision, same_beginning, same_column, unsure, visited
+from jaxcredit.tables import Sheet
 
 GROUPS = (16, 256, 2048)  # pooled before a group is weighed at a fixed policy
 EACH = 16  # of them at a time
@@ -169,17 +169,18 @@ def run(*, fresh: bool = False, **settings) -> list[Found]:
         return sum(pool.map(partial(measure, **settings), worlds(fresh)), [])
 
 
-def tables(found: Sequence[Found]) -> Iterator[Table]:
+def tables(found: Sequence[Found]) -> Iterator[Sheet]:
     """Signal-to-noise over leave-one-out's, and what learners earn beyond those of the better of TEMPO and GRPO."""
     names = ["grpo", "tempo", "l1", "p0", *(f"pooled {n}" for n in GROUPS[:-1]), "pooled", "on p0", *list(WAYS)[1:]]
-    answer = Table("world", "cell", *names, "pooled / rival", title="signal-to-noise at a fixed policy, over leave-one-out's")
+    answer = Sheet("world", "cell", *names, "pooled / rival", title="signal-to-noise at a fixed policy, over leave-one-out's", keys=2)
     for f in found:
         e = f.versus("pooled", "snr")
         ratios = [f"{f.ratio(n, 'rloo').value:.2f}" for n in names]
         answer.add_row(f.family, f.cell, *ratios, f"{e.value:.2f} ({e.low:.2f}..{e.high:.2f}) {f.rival('snr')}")
     yield answer
     names = [n for n in LEARNERS if n not in RIVALS]
-    answer = Table("world", "cell", "rival", *names, title="learning: share of the way by mean over the steps, less the rival's")
+    title = "learning: share of the way by mean over the steps, less the rival's"
+    answer = Sheet("world", "cell", "rival", *names, title=title, keys=2)
     for f in found:
         if f.area:
             gains = [f.versus(n, "area") for n in names]
