@@ -19,9 +19,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
-from jaxcredit import store
+from jaxcredit import processes, store
 from jaxcredit.preemption import Preemption
 
 __all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Preemption", "verify"]
@@ -144,7 +143,7 @@ class Checkpoints:
                     f"checkpoint {self.store.path(_at(step))} {damage}: skipped, trying the one before", CheckpointWarning, stacklevel=3
                 )
         if jax.process_count() > 1:
-            chosen = int(multihost_utils.broadcast_one_to_all(np.int32(chosen)))
+            chosen = int(processes.gathered(np.int32(chosen))[0])
         return None if chosen < 0 else chosen
 
     def _prepare(self, target: str, size: int) -> None:
@@ -155,7 +154,7 @@ class Checkpoints:
                 self.store.remove(name, MANIFEST)
             self.store.room(target, size)
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("jaxcredit checkpoint")
+            processes.wait()
 
     def _finish(self, step: int, size: int, side: dict) -> None:
         """In the background: wait for Orbax, write the side file and, last, the manifest; only then delete what is too old."""

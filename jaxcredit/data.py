@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import grain
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jaxtyping import Bool, Int
+
+from jaxcredit.processes import gathered
 
 
 class Batches:
@@ -63,7 +64,7 @@ def total(count: float) -> float:
     """The sum over all processes of what each counted on its own host. Every process must ask, in the same order."""
     if jax.process_count() == 1:
         return count
-    return type(count)(multihost_utils.process_allgather(np.asarray(count, np.float32)).sum())
+    return type(count)(gathered(np.float32(count)).sum())
 
 
 def bucketed(

@@ -8,16 +8,17 @@ Where a mesh axis does not divide a dimension (3 kv heads over 2 devices), that 
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 
 import jax
 import numpy as np
-from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from jaxcredit.compat import device_grid
 from jaxcredit.params import Param
 
 Rules = dict[str, str | tuple[str, ...]]  # axes that a mesh has not are passed over
@@ -57,16 +58,24 @@ def make(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
     if need > len(devices):
         raise ValueError(f"a mesh of {shape} needs {need} devices, here are {len(devices)}: shrink an axis")
     devices = devices[:need]
-    slices = len({getattr(device, "slice_index", None) or 0 for device in devices})
-    how = {"allow_split_physical_axes": devices[0].platform == "tpu"}  # 64 x 4 on a torus of 16 x 16
+    return Mesh(grid(shape, devices), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+
+
+def grid(shape: Mapping[str, int], devices: Sequence) -> np.ndarray:
+    """The devices in the shape of a mesh. Of several slices of TPUs each takes a part of the axis `data`, which is slow to cross."""
+    slices = len(set(map(_slice, devices)))
+    split = devices[0].platform == "tpu"  # 64 x 4 on a torus of 16 x 16
     if slices == 1:
-        grid = mesh_utils.create_device_mesh(tuple(shape.values()), devices, **how)
-    elif shape.get("data", 1) % slices:
+        return device_grid(tuple(shape.values()), devices, split=split)
+    if shape.get("data", 1) % slices:
         raise ValueError(f"{slices} slices, and a mesh of {shape}: give it an axis `data` that is a multiple of {slices}")
-    else:
-        within = tuple(size // slices if axis == "data" else size for axis, size in shape.items())
-        grid = mesh_utils.create_hybrid_device_mesh(within, tuple(slices if axis == "data" else 1 for axis in shape), devices, **how)
-    return Mesh(grid, tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
+    within = tuple(size // slices if axis == "data" else size for axis, size in shape.items())
+    each = itertools.groupby(sorted(devices, key=_slice), _slice)
+    return np.concatenate([device_grid(within, list(part), split=split) for _, part in each], axis=list(shape).index("data"))
+
+
+def _slice(device) -> int:
+    return getattr(device, "slice_index", None) or 0
 
 
 def sizes(shape: Mapping[str, int], devices: int | None = None) -> dict[str, int]:

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
+
+from jaxcredit.processes import gathered
 
 
 class Asked(BaseException):
@@ -43,7 +43,7 @@ class Preemption:
         """The same answer in every process: several processes compare notes at every `agree_every`-th step."""
         if jax.process_count() == 1:
             return self.asked
-        return step % self.agree_every == 0 and bool(multihost_utils.process_allgather(np.asarray(self.asked)).any())
+        return step % self.agree_every == 0 and bool(gathered(self.asked).any())
 
     @contextlib.contextmanager
     def interruptible(self, can: bool = True) -> Iterator[None]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxcredit import extras
+from jaxcredit import compat, extras
 
 # GiB that a program may use of a device; the compiler keeps the rest, and says so when a program is too large. Of a v4 and a 7x a device is
 # half a chip.
@@ -32,12 +32,10 @@ def describe(name: str) -> Topology:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     jax.config.update("jax_platforms", "cpu")  # whatever else is computed is computed here
-    from jax.experimental import topologies
-
     slices, one = re.fullmatch(r"(?:(\d+)x)?(.+)", name, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
     several = {"num_slices": int(slices)} if slices else {}
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=one, **several).devices
+        devices = compat.tpu_devices(one, **several)
     except jax.errors.JaxRuntimeError as error:
         raise ValueError(
             f"no TPU topology is called {name!r}: v5e:16x16, v5p:4x4x8, 2xv6e:8x8 are ({str(error).splitlines()[0]})"
@@ -45,4 +43,4 @@ def describe(name: str) -> Topology:
     kind = devices[0].device_kind
     if kind not in GIB:
         raise ValueError(f"how much memory a {kind} has is not written down here: add it to GIB of jaxcredit/topology.py")
-    return Topology(name, list(devices), int(GIB[kind] * 2**30))
+    return Topology(name, devices, int(GIB[kind] * 2**30))

@@ -40,6 +40,11 @@ def _lacks(name: str, cfg, cuda: bool) -> str:
     """What a kernel cannot do of a config."""
     if name != "plain" and cfg.place and mesh.ways("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1:
         return "takes all tokens of a row, and this mesh cuts them"
+    if name == "splash":
+        try:
+            import jaxcredit.policy.splash  # noqa: F401
+        except ImportError:
+            return f"is not part of jax {jax.__version__}"
     if name != "cudnn":
         return ""
     if cfg.score_cap:

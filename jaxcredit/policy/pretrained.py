@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from jaxcredit import hub
+from jaxcredit import hub, processes
 from jaxcredit.params import Param
 from jaxcredit.policy import hf_config
 from jaxcredit.policy.config import Config, specs
@@ -222,11 +222,7 @@ def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
 
 def _host(x: Array) -> np.ndarray:
     """The whole array as numpy, also where its pieces lie on several processes."""
-    if not getattr(x, "is_fully_addressable", True):
-        from jax.experimental import multihost_utils
-
-        x = multihost_utils.process_allgather(x, tiled=True)
-    return np.asarray(x)
+    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else processes.whole(x)
 
 
 def _plan(leaves: dict[str, Array], table: dict[str, str], limit: int) -> list[list[tuple[str, tuple[int, ...]]]]:
