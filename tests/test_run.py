@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import os
+import signal
 import sys
 import time
 
@@ -20,7 +21,7 @@ from jaxcredit import credit
 from jaxcredit.checkpoint import CheckpointWarning
 from jaxcredit.experiment import Warmup
 from jaxcredit.records import Records, read
-from jaxcredit.run import run
+from jaxcredit.run import Stopped, run
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Chars
 from jaxcredit.trouble import Diverged, OutOfMemory
@@ -130,7 +131,17 @@ def raises(meta, text):
     raise KeyError("gold")
 
 
+def alarms(meta, text):
+    """Uses the alarm of its process, as math-verify does, and hangs."""
+    signal.alarm(5)
+    signal.alarm(0)
+    time.sleep(1e6)
+
+
 REWARDS = {
+    "alarms": (alarms, r"(?s)did not return within 0\.3 s.*prompt: .*response: "),
+    "leaves": (lambda meta, text: os._exit(7), r"(?s)ended its process \(exit code 7\).*prompt: .*response: "),
+    "huge": (lambda meta, text: 1e39, r"(?s)returned 1e\+39, and float32 holds numbers up to 3\.4e38.*prompt: .*response: "),
     "raises": (raises, r"(?s)raised KeyError.*prompt: .*response: .*Make it return a number"),
     "nan": (lambda meta, text: float("nan"), r"(?s)returned nan, which is not finite.*Return a finite float"),
     "hangs": (lambda meta, text: time.sleep(60), r"(?s)did not return within 0\.3 s.*Bound its loops"),
@@ -153,6 +164,27 @@ def test_a_reward_that_fails_stops_the_run_and_loses_nothing(kind, tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [0, 1, 2]
     last = run(change(exp, task=task()), tmp_path, resume=True)
     assert last["step"] == 4 and [line["step"] for line in read(tmp_path)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_while_a_reward_hangs_saves_the_last_whole_step(number, tmp_path):
+    calls = 0
+
+    def reward(meta, text, ids):
+        nonlocal calls
+        calls += 1
+        if calls > 8 + 2 * 16 + 8 + 4:
+            os.kill(os.getppid(), number)
+            time.sleep(1e6)
+        return score(meta, text, ids)
+
+    exp = change(task=task(reward), reward_timeout_s=1e5, save_every=100, steps=3)
+    with pytest.raises(Stopped):
+        run(exp, tmp_path / "stopped")
+    assert [line["step"] for line in read(tmp_path / "stopped")] == [0, 1, 2]
+    run(change(exp, task=task()), tmp_path / "stopped", resume=True)
+    run(change(exp, task=task()), tmp_path / "whole")
+    assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
 
 
 def poisoned(monkeypatch, batches):

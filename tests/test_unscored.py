@@ -141,11 +141,18 @@ def test_one_step_with_different_rewards_is_enough():
             flat.look(history[: i + 1])
 
 
-def test_a_graded_reward_is_seen_to_grow_where_nothing_is_solved(tmp_path):
+def test_a_graded_reward_is_seen_to_grow_where_nothing_is_solved(tmp_path, capsys):
     run(change(lambda meta, text, ids: 0.5 * score(meta, text, ids)), tmp_path)
+    assert "greedy reward 0." in (out := capsys.readouterr().out) and "eval/greedy_reward" in out
     looks = [line for line in read(tmp_path) if "eval/greedy_reward" in line]
     assert len(looks) == 2 and all(line["eval/greedy_accuracy"] == 0 for line in looks)
     assert any(line["eval/greedy_reward"] > 0 for line in looks)
+
+
+def test_the_held_out_reward_is_not_shown_twice_where_it_is_the_accuracy(tmp_path, capsys):
+    run(change(lambda meta, text, ids: float(len(ids) > 1)), tmp_path)
+    assert "greedy accuracy" in (out := capsys.readouterr().out) and "greedy reward" not in out and "eval/greedy_reward" not in out
+    assert all(line["eval/greedy_reward"] == line["eval/greedy_accuracy"] for line in read(tmp_path) if "eval/unscored" in line)
 
 
 def test_waiting_for_the_update_is_not_counted_as_sampling(tmp_path):

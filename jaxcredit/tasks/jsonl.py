@@ -215,7 +215,6 @@ def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[
 
     train, test = [x for x in items if not held_out(x)], [x for x in items if held_out(x)]
     if not train or (share and not test):
-        raise ValueError(
-            f"{path}: test={share:g} of {len(items)} items leaves {len(train)} to train on and {len(test)} to test: give more, or another share"
-        )
+        parts = f"leaves {len(train)} to train on and {len(test)} to test"
+        raise ValueError(f"{path}: test={share:g} of {len(items)} items {parts}: give more, or another share")
     return train, test
