@@ -7,7 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from jaxcredit import compilation_cache, errors, find, options, terminal
+from jaxcredit import compilation_cache, errors, find, options, plain_text, run_source, terminal
+from jaxcredit.masking import mask_arguments
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,11 +76,9 @@ def _train(args, rest):
 
 
 def _say_stopped(stopped, args, folder):
-    from jaxcredit.plain_text import visible
-
     typed = [word for word in args.typed if word != "--overwrite"]
-    again = shlex.join(["jaxcredit", *typed, *([] if args.resume == "auto" else ["--resume", "auto"])])
-    print(visible(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"), file=sys.stderr, flush=True)
+    again = shlex.join(["jaxcredit", *mask_arguments(typed), *([] if args.resume == "auto" else ["--resume", "auto"])])
+    print(plain_text.visible(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"), file=sys.stderr, flush=True)
 
 
 def _help(command, args, rest):
@@ -181,6 +180,9 @@ def _compare(args, _):
     with progress.shown("compare"):
         table, plot = plots.compare(args.runs, args.out)
     Console().print(table)
+    for option, values in run_source.differing(args.runs).items():
+        pairs = ", ".join(f"{Path(run).name} {value}" for run, value in zip(args.runs, values, strict=True))
+        print(plain_text.one_line(f"{option}: {pairs}", most=2000))
     print(plot)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -16,34 +17,62 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcredit import store
+from jaxcredit import kept_modules, run_source, store
+from jaxcredit.masking import mask_arguments, unmask_arguments
 
 NAMED = "jaxcredit_config_"  # how the modules of configs are called
 FILES: dict[str, tuple[str, str]] = {}  # the file and the origin of each that was loaded, by its name
 FOLDERS: set[str] = set()  # where they lie, in sys.path because of them
 
 
-def experiment(path: str, rest: Sequence[str] = (), credit: str | None = None, *, origin: str | None = None, prog: str = "jaxcredit train"):
+def experiment(
+    path: str,
+    rest: Sequence[str] = (),
+    credit: str | None = None,
+    *,
+    origin: str | None = None,
+    credit_origin: str | None = None,
+    prog: str = "jaxcredit train",
+):
     """The experiment of a config file, with the options given to its function; and what to write down to make it again.
 
-    `origin`: where the file was when its run began, so that what it reads beside itself is still found. With --help in `rest` the config's
-    head is printed as it stands, then its options with what the docstring of its function says of each, and the process ends.
+    `origin` and `credit_origin`: where the files of the config and of `credit` were when the run began, so that what they read beside
+    themselves is still found. With --help in `rest` the config's head is printed as it stands, then its options with what the docstring of
+    its function says of each, and the process ends.
     """
     import tyro
 
     from jaxcredit.experiment import Experiment
+    from jaxcredit.records import plain
 
     make = getattr(module(path, origin), "experiment", None)
     if not callable(make):
         raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.experiment.Experiment from it")
     if {"-h", "--help"} & set(rest):
         _print_head(inspect.getdoc(sys.modules.get(make.__module__)) or "")
-    exp = tyro.cli(make, args=list(rest), prog=f"{prog} {path}", description="")
+    given: dict[str, Any] = {}
+    exp = tyro.cli(_noting(make, given), args=list(rest), prog=f"{prog} {path}", description="")
     if not isinstance(exp, Experiment):
         raise TypeError(f"experiment(...) of {path} returned {exp!r:.80}: it must return a jaxcredit.experiment.Experiment")
     if credit is not None:
-        exp = dataclasses.replace(exp, credit=estimator(credit))
-    return exp, {"config": str(Path(path).resolve()), "args": list(rest), "credit": credit}
+        exp = dataclasses.replace(exp, credit=estimator(credit, credit_origin))
+    made = {"config": str(Path(path).resolve()), "args": mask_arguments(rest), "credit": credit, "options": plain(given)}
+    if credit and ".py" in credit:
+        made["credit_file"] = str(Path(credit_origin or credit.partition(":")[0]).resolve())
+    return exp, made
+
+
+def _noting(make: Callable, given: dict[str, Any]) -> Callable:
+    """`make`, whose arguments are noted in `given` when it is called, defaults included."""
+
+    @functools.wraps(make)
+    def noted(*args, **kwargs):
+        bound = inspect.signature(make).bind(*args, **kwargs)
+        bound.apply_defaults()
+        given.update(bound.arguments)
+        return make(*args, **kwargs)
+
+    return noted
 
 
 def _print_head(text: str) -> None:
@@ -74,6 +103,7 @@ def module(path: str, origin: str | None = None) -> Any:
     mod.__file__ = str(seen)
     sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickles look their module up
     _beside(str(seen.parent))
+    kept_modules.install(file.resolve(), seen)
     # Compiled here, not by the import system: it would leave a __pycache__ in run folders, and believe one that is a second old.
     try:
         exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
@@ -94,7 +124,7 @@ def _beside(folder: str) -> None:
     if folder in sys.path and folder not in FOLDERS:
         return  # the person put it there
     others = [other for other in sys.path if other in FOLDERS and other != folder]
-    for file in Path(folder).iterdir():  # another config's neighbour of the same name is not this one's
+    for file in Path(folder).iterdir() if Path(folder).is_dir() else ():  # another config's neighbour of the same name is not this one's
         there = sys.modules.get(file.stem)
         found = getattr(there, "__path__", None) or [getattr(there, "__file__", None) or ""]
         if str(Path(next(iter(found))).parent) in others:
@@ -106,8 +136,9 @@ def _beside(folder: str) -> None:
     FOLDERS.add(folder)
 
 
-def estimator(name: str) -> Callable:
-    """An estimator of the library by name, or a function of a file: `my.py:credit`, or `my.py` if it has just one."""
+def estimator(name: str, origin: str | None = None) -> Callable:
+    """An estimator of the library by name, or a function of a file: `my.py:credit`, or `my.py` if it has just one. `origin`: where the file
+    was when its run began."""
     from jaxcredit import credit
 
     if ".py" not in name:
@@ -117,7 +148,7 @@ def estimator(name: str) -> Callable:
             raise ValueError(f"no estimator is called {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
         return getattr(credit, name)
     path, _, attribute = name.partition(":")
-    mod = module(path)
+    mod = module(path, origin)
     own = {n: f for n, f in vars(mod).items() if hasattr(f, "method") and getattr(f, "__module__", "") == mod.__name__}
     if attribute:
         found = getattr(mod, attribute, None)
@@ -140,7 +171,9 @@ def of_run(run: str):
     made = _source(path, run)
     if there := _strange(run, path):
         print(f"{run} {there}: its config.py is executed on this machine now", file=sys.stderr)
-    return experiment(str(folder / "config.py"), made["args"], made["credit"], origin=made["config"])[0]
+    credit, credit_origin = run_source.kept_estimator(made, folder)
+    args = unmask_arguments(made["args"], run)
+    return experiment(str(folder / "config.py"), args, credit, origin=made["config"], credit_origin=credit_origin)[0]
 
 
 def _strange(run: str, path: Path) -> str:

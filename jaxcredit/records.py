@@ -9,6 +9,7 @@ metrics.jsonl and samples.jsonl are the run's record: where they cannot be writt
 """
 
 import contextlib
+import inspect
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from jaxcredit import store
 from jaxcredit.clock import derived
 from jaxcredit.display import Display, Summary
 from jaxcredit.home import here
+from jaxcredit.masking import is_secret, masked
 from jaxcredit.optional_output import Optional
 
 
@@ -240,13 +242,16 @@ def cut(path: Path, step: int) -> int:
 
 
 def plain(x: Any) -> Any:
-    """JSON that says what a value is: functions by their name, partials with their arguments, dataclasses by field, arrays by shape."""
+    """JSON that says what a value is: functions by their name, partials with their arguments, dataclasses by field, arrays by shape.
+
+    Texts whose names are those of credentials (masking.is_secret) are masked.
+    """
     if isinstance(x, float):
         return x if np.isfinite(x) else str(x)
     if x is None or isinstance(x, bool | int | str):
         return x
     if isinstance(x, Mapping):
-        return {str(k): plain(v) for k, v in x.items()}
+        return {str(k): plain(masked(v) if is_secret(str(k)) else v) for k, v in x.items()}
     if isinstance(x, list | tuple | set | frozenset):
         return [plain(v) for v in x]
     if isinstance(x, np.generic) or (hasattr(x, "shape") and x.shape == ()):
@@ -254,13 +259,24 @@ def plain(x: Any) -> Any:
     if hasattr(x, "shape"):
         return f"{x.dtype}{list(x.shape)}"
     if hasattr(x, "func") and hasattr(x, "keywords"):
-        name, args = plain(x.func), {**{str(i): plain(a) for i, a in enumerate(x.args)}, **plain(x.keywords)}
+        names = _positional(x.func, len(x.args))
+        given = {str(i): plain(masked(a) if is_secret(n) else a) for i, (n, a) in enumerate(zip(names, x.args, strict=True))}
+        name, args = plain(x.func), {**given, **plain(x.keywords)}
         return {name: args} if isinstance(name, str) else {**name, "with": args}
     if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
-        return {name: plain(getattr(x, name)) for name in x.__dataclass_fields__}
+        return plain({name: getattr(x, name) for name in x.__dataclass_fields__})
     if hasattr(x, "__qualname__"):
         return f"{re.sub('^jaxcredit_config_[0-9a-f]+_', '', str(x.__module__))}.{x.__qualname__}"  # a config by its file's name
     return str(x) if isinstance(x, Path) else type(x).__qualname__
+
+
+def _positional(function: Any, count: int) -> list[str]:
+    """Names of a function's first positional parameters; empty where they cannot be known."""
+    try:
+        names = list(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        names = []
+    return [*names, *[""] * count][:count]
 
 
 def _events(folder: Path, start: int):

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import json
 import sys
 import time
 import warnings
@@ -16,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcredit import assess, evaluate, flops, store, trouble
+from jaxcredit import assess, evaluate, flops, run_source, store, trouble
 from jaxcredit.checkpoint import Checkpoints
 from jaxcredit.clock import Clock, Profile
 from jaxcredit.collect import single_turn, until_mixed
@@ -57,8 +56,8 @@ def run(
     """Train `exp` in `folder` (or gs://BUCKET/...) and return its last metrics. With `resume`, go on from the newest usable checkpoint, if
     there is one. With `overwrite`, a run in `folder` is deleted first; nothing else ever is.
 
-    `source` ({"config", "args", "credit", "options"}) is kept in the folder with a copy of the config file, so that the run can be opened
-    again. `profile`: the first and the last step of which a trace is written to `folder/profile`.
+    `source` (of `find.experiment`: config, args, credit, options) is kept in the folder with copies of the files, so that the run can be
+    opened again. `profile`: the first and the last step of which a trace is written to `folder/profile`.
 
     Whatever can be refused is refused before a file of the folder is changed, except for the lock that keeps other trainers out.
     """
@@ -157,6 +156,7 @@ def _run(
             state, side, begin = saved
             batches.set_state(side["batches"])
         # Nothing is refused from here on: files may be changed.
+        notes = _changes(source, folder, begin) if saved and source else []
         if first:
             if overwrite:
                 place.clear()
@@ -164,10 +164,11 @@ def _run(
             if saved:
                 store.at(f"{place.checkpoints}/{WARMUP}").drop()  # left by a kill
             if source:
-                _keep(source, folder)
+                run_source.keep(source, folder, begin)
         host = stack.enter_context(Host(folder))
         profiler = stack.enter_context(Profile(folder / "profile", profile))
-        host.say(f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}")
+        for line in [f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}", *notes]:
+            host.say(line)
         with Records(
             folder,
             steps=exp.steps,
@@ -177,6 +178,8 @@ def _run(
             address=place.address,
             keep=max(exp.skips, trouble.FlatRewards.STEPS),
         ) as records:
+            for line in notes:
+                records.note(line)
             if not saved:
                 state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place, preempted)
             pieces, look, watch = steps_of(exp, programs), named("evaluate", evaluation), Clock()
@@ -263,6 +266,18 @@ def _run(
                     raise Stopped(preempted.code, at.step) from None
             checkpoints.wait()
             return records.last
+
+
+def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
+    """What a resume changes of its run: options, and the config file. The seed, the batch and the architecture cannot be changed."""
+    notes = []
+    if changed := run_source.changed(folder, source):
+        said = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
+        notes.append(f"WARNING: from step {step} on this run has other options: {said}")
+    with contextlib.suppress(OSError):
+        if (folder / "config.py").read_bytes() != Path(source["config"]).read_bytes():
+            notes.append(f"WARNING: from step {step} on this run has another config file: {source['config']} is not the copy in config.py")
+    return notes
 
 
 def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> tuple[Programs, Any, int]:
@@ -405,12 +420,6 @@ def _how(exp, programs, batch):
 
 def _round_up(n: int, step: int) -> int:
     return -(-n // step) * step
-
-
-def _keep(source, folder) -> None:
-    """Copy the config file and what was typed into the run folder."""
-    store.write_atomic(folder / "config.py", Path(source["config"]).read_bytes())
-    store.write_atomic(folder / "source.json", json.dumps(dict(source), indent=2) + "\n")
 
 
 def _resolved(exp: Experiment) -> dict:

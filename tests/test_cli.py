@@ -41,7 +41,9 @@ def refused(argv, capsys) -> str:
 
 def test_train_keeps_what_made_it(runs):
     made = json.loads((runs / "other/source.json").read_text())
+    given = made.pop("options")
     assert made == {"config": MICRO, "args": ["--seed=1"], "credit": "grpo"}
+    assert (given["seed"], given["steps"], given["beta"], len(given)) == (1, 4, 0.0, 7)
     assert (runs / "other/config.py").read_text() == Path(MICRO).read_text()
     config = [json.loads((runs / run / "config.json").read_text())["config"] for run in ("micro", "other")]
     assert "tempo" in str(config[0]["credit"]) and "grpo" in str(config[1]["credit"]) and config[1]["seed"] == 1
