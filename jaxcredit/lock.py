@@ -39,7 +39,7 @@ class Lock:
         self.entry = {**_here(), "since": _utc(), "token": uuid.uuid4().hex}
         self._seen: tuple[str, float, float] | None = None  # the lock as first read, when, and when it counts as stale
         self._thread: threading.Thread | None = None
-        self._end, self._lost = threading.Event(), ""
+        self._end, self._lost, self._missing = threading.Event(), "", False
 
     def take(self, *, wait: bool) -> str:
         """Take the lock: "" when it is taken, else how long it may still be, in words. Raises Locked where its holder is alive.
@@ -124,12 +124,13 @@ class Lock:
             if held is None:
                 if isinstance(self.store, store.Disk) and not self.store.root.is_dir():
                     self._lost = f"{self.folder} was deleted or moved while it was trained in: what is not saved elsewhere is lost"
-                else:
+                elif write and self._missing:  # for longer than deleting a whole folder takes, which a new file would disturb
                     self.store.create(LOCK, self._text())
             elif _entry(held).get("token") not in (None, self.entry["token"]):
                 self._lost = f"{_who(_entry(held))} has taken {self.folder} over: this process stops, to write nothing between its lines"
             elif write:
                 self.store.write(LOCK, self._text())
+            self._missing = held is None if write else self._missing
         except Exception:  # out of reach or full: the next heartbeat may succeed
             pass
 
