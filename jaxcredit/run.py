@@ -371,7 +371,8 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
             try:
                 state, facts["warmup/steps"] = warm_up(exp, programs, state, look, records.note, saves=early, stop=preempted)
             except Interrupted as interrupted:
-                raise Stopped(preempted.code, 0, f"step {interrupted.step} of the warm-up is saved") from None
+                kept = f"step {interrupted.step} of the warm-up is saved" if interrupted.step else "nothing had been learned yet"
+                raise Stopped(preempted.code, 0, kept) from None
         try:
             with preempted.interruptible():
                 seen, shown = evaluation(exp, programs, state.params)
