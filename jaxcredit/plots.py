@@ -16,6 +16,7 @@ from jaxcredit.history import History
 from jaxcredit.home import here
 from jaxcredit.plain_text import literal_figures, one_line
 from jaxcredit.records import lines
+from jaxcredit.run_json import config_of, part, read_json
 from jaxcredit.tables import Column, Sheet
 
 # Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
@@ -102,12 +103,8 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
 
 def _same(folder: Path) -> str:
     """What two runs that differ in the seed alone have in common: config and, where the command line made it, its options and file."""
-
-    def said(name):
-        return json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-
-    config = {k: v for k, v in said("config.json").get("config", {}).items() if k not in ("seed", "name")}
-    options = re.sub(r"--seed[ =]\S+", "", " ".join(said("source.json").get("args", ())))
+    config = {k: v for k, v in config_of(folder).items() if k not in ("seed", "name")}
+    options = re.sub(r"--seed[ =]\S+", "", " ".join(map(str, part(read_json(folder / "source.json"), "args", list))))
     source = (folder / "config.py").read_text() if (folder / "config.py").exists() else ""
     return json.dumps([config, options.split(), source], sort_keys=True) if config else ""
 

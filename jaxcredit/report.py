@@ -21,6 +21,7 @@ from jaxcredit.plain_text import code_span, one_line, visible
 from jaxcredit.plain_text import markdown as literal
 from jaxcredit.programs import Programs
 from jaxcredit.records import lines, plain
+from jaxcredit.run_json import config_of, part, read_json
 
 HASHED = 100_000  # items of a split that are hashed
 
@@ -195,7 +196,7 @@ def _credit(exp, history, fresh):
 
 
 def _cost(exp, programs, history, folder):
-    said = json.loads((folder / "config.json").read_text()).get("environment", {}) if (folder / "config.json").exists() else {}
+    said = part(read_json(folder / "config.json"), "environment", dict)
     total = history.last.get("time/total_s", 0.0)
     devices = said.get("devices", 1)
     told = f"{devices * total / 3600:.3g} device-hours ({devices} x {said.get('device', 'device')})"
@@ -264,8 +265,8 @@ def data_hash(items: Sequence[dict]) -> str:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    config = json.loads((folder / "config.json").read_text())["config"]
-    credit = config.get("credit")
+    config = config_of(folder)
+    credit = config.get("credit", "unknown")
     name = credit if isinstance(credit, str) else json.dumps(credit)
     return {"credit": name.removeprefix("jaxcredit.credit.").split(".")[-1], "seed": config.get("seed")}
 

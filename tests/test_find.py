@@ -114,3 +114,14 @@ def test_opening_somebody_elses_run_is_said_and_so_is_that_it_executes(command, 
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     assert "opened by executing its config.py" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"config": 3}', '{"config": null, "args": 3, "environment": []}', "\\xff"])
+@pytest.mark.parametrize("name", ["config.json", "source.json"])
+def test_a_damaged_description_of_a_run_costs_compare_only_what_it_said(text, name, run, tmp_path, capsys, recwarn):
+    (run / name).write_text(text)
+    cli.main(["compare", str(run), "--out", str(tmp_path / "plot.png")])
+    cli.main(["report", str(run), "--numbers-only"])
+    assert "mine" in capsys.readouterr().out and (tmp_path / "plot.png").exists()
+    told = [str(w.message) for w in recwarn]
+    assert told == [] if text.startswith('{"') else all(f"{run / name} is damaged" in t and "--resume auto" in t for t in told) and told
