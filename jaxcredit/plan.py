@@ -128,7 +128,7 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
         return placed(jax.ShapeDtypeStruct((n, *shape), dtype))
 
     def collected(state, prompt, valid, drawn, reward, index):
-        rollout = assemble(prompt, valid, drawn, reward).with_signals(prompt=index)
+        rollout = assemble(prompt, valid, drawn, reward, jnp.ones(reward.shape, bool)).with_signals(prompt=index)
         return steps_of(exp, made)["annotate"](state, Collected(rollout, [], [], {}))
 
     everything = nbytes(state)

@@ -16,6 +16,8 @@ import gc
 import json
 import os
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions, version
 
 os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")
@@ -42,14 +44,35 @@ def say(label: str, result: str, beside: str = "", ok: bool = True, **facts) -> 
 
 def attempt(label: str, measure, *args) -> None:
     """Run one measurement; its failure is a result too. Afterwards the device is empty again."""
-    begun = time.perf_counter()
     try:
         measure(label, *args)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        say(label, "failed: " + text.splitlines()[0][:160], ok=False, error=text[:4000], seconds=time.perf_counter() - begun)
+        say(label, "failed: " + text.splitlines()[0][:160], ok=False, error=text[:4000])
     gc.collect()
     jax.clear_caches()
+
+
+def wave(*measurements) -> None:
+    """Measurements that compile side by side up to their `yield`, and then run one after the other, each alone on the device."""
+    running = [(label, measure(label, *args)) for label, measure, *args in measurements]
+
+    def compiled(generator):
+        try:
+            next(generator)
+        except Exception as error:
+            return error
+        return None
+
+    def run(_, generator, error):
+        if error:
+            raise error
+        next(generator, None)
+
+    with ThreadPoolExecutor(len(running)) as pool:
+        errors = list(pool.map(compiled, [generator for _, generator in running]))
+    for (label, generator), error in zip(running, errors, strict=True):
+        attempt(label, run, generator, error)
 
 
 def seconds(call, rounds: int = 5, calls: int = 1) -> float:
@@ -241,20 +264,27 @@ def experiment(cfg, N: int, R: int, P: int, S: int) -> Experiment:
     )
 
 
-def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> None:
+def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[None]:
     """The trainer's update: float32 weights and Adam, matmuls in bfloat16. Operations are those needed, recomputation left out."""
-    made, rng = programs.build(experiment(cfg, N, R, P, S)), np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(rng.integers(1, cfg.vocab, shape, np.int32))  # noqa: E731
-    drawn = {"tokens": draw(N, R, S), "logp": jnp.zeros((N, R, S)), "mask": jnp.ones((N, R, S), bool), "done": jnp.ones((N, R), bool)}
-    reward = jnp.asarray(rng.random((N, R, 1), np.float32))
-    rollout = assemble(draw(N, P), jnp.ones((N, P), bool), drawn, reward).with_signals(prompt=draw(N))
-    decided = made.credit(rollout)
-    state = made.init(jax.random.key(0))
+    made = programs.build(experiment(cfg, N, R, P, S))
+
+    def collected(prompt, tokens, reward):
+        drawn = {"tokens": tokens, "logp": jnp.zeros((N, R, S)), "mask": jnp.ones((N, R, S), bool), "done": jnp.ones((N, R), bool)}
+        return assemble(prompt, jnp.ones((N, P), bool), drawn, reward, jnp.ones((N, R, 1), bool)).with_signals(prompt=prompt[:, 0])
+
     begun = time.perf_counter()
-    update = made.update.lower(state, rollout, decided).compile()
+    shapes = [jax.ShapeDtypeStruct(shape, t) for shape, t in (((N, P), jnp.int32), ((N, R, S), jnp.int32), ((N, R, 1), jnp.float32))]
+    abstract = jax.eval_shape(collected, *shapes)
+    deciding = made.credit.lower(abstract)
+    update = made.update.lower(made.state, abstract, deciding.out_info).compile()
+    deciding = deciding.compile()
     compiling = time.perf_counter() - begun
-    held = [state]
-    del state
+    yield
+
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.integers(1, cfg.vocab, shape, np.int32))  # noqa: E731
+    rollout = collected(draw(N, P), draw(N, R, S), jnp.asarray(rng.random((N, R, 1), np.float32)))
+    decided, held = deciding(rollout), [made.init(jax.random.key(0))]
 
     def step():
         held[0], metrics = update(held[0], rollout, decided)
@@ -280,19 +310,23 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> None:
     )
 
 
-def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> None:
+def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[None]:
     """Tokens after the first, in bfloat16: each reads all weights, its prompt's keys and values, and its own so far."""
     cfg = dataclasses.replace(cfg, param_dtype="bfloat16")
-    weights = jax.jit(lambda key: params.init(transformer.specs(cfg), key, "bfloat16"))(jax.random.key(0))
-    N = batch // group
-    prompt = jnp.ones((N, P), jnp.int32)
+    N, specs = batch // group, transformer.specs(cfg)
+    begun = time.perf_counter()
+    shapes = params.abstract(specs, "bfloat16"), *(jax.ShapeDtypeStruct((N, P), t) for t in (jnp.int32, bool))
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    compiled = decode.sample.lower(*shapes, key, cfg, rows=group, new=S).compile()
+    compiling = time.perf_counter() - begun
+    yield
+
+    weights = jax.jit(lambda key: params.init(specs, key, "bfloat16"))(jax.random.key(0))
+    prompt, key = jnp.ones((N, P), jnp.int32), jax.random.key(0)
 
     def sample(valid):
-        return decode.sample(weights, prompt, jnp.full((N, P), valid), jax.random.key(0), cfg, rows=group, new=S)
+        return compiled(weights, prompt, jnp.full((N, P), valid), key)
 
-    begun = time.perf_counter()
-    jax.block_until_ready(sample(True))
-    compiling = time.perf_counter() - begun
     took = seconds(lambda: sample(True), 3) - seconds(lambda: sample(False), 3)  # without a prompt nothing is sampled behind it
     each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * 2  # bytes a token: keys and values
     moved = (S - 1) * (2 * params.count(weights) + N * P * each + batch * S / 2 * each)
@@ -304,7 +338,7 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> None:
         of_bandwidth=share,
         seconds=took,
         bytes=moved,
-        compile_and_first_s=compiling,
+        compile_s=compiling,
     )
 
 
@@ -343,20 +377,16 @@ def scale(dry: bool) -> None:
         return
     if dry:
         cfg = presets.micro(512, width=32, layers=2, heads=4, kv_heads=2, qk_norm=True, **how)
-        attempt("train step, micro", train, cfg, 2, 2, 16, 48, 1)
-        attempt("sampling, micro", sampling, cfg, 8, 4, 8, 16)
+        wave(("train step, micro", train, cfg, 2, 2, 16, 48, 1), ("sampling, micro", sampling, cfg, 8, 4, 8, 16))
         attempt("TEMPO", prefix_credit, 4, 4, 64)
         return
-    small, large = presets.qwen3_0p6b(**how), presets.qwen3_1p7b(**how)
-    attempt("train step, Qwen3-0.6B's shape", train, small, 4, 4, 256, 3840, 5)
-    attempt("sampling, Qwen3-0.6B's shape", sampling, small, 64, 8, 128, 128)
-    attempt("sampling, Qwen3-0.6B's shape", sampling, small, 256, 8, 128, 128)
-    attempt("TEMPO", prefix_credit, 1024, 16, 2048)
-    attempt("train step, Qwen3-1.7B's shape", train, large, 4, 4, 256, 3840, 3)
-    attempt("sampling, Qwen3-1.7B's shape", sampling, large, 64, 8, 128, 128)
-    attempt("sampling, Qwen3-1.7B's shape", sampling, large, 256, 8, 128, 128)
-    plain = dataclasses.replace(small, attention="plain")
-    attempt("train step, Qwen3-0.6B's shape", train, plain, 4, 4, 256, 3840, 3)
+    small, large = ("Qwen3-0.6B's shape", presets.qwen3_0p6b(**how)), ("Qwen3-1.7B's shape", presets.qwen3_1p7b(**how))
+    for (name, cfg), rounds in ((small, 5), (large, 3)):
+        samplings = [(f"sampling, {name}", sampling, cfg, batch, 8, 128, 128) for batch in (64, 256)]
+        plain = (f"train step, {name}", train, dataclasses.replace(cfg, attention="plain"), 4, 4, 256, 3840, 2)
+        wave((f"train step, {name}", train, cfg, 4, 4, 256, 3840, rounds), *samplings, *[plain] * (cfg is small[1]))
+        if cfg is small[1]:
+            attempt("TEMPO", prefix_credit, 1024, 16, 2048)
 
 
 def main() -> None:

@@ -51,7 +51,7 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
     zero = jax.device_put(np.zeros((N, R, S), np.float32), made.batch)
     drawn = {"tokens": draw(N, R, S), "logp": zero, "mask": true(N, R, S), "done": true(N, R)}
     reward = jax.device_put(rng.random((N, R, 1), np.float32), made.batch)
-    rollout = assemble(draw(N, P), true(N, P), drawn, reward, where=made.batch).with_signals(prompt=draw(N))
+    rollout = assemble(draw(N, P), true(N, P), drawn, reward, true(N, R, 1), where=made.batch).with_signals(prompt=draw(N))
     state, columns = made.init(jax.random.key(0)), made.credit(rollout)
     compiled = made.update.lower(state, rollout, columns).compile()
     times = []
