@@ -17,7 +17,8 @@ def main(argv: list[str] | None = None) -> None:
     errors.readable(sys.stdout, sys.stderr)
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
-        _command(typed)
+        with errors.plain_warnings():
+            _command(typed)
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit("stopped; what was saved can be resumed with --resume auto")

@@ -1,5 +1,6 @@
 """Errors as the command line shows them: the kind, the text, and where they came from if the text does not say."""
 
+import contextlib
 import linecache
 import os
 import select
@@ -8,7 +9,8 @@ import site
 import sys
 import sysconfig
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jaxcredit.extras import MissingExtra
@@ -41,6 +43,22 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
         where = f"at {_place(frames[-1])}, " if frames and not text else ""
         lines.append(f"{where}in jaxcredit {shlex.join(typed)}; JAXCREDIT_TRACE=1 shows the trace")
     return visible("\n".join([*lines, *getattr(error, "__notes__", ())]), "  ")
+
+
+@contextlib.contextmanager
+def plain_warnings() -> Iterator[None]:
+    """Within this block a warning is shown as its kind and text, like an error; with JAXCREDIT_TRACE, with its place too."""
+    before = warnings.formatwarning
+
+    def plain(message, category, filename, lineno, line=None) -> str:
+        place = f" ({filename}:{lineno})" if traced() else ""
+        return f"{category.__name__}: {visible(message, '  ')}{place}\n"
+
+    warnings.formatwarning = plain
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def traced() -> bool:

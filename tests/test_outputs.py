@@ -239,6 +239,20 @@ def test_warnings_are_lines_of_the_host_log(tmp_path):
     assert warnings.showwarning is before
 
 
+@pytest.mark.parametrize("trace", ["0", "1"])
+def test_warnings_of_commands_are_plain_text(monkeypatch, capsys, trace):
+    def command(typed):  # pytest keeps warnings to itself: what they would be shown as
+        print(warnings.formatwarning(UserWarning("first\x1b[2J\nsecond"), UserWarning, __file__, 7), file=sys.stderr)
+
+    monkeypatch.setenv("JAXCREDIT_TRACE", trace)
+    monkeypatch.setattr(cli, "_command", command)
+    before = warnings.formatwarning
+    cli.main(["train"])
+    said = capsys.readouterr().err
+    assert said.startswith("UserWarning: first\\x1b[2J\n  second") and (__file__ in said) == (trace == "1")
+    assert warnings.formatwarning is before
+
+
 def test_an_optional_output_lets_a_request_to_stop_through():
     optional = Optional("x")
 
