@@ -4,8 +4,10 @@ import asyncio
 import decimal
 import fractions
 import os
+import pathlib
 import re
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -230,7 +232,6 @@ def test_a_hanging_reward_is_stopped_and_named(hang, workers):
 
 def test_what_a_hanging_reward_started_ends_with_it(tmp_path):
     def reward(meta, text, ids):
-        import pathlib
         import subprocess
 
         child = subprocess.Popen(["sleep", "1000"])
@@ -312,6 +313,38 @@ def test_a_reward_runs_in_a_process_that_is_kept_and_leaves_the_accelerator_alon
 
 def reward_here(meta, text, ids):
     return os.getpid()
+
+
+def prints(meta, text, ids):
+    print("naïve", meta, flush=True)
+    print("aside", file=sys.stderr)
+    return 1.0
+
+
+def python(code, shell='exec "$@"', **environment):
+    """A Python process that has imported this file as t."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", "import test_guard as t; " + code]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("shell, shown", [('exec "$@"', r"na\xefve 1"), ('exec "$@" >&-', ""), ('exec "$@" >/dev/full', "")])
+def test_what_a_reward_prints_is_shown_and_may_fail(shell, shown):
+    out, told = python("t.sys.stderr.write(str(t.judge(t.prints).sum()))", shell, PYTHONIOENCODING="ascii").communicate(timeout=100)
+    assert "4.0" in told and shown in out, told
+
+
+@pytest.mark.parametrize("hang, number", [("deaf", signal.SIGKILL), ("sleep", signal.SIGTERM)])
+def test_no_process_outlives_the_trainer(hang, number, tmp_path):
+    pid = tmp_path / "pid"
+    trainer = python(f"t.judge(lambda m, x, i: (t.pathlib.Path({str(pid)!r}).write_text(str(t.os.getpid())), t.{hang}(1, x, i)))")
+    while not pid.exists() or not pid.read_text():
+        assert trainer.poll() is None, trainer.communicate()
+        time.sleep(0.1)
+    worker = psutil.Process(int(pid.read_text()))
+    trainer.send_signal(number)
+    trainer.communicate(timeout=60)
+    worker.wait(60)
 
 
 LOCK, ARRAY = threading.Lock(), jnp.ones(3)

@@ -49,6 +49,7 @@ class Progress:
 
     def __init__(self, file: int):
         self._memory = mmap.mmap(file, self.SIZE)
+        self.idle()
 
     def begin(self, index: int) -> None:
         struct.pack_into("=qd", self._memory, 0, index, time.monotonic())
@@ -206,6 +207,29 @@ def short(value: Any) -> str:
         return f"a {type(value).__name__} that cannot be shown"
 
 
+class _Output:
+    """Standard output that may fail: what a reward prints is no reason to stop a run whose terminal is gone or takes ASCII only."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            self._stream.write(text)
+        except (OSError, ValueError, AttributeError):
+            pass
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError, AttributeError):
+            pass
+
+
 def _watch_parent(parent: int) -> None:
     """Ends this process once its parent is gone, whatever a reward is doing."""
     while os.getppid() == parent:
@@ -227,6 +251,10 @@ def _serve(link: Connection, progress: Progress) -> None:
     # A scheduler that ends a job tells every process of it. The trainer still wants these answers, and ends this process when it leaves.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # a handler and not SIG_IGN, which programs started by the reward would inherit
+    for name in ("stdout", "stderr"):
+        if hasattr(stream := getattr(sys, name), "reconfigure"):  # by lines: this process may be killed with what it holds back
+            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+        setattr(sys, name, _Output(stream))
     try:  # where memory runs out, this process should go, and not the trainer
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")

@@ -15,7 +15,7 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
-from typing import Any
+from typing import IO, Any
 
 from jaxcredit.tasks import worker
 from jaxcredit.tasks.worker import Outcome, Progress
@@ -39,12 +39,9 @@ class Worker:
 
     def __init__(self, payload: bytes):
         self.link, theirs = connection.Pipe()
-        with tempfile.TemporaryFile() as memory:
-            memory.truncate(Progress.SIZE)
+        with theirs, _shared() as memory:
             self.progress = Progress(memory.fileno())
-            self.progress.idle()
             self.process = _start("serve", theirs.fileno(), memory.fileno(), link=theirs.fileno())
-        theirs.close()
         self.begun, self.ready, self.busy = time.monotonic(), False, range(0)
         self._send(payload)
 
@@ -99,7 +96,12 @@ class Pool:
         self.fill()
 
     def fill(self) -> None:
-        self.workers += [Worker(self.payload) for _ in range(self.size - len(self.workers))]
+        try:
+            while len(self.workers) < self.size:
+                self.workers.append(Worker(self.payload))
+        except OSError as error:  # no more processes, files or memory
+            if not self.workers:
+                raise Unsendable(f"no worker process can be started ({error})") from None
 
     def run(self, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
         """The outcome of each call by its index; of failing ones at least the first that was seen, and then some may be missing."""
@@ -163,7 +165,8 @@ def start(reward: Callable, size: int) -> Pool | None:
     if size < 1 or stays(reward):
         return None
     for pool in _pools:
-        if pool.reward is reward and pool.size == size:
+        if pool.reward is reward:
+            pool.size = max(pool.size, size)
             return pool
     try:
         pool = Pool(reward, size)
@@ -258,6 +261,13 @@ def _own(module: types.ModuleType | None) -> bool:
     return not any(os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep) for folder in installed)
 
 
+def _shared() -> IO[bytes]:
+    """Memory that processes share, as a file; on Linux it is on no disk, which may be full."""
+    file = os.fdopen(os.memfd_create("jaxcredit"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+    file.truncate(Progress.SIZE)
+    return file
+
+
 def _start(kind: str, *files: int, link: int) -> subprocess.Popen:
     # -P: the folder of worker.py is no place to import from. JAX_PLATFORMS: a reward that computes with JAX leaves the accelerator alone.
     # process_group: Ctrl-C is for the trainer, and what a reward started ends with it.
@@ -272,16 +282,19 @@ def _start(kind: str, *files: int, link: int) -> subprocess.Popen:
 def run_here(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
     """The same in this process: in the main thread, which a signal interrupts, or in a thread, which a hanging reward keeps for ever."""
     main = threading.current_thread() is threading.main_thread() and os.name == "posix" and bool(sys.executable)
+    if main:
+        try:
+            _alarm()
+        except OSError:  # no more processes, files or memory
+            main = False
     return (_interrupted if main else _threaded)(reward, calls, counts, timeout_s)
 
 
 @functools.cache
 def _alarm() -> Progress:
     """A process that sends this one a signal when a call is overdue: the reward cannot disarm it, as it can a timer of its own process."""
-    with tempfile.TemporaryFile() as memory:
-        memory.truncate(Progress.SIZE)
+    with _shared() as memory:
         progress = Progress(memory.fileno())
-        progress.idle()
         process = _start("alarm", memory.fileno(), link=_SIGNAL)
     atexit.register(lambda: (process.kill(), process.wait()))
     return progress
@@ -296,7 +309,6 @@ def _interrupted(reward: Callable, calls: Sequence[tuple], counts: Sequence[int]
             raise _Late
 
     signal.signal(_SIGNAL, ring)  # it stays: a signal sent a moment too late would end the process
-    progress.idle()
     progress.allow(timeout_s)
     try:
         found = dict(enumerate(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)))
@@ -310,10 +322,8 @@ def _interrupted(reward: Callable, calls: Sequence[tuple], counts: Sequence[int]
 
 
 def _threaded(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
-    with tempfile.TemporaryFile() as memory:
-        memory.truncate(Progress.SIZE)
+    with _shared() as memory:
         progress = Progress(memory.fileno())
-    progress.idle()
     progress.allow(timeout_s)
     came: list[list[Outcome]] = []
     thread = threading.Thread(
