@@ -46,7 +46,8 @@ def make_update(
 ) -> Callable[[TrainState, Rollout, Columns | Array], tuple[TrainState, dict[str, Array]]]:
     """update(state, rollout, credit) -> (state, metrics), jitted; the state given is donated, and the metrics stay on the device.
 
-    Where the parameters have adapters (policy.lora), only these move.
+    Where the parameters have adapters (policy.lora), only these move. Rollouts are as `Rollout.check` wants them, which is not called here:
+    a policy mispredicts rows whose valid columns have holes.
 
     theta <- optimizer(sum of gradients of aggregate's numerators / sum of its denominators), once a minibatch.
 

@@ -66,7 +66,7 @@ def order_of_a_sum(name, groups):
     if differ(rng.integers(-3, 4, real.shape)) > 1e-3:
         return False
     for total in (0, 1, 0.3):
-        assert differ(sums(rng, real, total, 100.0)) < 2e-3, f"returns of {100 * total} in two orders"
+        assert differ(sums(rng, real, total, 33.3)) < 2e-3, f"returns of {33.3 * total} in two orders"  # parts that float32 rounds
     return True
 
 

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.kernels import returns, spread, tokens_in
+from jaxcredit.kernels import spread, to_go, tokens_in
 from jaxcredit.rollout import Rollout
 
 
@@ -15,8 +15,7 @@ def epo(group: Rollout, *, gamma: float = 0.99):
     otherwise. No baseline: every step of positive return is pushed up. n_ik are the policy's tokens of a turn, K_i the turns. Meant for
     losses.reinforce with token_mean, which is then the mean over trajectories.
     """
-    G, slack = returns(group.reward, gamma, where=group.real)
-    G = jnp.where(jnp.abs(G) > slack, G, 0)  # a return that cancels is 0, not its rounding in units of itself
+    G = to_go(group.reward, gamma, where=group.real)
     most = jnp.where(group.real, jnp.abs(G), 0).max(-1, keepdims=True)
     A = jnp.where(group.real, G / jnp.where(most > 0, most, 1), 0)
     turns = jnp.maximum(group.real.sum(-1, keepdims=True), 1)

@@ -234,6 +234,7 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     """`logp` and `entropy` `[N, R, T - prompt]` of softmax(logits / temperature) at columns prompt..T-1.
 
     The first `prompt` columns are the same in all rows of a group: they are computed once. Logits exist for a chunk of tokens at a time.
+    `valid` has no holes behind its left padding, which `Rollout.check` makes sure of: positions are counted from the first valid column.
     """
     N, R, T = tokens.shape
     cfg = at_length(cfg, T)
