@@ -1,6 +1,7 @@
 """Kernels against plain attention, in the interpreter of Pallas and by the other implementation of cuDNN's function; and who gets which."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from test_topology import ABSENT
 from test_transformer import FULL, GEMMA, LLAMA, P, R, S, batch, flat, make
 
-from jaxcredit import mesh
+from jaxcredit import mesh, params
 from jaxcredit.policy import fused, splash
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.positions import FAR
@@ -205,8 +206,31 @@ def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
     assert out.shape == q.shape and len(asked) == 2
     for how, window in zip(asked, ((2, 0), None), strict=True):
         assert how["implementation"] == "cudnn" and how["is_causal"] and how["scale"] == 5**-0.5 and how["local_window_size"] == window
-        assert how["shapes"] == [(9, P + S, 4, 8), (9, P + S, 2, 8), (9, P + S, 2, 8)]
+        even = (P + S + 1) // 2 * 2
+        assert how["shapes"] == [(9, even, 4, 8), (9, even, 2, 8), (9, even, 2, 8)]
         assert how["query_seq_lengths"] is how["key_value_seq_lengths"]
+
+
+@pytest.mark.parametrize("windows", [(), (3, 0)])
+@pytest.mark.parametrize("S", [6, 7])
+def test_jax_takes_what_cudnn_is_asked_for(monkeypatch, windows, S):
+    """A training pass and a forward are lowered for CUDA, which needs no GPU: JAX's own checks of shapes, types and masks."""
+    module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(module, "check_cudnn_version", lambda: 91500)
+    for name in ("check_compute_capability", "is_cuda_compute_capability_equal"):
+        monkeypatch.setattr(module, name, lambda wanted: wanted == "9.0", raising=False)
+    monkeypatch.setattr(mesh, "available", lambda: [H100])
+    cfg = dataclasses.replace(LLAMA, head_dim=16, dtype="bfloat16", windows=windows)
+    assert fused.chosen(cfg) == ("cudnn", "")
+    tree, valid = jax.eval_shape(lambda: params.init(tf.specs(cfg), jax.random.key(0))), jnp.ones((2, 3, 8 + S), bool)
+
+    def loss(weights, tokens):
+        return tf.logprob(weights, tokens, valid, cfg, prompt=8)["logp"].sum()
+
+    tokens = jax.ShapeDtypeStruct(valid.shape, jnp.int32)
+    for f, calls in ((loss, {"Softmax"}), (jax.grad(loss), {"Softmax", "SoftmaxBackward"})):
+        text = jax.jit(f).trace(tree, tokens).lower(lowering_platforms=("cuda",)).as_text()
+        assert set(re.findall(r"__cudnn\$fmha(\w+)", text)) == calls and "PADDING_CAUSAL" in text
 
 
 COMPILE = """

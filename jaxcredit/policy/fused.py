@@ -125,7 +125,8 @@ def cudnn(
     """Attention of every row behind a copy of its prompt, by cuDNN. The valid tokens of a row are moved to its front, since cuDNN's fast
     masks are causal ones with a length a row.
 
-    cuDNN promises nothing about outputs and gradients behind a row's length, where even NaNs may stand. They are set to 0.
+    cuDNN promises nothing about outputs and gradients behind a row's length, where even NaNs may stand. They are set to 0. JAX refuses an
+    odd number of tokens in training: such rows get one more, which is not valid.
     """
     N, R, C = valid.shape
     order = jnp.argsort(~valid.reshape(N * R, C), -1)  # stable
@@ -135,7 +136,11 @@ def cudnn(
     def taken(x, order):  # no index twice: the gradient is a scatter without atomic sums
         return x.at[jnp.arange(N * R)[:, None], order].get(unique_indices=True, mode="promise_in_bounds")
 
-    q, k, v = (jnp.where(inside, taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order), 0) for x in (q, k, v))
+    def rows(x):
+        x = jnp.where(inside, taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order), 0)
+        return jnp.pad(x, ((0, 0), (0, C % 2), (0, 0), (0, 0)))
+
+    q, k, v = map(rows, (q, k, v))
     out = jax.nn.dot_product_attention(
         q, k, v,
         scale=(cfg.score_dim or cfg.head_dim) ** -0.5,
@@ -144,6 +149,6 @@ def cudnn(
         key_value_seq_lengths=lengths,
         local_window_size=None if window >= C else (window - 1, 0),
         implementation=implementation,
-    )  # fmt: skip
+    )[:, :C]  # fmt: skip
     out = taken(jnp.where(inside, out, 0), jnp.argsort(order, -1)).reshape(N, R, C, *out.shape[2:])
     return jnp.concatenate([out[:, 0, :P], out[:, :, P:].reshape(N, -1, *out.shape[3:])], 1)
