@@ -298,6 +298,16 @@ def test_symbolic_reads_latex():
         assert symbolic("3/4", r"$\frac{6}{8}$") and not symbolic("3/4", r"$\frac{5}{8}$")
 
 
+def test_symbolic_gives_up_on_what_it_cannot_decide_and_the_run_goes_on(tmp_path):
+    pytest.importorskip("math_verify")
+    for part in ("train", "test"):
+        write(tmp_path / f"{part}.jsonl", [{"question": f"{part}?", "answer": "#### 1"}])
+    task = tasks.gsm8k(tmp_path, verify=symbolic)
+    answers = ["$1$", r"$\boxed{9^{9^{9}}}$", "$2/2$"]
+    out = tasks.score(task, [{"gold": "1"}] * 3, answers, [[]] * 3, timeout_s=100)
+    assert out.ravel().tolist() == [1, 0, 1]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("JAXCREDIT_DATA" not in os.environ, reason="JAXCREDIT_DATA names no folder of data sets")
 def test_every_gold_answer_of_gsm8k_scores_one():

@@ -2,6 +2,8 @@
 
 import os
 import re
+import signal
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 from jaxcredit.tasks.jsonl import items_of
 from jaxcredit.tasks.task import Task, without
 
+SECONDS = 2  # of math-verify, at most three times an answer: less than the time-out of a reward
 INSTRUCTION = "Solve the problem step by step. Write the final answer after ####."
 _NUMBER = r"(?:(?<![\w)])-)?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)(?:/\d[\d,]*)?"
 
@@ -40,12 +43,15 @@ def numeric(gold: str, text: str) -> bool:
 
 
 def symbolic(gold: str, text: str) -> bool:
-    """Equal in the eyes of math-verify, which also reads LaTeX."""
-    from math_verify import parse, verify
-
-    # Its own timeouts use the process's alarm, which is ours: the caller of a reward watches the clock.
-    right, found = (parse(x, parsing_timeout=None) for x in (gold, text))  # pyright: ignore[reportArgumentType] (its docs take None)
-    return verify(right, found, timeout_seconds=None)
+    """Equal in the eyes of math-verify, which also reads LaTeX. Texts that it cannot read or compare within `SECONDS` are not equal."""
+    try:
+        from math_verify import parse, verify
+    except ImportError as error:
+        raise ImportError(f"symbolic needs math-verify (pip install 'jaxcredit[data]'): {error}") from None
+    # Its time-outs are alarms, which only the main thread has, as that of the processes in which rewards run.
+    seconds: Any = SECONDS if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM") else None
+    right, found = (parse(x, parsing_timeout=seconds) for x in (gold, text))
+    return verify(right, found, timeout_seconds=seconds)
 
 
 def final(text: str) -> Fraction | None:
