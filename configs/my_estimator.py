@@ -1,29 +1,29 @@
-"""An estimator of your own is one file. This one: an answer's advantage over its group, fading with the distance to the answer's end.
+"""An estimator of your own is one file. This one: GRPO's credit, most of it on the tokens that the policy was not sure of.
 
-jaxcredit check configs/my_estimator.py; jaxcredit train configs/my_estimator.py"""
+jaxcredit check configs/my_estimator.py
+jaxcredit train configs/my_estimator.py"""
 
 import dataclasses
-import functools
+from functools import partial
 
 import jax.numpy as jnp
 import own_data  # the config beside this file
 
 from jaxcredit.credit import per_group
-from jaxcredit.kernels import centre, spread, to_go
+from jaxcredit.kernels import masked_mean, spread, standardise
 from jaxcredit.rollout import alive, outcome
 
 
 @per_group(granularity="token")
-def fading(group, *, gamma: float = 0.95):
-    """A_it = gamma^(tokens still to come) (R_i - mean R)"""
-    above = centre(outcome(group), where=alive(group))  # [G]: of each trajectory
-    left = to_go(group.mask.astype(jnp.float32)) - 1  # [R, T]: policy tokens after this one
-    return gamma**left * spread(above, group)
+def surprise(group, *, power: float = 1.0):
+    """A_it = s_it^power / mean_t s_it^power (R_i - mean R) / std R,   s_it = -log pi(y_it)"""
+    better = standardise(outcome(group), where=alive(group))  # [G]: of each answer, as in GRPO
+    s = jnp.where(group.mask, jnp.abs(group.logp) ** power, 0)  # [R, T]: 0 where the policy was sure
+    return s / (masked_mean(s, group.mask, -1, keepdims=True) + 1e-6) * spread(better, group)
 
 
-def experiment(gamma: float = 0.95, steps: int = 60, seed: int = 0):
-    """:param gamma: how fast credit fades with the distance to the end of an answer; 1 is no fading
+def experiment(power: float = 1.0, steps: int = 60, seed: int = 0):
+    """:param power: how much credit moves to tokens that the policy was not sure of; 0 is GRPO
     :param steps: optimizer steps after the warm-up
     :param seed: seed of the first weights and of the sampling"""
-    own = own_data.experiment(steps=steps, seed=seed)
-    return dataclasses.replace(own, name="my_estimator", credit=functools.partial(fading, gamma=gamma))
+    return dataclasses.replace(own_data.experiment(steps=steps, seed=seed), name="my_estimator", credit=partial(surprise, power=power))

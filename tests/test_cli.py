@@ -149,8 +149,8 @@ def test_check_holds_a_file_against_the_laws(tmp_path, capsys):
 
 def test_the_example_estimator_is_short_and_is_what_its_config_trains_with(capsys):
     lines = (CONFIGS / "my_estimator.py").read_text().splitlines()
-    exp, _ = find.experiment(str(CONFIGS / "my_estimator.py"), ["--gamma", "0.5"])
-    assert len(lines) < 30 and method_of(exp.check().credit).name == "fading" and exp.credit.keywords == {"gamma": 0.5}
+    exp, _ = find.experiment(str(CONFIGS / "my_estimator.py"), ["--power", "0.5"])
+    assert len(lines) < 30 and method_of(exp.check().credit).name == "surprise" and exp.credit.keywords == {"power": 0.5}
 
 
 def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch):
@@ -182,8 +182,8 @@ MISUSES = {
     "no such config": (["train", "configs/nowhere.py"], "no config file configs/nowhere.py; there are:"),
     "no such estimator": (["train", MICRO, "--credit", "temp"], "no estimator is called 'temp'; did you mean tempo?"),
     "no such function": (
-        ["train", MICRO, "--credit", f"{CONFIGS / 'my_estimator.py'}:fadin"],
-        "has no function fadin; those in it: fading",
+        ["train", MICRO, "--credit", f"{CONFIGS / 'my_estimator.py'}:surpris"],
+        "has no function surpris; those in it: surprise",
     ),
     "a missing signal": (["train", MICRO, "--credit", "san"], "san needs the signal stratum"),
     "a group of one": (["train", MICRO, "--group", "1"], "group = 1: sample at least 2"),
