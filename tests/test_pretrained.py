@@ -69,6 +69,12 @@ def test_scaled_positions_are_those_of_transformers(name, tmp_path):
     assert np.abs(logits[:, columns] - theirs)[seen].max() < 1e-5
     pretrained.export(weights, cfg, tmp_path / "out", source=tmp_path / "m")
     assert pretrained.config(tmp_path / "out") == cfg
+    from transformers import AutoConfig
+
+    ours, theirs = (AutoConfig.from_pretrained(tmp_path / f, local_files_only=True).rope_parameters for f in ("out", "m"))
+    merged = {"type", "mscale", "mscale_all_dim"} | ({"factor"} if "longrope" in name else set())  # in rope_type and attention_factor
+    written = {key: x for key, x in theirs.items() if key not in merged}
+    assert {key: x for key, x in ours.items() if key in written} == written
 
 
 @pytest.mark.parametrize("name, S", [("yarn", 12), ("dynamic beyond", 12), ("longrope beyond", 12), ("longrope beyond", 7)])
