@@ -63,10 +63,15 @@ class Records:
             self._summary = Summary(lines(self.folder))
             self._events = Optional(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
             self._show = Optional("the console", Display, console or Console(), steps, start, title, pace_s)
-            for name, count in damaged.items():
-                if count:
-                    self.note(f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept")
-            self._config(config)
+            try:
+                for name, count in damaged.items():
+                    if count:
+                        self.note(f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept")
+                self._config(config)
+            except BaseException:
+                self._events.close()
+                self._show.close()  # else the terminal keeps a bar, and no cursor
+                raise
         self._begun = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
         self._tick = time.monotonic()
 

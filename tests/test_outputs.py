@@ -283,6 +283,15 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, name, monkeypatch)
     assert play(tmp_path, steps=5) == [1, 2, 3, 4, 5]
 
 
+def test_a_run_that_cannot_begin_gives_the_terminal_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(Records, "_config", fail)
+    console = Console(file=io.StringIO(), force_terminal=True)
+    with pytest.raises(OSError, match="No space"):
+        Records(tmp_path, steps=1, console=console)
+    text = console.file.getvalue()
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
+
+
 # -- the streams of the process --
 
 CHILD = r"""
