@@ -27,7 +27,7 @@ def render(template: str, messages: list[dict[str, Any]], where: str, **values: 
     """
     messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
     try:
-        request = json.dumps({"template": template, "messages": messages, "values": values, "seconds": SECONDS, "memory": MEMORY})
+        request = json.dumps({"template": template, "messages": messages, "values": values})
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"the messages or the options of the chat template of {where} are no plain values: {error}") from error
     reply = _worker(os.getpid()).ask(request.encode() + b"\n")
@@ -35,8 +35,8 @@ def render(template: str, messages: list[dict[str, Any]], where: str, **values: 
         return reply["text"]
     line = f", line {reply['line']}" if reply.get("line") else ""
     raise ValueError(
-        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Mend the template, or take that of another copy "
-        "of the model"
+        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Mend the messages or the template, or take that "
+        "of another copy of the model"
     )
 
 
@@ -51,7 +51,7 @@ class Worker:
         """The reply; where the process ended instead, what ended it."""
         with self._lock:
             process = self._process = self._process or subprocess.Popen(
-                [sys.executable, "-P", str(WORKER)],
+                [sys.executable, "-P", str(WORKER), str(SECONDS), str(MEMORY)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

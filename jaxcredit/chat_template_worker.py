@@ -55,7 +55,7 @@ def line_of(error: BaseException) -> int | None:
     return getattr(error, "lineno", None) or (lines[-1] if lines else None)
 
 
-def main() -> None:
+def main(seconds: int, memory: int) -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print does not pass for a reply
     for line in sys.stdin.buffer:
@@ -63,8 +63,8 @@ def main() -> None:
         try:
             import transformers.utils.chat_template_utils  # noqa: F401
 
-            limit_memory(request.pop("memory"))
-            limit_time(request.pop("seconds"))
+            limit_memory(memory)
+            limit_time(seconds)
             reply = {"text": rendered(**request)}
         except RecursionError:
             reply = {"error": "it calls itself without end", "line": None}
@@ -74,7 +74,8 @@ def main() -> None:
             reply = {"error": f"{type(error).__name__}: {error}"[:500], "line": line_of(error)}
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
+        limit_time(seconds)  # what this request took is not taken from the reading of the next
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]), int(sys.argv[2]))
