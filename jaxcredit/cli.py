@@ -7,7 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from jaxcredit import compilation_cache, errors, find, options, plain_text, run_source, terminal
+from jaxcredit import compilation_cache, errors, find, options, plain_text, run_source, store, terminal
 from jaxcredit.masking import mask_arguments
 
 
@@ -221,7 +221,7 @@ def _arena(args, _):
         asked = [s for s in sweeps.SWEEPS if s.family.__name__ in {c.family for c in cells}]
         with progress.shown("arena, sweeps") as tell:
             curves = sweeps.run(asked, seed=args.seed, tell=tell)
-        Path(args.html).write_text(report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed)), encoding="utf-8")
+        store.write_atomic(args.html, report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed)))
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
@@ -281,7 +281,7 @@ def _report(args, _):
         drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
         tell("writing")
         text = report.markdown(exp, programs, folder.path, drawn, [here(other) for other in args.beside])
-    (folder.path / "report.md").write_text(text, encoding="utf-8")
+    store.write_atomic(folder.path / "report.md", text)
     folder.push()
     print(f"{args.run}/report.md: {text.splitlines()[2]}")
 

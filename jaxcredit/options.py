@@ -58,10 +58,17 @@ def parser():
 
     train = command("train", "Train the experiment of a config file; every keyword of its function is an option.", config=True)
     train.add_argument("config", nargs="?", type=word, help="a Python file with a function `experiment(...) -> Experiment`")
-    train.add_argument("--run", type=word, help="name of the run: its folder is runs/NAME (default: the experiment's name)")
+    train.add_argument(
+        "--run", type=word, help="name of the run, one part of a path: its folder is runs/NAME (default: the experiment's name)"
+    )
     train.add_argument("--runs", default="runs", type=word, help="where run folders lie: a folder, or gs://BUCKET/... (default: runs)")
-    train.add_argument("--resume", choices=["no", "auto"], default="no", help="auto: go on from the newest usable checkpoint, or begin")
-    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first")
+    train.add_argument(
+        "--resume",
+        choices=["no", "auto"],
+        default="no",
+        help="auto: go on from the newest usable checkpoint (options that change are said; seed, batch and architecture cannot), or begin",
+    )
+    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first; a folder that is no run is refused")
     train.add_argument("--profile", metavar="FIRST:LAST", type=word, help="trace these steps (10:13, both included) into RUN/profile")
     credit_option(train)
     train.add_argument("--processes", type=number(COUNT), metavar="N", help="of a job of several processes: how many (jax.distributed)")

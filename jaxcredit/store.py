@@ -27,8 +27,12 @@ def at(address: str | os.PathLike) -> "Disk | Bucket":
 
 
 def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
-    """Write a file so that a reader finds its old content or its new one and never a part, also after a kill or a power cut."""
+    """Write a file so that a reader finds its old content or its new one and never a part, also after a kill or a power cut. A link or a
+    device is written through as it is."""
     path = Path(path)
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        path.write_bytes(data.encode() if isinstance(data, str) else data)
+        return
     part = path.with_name(f".{path.name}.{os.getpid()}{PART}")
     try:
         with open(part, "wb") as f:

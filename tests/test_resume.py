@@ -17,7 +17,7 @@ CONFIG = '''
 """Three letters backward; a reward for every right letter, so that every step learns something."""
 import itertools
 import optax
-from jaxcredit.experiment import Experiment
+from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Chars
@@ -27,29 +27,34 @@ def score(meta, text, ids):
 
 def experiment(steps: int = 40, seed: int = 0) -> Experiment:
     chars = Chars("abcd>")
-    items = [{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))} for w in itertools.product("abcd", repeat=3)]
+    words = [("".join(w), "".join(reversed(w))) for w in itertools.product("abcd", repeat=3)]
+    items = [{"prompt": word + ">", "meta": backward, "answer": backward} for word, backward in words]
     return Experiment(
-        name="micro", task=Task("micro", items[:49], items[49:], score), tokenizer=chars,
+        name="micro", task=Task("micro", items[:49], items[49:], score, items[:49]), tokenizer=chars,
+        warmup=Warmup(steps=30, batch=16, until=0.9, every=3, optimizer=optax.adam(2e-3)),
         policy=presets.micro(chars.vocab_size, width=16, layers=1, heads=2), optimizer=optax.adam(1e-2),
         prompts=4, group=4, buckets=(4,), new=4, steps=steps, eval_every=8, save_every=5, keep=2, seed=seed,
     )
 '''
 
 # `hang` is the step inside whose save the process stops, between the arrays and the manifest, until it is killed. Steps take milliseconds
-# here: `pace` slows them down to where a signal can be aimed.
+# here: `pace` slows them down, those of the warm-up too, to where a signal can be aimed.
 DRIVER = """
     import sys, time
-    from jaxcredit import cli, records, store
+    from jaxcredit import cli, records, store, warmup
     hang, pace, args = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    write, log = store.Disk.write, records.Records.log
+    write, log, demonstrations = store.Disk.write, records.Records.log, warmup.demonstrations
     def stuck(self, name, text):
-        if name == f"{hang:08d}/manifest.json":
+        if name == f"{hang:08d}/manifest.json" and self.root.name == "checkpoints":
             time.sleep(600)
         write(self, name, text)
     def paced(self, step, metrics):
         time.sleep(pace)
         log(self, step, metrics)
-    store.Disk.write, records.Records.log = stuck, paced
+    def shown(*args):
+        time.sleep(pace)
+        return demonstrations(*args)
+    store.Disk.write, records.Records.log, warmup.demonstrations = stuck, paced, shown
     cli.main(args)
 """
 
@@ -138,6 +143,21 @@ def test_killed_at_random_moments(home, seed):
         job.end(signal.SIGKILL)
     job = Job(home, run)
     assert job.end() == 0, job.told.read_text()
+    assert_same(home, run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"])
+def test_stopped_in_the_warm_up(home, signum):
+    run = f"warm{int(signum)}"
+    for step in (5, 15):
+        job = Job(home, run, pace=0.1)
+        job.until(lambda step=step: any(int(p.name) >= step for p in (home / run / "checkpoints/warm-up").glob("*[0-9]")))
+        assert job.end(signum) == (-signum if signum == signal.SIGKILL else 143), job.told.read_text()
+        assert not job.metrics.exists() or job.metrics.read_text() == ""
+    job = Job(home, run)
+    assert job.end() == 0, job.told.read_text()
+    assert "warm-up goes on from step" in job.told.read_text()
     assert_same(home, run)
 
 

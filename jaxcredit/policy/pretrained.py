@@ -26,6 +26,7 @@ from jaxcredit.policy.hf_keys import load_json
 from jaxcredit.policy.hf_names import NAMES, expected, key_of, names, ours, sizes, theirs
 from jaxcredit.policy.lora import merged, split
 from jaxcredit.policy.shards import Tensor, check_dtypes, few, open_folder
+from jaxcredit.store import write_atomic
 from jaxcredit.tokenize import Tokenizer
 
 UNREAD = "rotary_emb.inv_freq"  # a table of angles that old files hold: it follows from config.json
@@ -150,12 +151,12 @@ def export(
     if len(shards) > 1:
         size = sum(x.size * x.dtype.itemsize for x in leaves.values())
         index = {"metadata": {"total_size": size}, "weight_map": where}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
+        write_atomic(folder / "model.safetensors.index.json", json.dumps(index, indent=2))
     if source is not None:
         for file in source.iterdir():
             if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
                 shutil.copy(file, folder)
-    (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+    write_atomic(folder / "config.json", json.dumps(described, indent=2) + "\n")
     if tokenizer is not None:
         tokenizer.save(folder)
 
