@@ -28,6 +28,7 @@ EPILOG = """examples:
 
 A run is opened by executing its config.py: open only runs that you trust (compare, and report --numbers-only, execute nothing).
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
+Compiled programs are kept in ~/.cache/jaxcredit/programs, 2 GiB at most (JAXCREDIT_CACHE=FOLDER: elsewhere, =off: nowhere).
 """
 
 # What opening a run means, for the help of the commands that do.
