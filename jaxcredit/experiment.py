@@ -35,6 +35,7 @@ NUMBERS: dict[str, Range] = {
     "save_every": COUNT,
     "keep": COUNT,
     "reward_timeout_s": POSITIVE,
+    "reward_workers": FROM_0,
     "skips": COUNT,
     "seed": SEED,
 }
@@ -135,11 +136,6 @@ class Experiment:
             raise ValueError(
                 f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
-            )
-        if self.reward_workers < 0 or not self.reward_timeout_s > 0:
-            raise ValueError(
-                f"reward_workers = {self.reward_workers} and reward_timeout_s = {self.reward_timeout_s}: give a number of processes of at "
-                "least 0, and seconds above 0"
             )
         if self.ahead and self.resample > 1:
             raise ValueError(f"resample = {self.resample} waits for rewards, nothing can be sampled ahead: set ahead=False or resample=1")
