@@ -30,7 +30,8 @@ class Fresh(NamedTuple):
 def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: int = 64, step: int | None = None, seed: int = 0) -> Fresh:
     """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
     like = {"params": programs.state.params, "aux": programs.state.aux}
-    with Checkpoints(home(folder).checkpoints) as checkpoints:
+    place = home(folder)
+    with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
         saved = checkpoints.restore(like, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")

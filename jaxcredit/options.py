@@ -67,7 +67,7 @@ def parser():
         "--resume",
         choices=["no", "auto"],
         default="no",
-        help="auto: go on from the newest usable checkpoint (options that change are said; seed, batch and architecture cannot), or begin",
+        help="auto: go on from the newest usable checkpoint (options may change, seed, batch and architecture may not), or begin",
     )
     train.add_argument("--overwrite", action="store_true", help="delete a run of this name first; a folder that is no run is refused")
     train.add_argument("--profile", metavar="FIRST:LAST", type=word, help="trace these steps (10:13, both included) into RUN/profile")
