@@ -44,18 +44,16 @@ def sploo(
     """
     real, row, valid = alive(group), group.row, group.valid
     assert row is not None and valid is not None  # the lift writes them out
-    earned, (rows, T), G = outcome(group), group.mask.shape, real.shape[0]
-    top, low = (jnp.max(x, where=real, initial=-jnp.inf) for x in (earned, -earned))
-    size = binade(jnp.where(real.any(), top + low, 0))  # a power of two near the range of the returns: no square overflows or vanishes
-    R = earned / size
+    R, (rows, T), G = outcome(group), group.mask.shape, real.shape[0]
     others = real & (jnp.arange(G) != row[:, None])
     n = others.sum(-1)
     some = jnp.maximum(n, 1).astype(R.dtype)
-    peer = jnp.max(jnp.where(others, R, -jnp.inf), -1, keepdims=True)
-    far = jnp.where(others, R - jnp.where(n[:, None] > 0, peer, 0), 0)  # equal rewards differ by exactly 0
-    middle = far.sum(-1, keepdims=True) / some[:, None]
-    x = jnp.where(others, far - middle, 0)  # what the others earned, less their mean
-    own = jnp.where(n > 0, R[row] - peer[:, 0] - middle[:, 0], 0)
+    peer, low = (jnp.where(n > 0, jnp.max(jnp.where(others, x, -jnp.inf), -1), 0) for x in (R, -R))
+    size = binade(peer + low)  # a power of two near the others' range: no square overflows or vanishes
+    far = jnp.where(others, (R - peer[:, None]) / size[:, None], 0)  # equal rewards differ by exactly 0
+    middle = far.sum(-1) / some
+    x = jnp.where(others, far - middle[:, None], 0)  # what the others earned, less their mean
+    own = jnp.where(n > 0, R[row] - peer - middle * size, 0)
     v = (x * x).sum(-1) / some
     unit = jnp.where(v > 0, v, 1)
     kappa = jnp.where(v > 0, ((x * x / unit[:, None]) ** 2).sum(-1) / some - 3, 0) if kurtosis else jnp.zeros_like(v)
@@ -86,9 +84,9 @@ def sploo(
     shared = 1 - 1 / jnp.maximum(real.sum(), 2).astype(R.dtype)
     weight = 1 + lam * (1 - 1 / (p.stay + 1)) / shared
     earlier = jnp.concatenate([jnp.full((1, rows), 1.0 + lam, R.dtype), weight[:-1]])
-    own, before, after = (y * size for y in (own, before, after))
+    before, after = before * size, after * size
     if divide:
-        std = std_by(earned, where=real)[row]
+        std = std_by(R, where=real)[row]
         own, before, after = (jnp.where(std > 0, y / jnp.where(std > 0, std + eps, 1), 0) for y in (own, before, after))
     return staircase((1 + lam) * own, p.column, (earlier + beta) * (own - before), weight * (own - after), T)
 
