@@ -44,10 +44,8 @@ def numeric(gold: str, text: str) -> bool:
 
 def symbolic(gold: str, text: str) -> bool:
     """Equal in the eyes of math-verify, which also reads LaTeX. Texts that it cannot read or compare within `SECONDS` are not equal."""
-    try:
-        from math_verify import parse, verify
-    except ImportError as error:
-        raise ImportError(f"symbolic needs math-verify (pip install 'jaxcredit[data]'): {error}") from None
+    from math_verify import parse, verify
+
     # Its time-outs are alarms, which only the main thread has, as that of the processes in which rewards run.
     seconds: Any = SECONDS if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM") else None
     right, found = (parse(x, parsing_timeout=seconds) for x in (gold, text))
