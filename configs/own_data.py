@@ -18,7 +18,7 @@ DATA = Path(__file__).with_suffix(".jsonl")  # {"question": "dacb", "answer": "a
 
 
 def reward(meta, text, ids):
-    """`meta` is the line's object, `text` the answer; any finite number will do."""
+    """`meta` is the line's object, `text` the answer; any number up to 1e30 will do, None leaves it unscored."""
     return float(text == meta["answer"])
 
 

@@ -20,6 +20,8 @@ import pytest
 from jaxcredit import tasks
 from jaxcredit.tasks import workers as processes
 from jaxcredit.tasks.guard import RewardError, RewardTimeout
+from jaxcredit.tasks.worker import LARGEST
+from jaxcredit.validation import LARGEST_RETURN
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1, 2])
 
@@ -42,7 +44,7 @@ def elsewhere(reward):
 
 # Numbers
 
-NUMBERS = [True, 2, 0.25, np.float32(0.5), np.int64(3), np.bool_(True), np.array(0.125), [0.75], -0.1, np.array([0.5]), 3.4e38, 5e-324]
+NUMBERS = [True, 2, 0.25, np.float32(0.5), np.int64(3), np.bool_(True), np.array(0.125), [0.75], -0.1, np.array([0.5]), 1e30, 5e-324]
 NUMBERS += [decimal.Decimal("0.5"), fractions.Fraction(1, 4), np.float16(2), [decimal.Decimal(3)], jnp.float32(0.5), jnp.bfloat16(0.25)]
 
 
@@ -50,7 +52,7 @@ NUMBERS += [decimal.Decimal("0.5"), fractions.Fraction(1, 4), np.float16(2), [de
 def test_rewards_come_back_in_order_as_floats(workers):
     out = judge(lambda m, t, i: NUMBERS[m], len(NUMBERS), workers=workers)
     assert out.dtype == np.float64 and out.shape == (len(NUMBERS), 1)
-    np.testing.assert_array_equal(out[:, 0], [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1, 0.5, 3.4e38, 5e-324, 0.5, 0.25, 2, 3, 0.5, 0.25])
+    np.testing.assert_array_equal(out[:, 0], [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1, 0.5, 1e30, 5e-324, 0.5, 0.25, 2, 3, 0.5, 0.25])
 
 
 @WORKERS
@@ -77,13 +79,14 @@ class Unprintable:
 
 
 NONSENSE = [float("nan"), float("-inf"), "1", {"a": 1}, 1j, np.array([np.nan]), decimal.Decimal("NaN"), decimal.Decimal("sNaN")]
-HUGE = [1e39, -1e39, np.float64(3.5e38), 10**5000, decimal.Decimal("1e400"), fractions.Fraction(10**400), 2**128]
+assert LARGEST == LARGEST_RETURN  # the worker imports nothing of ours
+HUGE = [1.01e30, 1e39, -1e39, np.float64(3.5e38), 10**5000, decimal.Decimal("1e400"), fractions.Fraction(10**400), 2**128]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nonsense_is_refused_by_name(workers):
     cases = [(x, "not finite|not a number") for x in [*NONSENSE, Unprintable()]]
-    cases += [(x, "float32 holds numbers up to 3.4e38") for x in HUGE]
+    cases += [(x, "rewards go up to 1e+30") for x in HUGE]
     task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], lambda meta, text, ids: cases[meta][0] if ids else 1.0)
     for i, (_, why) in enumerate(cases):
         with pytest.raises(RewardError, match=rf"(?s)returned .*({why}).*meta: *{i}.*'text 1'.*Return a finite float"):

@@ -141,7 +141,7 @@ def alarms(meta, text):
 REWARDS = {
     "alarms": (alarms, r"(?s)did not return within 0\.3 s.*prompt: .*response: "),
     "leaves": (lambda meta, text: os._exit(7), r"(?s)ended its process \(exit code 7\).*prompt: .*response: "),
-    "huge": (lambda meta, text: 1e39, r"(?s)returned 1e\+39, and float32 holds numbers up to 3\.4e38.*prompt: .*response: "),
+    "huge": (lambda meta, text: 1e39, r"(?s)returned 1e\+39, and rewards go up to 1e\+30.*prompt: .*response: "),
     "raises": (raises, r"(?s)raised KeyError.*prompt: .*response: .*Make it return a number"),
     "nan": (lambda meta, text: float("nan"), r"(?s)returned nan, which is not finite.*Return a finite float"),
     "hangs": (lambda meta, text: time.sleep(60), r"(?s)did not return within 0\.3 s.*Bound its loops"),

@@ -26,7 +26,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FLOAT32_MAX = 3.4028234663852886e38
+LARGEST = 1e30  # of a reward: validation.LARGEST_RETURN, which this file cannot import
 AT_A_TIME = 64  # async rewards that one process awaits together
 
 
@@ -181,8 +181,8 @@ def read(value: Any, count: int) -> Outcome:
             number = math.nan
         if math.isnan(number) or part in (math.inf, -math.inf):
             return Outcome("nonsense", text=f"returned {short(value)}, which is not finite")
-        if abs(number) > FLOAT32_MAX:
-            return Outcome("nonsense", text=f"returned {short(value)}, and float32 holds numbers up to 3.4e38: scale the reward down")
+        if abs(number) > LARGEST:
+            return Outcome("nonsense", text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, so that sums stay in float32: scale the reward down")
         found.append(number)
     return Outcome("scored", tuple(found))
 
