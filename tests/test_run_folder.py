@@ -223,7 +223,11 @@ def test_the_second_trainer_is_refused_and_changes_nothing(copy):
     run(experiment(steps=5), copy, resume=True)
 
 
-@pytest.mark.parametrize("fields", [{"pid": dead}, {"started": "1"}, {"pid": -3}, {"pid": "x"}, {"pid": os.getpid}], ids=["ended", "id given out again", "no id", "no number", "this process"])
+@pytest.mark.parametrize(
+    "fields",
+    [{"pid": dead}, {"started": "1"}, {"pid": -3}, {"pid": "x"}, {"pid": os.getpid}],
+    ids=["ended", "id given out again", "no id", "no number", "this process"],
+)
 def test_the_lock_of_a_dead_process_of_this_machine_is_stolen_at_once(fields, tmp_path):
     fields = {k: v() if callable(v) else v for k, v in {"pid": os.getppid(), **fields}.items()}
     held(tmp_path, **fields)

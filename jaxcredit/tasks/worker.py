@@ -182,7 +182,10 @@ def read(value: Any, count: int) -> Outcome:
         if math.isnan(number) or part in (math.inf, -math.inf):
             return Outcome("nonsense", text=f"returned {short(value)}, which is not finite")
         if abs(number) > LARGEST:
-            return Outcome("nonsense", text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, so that sums stay in float32: scale the reward down")
+            return Outcome(
+                "nonsense",
+                text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, so that sums stay in float32: scale the reward down",
+            )
         found.append(number)
     return Outcome("scored", tuple(found))
 
