@@ -1,5 +1,6 @@
 """One trainer a run folder: a lock file with host, process and heartbeat, on a disk or in a bucket."""
 
+import contextlib
 import json
 import os
 import socket
@@ -116,7 +117,8 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._lost and not self._end.wait(self.beat_s):
-            self._renew(write=True)
+            with contextlib.suppress(OSError), self.store.guard():  # nobody takes the lock between its reading and its writing
+                self._renew(write=True)
 
     def _renew(self, *, write: bool) -> None:
         try:
