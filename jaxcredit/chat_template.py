@@ -1,4 +1,4 @@
-"""Rendering of a checkpoint's chat template in a process of its own, with a bound on its time and memory."""
+"""Rendering of a checkpoint's chat template in a separate process with limits on time and memory."""
 
 import atexit
 import contextlib
@@ -21,34 +21,41 @@ QUIET = {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "HF_HUB_OFFLINE": "1", "USE_T
 
 
 def render(template: str, messages: list[dict[str, Any]], where: str, **values: Any) -> str:
-    """The text of the conversation, up to where the answer begins, as transformers' apply_chat_template renders it.
+    """Prompt text of a conversation, including the generation prompt, as transformers' apply_chat_template renders it.
 
-    Any fault of the template is a ValueError that begins with `where`, the file it came from.
+    Args:
+        template: the chat template, in Jinja.
+        messages: mappings with "role" and "content"; keys whose value is None are left out.
+        where: the file of the template, for error messages.
+        values: further variables of the template, as plain JSON values.
+
+    Raises:
+        ValueError: the template fails or exceeds its limits.
     """
     messages = [{key: x for key, x in message.items() if x is not None} for message in messages]
     try:
         request = json.dumps({"template": template, "messages": messages, "values": values})
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the messages or the options of the chat template of {where} are no plain values: {error}") from error
+        raise ValueError(f"the messages or the options of the chat template of {where} are not plain JSON values: {error}") from error
     reply = _worker(os.getpid()).ask(request.encode() + b"\n")
     if "text" in reply:
         return reply["text"]
     line = f", line {reply['line']}" if reply.get("line") else ""
     raise ValueError(
-        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Mend the messages or the template, or take that "
-        "of another copy of the model"
+        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Fix the messages or the template, or use the "
+        "template of another copy of the model"
     )
 
 
 class Worker:
-    """The process, started at the first request and again after a request that ended it. One request at a time."""
+    """Client of the rendering process, which is started at the first request and restarted after a request that ended it."""
 
     def __init__(self):
         self._lock, self._process = threading.Lock(), None
         atexit.register(self.close)
 
     def ask(self, request: bytes) -> dict[str, Any]:
-        """The reply; where the process ended instead, what ended it."""
+        """Reply to a request: {"text"}, or {"error", "line"} if the template failed, or {"error"} if the process ended."""
         with self._lock:
             process = self._process = self._process or subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(SECONDS), str(MEMORY)],
@@ -56,7 +63,7 @@ class Worker:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env=os.environ | QUIET,
-                start_new_session=True,  # Ctrl-C is for this process: it closes the other
+                start_new_session=True,  # no SIGINT by Ctrl-C: this process closes it
             )
             try:
                 assert process.stdin and process.stdout
@@ -79,7 +86,7 @@ class Worker:
             self._end()
 
     def _end(self) -> int | None:
-        """Close the process; its exit status."""
+        """End the process and return its exit status."""
         process, self._process = self._process, None
         if process is None:
             return None
@@ -97,5 +104,5 @@ class Worker:
 
 @functools.cache
 def _worker(pid: int) -> Worker:
-    """The worker of this process: one that was forked from it has another."""
+    """Worker of process `pid`. A forked process gets its own."""
     return Worker()

@@ -1,7 +1,7 @@
-"""A process that renders chat templates: one request a line of JSON on its input, one reply a line on its output.
+"""Process that renders chat templates: one JSON request per line of standard input, one JSON reply per line of standard output.
 
-Templates are programs of whoever made the checkpoint. jinja's sandbox keeps them from files and Python objects, not from running for ever
-or taking all memory: that the limits of this process do. Started by jaxcredit.chat_template as a script; imports nothing of jaxcredit.
+A template is untrusted code. Jinja's sandbox denies it files and Python objects but bounds neither time nor memory, so this process limits
+both. jaxcredit.chat_template starts this file as a script; it imports nothing of jaxcredit.
 """
 
 import contextlib
@@ -19,10 +19,10 @@ LONGEST = 2**24  # characters of a rendered conversation
 
 
 def limit_memory(extra: int) -> None:
-    """Bound the address space of this process to what it has now and `extra` bytes."""
+    """Limit the address space of this process to its present size plus `extra` bytes."""
     if "resource" not in globals():
         return
-    with contextlib.suppress(OSError, ValueError):  # where the system knows no such limit
+    with contextlib.suppress(OSError, ValueError):  # a system without this limit
         with open("/proc/self/statm") as f:
             now = int(f.read().split()[0]) * resource.getpagesize()
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
@@ -31,7 +31,7 @@ def limit_memory(extra: int) -> None:
 
 
 def limit_time(seconds: int) -> None:
-    """Let the system end this process after so many more seconds of processor time."""
+    """Limit this process to `seconds` more seconds of CPU time, after which the system ends it."""
     if "resource" in globals():
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         soft = int(time.process_time()) + 1 + seconds
@@ -39,25 +39,25 @@ def limit_time(seconds: int) -> None:
 
 
 def rendered(template: str, messages: list, values: dict[str, Any]) -> str:
-    """The conversation in the model's format, up to where its answer begins."""
+    """Conversation in the model's format, including the generation prompt."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     out = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **values)
     text = out[0][0]
     if len(text) > LONGEST:
-        raise ValueError(f"it writes {len(text)} characters, at most {LONGEST} are taken")
+        raise ValueError(f"it writes {len(text)} characters, more than the limit of {LONGEST}")
     return text
 
 
 def line_of(error: BaseException) -> int | None:
-    """The line of the template at which an error arose."""
+    """Line of the template at which an error was raised."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<template>", "<unknown>")]
     return getattr(error, "lineno", None) or (lines[-1] if lines else None)
 
 
 def main(seconds: int, memory: int) -> None:
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what libraries print does not pass for a reply
+    os.dup2(2, 1)  # output of libraries must not be read as a reply
     for line in sys.stdin.buffer:
         request = json.loads(line)
         try:
@@ -69,12 +69,12 @@ def main(seconds: int, memory: int) -> None:
         except RecursionError:
             reply = {"error": "it calls itself without end", "line": None}
         except MemoryError:
-            reply = {"error": "it takes more memory than a template is given", "line": None}
+            reply = {"error": "it takes more memory than templates may use", "line": None}
         except Exception as error:
             reply = {"error": f"{type(error).__name__}: {error}"[:500], "line": line_of(error)}
         replies.write(json.dumps(reply).encode() + b"\n")
         replies.flush()
-        limit_time(seconds)  # what this request took is not taken from the reading of the next
+        limit_time(seconds)  # CPU time of this request does not count for the next one
 
 
 if __name__ == "__main__":

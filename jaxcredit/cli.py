@@ -14,7 +14,7 @@ from jaxcredit.masking import mask_arguments
 def main(argv: list[str] | None = None) -> None:
     """`jaxcredit COMMAND ...`; an error that names its cause and mend is shown without a trace (JAXCREDIT_TRACE=1 shows it)."""
     terminal.open_closed_streams()
-    errors.readable(sys.stdout, sys.stderr)
+    errors.escape_unencodable(sys.stdout, sys.stderr)
     typed = list(sys.argv[1:] if argv is None else argv)
     try:
         with errors.plain_warnings():
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         if errors.traced():
             raise
-        if not (isinstance(error, BrokenPipeError) and errors.hung_up(sys.stdout)):
+        if not (isinstance(error, BrokenPipeError) and errors.reader_gone(sys.stdout)):
             errors.show(error, typed)
         terminal.discard_unwritable(sys.stdout)
         sys.exit(1)

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 from jaxcredit import flops
-from jaxcredit.optional_output import Optional
+from jaxcredit.optional_output import OptionalOutput
 
 _compiled = 0.0
 
@@ -64,7 +64,7 @@ class Profile:
         self.folder = folder
         self.first, self.last = steps if steps and jax.process_index() == 0 else (0, -1)
         self._running, self._step = False, None
-        self._optional = Optional(f"the profile ({folder})")
+        self._optional = OptionalOutput(f"the profile ({folder})")
 
     def __enter__(self) -> "Profile":
         return self

@@ -1,6 +1,7 @@
-"""The parts of jax outside its public interface, each with what replaces it in a version that lacks it.
+"""Functions of jax outside its public interface, each with a replacement for versions that lack it.
 
-tests/test_private_imports.py lists the whole of them."""
+tests/test_private_imports.py lists every such import of the package.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,9 +12,14 @@ from jax.sharding import AxisType
 
 
 def device_grid(shape: Sequence[int], devices: Sequence[Any], *, split: bool) -> np.ndarray:
-    """The devices in the shape of a mesh, near ones along its last axes. `split`: an axis of a torus may serve two axes of the mesh.
+    """Devices as an array in the shape of a mesh, with neighboring devices along its last axes.
 
-    Without `jax.experimental.mesh_utils`: `jax.make_mesh`, which splits axes where it finds that right.
+    In a jax without `jax.experimental.mesh_utils` the order is that of `jax.make_mesh`, which ignores `split`.
+
+    Args:
+        shape: sizes of the mesh's axes.
+        devices: as many devices as the product of `shape`.
+        split: one axis of a TPU torus may be split over several axes of the mesh.
     """
     try:
         from jax.experimental import mesh_utils
@@ -24,9 +30,13 @@ def device_grid(shape: Sequence[int], devices: Sequence[Any], *, split: bool) ->
 
 
 def tpu_devices(name: str, **options: Any) -> list[Any]:
-    """The devices of a TPU topology that need not be here. Without `jax.experimental.topologies`: an error that says so."""
+    """Devices of a TPU topology, for compilation without TPU hardware.
+
+    Raises:
+        ImportError: this jax has no `jax.experimental.topologies`.
+    """
     try:
         from jax.experimental import topologies
     except ImportError as error:
-        raise ImportError(f"jax {jax.__version__} cannot compile for TPUs that are not here: plan without --topology") from error
+        raise ImportError(f"jax {jax.__version__} cannot compile for TPUs that are not attached: plan without --topology") from error
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)

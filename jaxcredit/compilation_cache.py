@@ -1,7 +1,7 @@
-"""Compiled programs kept from one command to the next, in the user's cache folder.
+"""Persistent compilation cache in the user's cache folder.
 
-jax reads and writes the entries, and removes those that were not used for longest when the folder is full. JAXCREDIT_CACHE=off turns it
-off, JAXCREDIT_CACHE=FOLDER takes another folder. A cache that the user has told jax of (JAX_COMPILATION_CACHE_DIR) is used instead.
+jax reads, writes and evicts the entries (least recently used first). JAXCREDIT_CACHE=off disables the cache, JAXCREDIT_CACHE=FOLDER moves
+it. A cache set by JAX_COMPILATION_CACHE_DIR takes precedence.
 """
 
 import hashlib
@@ -13,30 +13,30 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BYTES = 2 * 2**30  # the size of the folder, JAX_COMPILATION_CACHE_MAX_SIZE replaces it
-ROOM = 100 * 2**20  # bytes that must be free
-SECONDS = 0.3  # programs that took less to compile are not kept, JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS replaces it
-ENTRY, USED = "-cache", "-atime"  # jax writes a program, and once it is whole the time of its last use beside it
+BYTES = 2 * 2**30  # largest size of the folder; JAX_COMPILATION_CACHE_MAX_SIZE takes precedence
+ROOM = 100 * 2**20  # bytes that must be free on the disk
+SECONDS = 0.3  # least compile time of an entry; JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS takes precedence
+ENTRY, USED = "-cache", "-atime"  # suffixes of a program and of the time of its last use, which jax writes after it
 
 
 def begin() -> Path | None:
-    """Let jax keep compiled programs in the user's cache folder. Returns the folder, or None where no cache of ours is used."""
+    """Enable the persistent compilation cache. Returns its folder, or None if it is off, unusable or already set by the user."""
     import jax
 
     config: Any = jax.config
     off = os.environ.get("JAXCREDIT_CACHE", "").lower() in ("off", "0", "no") or not config.jax_enable_compilation_cache
     if off or config.jax_compilation_cache_dir is not None:
         return None
-    if importlib.util.find_spec("filelock") is None:  # what jax bounds a cache with; the base install lacks it
+    if importlib.util.find_spec("filelock") is None:  # needed by jax to limit the size; not in the base install
         return None
     try:
         where = folder()
         where.mkdir(mode=0o700, parents=True, exist_ok=True)
         clean(where)
         if (free := shutil.disk_usage(where).free) < ROOM:
-            raise OSError(f"{where} has {free >> 20} MiB left")
+            raise OSError(f"{where} has only {free >> 20} MiB free")
     except (OSError, RuntimeError) as error:
-        print(f"compiled programs are not kept: {error} (JAXCREDIT_CACHE=FOLDER takes another folder, =off none)", file=sys.stderr)
+        print(f"compiled programs are not cached: {error} (set JAXCREDIT_CACHE=FOLDER for another folder, or =off)", file=sys.stderr)
         return None
     defaults = {"JAX_COMPILATION_CACHE_MAX_SIZE": BYTES, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": SECONDS}
     for name, value in defaults.items():
@@ -47,22 +47,22 @@ def begin() -> Path | None:
 
 
 def folder() -> Path:
-    """Where programs for this kind of CPU are kept: one that was compiled on another could stop at an instruction that this one lacks."""
+    """Cache folder for this kind of CPU. Programs compiled for another CPU may use instructions that this one lacks."""
     own = os.environ.get("JAXCREDIT_CACHE")
     base = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxcredit" / "programs"
     try:
-        told = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-        told = [line for line in told if line.startswith(("model name", "flags", "Features", "CPU part"))]
+        cpu = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+        cpu = [line for line in cpu if line.startswith(("model name", "flags", "Features", "CPU part"))]
     except OSError:
-        told = [platform.processor()]
-    return base / hashlib.sha256("\n".join([platform.machine(), *told]).encode()).hexdigest()[:12]
+        cpu = [platform.processor()]
+    return base / hashlib.sha256("\n".join([platform.machine(), *cpu]).encode()).hexdigest()[:12]
 
 
 def clean(where: Path) -> None:
-    """Remove what a killed process left: programs without the time of their last use are not whole. Waits for a process that is writing."""
+    """Remove incomplete entries of a killed process: programs without a time of last use. Waits for processes that are writing."""
     from filelock import FileLock
 
-    with FileLock(where / ".lockfile", timeout=10):  # jax's own lock of this folder
+    with FileLock(where / ".lockfile", timeout=10):  # jax's own lock file
         for file in where.glob(f"*{ENTRY}"):
             used = file.with_name(file.name.removesuffix(ENTRY) + USED)
             if not used.exists() or used.stat().st_size != 8 or not file.stat().st_size:

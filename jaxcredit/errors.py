@@ -1,4 +1,4 @@
-"""Errors as the command line shows them: the kind, the text, and where they came from if the text does not say."""
+"""Formatting of errors and warnings on the command line: type, message, and the source line or command if the message names neither."""
 
 import contextlib
 import linecache
@@ -22,23 +22,26 @@ INSTALLED = tuple({folder + os.sep for folder in (*PYTHON, *site.getsitepackages
 
 
 def show(error: BaseException, typed: Sequence[str] = ()) -> None:
-    """Print `explain` to stderr, the first word in red where that is a terminal."""
+    """Print `explain(error, typed)` to stderr, with the error's type in red in a terminal."""
     kind, text = type(error).__name__, explain(error, typed)
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\x1b[1;31m{kind}\x1b[0m{text.removeprefix(kind)}" if colour else text, file=sys.stderr)
+    color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\x1b[1;31m{kind}\x1b[0m{text.removeprefix(kind)}" if color else text, file=sys.stderr)
 
 
 def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
-    """The kind and text of an error; then the statement of the person's own file that raised it, or, if neither the text nor a file of
-    theirs tells where it came from, the command that was `typed`."""
+    """Message of an error for the command line: its type and text, then its origin.
+
+    The origin is the statement in the user's own file that raised the error. If no such file is involved and the text names no word of the
+    command `typed`, it is that command.
+    """
     kind, text, frames = type(error).__name__, _text(error), traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if _own(f.filename)]
+    user_frames = [f for f in frames if _own(f.filename)]
     lines = [f"{kind}: {text}" if text else kind]
     if isinstance(error, SyntaxError) and error.filename:
         source = (error.text or linecache.getline(error.filename, error.lineno or 0)).strip()
         lines.append(f"at {error.filename}:{error.lineno}" + (f": {source}" if source else ""))
-    elif theirs:
-        lines.append(f"at {_place(theirs[-1])}")
+    elif user_frames:
+        lines.append(f"at {_place(user_frames[-1])}")
     elif not isinstance(error, MissingExtra) and not any(word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))):
         where = f"at {_place(frames[-1])}, " if frames and not text else ""
         lines.append(f"{where}in jaxcredit {shlex.join(typed)}; JAXCREDIT_TRACE=1 shows the trace")
@@ -47,7 +50,7 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Within this block a warning is shown as its kind and text, like an error; with JAXCREDIT_TRACE, with its place too."""
+    """Context in which warnings are shown as type and text, like errors; with JAXCREDIT_TRACE=1 also with file and line."""
     before = warnings.formatwarning
 
     def plain(message, category, filename, lineno, line=None) -> str:
@@ -62,24 +65,24 @@ def plain_warnings() -> Iterator[None]:
 
 
 def traced() -> bool:
-    """Whether the person wants to see the trace of an error (JAXCREDIT_TRACE=1)."""
+    """Whether tracebacks of errors are to be shown (JAXCREDIT_TRACE=1)."""
     return os.environ.get("JAXCREDIT_TRACE", "0") not in ("", "0")
 
 
-def readable(*streams) -> None:
-    """Let the streams write what their encoding cannot say as escapes, instead of failing."""
+def escape_unencodable(*streams) -> None:
+    """Set the streams to write characters outside their encoding as escapes, instead of raising."""
     for stream in streams:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
-def hung_up(stream) -> bool:
-    """Whether nobody reads the stream any more, as after `| head`."""
+def reader_gone(stream) -> bool:
+    """Whether the reader of a stream has closed it, as `| head` does."""
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
         return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # no such call on this system, no such file behind the stream
+    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file behind the stream
         return False
 
 
@@ -90,12 +93,12 @@ def _text(error: BaseException) -> str:
         return str(error.args[0])
     try:
         return str(error).strip()
-    except Exception:  # an error of the person's own whose text cannot be made
+    except Exception:  # an exception class of the user's whose __str__ raises
         return ""
 
 
 def _own(file: str) -> bool:
-    """Whether a file is neither this library's, nor Python's, nor installed."""
+    """Whether a file is the user's: not of this library, of Python or of an installed package."""
     return not file.startswith(("<", OURS, *INSTALLED)) and Path(file).is_file()
 
 

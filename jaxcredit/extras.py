@@ -1,6 +1,6 @@
-"""Optional dependencies: importing one that is not installed is an error that names the extra of jaxcredit that brings it.
+"""Optional dependencies: importing one that is not installed raises an error with the extra of jaxcredit that installs it.
 
-`import jaxcredit` needs jax, jaxtyping and numpy. What the trainer and the other parts import besides is listed in `PACKAGES`, by extra.
+`import jaxcredit` needs jax, jaxtyping and numpy. `PACKAGES` lists the other dependencies by extra.
 """
 
 import sys
@@ -20,17 +20,22 @@ EXTRA = {package: extra for extra, packages in PACKAGES.items() for package in p
 
 
 class MissingExtra(ModuleNotFoundError):
-    """A package that an extra of jaxcredit brings is not installed."""
+    """Import of an optional dependency that is not installed."""
 
 
 def missing(module: str, user: str) -> MissingExtra:
-    """The error that `user` needs a module which is not installed, with the command that installs its extra."""
+    """Error for a missing dependency, with the command that installs its extra.
+
+    Args:
+        module: the module that was not found, e.g. "optax.losses".
+        user: the importing module or feature, the first word of the message.
+    """
     package = module.partition(".")[0]
     return MissingExtra(f"{user} needs {package}, which is not installed: pip install 'jaxcredit[{EXTRA[package]}]'", name=module)
 
 
 class Finder(MetaPathFinder):
-    """Asked last, about modules that were found nowhere; it answers for imports by jaxcredit's own modules alone."""
+    """Last finder of sys.meta_path: raises `MissingExtra` for optional dependencies that jaxcredit's own modules import in vain."""
 
     def find_spec(self, fullname, path, target=None):
         if fullname.partition(".")[0] in EXTRA and (user := _importer()).startswith("jaxcredit."):
@@ -39,13 +44,13 @@ class Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """Ask `Finder` after all other finders."""
+    """Append `Finder` to sys.meta_path."""
     if not any(isinstance(finder, Finder) for finder in sys.meta_path):
         sys.meta_path.append(Finder())
 
 
 def _importer() -> str:
-    """The module whose import statement is running: the first caller that is no part of the import system."""
+    """Name of the module whose import statement is running: the nearest caller outside the import system."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__") in ("importlib._bootstrap", "importlib._bootstrap_external"):
         frame = frame.f_back

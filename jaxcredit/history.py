@@ -1,4 +1,4 @@
-"""The metrics of a run as columns of numbers: a run of a million steps fits into memory, and a picture needs a few columns only."""
+"""Metrics of a run as numeric columns, compact enough for runs of a million steps."""
 
 from array import array
 from collections.abc import Collection, Iterable, Mapping
@@ -7,7 +7,12 @@ import numpy as np
 
 
 class History:
-    """What the lines of metrics.jsonl hold: all their metrics, or those in `names`; `first` and `last` are whole lines."""
+    """Columns of metrics.jsonl, one per metric. `first` and `last` are the first and last line as mappings.
+
+    Args:
+        lines: mappings with "step" and metrics, in order.
+        names: metrics to keep; None: all.
+    """
 
     def __init__(self, lines: Iterable[Mapping], names: Collection[str] | None = None):
         self.first: Mapping = {}
@@ -30,16 +35,16 @@ class History:
         return len(self._steps)
 
     def column(self, name: str) -> np.ndarray:
-        """One number a line, NaN where the line has none."""
-        said = np.array(self._columns.get(name, ()), float)
-        return np.append(said, np.full(len(self) - len(said), np.nan))
+        """Values of a metric, one per line; NaN for lines without it."""
+        values = np.array(self._columns.get(name, ()), float)
+        return np.append(values, np.full(len(self) - len(values), np.nan))
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """The steps that have this metric, and its values."""
+        """Steps that have a metric, and its values at those steps."""
         y = self.column(name)
-        there = ~np.isnan(y)
-        return np.array(self._steps, float)[there], y[there]
+        present = ~np.isnan(y)
+        return np.array(self._steps, float)[present], y[present]
 
     def total(self, name: str) -> float:
-        """The sum over all lines."""
+        """Sum of a metric over all lines."""
         return float(np.nansum(self.column(name)))

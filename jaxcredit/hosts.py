@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import jax
 
-from jaxcredit.optional_output import Optional
+from jaxcredit.optional_output import OptionalOutput
 from jaxcredit.plain_text import visible
 
 
@@ -26,7 +26,7 @@ class Host:
     def __init__(self, folder: str | Path):
         self.folder, self.process = Path(folder) / "hosts", jax.process_index()
         self._files: dict[str, IO[str]] = {}
-        self._write = Optional(f"the log of this process ({self.folder / f'{self.process:05d}.log'})")
+        self._write = OptionalOutput(f"the log of this process ({self.folder / f'{self.process:05d}.log'})")
         devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
         self.say(
             f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "

@@ -1,4 +1,4 @@
-"""Copies of the Python files that a config imports from its own folder, so that a run opens as it was made."""
+"""Copies of the Python files that a config imports from its own folder. A run is reopened with these copies, not with later edits."""
 
 import ast
 import contextlib
@@ -15,9 +15,9 @@ from jaxcredit import store
 CODE = "code"  # the folder of the copies, beside the copy of the config
 
 
-def neighbours(file: Path) -> dict[str, Path]:
-    """The Python files below the folder of `file` that it imports, directly or through others, by their path relative to that folder."""
-    base, found, todo = file.resolve().parent, {}, [(file, "")]
+def local_imports(file: Path) -> dict[str, Path]:
+    """Python files below the folder of `file` that it imports, directly or indirectly: {path relative to that folder: path}."""
+    base, files, todo = file.resolve().parent, {}, [(file, "")]
     while todo:
         path, package = todo.pop()
         for name in _imported(path, package):
@@ -27,15 +27,15 @@ def neighbours(file: Path) -> dict[str, Path]:
             for i in range(1, len(parts) + 1):
                 stem = "/".join(parts[:i])
                 for relative, inside in ((f"{stem}.py", ".".join(parts[: i - 1])), (f"{stem}/__init__.py", ".".join(parts[:i]))):
-                    if relative not in found and (base / relative).is_file() and (base / relative) != file.resolve():
-                        found[relative] = base / relative
+                    if relative not in files and (base / relative).is_file() and (base / relative) != file.resolve():
+                        files[relative] = base / relative
                         todo.append((base / relative, inside))
-    return found
+    return files
 
 
 def keep(file: Path, folder: Path) -> None:
-    """Copy the neighbours of `file` to `folder/code`, in place of what is there."""
-    copies = {relative: path.read_bytes() for relative, path in neighbours(file).items()}
+    """Replace `folder/code` with copies of the local modules that `file` imports."""
+    copies = {relative: path.read_bytes() for relative, path in local_imports(file).items()}
     shutil.rmtree(folder / CODE, ignore_errors=True)
     for relative, text in copies.items():
         (folder / CODE / relative).parent.mkdir(parents=True, exist_ok=True)
@@ -43,8 +43,13 @@ def keep(file: Path, folder: Path) -> None:
 
 
 def install(file: Path, origin: Path) -> None:
-    """Import the copies kept beside `file` in place of the files beside `origin`, whose `__file__` they see. Without copies, files beside
-    `origin` are imported in place of the copies of other runs."""
+    """Redirect imports to the copies of a run.
+
+    Args:
+        file: the copy of the config; its modules are in the folder `code` beside it. Without such copies, imports of modules beside
+            `origin` are no longer redirected to the copies of another run.
+        origin: the config's original path. The copies' `__file__` is their original path too.
+    """
     copies = {path.relative_to(file.parent / CODE): path for path in sorted((file.parent / CODE).rglob("*.py"))}
     if not copies:
         tops = {name.partition(".")[0] for name in _finder.copies}
@@ -92,14 +97,14 @@ _finder = _Finder()
 
 
 def _forget(name: str) -> None:
-    """So that the next import reads the file again."""
+    """Drop a module and its redirection, so that the next import loads the file again."""
     _finder.copies.pop(name, None)
     for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
         del sys.modules[known]
 
 
 def _imported(path: Path, package: str) -> Iterator[str]:
-    """Names that a file imports anywhere in it; what an import from a package names may be a module too."""
+    """Names in the import statements of a file, at any depth. `from a import b` gives a.b, since b may be a module."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
@@ -114,7 +119,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
 
 
 def _is_beside(top: str, base: Path) -> bool:
-    """Whether a top-level name is imported from this folder, and not from what is installed."""
+    """Whether a top-level module is imported from folder `base` and not from an installed package."""
     if top == "jaxcredit" or not ((base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()):
         return False
     spec = getattr(sys.modules.get(top), "__spec__", None)

@@ -28,7 +28,7 @@ from jaxcredit.clock import derived
 from jaxcredit.display import Display, Summary
 from jaxcredit.home import here
 from jaxcredit.masking import is_secret, masked
-from jaxcredit.optional_output import Optional
+from jaxcredit.optional_output import OptionalOutput
 
 
 class Records:
@@ -61,8 +61,8 @@ class Records:
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = {name: cut(self.folder / name, start) for name in ("metrics.jsonl", "samples.jsonl")}
             self._summary = Summary(lines(self.folder))
-            self._events = Optional(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
-            self._show = Optional("the console", Display, console or Console(), steps, start, title, pace_s)
+            self._events = OptionalOutput(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
+            self._show = OptionalOutput("the console", Display, console or Console(), steps, start, title, pace_s)
             try:
                 for name, count in damaged.items():
                     if count:
@@ -130,7 +130,7 @@ class Records:
                 self._events.close()
                 self._show.close()
         if self.writes and self._summary.last and not failed:
-            Optional(f"drawing {self.folder / 'curves.png'}")(_curves, self.folder)
+            OptionalOutput(f"drawing {self.folder / 'curves.png'}")(_curves, self.folder)
             self._show.table(self._summary, self.title, self.address)
 
     def _write_held(self) -> None:

@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_else_changes(t
     (tmp_path / "file").write_text("")
     folder, hits, _, said = ran(tmp_path, JAXCREDIT_CACHE=str(tmp_path / "file"))
     assert (folder, hits) == ("None", 0)
-    assert said.count("\n") == 1 and "compiled programs are not kept" in said and str(tmp_path / "file") in said
+    assert said.count("\n") == 1 and "compiled programs are not cached" in said and str(tmp_path / "file") in said
 
 
 def test_each_kind_of_cpu_has_its_own_folder(monkeypatch, tmp_path):

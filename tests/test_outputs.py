@@ -20,7 +20,7 @@ from jaxcredit import cli, hosts, pictures, plots, terminal
 from jaxcredit.assess import Answers
 from jaxcredit.display import ACCURACY, HELD_OUT_REWARD, SHOWN, Display, Summary, final_table
 from jaxcredit.history import History
-from jaxcredit.optional_output import Optional
+from jaxcredit.optional_output import OptionalOutput
 from jaxcredit.records import Records, read
 
 NAMES = ["a_b$x$[bold]{0}", "_under$\\frac$", "[/red]{", ":smile: %s {task.x}", "x\x1b[2Jy\n1  forged\r\b\u202e"]
@@ -254,7 +254,7 @@ def test_warnings_of_commands_are_plain_text(monkeypatch, capsys, trace):
 
 
 def test_an_optional_output_lets_a_request_to_stop_through():
-    optional = Optional("x")
+    optional = OptionalOutput("x")
 
     def interrupted():
         raise KeyboardInterrupt

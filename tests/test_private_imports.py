@@ -102,7 +102,7 @@ def test_the_grid_of_several_slices_is_jaxs_own(shape):
 
 def test_no_topologies(gone):
     gone("jax.experimental.topologies")
-    with pytest.raises(ImportError, match="cannot compile for TPUs that are not here: plan without --topology"):
+    with pytest.raises(ImportError, match="cannot compile for TPUs that are not attached: plan without --topology"):
         compat.tpu_devices("v5e:2x2")
 
 

@@ -159,7 +159,7 @@ def project(tmp_path):
 def test_the_files_that_a_config_imports_are_found(project):
     want = {"helper_n.py", "lazy_n.py", "pack_n/__init__.py", "pack_n/inner.py", "pack_n/deep.py", "pack_n/late.py"}
     find.module(str(project / "main.py"))
-    assert set(kept_modules.neighbours(project / "main.py")) == want
+    assert set(kept_modules.local_imports(project / "main.py")) == want
 
 
 @pytest.mark.parametrize("after", ["changed", "gone"])

@@ -173,7 +173,7 @@ def test_a_template_that_is_no_text_is_named(tmp_path):
 
 def test_values_that_are_no_json_are_named():
     tok = tiny_tokenizer()
-    with pytest.raises(ValueError, match="the messages or the options of the chat template .* are no plain values"):
+    with pytest.raises(ValueError, match="the messages or the options of the chat template .* are not plain JSON values"):
         tok.chat([{"role": "user", "content": b"bytes"}])  # pyright: ignore
 
 
