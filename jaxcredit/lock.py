@@ -1,4 +1,4 @@
-"""One trainer a run folder: a lock file with host, process and heartbeat, on a disk or in a bucket."""
+"""Lock of a run folder, local or in a bucket: one trainer at a time, identified by host, process and heartbeat."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from jaxcredit import store
 
 LOCK = "lock.json"
 BEAT_S = 15.0  # seconds between heartbeats
-STALE_S = 120.0  # a lock of another machine without a heartbeat for as long is stale
+STALE_S = 120.0  # a lock of another machine is stale after this many seconds without a heartbeat
 _mine: set[str] = set()  # tokens of the locks that this process holds
 
 
@@ -23,29 +23,41 @@ class Locked(RuntimeError):
 
 
 class FolderGone(RuntimeError):
-    """The run folder was deleted, moved or taken over while it was trained in."""
+    """The run folder was deleted, moved or taken over by another process during training."""
 
 
 class Lock:
-    """The lock of a run folder, renewed by a thread until `release`.
+    """Lock of a run folder, renewed by a heartbeat thread until `release`.
 
-    The lock of a dead process of this machine is stale at once. Of another machine nobody can know, so that its heartbeat is watched: it
-    is stale when it stays the same for STALE_S seconds, of which those before the first look count. Clocks of machines are not compared
-    beyond that: a lock is watched for longer than a heartbeat in any case.
+    The lock of a dead process on this machine is stale at once. The lock of another machine is stale if its heartbeat has not changed for
+    `stale_s` seconds, counted from its last timestamp. Because clocks differ between machines, the heartbeat is always observed for at
+    least 1.5 intervals.
+
+    Args:
+        folder: path or gs:// address of the run folder.
+        beat_s: seconds between heartbeats.
+        stale_s: seconds without a heartbeat after which another machine's lock is stale.
     """
 
     def __init__(self, folder: str | os.PathLike, *, beat_s: float = BEAT_S, stale_s: float = STALE_S):
         self.folder, self.store = os.fspath(folder), store.at(folder)
         self.beat_s, self.stale_s = beat_s, stale_s
-        self.entry = {**_here(), "since": _utc(), "token": uuid.uuid4().hex}
+        self.entry = {**_this_process(), "since": _utc(), "token": uuid.uuid4().hex}
         self._seen: tuple[str, float, float] | None = None  # the lock as first read, when, and when it counts as stale
         self._thread: threading.Thread | None = None
         self._end, self._lost, self._missing = threading.Event(), "", False
 
     def take(self, *, wait: bool) -> str:
-        """Take the lock: "" when it is taken, else how long it may still be, in words. Raises Locked where its holder is alive.
+        """Acquire the lock once, without blocking.
 
-        With `wait` a silent holder on another machine is an answer in words: call again until the lock is taken or the holder is heard.
+        Args:
+            wait: allow another machine's lock to become stale; call again until the result is "".
+
+        Returns:
+            "" if the lock is acquired, else a message with the remaining waiting time.
+
+        Raises:
+            Locked: the lock is held by a process that is alive, or on another machine without `wait`.
         """
         with self.store.guard():
             if not self.store.create(LOCK, self._text()):
@@ -61,13 +73,13 @@ class Lock:
         return ""
 
     def check(self) -> None:
-        """Raise FolderGone where the folder is gone or another trainer holds it. Reads one small file."""
+        """Raise FolderGone if the folder is gone or another trainer has taken it. Reads one small file."""
         self._renew(write=False)
         if self._lost:
             raise FolderGone(self._lost)
 
     def release(self) -> None:
-        """Give the lock back, if it is still ours."""
+        """Stop the heartbeat and delete the lock file, if it is still that of this object."""
         if self._thread is None:
             return
         self._end.set()
@@ -76,8 +88,8 @@ class Lock:
         try:
             if (held := self._read()) is not None and _entry(held).get("token") == self.entry["token"]:
                 self.store.delete(LOCK)
-        except Exception as error:  # a bucket out of reach: the lock grows stale
-            print(f"the lock of {self.folder} could not be removed ({error}); it is stale in {self.stale_s:g} s", file=sys.stderr)
+        except Exception as error:  # bucket unreachable: the lock becomes stale
+            print(f"the lock of {self.folder} could not be removed ({error}); it expires in {self.stale_s:g} s", file=sys.stderr)
 
     def _text(self) -> str:
         return json.dumps({**self.entry, "beat": time.time()})
@@ -107,7 +119,7 @@ class Lock:
         assert self._seen is not None  # set by `_stale`
         left = max(self._seen[2] - time.monotonic(), 0)
         who = _who(_entry(text))
-        return f"{who} left {self.folder} locked, or still trains there: going on in {left:.0f} s, unless its heartbeat changes"
+        return f"{who} left {self.folder} locked, or still trains there: this run begins in {left:.0f} s, unless its heartbeat changes"
 
     def _message(self, held: dict) -> str:
         return (
@@ -117,7 +129,7 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._lost and not self._end.wait(self.beat_s):
-            with contextlib.suppress(OSError), self.store.guard():  # nobody takes the lock between its reading and its writing
+            with contextlib.suppress(OSError), self.store.guard():  # no other process can take the lock between reading and writing
                 self._renew(write=True)
 
     def _renew(self, *, write: bool) -> None:
@@ -126,10 +138,12 @@ class Lock:
             if held is None:
                 if isinstance(self.store, store.Disk) and not self.store.root.is_dir():
                     self._lost = f"{self.folder} was deleted or moved while it was trained in: what is not saved elsewhere is lost"
-                elif write and self._missing:  # for longer than deleting a whole folder takes, which a new file would disturb
+                elif write and self._missing:  # missing for a full interval: a new file must not disturb the deletion of the folder
                     self.store.create(LOCK, self._text())
             elif _entry(held).get("token") not in (None, self.entry["token"]):
-                self._lost = f"{_who(_entry(held))} has taken {self.folder} over: this process stops, to write nothing between its lines"
+                self._lost = (
+                    f"{_who(_entry(held))} has taken {self.folder} over: this process stops, so that the files of the two do not mix"
+                )
             elif write:
                 self.store.write(LOCK, self._text())
             self._missing = held is None if write else self._missing
@@ -137,13 +151,13 @@ class Lock:
             pass
 
 
-def _here() -> dict:
-    """This process, so that another one of the same machine can tell whether it lives."""
+def _this_process() -> dict:
+    """Identity of this process, by which another process of the same machine can check whether it is alive."""
     return {"host": socket.gethostname(), "pid": os.getpid(), **_machine(), "started": _started(os.getpid())}
 
 
 def _machine() -> dict:
-    """The boot and the space of process ids; containers may share a host name and have each their own ids."""
+    """Boot id and PID namespace. Containers may share a host name but have separate process ids."""
     try:
         return {"boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "namespace": os.readlink("/proc/self/ns/pid")}
     except OSError:  # no Linux
@@ -151,7 +165,7 @@ def _machine() -> dict:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in ticks since the boot: ids are given out again. None: no such process; "": not to be known here."""
+    """Start time of a process in ticks since boot, because process ids are reused. None: no such process; "": unknown on this system."""
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else rest[18]

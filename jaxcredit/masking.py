@@ -1,4 +1,4 @@
-"""Values of keys, tokens and passwords, left out of the files that a run writes."""
+"""Masking of credentials (API keys, tokens, passwords) in the files of a run."""
 
 import os
 import re
@@ -8,18 +8,33 @@ from typing import Any
 HIDDEN = "***"
 WORDS = {"key", "keys", "apikey", "apikeys", "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd"}
 WORDS |= {"credential", "credentials", "auth", "authorization", "bearer"}
-TEXT = {"pad", "bos", "eos", "stop", "unk", "sep", "mask", "cls", "start", "end", "begin", "image", "special", "per"}  # tokens of a text
+TEXT = {
+    "pad",
+    "bos",
+    "eos",
+    "stop",
+    "unk",
+    "sep",
+    "mask",
+    "cls",
+    "start",
+    "end",
+    "begin",
+    "image",
+    "special",
+    "per",
+}  # words before "token" that make it a token of text
 
 
 def is_secret(name: str) -> bool:
-    """Whether a name, word by word, is one of a credential: `api_key` and `hfToken` are, `tokenizer`, `tokens` and `pad_token` are not."""
+    """Whether a name is that of a credential: `api_key` and `hfToken` are; `tokenizer`, `tokens` and `pad_token` are not."""
     words = re.sub("([a-z0-9])([A-Z])", r"\1 \2", name)
     words = re.findall("[a-z0-9]+", words.lower())
     return any(word in WORDS and not (word == "token" and i and words[i - 1] in TEXT) for i, word in enumerate(words))
 
 
 def masked(value: Any) -> Any:
-    """`value` with HIDDEN in place of every text in it; numbers, truth values and None stay."""
+    """Copy of a value in which every non-empty string is replaced by HIDDEN; numbers, booleans and None are kept."""
     if isinstance(value, str | bytes):
         return HIDDEN if value else value
     if isinstance(value, Mapping):
@@ -30,7 +45,7 @@ def masked(value: Any) -> Any:
 
 
 def mask_arguments(words: Sequence[str]) -> list[str]:
-    """Words of a command line with HIDDEN in place of the values of secret options (`--api-key X`, `--api-key=X`)."""
+    """Command-line words in which the values of secret options (`--api-key X`, `--api-key=X`) are replaced by HIDDEN."""
     out, secret = [], False
     for word in words:
         if word.startswith("--"):
@@ -45,19 +60,27 @@ def mask_arguments(words: Sequence[str]) -> list[str]:
 
 
 def unmask_arguments(words: Sequence[str], run: str) -> list[str]:
-    """The inverse: values that were masked are taken from the environment, `--api-key` from API_KEY. A ValueError names what is missing."""
+    """Inverse of `mask_arguments`: masked values are read from the environment (`--api-key` from API_KEY).
+
+    Args:
+        words: command-line words with HIDDEN values.
+        run: name of the run, for the error message.
+
+    Raises:
+        ValueError: an environment variable is not set.
+    """
     out, name = [], ""
     for word in words:
         if word.startswith("--"):
             name, equals, value = word.partition("=")
-            word = f"{name}={_asked(name, run)}" if equals and value == HIDDEN else word
+            word = f"{name}={_from_environment(name, run)}" if equals and value == HIDDEN else word
         elif word == HIDDEN:
-            word = _asked(name, run)
+            word = _from_environment(name, run)
         out.append(word)
     return out
 
 
-def _asked(option: str, run: str) -> str:
+def _from_environment(option: str, run: str) -> str:
     variable = re.sub("[^0-9A-Za-z]+", "_", option.lstrip("-")).upper()
     if variable not in os.environ:
         raise ValueError(
@@ -67,5 +90,5 @@ def _asked(option: str, run: str) -> str:
 
 
 def _harmless(word: str) -> bool:
-    """A number, a truth value or None."""
+    """Whether a word is a number, a boolean or None."""
     return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|True|False|true|false|None", word))

@@ -1,4 +1,4 @@
-"""Text that others wrote (models, data sets, run names, error messages), made safe to print: no control sequence, no markup."""
+"""Escaping of untrusted text (of models, data sets, run names, error messages) for terminals, Markdown and plots."""
 
 import contextlib
 import unicodedata
@@ -10,15 +10,15 @@ _KEPT = {"\n", "\t", "\u200c", "\u200d"}  # the joiners shape letters of Persian
 
 
 def visible(text: object, margin: str = "") -> str:
-    r"""The text with control characters written as escapes (`\x1b`, `\u202e`); newlines and tabs stay.
+    r"""Text with control characters written as escapes (`\x1b`, `\u202e`); newlines and tabs are kept.
 
-    Every line but the first begins with `margin`, so that a newline inside the text cannot pass for a line of the program's own output.
+    `margin` begins every line but the first, so that no line of the text can be mistaken for a line of the program's own output.
     """
     return "".join(map(_shown, str(text))).replace("\n", "\n" + margin)
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    r"""Like `visible`, with newlines and tabs as `\n` and `\t` too. Beyond `most` characters the middle is left out."""
+    r"""Text as one line: control characters, newlines and tabs are escaped. The middle of a text of over `most` characters is left out."""
     line = visible(text).replace("\n", "\\n").replace("\t", "\\t")
     if most is None or len(line) <= most:
         return line
@@ -26,19 +26,19 @@ def one_line(text: object, most: int | None = None) -> str:
 
 
 def cell(text: object, style: str = ""):
-    """The text for rich (a table's cell, title or heading, a line of a console): one line, in which brackets are no markup."""
-    from rich.text import Text  # the library half runs without rich
+    """One-line rich Text, in which brackets are literal and not markup."""
+    from rich.text import Text  # rich is not in the base install
 
     return Text(one_line(text), style=style)
 
 
 def markdown(text: object) -> str:
-    """One line of Markdown that shows the text as it is: no emphasis, link, image, HTML or table cell begins or ends in it."""
+    """Text escaped for one line of Markdown: it forms no emphasis, link, image, HTML or table cell."""
     return "".join("\\" + c if c in "\\`*_[]<>#!|~&$" else c for c in one_line(text))
 
 
 def code_span(text: object) -> str:
-    """The text as a Markdown code span, which nothing in it can end; not for cells of tables, where a bar would."""
+    """Text as a Markdown code span, with a fence longer than any in the text. Not for table cells, which a bar would end."""
     line = one_line(text)
     runs = [len(run) for run in "".join(c if c == "`" else " " for c in line).split()]
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
@@ -48,7 +48,7 @@ def code_span(text: object) -> str:
 
 @contextlib.contextmanager
 def literal_figures() -> Iterator[None]:
-    """Within this block (or a function that it decorates) text in matplotlib's figures is no TeX, whatever the user's settings are."""
+    """Context or decorator in which matplotlib renders text literally, not as TeX, regardless of the user's settings."""
     import matplotlib
 
     with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):

@@ -1,4 +1,4 @@
-"""What a long command is doing, on standard error: a bar in a terminal, elsewhere a plain line every few seconds."""
+"""Progress of long commands on standard error: a bar in a terminal, otherwise a line every few seconds."""
 
 import contextlib
 import itertools
@@ -13,23 +13,28 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from jaxcredit.plain_text import one_line
 
-PACE_S = 5.0  # between plain lines
+PACE_S = 5.0  # seconds between lines
 
 T = TypeVar("T")
 U = TypeVar("U")
-Tell = Callable[..., None]  # (what is being done, parts done = 0, of = 0: no parts)
+Tell = Callable[..., None]  # (current work, parts done = 0, number of parts = 0: unknown)
 
 
 def silent(what: str, done: int = 0, of: int = 0) -> None:
-    """Tell nobody."""
+    """No-op progress callback."""
 
 
 @contextlib.contextmanager
 def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) -> Iterator[Tell]:
-    """Within this block the function it gives says what is being done. Threads may call it. Output that fails is left out.
+    """Context with a progress callback, which may be called from several threads. Failures of the output are ignored.
 
     with progress.shown("arena") as tell:
         cells = matrix.run(tell=tell)
+
+    Args:
+        title: the first words of the bar or line.
+        console: where to print (default: standard error).
+        pace_s: seconds between lines, if there is no terminal.
     """
     console = console or Console(stderr=True)
     make = _Bar if console.is_terminal else _Lines
@@ -46,7 +51,12 @@ def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) ->
 
 
 def each(pool: Executor, work: Callable[[T], U], items: Sequence[T], tell: Tell, name: Callable[[T], str]) -> list[U]:
-    """The results of `work` on every item, in order, made by a pool; `tell` hears of each that is done."""
+    """Parallel map with progress: `[work(item) for item in items]`, computed by `pool`.
+
+    Args:
+        tell: progress callback, called after each item.
+        name: name of an item for the callback.
+    """
     done = itertools.count(1)
     tell("", 0, len(items))
 
@@ -59,7 +69,7 @@ def each(pool: Executor, work: Callable[[T], U], items: Sequence[T], tell: Tell,
 
 
 class _Bar:
-    """A bar that moves by itself, so that a long compilation does not look like a hang. It is gone when the block ends."""
+    """Progress bar with its own refresh thread, so that a long compilation does not look like a hang. It is removed at the end."""
 
     def __init__(self, title: str, console: Console, _: float):
         self._title, begin = one_line(title), "{task.description}"
@@ -79,7 +89,7 @@ class _Bar:
 
 
 class _Lines:
-    """A thread that prints where things stand, every `pace_s` seconds."""
+    """Thread that prints the progress as a line every `pace_s` seconds."""
 
     def __init__(self, title: str, console: Console, pace_s: float):
         self._title, self._console, self._pace_s = one_line(title), console, pace_s
@@ -102,5 +112,5 @@ class _Lines:
             try:
                 line = " ".join(filter(None, parts))
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
-            except (OSError, ValueError, SystemExit):  # nobody reads: rich raises SystemExit for a broken pipe
+            except (OSError, ValueError, SystemExit):  # rich raises SystemExit for a broken pipe
                 return

@@ -1,4 +1,4 @@
-"""Ranges of numbers, checked the same way in the command line's options and in the fields of an experiment."""
+"""Ranges of numbers, for command-line options and fields of an experiment."""
 
 import math
 import operator
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """An interval of whole or of finite real numbers; with `above` its lower end is left out."""
+    """Interval from `least` to `most`, both included unless `above` excludes `least`: of integers if `whole`, else of finite numbers."""
 
     whole: bool
     least: float
@@ -14,7 +14,7 @@ class Range(NamedTuple):
     above: bool = False
 
     def holds(self, x: Any) -> bool:
-        """Whether `x` is a number of this range. A truth value is no number."""
+        """Whether `x` is a number in this range. Booleans and strings are not."""
         try:
             number = operator.index(x) if self.whole else float(x)
         except (TypeError, ValueError, OverflowError):
@@ -32,7 +32,7 @@ class Range(NamedTuple):
 
 COUNT = Range(True, 1)
 FROM_0 = Range(True, 0)
-SEED = Range(True, 0, 2**32 - 1)  # what the generators of NumPy and JAX both take
+SEED = Range(True, 0, 2**32 - 1)  # seeds that both NumPy and JAX accept
 NOT_NEGATIVE = Range(False, 0)
 POSITIVE = Range(False, 0, above=True)
 SHARE = Range(False, 0, 1)
@@ -40,7 +40,7 @@ SHARE_ABOVE_0 = Range(False, 0, 1, above=True)
 
 
 def check(ranges: dict[str, Range], values: Any, owner: str = "") -> None:
-    """Raise a ValueError that names the first field of `values` whose number is outside its range."""
+    """Raise a ValueError for the first attribute of `values` outside its range; `owner` (e.g. "warmup.") precedes its name."""
     for name, allowed in ranges.items():
         x = getattr(values, name)
         if not allowed.holds(x):

@@ -1,4 +1,4 @@
-"""The JSON files that describe a run, for those who read its folder: config.json and source.json."""
+"""Reading of the JSON files of a run folder, config.json and source.json."""
 
 import json
 import warnings
@@ -7,28 +7,28 @@ from typing import Any
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The mapping in a file of a run folder; empty where it is absent, or damaged, which is a warning: numbers are read without it."""
+    """Mapping in a JSON file. An absent file gives {}; a damaged one gives {} and a warning."""
     if not path.exists():
         return {}
     try:
-        told = json.loads(path.read_bytes())
-        if not isinstance(told, dict):
-            raise ValueError(f"it holds a {type(told).__name__} and not a mapping")
+        content = json.loads(path.read_bytes())
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__} and not a mapping")
     except (ValueError, RecursionError) as error:
         warnings.warn(
-            f"{path} is damaged ({error}): what it says of the run is unknown; go on with the run by --resume auto, which writes it anew",
+            f"{path} is damaged ({error}) and ignored; --resume auto writes it again",
             stacklevel=2,
         )
         return {}
-    return told
+    return content
 
 
-def part(told: dict[str, Any], name: str, kind: type) -> Any:
-    """A value of such a mapping; an empty one where it is absent or of another kind."""
-    value = told.get(name)
+def part(content: dict[str, Any], name: str, kind: type) -> Any:
+    """Value of a key of a mapping, if its type is `kind`; otherwise an empty `kind()`."""
+    value = content.get(name)
     return value if isinstance(value, kind) else kind()
 
 
 def config_of(folder: Path) -> dict[str, Any]:
-    """The fields of a run's experiment, as config.json has them."""
+    """Fields of a run's Experiment, from its config.json."""
     return part(read_json(folder / "config.json"), "config", dict)

@@ -1,4 +1,4 @@
-"""What made a run: its config file, the options with their values, and the estimator. Kept in the run folder, compared at a resume."""
+"""Source of a run: config file, option values and estimator, kept in the run folder and compared when the run is resumed."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,11 @@ CREDIT = "credit"  # the folder with the copy of an estimator's file
 def keep(source: Mapping[str, Any], folder: Path, step: int) -> None:
     """Copy the config file, the files it imports from its folder, and the file of `--credit` into the run folder, and write source.json.
 
-    Options that differ from those kept before are listed under "changes" with the step at which the run went on.
+    Args:
+        source: "config" (path), "options" (name to value) and "credit" (estimator or None).
+        folder: the run folder.
+        step: the step from which the run is resumed, 0 for a new run. Options that differ from those kept before are listed with this step
+            under "changes".
     """
     changes = _read(folder).get("changes")
     changes = changes if isinstance(changes, list) else []
@@ -32,13 +36,13 @@ def keep(source: Mapping[str, Any], folder: Path, step: int) -> None:
 
 
 def estimator_file(source: Mapping[str, Any]) -> Path | None:
-    """The file of `--credit FILE.py[:function]`; None where an estimator is named, or none is given."""
+    """File of `--credit FILE.py[:function]`; None if the option is an estimator's name or absent."""
     path = Path(source.get("credit_file") or (source["credit"] or "").partition(":")[0])
     return path.resolve() if path.suffix == ".py" and path.is_file() else None
 
 
 def kept_estimator(source: Mapping[str, Any], folder: Path) -> tuple[str | None, str | None]:
-    """What to load in place of `--credit`: the copy in the run folder, if there is one, and the path of the original."""
+    """Value for `--credit` with the run folder's copy of its file, and the original path; without a copy the unchanged value and None."""
     path, colon, function = (source["credit"] or "").partition(":")
     copy = folder / CREDIT / Path(path).name
     if not (path.endswith(".py") and copy.is_file()):
@@ -47,30 +51,35 @@ def kept_estimator(source: Mapping[str, Any], folder: Path) -> tuple[str | None,
 
 
 def options(folder: str | Path) -> dict[str, Any]:
-    """Every option of a run with its value, defaults included, and its estimator if `--credit` gave one. Of runs made before values were
-    kept: the options that were typed, as text."""
-    made = _read(here(folder))
-    kept = made.get("options")
-    return (dict(kept) if isinstance(kept, dict) else _typed(made.get("args"))) | (
-        {"--credit": made["credit"]} if made.get("credit") else {}
+    """Options of a run with their values, defaults included, and `--credit` if it was given.
+
+    Runs made before values were recorded give only the options on their command line, as strings.
+    """
+    recorded = _read(here(folder))
+    values = recorded.get("options")
+    return (dict(values) if isinstance(values, dict) else _typed(recorded.get("args"))) | (
+        {"--credit": recorded["credit"]} if recorded.get("credit") else {}
     )
 
 
 def changed(folder: Path, source: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Options whose values differ from those kept in the folder: (old, new). Of an older run only options that were typed then count."""
-    made = _read(folder)
-    if not made:
+    """Options of `source` whose values differ from those recorded in a run folder: {name: (old, new)}.
+
+    For runs made before values were recorded, only the options on their command line are compared.
+    """
+    recorded = _read(folder)
+    if not recorded:
         return {}
     old = options(folder)
     new = dict(source.get("options") or {}) | ({"--credit": source["credit"]} if source.get("credit") else {})
-    names = {**old, **new} if isinstance(made.get("options"), dict) else {**old, "--credit": 0}
+    names = {**old, **new} if isinstance(recorded.get("options"), dict) else {**old, "--credit": 0}
     absent = None
     pairs = {name: (old.get(name, absent), new.get(name, absent)) for name in names}
     return {name: pair for name, pair in pairs.items() if not _alike(*pair)}
 
 
 def differing(folders: Sequence[str | Path]) -> dict[str, list[Any]]:
-    """Options in which runs differ: a value for each run, None where a run has no such option."""
+    """Options in which runs differ: {name: [value of each run]}, None for a run without that option."""
     every = [options(folder) for folder in folders]
     names = dict.fromkeys(name for one in every for name in one)
     rows = {name: [one.get(name) for one in every] for name in names}
@@ -79,23 +88,23 @@ def differing(folders: Sequence[str | Path]) -> dict[str, list[Any]]:
 
 def _read(folder: Path) -> dict[str, Any]:
     try:
-        made = json.loads((folder / "source.json").read_bytes())
+        recorded = json.loads((folder / "source.json").read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return made if isinstance(made, dict) else {}
+    return recorded if isinstance(recorded, dict) else {}
 
 
 def _typed(words: Any) -> dict[str, str]:
-    """`--lr 1 --on` as {"lr": "1", "on": "True"}."""
-    found, name = {}, ""
+    """Options of a command line as a mapping: `--lr 1 --on` gives {"lr": "1", "on": "True"}."""
+    values, name = {}, ""
     for word in words if isinstance(words, list) else []:
         if str(word).startswith("--"):
             name, equals, value = str(word)[2:].partition("=")
             name = name.replace("-", "_")
-            found[name] = value if equals else "True"
+            values[name] = value if equals else "True"
         elif name:
-            found[name] = str(word) if found[name] == "True" else f"{found[name]} {word}"
-    return found
+            values[name] = str(word) if values[name] == "True" else f"{values[name]} {word}"
+    return values
 
 
 def _alike(a: Any, b: Any) -> bool:

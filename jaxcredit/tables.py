@@ -1,4 +1,4 @@
-"""Tables for terminals of any width: no number or name is cut; what does not fit is split off into further tables, or named."""
+"""Tables for terminals of any width. Numbers and names are never cut; columns that do not fit go to further tables or are listed below."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,8 +12,15 @@ from jaxcredit.plain_text import cell
 
 
 class Column(NamedTuple):
-    """A column. `wraps`: its cells are prose, which may go on in the next line, in at least `least` characters where they are longer.
-    `spare`: left out where the width does not suffice, the largest number first; 0: never."""
+    """Column of a `Sheet`.
+
+    Attributes:
+        title: heading.
+        right: align to the right.
+        wraps: cells are prose and may be wrapped.
+        least: smallest width in characters of longer prose.
+        spare: columns with the largest number are left out first if the width does not suffice; 0: never left out.
+    """
 
     title: str
     right: bool = False
@@ -23,10 +30,18 @@ class Column(NamedTuple):
 
 
 class Sheet(JupyterMixin):
-    """Rows under columns, for `Console.print`. Text is shown as it is, without markup; only `Text` has a style.
+    """Table for `Console.print`. Strings are literal; only cells of type `Text` have a style.
 
-    Where the columns do not fit side by side, spare ones are left out, and a line below the table says which, and `how` to see them. Where
-    the rest does not fit either, it is split into tables of some columns each, all with the first `keys` columns. `notes` stand below.
+    If the columns do not fit side by side, those with `spare` are left out and listed in a line below. If the others do not fit either,
+    they are split into several tables.
+
+    Args:
+        columns: columns, or just their titles.
+        title: heading of the table.
+        how: way to see columns that are left out, such as a command.
+        notes: lines printed below.
+        keys: number of leading columns that every partial table repeats.
+        lines: draw lines between rows.
     """
 
     def __init__(
@@ -43,11 +58,11 @@ class Sheet(JupyterMixin):
 
     @property
     def texts(self) -> list[list[str]]:
-        """The cells without their styles."""
+        """Cells as strings, without their styles."""
         return [[text.plain for text in row] for row in self.rows]
 
     def add_row(self, *cells: str | Text, style: str = "") -> None:
-        """One cell a column."""
+        """Append a row, with one cell for each column."""
         if len(cells) != len(self.columns):
             raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns: give one each")
         self.rows.append([x if isinstance(x, Text) else cell(x) for x in cells])
@@ -69,7 +84,7 @@ class Sheet(JupyterMixin):
         yield from self.notes
 
     def split(self, width: int) -> tuple[list[list[int]], list[int]]:
-        """Which columns stand in each table at this width, and which are left out."""
+        """Column indices of each partial table at a terminal width, and those of columns left out."""
         shown = list(range(len(self.columns)))
         left_out: list[int] = []
         for i in sorted(shown, key=lambda i: -self.columns[i].spare):
@@ -88,8 +103,8 @@ class Sheet(JupyterMixin):
         return sum(self._least(i, width) for i in group) + _frame(len(group))
 
     def _least(self, i: int, width: int) -> int:
-        """Characters that a column must have: its longest number or name, its longest word, or the least of its prose. A name longer than
-        half of the terminal is broken."""
+        """Minimal width of a column in characters: that of its longest number, name or word, and `least` for prose. Names longer than half
+        of the terminal are broken."""
         column = self.columns[i]
         words = [cell_len(word) for row in self.rows if _prose(row[i], column) for word in row[i].plain.split()]
         whole = [_longest(row[i].plain) for row in self.rows if not _prose(row[i], column)]
@@ -104,7 +119,7 @@ class Sheet(JupyterMixin):
         widths = {i: self._least(i, width) for i in group}
         spare = width - self._needs(group, width)
         growing = sorted((i for i in group if self._most(i) > widths[i]), key=lambda i: self._most(i) - widths[i])
-        for n, i in enumerate(growing):  # those that lack least first: what they do not take is for the others
+        for n, i in enumerate(growing):  # smallest need first; space that it leaves goes to the others
             more = max(0, min(self._most(i) - widths[i], spare // (len(growing) - n)))
             widths[i] += more
             spare -= more
@@ -123,10 +138,10 @@ def _prose(text: Text, column: Column) -> bool:
 
 
 def _longest(text: str) -> int:
-    """Characters of the longest line."""
+    """Width of the longest line in characters."""
     return max(map(cell_len, text.split("\n")))
 
 
 def _frame(columns: int) -> int:
-    """Characters of a table's lines and margins."""
+    """Width of a table's lines and margins in characters."""
     return 3 * columns + 1

@@ -1,4 +1,4 @@
-"""TensorBoard events of a run, written by the calling thread: an error is raised where it happens, and nothing waits for another thread."""
+"""TensorBoard event files, written by the calling thread, so that errors are raised in it and no background thread is needed."""
 
 import os
 import socket
@@ -15,7 +15,12 @@ FLUSH_S = 120.0  # a flush waits for the disk
 
 
 class Events:
-    """An event file in `folder`. `start` > 0: TensorBoard hides what older files of the folder say of later steps."""
+    """Writer of one event file.
+
+    Args:
+        folder: TensorBoard's log folder.
+        start: step after which a resumed run continues. TensorBoard hides later steps in older files of the folder. 0: a new run.
+    """
 
     def __init__(self, folder: Path, start: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,7 +31,7 @@ class Events:
             self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """One event with all metrics of a step."""
+        """Write one event with all metrics of a step; None is left out."""
         values = [value for name, x in metrics.items() if x is not None for value in scalar(name, x).value]
         self._write(step=step, summary=Summary(value=values))
         if time.monotonic() - self._flushed > FLUSH_S:
@@ -34,7 +39,7 @@ class Events:
             self._file.flush()
 
     def close(self) -> None:
-        """Write what is held back. The file is closed even where that fails."""
+        """Flush and close the file. It is closed even if the flush fails."""
         self._file.close()
 
     def _write(self, **event) -> None:

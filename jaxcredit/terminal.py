@@ -1,4 +1,4 @@
-"""Standard output and standard error of a training: they may be closed, full, unread or not UTF-8 without ending it."""
+"""Standard output and standard error that never end a training: closed, full, unread or non-UTF-8 streams lose text instead."""
 
 import contextlib
 import io
@@ -8,12 +8,12 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-PATIENCE_S = 10.0  # how long a write waits for a reader who does not read (a stopped terminal, a paused pager) before text is dropped
-CHUNK = 512  # bytes; POSIX promises that a pipe which is ready takes as many without waiting
+PATIENCE_S = 10.0  # longest wait for a reader that does not read (a stopped terminal, a paused pager) before text is dropped
+CHUNK = 512  # bytes that POSIX lets a ready pipe take without blocking (PIPE_BUF)
 
 
 def open_closed_streams() -> None:
-    """Open the null device as each standard stream that is closed, so that no file opened later takes its number and gets its text."""
+    """Open the null device in place of closed standard streams. Otherwise a later file would get their descriptors and their text."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -25,9 +25,9 @@ def open_closed_streams() -> None:
 
 @contextlib.contextmanager
 def lossy() -> Iterator[None]:
-    """Within this block no writing to standard output or standard error fails, nor waits for long: text is dropped instead, said once.
+    """Context in which writes to standard output and standard error neither fail nor block for long: text is dropped with one warning.
 
-    Characters that the stream's encoding lacks are written as escapes.
+    Characters outside the stream's encoding are written as escapes.
     """
     before = sys.stdout, sys.stderr
     after = [_lossy(stream, name) for stream, name in zip(before, ("standard output", "standard error"), strict=True)]
@@ -44,7 +44,7 @@ def lossy() -> Iterator[None]:
 
 
 def discard_unwritable(stream) -> None:
-    """Give up what the stream still holds where it cannot be written: Python would try again at its exit, and change the exit code."""
+    """Flush a stream, or discard its buffer if that fails, since Python would flush it at exit and change the exit code."""
     try:
         stream.flush()
     except OSError:
@@ -58,7 +58,7 @@ def _lossy(stream, name: str):
         number = stream.fileno()
         with contextlib.suppress(OSError):
             stream.flush()
-    except (AttributeError, OSError, ValueError):  # none, or one without a file, such as a notebook's
+    except (AttributeError, OSError, ValueError):  # no stream, or one without a file, as in a notebook
         return stream
     return io.TextIOWrapper(
         _Lossy(number, name),  # pyright: ignore[reportArgumentType] (raw and written through, as `python -u` does it)
@@ -70,7 +70,7 @@ def _lossy(stream, name: str):
 
 
 class _Lossy(io.FileIO):
-    """A file descriptor whose writers hear of no failure."""
+    """File descriptor whose writes never raise; text that cannot be written is dropped."""
 
     def __init__(self, number: int, name: str):
         super().__init__(number, "w", closefd=False)
@@ -82,7 +82,7 @@ class _Lossy(io.FileIO):
         try:
             while done < len(data):
                 if not self._ready():
-                    raise TimeoutError(f"nobody read it for {PATIENCE_S:g} s")
+                    raise TimeoutError(f"not read for {PATIENCE_S:g} s")
                 done += super().write(data[done : done + CHUNK]) or 0
             self._lost = False
         except OSError as error:
@@ -100,5 +100,5 @@ class _Lossy(io.FileIO):
     def _say(self, error: OSError) -> None:
         if not self._said:
             self._said = True
-            with contextlib.suppress(Warning):  # made an error by -W error
+            with contextlib.suppress(Warning):  # raised as an error under -W error
                 warnings.warn(f"{self._name} failed ({type(error).__name__}: {error}): text is lost, the training goes on", stacklevel=2)

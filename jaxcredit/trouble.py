@@ -74,7 +74,7 @@ def diagnosis(exp: Experiment, programs: Programs, params: Any, rollout: Rollout
             break
     looks = [
         ("the sampler's log-probabilities", rollout.logp, "look at temperature, dtype and the checkpoint that was loaded"),
-        ("the rewards", rollout.reward, "mend the reward function"),
+        ("the rewards", rollout.reward, "fix the reward function"),
         *((f"the signal {name}", x, "mend the annotator that provides it") for name, x in rollout.signals.items()),
         *(
             (f"the credit's column {name}", x, "mend the estimator (jaxcredit check), or divide by std + eps")

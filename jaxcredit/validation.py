@@ -1,18 +1,18 @@
-"""Checks of the values of a rollout, on the host in numpy: each raises a ValueError that names the field, the index and the mend."""
+"""Checks of the values of a rollout, on the host in numpy. Each raises a ValueError with the field, the index and the fix."""
 
 import numpy as np
 
-LARGEST_RETURN = 1e30  # the most that a trajectory's rewards may add up to in magnitude: sums over a batch of them stay in float32
+LARGEST_RETURN = 1e30  # largest sum of a trajectory's reward magnitudes, so that sums over a batch do not overflow in float32
 
 
 def check_rewards(reward, real):
-    """Finite, and not so large that sums over a batch overflow."""
+    """Check that rewards are finite and that sums over a batch do not overflow.  reward, real [N, G, K]"""
     bad = np.argwhere(~np.isfinite(reward) & real)
     if len(bad):
         n, g, k = bad[0]
         raise ValueError(
             f"reward[{n}, {g}, {k}] is {reward[n, g, k]}: {len(bad)} rewards are not finite; "
-            "mend the reward function, or mark what did not take place with real=False"
+            "fix the reward function, or set real=False for segments that did not take place"
         )
     total = np.where(real, np.abs(reward), 0).sum(-1)
     if total.size and total.max() > LARGEST_RETURN:
@@ -24,7 +24,13 @@ def check_rewards(reward, real):
 
 
 def check_rows(tokens, mask, row, valid, G):
-    """Rows contiguous behind their left padding, with tokens and trajectory numbers in range."""
+    """Check that rows are contiguous after left padding and that tokens and trajectory numbers are in range.
+
+    Args:
+        tokens, mask, valid: [N, R, T].
+        row: [N, R] trajectory of each row.
+        G: number of trajectories.
+    """
     if len(bad := np.argwhere(mask & ~valid)):
         raise ValueError(f"mask{bad[0].tolist()} is True where valid is False: a token that the policy chose is not padding")
     starts = valid & ~np.concatenate([np.zeros_like(valid[..., :1]), valid[..., :-1]], -1)
@@ -46,7 +52,7 @@ def check_rows(tokens, mask, row, valid, G):
 
 
 def check_segments(segment, K):
-    """Segment numbers in range."""
+    """Check that segment numbers are from -1 to K - 1."""
     if segment.max(initial=-1) >= K or segment.min(initial=-1) < -1:
         raise ValueError(
             f"segment holds {segment.min()}..{segment.max()}, but reward has K = {K} segments: numbers are -1 (none) to {K - 1}"
@@ -54,7 +60,7 @@ def check_segments(segment, K):
 
 
 def check_earned(reward, real, mask, segment, row):
-    """No reward before the trajectory's first chosen token: no token could be credited with it."""
+    """Check that no reward precedes the first policy token of its trajectory, since no token could be credited with it."""
     G, K = reward.shape[1:]
     first = np.full((len(reward), G + 1), K)  # the first segment in which the trajectory chose a token
     chosen = np.where(mask & (segment >= 0), segment, K).min(-1, initial=K)

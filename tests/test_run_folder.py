@@ -19,7 +19,7 @@ from rich.console import Console
 from jaxcredit import cli, home, store
 from jaxcredit.checkpoint import CheckpointError, Checkpoints
 from jaxcredit.home import Home, run_address
-from jaxcredit.lock import LOCK, FolderGone, Lock, Locked, _here
+from jaxcredit.lock import LOCK, FolderGone, Lock, Locked, _this_process
 from jaxcredit.policy import presets
 from jaxcredit.records import Records, cut, read
 from jaxcredit.run import run
@@ -199,7 +199,7 @@ def test_a_resume_keeps_the_lines_behind_a_damaged_one(copy, capsys):
 
 
 def held(folder, **fields):
-    entry = {**_here(), "since": "long ago", "token": "theirs", "beat": time.time(), **fields}
+    entry = {**_this_process(), "since": "long ago", "token": "theirs", "beat": time.time(), **fields}
     (folder / LOCK).write_text(json.dumps(entry))
 
 

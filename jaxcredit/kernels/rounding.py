@@ -39,8 +39,8 @@ def merge_equal(x: Float[Array, "*b G"], slack: Float[Array, "*b G"], where: Boo
 def binade(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Largest power of two <= |x|; 1 if |x| is 0, subnormal or not finite. Its gradient is 0.
 
-    Division by it is exact and gives a number in [1, 2), whose square neither overflows nor underflows in float32 (that of 1e20 or 1e-25
-    would).
+    Division by it is exact. Dividing numbers by the binade of their scale keeps their squares in the range of float32, which the squares of
+    1e20 and 1e-25 leave.
     """
     info, word = jnp.finfo(x.dtype), jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     exponent = ((1 << info.nexp) - 1) << info.nmant

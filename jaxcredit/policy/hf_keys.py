@@ -1,6 +1,6 @@
-"""Typed reading of a mapping that came with a checkpoint: config.json, or the metadata of a GGUF file.
+"""Validated reading of checkpoint metadata (config.json or GGUF keys).
 
-A value of another type or out of range is a ValueError that names the file, the key, the value and what belongs there.
+A value of the wrong type or out of range raises a ValueError with file, key, value and expected value.
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Any
 
 from jaxcredit.plain_text import one_line
 
-REQUIRED: Any = object()  # default of a key that has none
-MOST = 2**31 - 1  # JAX counts in int32
+REQUIRED: Any = object()  # default of keys that must be present
+MOST = 2**31 - 1  # largest int32, the integer type of JAX
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark."""
+    """Mapping in a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark. Anything else raises a ValueError."""
     try:
         c = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -26,7 +26,7 @@ def load_json(path: Path) -> dict[str, Any]:
 
 
 def shown(value: Any, most: int = 80) -> str:
-    """A value as a message shows it: its repr, cut to `most` characters."""
+    """Repr of a value for messages, cut to `most` characters."""
     try:
         text = repr(value[:100] if isinstance(value, str | list) else value)
     except (ValueError, RecursionError):  # an integer of thousands of digits has no decimal repr
@@ -35,19 +35,26 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 class Keys:
-    """Reader of one mapping. `held`: key -> (number, its source), the sizes that the weights themselves have."""
+    """Validated reader of one mapping. Absent and null keys give the default; without a default they raise a ValueError.
+
+    Args:
+        values: the mapping.
+        path: its file, for error messages.
+        held: sizes of the weights, {key: (size, tensor)}, with which `values` must agree.
+        inside: prefix of the keys in error messages, for a nested mapping.
+    """
 
     def __init__(self, values: Mapping[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None, inside: str = ""):
         self.values, self.path, self.held, self.inside = values, path, held or {}, inside
 
     def wrong(self, key: str, expected: str) -> ValueError:
-        """The error for a value that is not what `expected` says."""
+        """Error for a key whose value is not `expected`."""
         known = [self.held[name] for name in (key, f"rows of {key}") if name in self.held]
         there = f". The weights hold {known[0][0]} ({known[0][1]})" if known else ""
         return ValueError(f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected {expected}{there}")
 
     def _value(self, key: str, default: Any) -> tuple[Any, bool]:
-        """The value and whether it stands in the file. null is as if absent."""
+        """Value of a key and whether it is present. null counts as absent."""
         if (value := self.values.get(key)) is not None:
             return value, True
         if default is REQUIRED:
@@ -55,7 +62,7 @@ class Keys:
         return default, False
 
     def size(self, key: str, default: Any = REQUIRED, *, least: int = 1, most: int = MOST) -> Any:
-        """A whole number, and that of the weights where they hold one."""
+        """Integer from `least` to `most`, equal to the size of the weights if that is known."""
         value, given = self._value(key, default)
         if given:
             if type(value) is not int or not least <= value <= most:
@@ -65,7 +72,7 @@ class Keys:
         return value
 
     def number(self, key: str, default: Any = REQUIRED, *, above: float = 0.0, zero: bool = False) -> Any:
-        """A finite number greater than `above`, or 0 where `zero`, as a float."""
+        """Finite number greater than `above` as a float; with `zero`, 0 is allowed too."""
         value, given = self._value(key, default)
         if given:
             if type(value) not in (int, float) or not (above < value < 1e30 or (zero and value == 0)):
@@ -74,13 +81,14 @@ class Keys:
         return value
 
     def flag(self, key: str, default: Any = REQUIRED) -> Any:
+        """Boolean."""
         value, given = self._value(key, default)
         if given and type(value) is not bool:
             raise self.wrong(key, "true or false")
         return value
 
     def text(self, key: str, default: Any = REQUIRED, options: Collection[str] = ()) -> Any:
-        """A string, one of `options` where they are given."""
+        """String; if `options` is not empty, one of them."""
         value, given = self._value(key, default)
         if given and not isinstance(value, str):
             raise self.wrong(key, "a string")
@@ -89,7 +97,7 @@ class Keys:
         return value
 
     def texts(self, key: str, default: Any = REQUIRED, length: int | None = None, options: Collection[str] = ()) -> Any:
-        """A list of strings, each one of `options` where they are given."""
+        """List of strings, of the given length; if `options` is not empty, each is one of them."""
         value, given = self._value(key, default)
         if given:
             if not isinstance(value, list) or not all(isinstance(x, str) for x in value):
@@ -103,7 +111,7 @@ class Keys:
         return value
 
     def numbers(self, key: str, length: int) -> tuple[float, ...]:
-        """A list of finite positive numbers."""
+        """Tuple of `length` finite positive numbers, from a list."""
         value, _ = self._value(key, REQUIRED)
         fine = isinstance(value, list) and all(type(x) in (int, float) and 0 < x < 1e30 for x in value)
         if not fine or len(value) != length:
@@ -111,7 +119,7 @@ class Keys:
         return tuple(float(x) for x in value)
 
     def mapping(self, key: str) -> "Keys | None":
-        """The reader of an object within this one; None where it is absent or empty."""
+        """Reader of a nested mapping; None if it is absent or empty."""
         value, _ = self._value(key, None)
         if value is not None and not isinstance(value, dict):
             raise self.wrong(key, "an object of keys and values, or null")

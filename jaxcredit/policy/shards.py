@@ -1,4 +1,4 @@
-"""The tensors in the safetensors files of a checkpoint folder. Headers are checked at once, a weight is read when it is sliced."""
+"""Lazy reading of the safetensors files of a checkpoint folder. Headers are checked on opening; data is read when a tensor is sliced."""
 
 import contextlib
 import dataclasses
@@ -8,17 +8,17 @@ from typing import Any
 from jaxcredit.plain_text import one_line
 from jaxcredit.policy.hf_keys import load_json, shown
 
-FLOATS = ("F64", "F32", "F16", "BF16")  # the dtypes of weights that are read
+FLOATS = ("F64", "F32", "F16", "BF16")  # dtypes of weights that can be loaded
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """A tensor in a file: `tensor[rows, columns]` reads that part."""
+    """Tensor in a safetensors file. Slicing (`tensor[rows, columns]`) reads only that part."""
 
     file: Path
     view: Any
     shape: tuple[int, ...]
-    dtype: str  # as safetensors names it
+    dtype: str  # name in safetensors, e.g. "BF16"
 
     def __getitem__(self, cut):
         try:
@@ -28,7 +28,16 @@ class Tensor:
 
 
 def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
-    """Every tensor of the folder by name. Headers that do not fit their file are refused."""
+    """Tensors of a checkpoint folder by name.
+
+    Args:
+        folder: holds model.safetensors, or model.safetensors.index.json and the files that it lists.
+        stack: closes the files.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: a file is damaged, or index and files do not belong together.
+    """
     from safetensors import SafetensorError, safe_open
 
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
@@ -53,7 +62,7 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
             raise ValueError(
                 f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({one_line(error, 200)}): download it again"
             ) from error
-        # A name that stands in several files is read from the one that the index says.
+        # A tensor that several files contain is read from the one given by the index.
         tensors |= {name: x for name, x in found.items() if where is None or where.get(name, file.name) == file.name}
     if where is not None and (lost := sorted(set(where) - set(tensors))):
         raise ValueError(f"{index.name} in {folder} lists {few(lost)}, which the files do not hold: index and files do not belong together")
@@ -61,33 +70,33 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
 
 
 def _index(path: Path) -> dict[str, str]:
-    """The file of each tensor. A name that leads out of the folder is refused."""
+    """File name of each tensor, from the index. A file outside the folder raises a ValueError."""
     try:
         where = load_json(path)["weight_map"]
         if not isinstance(where, dict) or not where:
-            raise ValueError(f"weight_map = {shown(where)} is no object of names")
+            raise ValueError(f"weight_map = {shown(where)} is not a mapping of tensor names to files")
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): download it again") from error
     for name, file in where.items():
         if not isinstance(file, str) or not file.endswith(".safetensors") or file != Path(file).name or "\0" in file or "\\" in file:
             raise ValueError(
-                f"{path} says that {few([name])} is in {shown(file)}, expected the name of a .safetensors file in the same folder: "
+                f"{path}: by it {few([name])} is in {shown(file)}, expected the name of a .safetensors file in the same folder: "
                 "download it again"
             )
     return where
 
 
 def check_dtypes(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Raise where a tensor is no plain float: an integer is a quantised weight or a mistake."""
+    """Raise a ValueError for a tensor that is not of a floating-point dtype, such as a quantized weight."""
     odd = {name: x for name, x in tensors.items() if x.dtype not in FLOATS}
     for name, x in sorted(odd.items()):
         raise ValueError(
             f"{x.file}: {few([name])} has dtype {x.dtype} ({len(odd)} such tensors), weights are read from {', '.join(FLOATS)}: "
-            "take a checkpoint that is not quantised, or save it in one of these"
+            "use a checkpoint that is not quantized, or save it in one of these dtypes"
         )
 
 
 def few(names: list[str], show: int = 3) -> str:
-    """The first of many names, safe to print."""
+    """First `show` names and the number of the others, for messages."""
     text = ", ".join(name if name.isprintable() else shown(name) for name in names[:show])
     return text + (f" and {len(names) - show} more" if len(names) > show else "")
