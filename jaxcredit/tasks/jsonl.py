@@ -1,4 +1,4 @@
-"""Your own data and your own reward: a JSON Lines file and a function."""
+"""Tasks from a JSON Lines file and a reward function."""
 
 import gzip
 import hashlib
@@ -27,12 +27,20 @@ def from_jsonl(
     test: str | os.PathLike | float = 0.1,
     name: str | None = None,
 ) -> Task:
-    """A task from a file with one JSON object a line; the whole object is the `meta` that `reward(meta, text, ids)` gets.
+    """Task from a file with one JSON object per line.
 
-    A file compressed by gzip is read too, and one that is a JSON array of objects. `prompt` (and `answer`, for demonstrations) is a
-    field's name, a format string such as "Q: {question}" (a literal brace is written twice: "{{"), or a function of the object; a prompt
-    is a text or chat messages. `test` is another file, or the share of the prompts to hold out: a prompt's hash decides, so a growing
-    file keeps its test set. Training items with a prompt of the test set are dropped with a warning.
+    Args:
+        path: JSON Lines file, or a JSON array of objects; UTF-8, optionally compressed by gzip.
+        reward: called as `reward(meta, text, ids)`, where `meta` is the JSON object of the problem.
+        prompt: name of a field, format string such as "Q: {question}" (with "{{" for a literal brace), or function of the object. Its
+            value is a string or a list of chat messages.
+        answer: the same for demonstrations; None: the task has none.
+        test: file of held-out problems, or share of prompts to hold out, in [0, 1). Prompts are selected by hash, so that a growing file
+            keeps its test set. Training items with a prompt of the test set are dropped with a warning.
+        name: name of the task (default: that of the file).
+
+    Raises:
+        ValueError: a line cannot be read; the message has file and line.
     """
     check_reward(reward)
     items = items_of(path, prompt, answer)
@@ -45,21 +53,21 @@ def from_jsonl(
 
 
 def items_of(path: str | os.PathLike, prompt: Read, answer: Read | None = None) -> list[Item]:
-    """The items of one file."""
+    """Items (prompt, meta and optionally answer) of one file; arguments as for `from_jsonl`."""
     path = Path(path)
     items: list[Item] = []
-    for where, record in _records(path):
-        text = _read(prompt, record, where, "prompt")
+    for position, record in _records(path):
+        text = _read(prompt, record, position, "prompt")
         if not is_prompt(text):
-            raise ValueError(f'{where}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages')
+            raise ValueError(f'{position}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages')
         if text == "":
-            raise ValueError(f"{where}: the prompt is empty; leave that item out")
+            raise ValueError(f"{position}: the prompt is empty; leave that item out")
         item = {"prompt": text, "meta": record}
         if answer is not None:
-            shown = _read(answer, record, where, "answer")
+            shown = _read(answer, record, position, "answer")
             if not isinstance(shown, (str, int, float)) or isinstance(shown, bool) or shown != shown:
                 raise ValueError(
-                    f"{where}: the answer is {json.dumps(shown, default=repr):.120}; a demonstration must be a text or a number. "
+                    f"{position}: the answer is {json.dumps(shown, default=repr):.120}; a demonstration must be a text or a number. "
                     "Leave that item out, or make one with answer=FUNCTION"
                 )
             item["answer"] = str(shown)
@@ -70,51 +78,51 @@ def items_of(path: str | os.PathLike, prompt: Read, answer: Read | None = None) 
 
 
 def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The JSON objects of a file, each with its place, "FILE:LINE"."""
+    """(position, object) of every JSON object in a file. A position is "FILE:LINE" for error messages."""
     lines = enumerate(_lines(path), 1)
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return
     if first[1].lstrip().startswith("[") and (array := _array(path)) is not None:
-        found = ((f"{path}, item {i}", record) for i, record in enumerate(array))
+        records = ((f"{path}, item {i}", record) for i, record in enumerate(array))
     else:
         places = ((f"{path}:{number}", line.strip()) for number, line in itertools.chain([first], lines) if line.strip())
-        found = ((where, _line(text, where, path)) for where, text in places)
-    for where, record in found:
+        records = ((position, _line(text, position, path)) for position, text in places)
+    for position, record in records:
         if not isinstance(record, dict):
             kind, text = type(record).__name__, json.dumps(record)
-            raise ValueError(f"{where}: a JSON {kind}, {text!r:.120}; each line must be an object with named fields")
-        yield where, record
+            raise ValueError(f"{position}: a JSON {kind}, {text!r:.120}; each line must be an object with named fields")
+        yield position, record
 
 
-def _line(text: str, where: str, path: Path) -> Any:
-    """The value that a line says."""
+def _line(text: str, position: str, path: Path) -> Any:
+    """Parsed value of one line."""
     try:
         value = _parsed(text)
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except _Twice as twice:
-        raise ValueError(f"{where}: the field {twice} stands twice in one object: which is meant?") from None
+        raise ValueError(f"{position}: the field {twice} occurs twice in one object: remove one") from None
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise ValueError(f"{where}: {half} is half a character, which is no text: write both halves or leave it out") from None
+        raise ValueError(f"{position}: {half} is half of a surrogate pair, no character: write both halves or leave it out") from None
     except json.JSONDecodeError as error:
-        mend = f"one JSON object a line is needed (jq -c . {shlex.quote(str(path))} writes that)"
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): {text!r:.120}; {mend}") from None
+        fix = f"one JSON object a line is needed (jq -c . {shlex.quote(str(path))} writes that)"
+        raise ValueError(f"{position}: not JSON ({error.msg} at column {error.colno}): {text!r:.120}; {fix}") from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: cannot be read as JSON ({error}): {text!r:.120}") from None
+        raise ValueError(f"{position}: cannot be read as JSON ({error}): {text!r:.120}") from None
     return value
 
 
 def _array(path: Path) -> list | None:
-    """The items of a file that is one JSON array; None if it is not."""
+    """Items of a file that is a single JSON array; None if it is not."""
     try:
         array = _parsed("".join(_lines(path)))
         json.dumps(array, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: {ascii(error.object[error.start])} is half a character, which is no text") from None
+        raise ValueError(f"{path}: {ascii(error.object[error.start])} is half of a surrogate pair, no character") from None
     except _Twice as twice:
-        raise ValueError(f"{path}: the field {twice} stands twice in one object: which is meant?") from None
+        raise ValueError(f"{path}: the field {twice} occurs twice in one object: remove one") from None
     except json.JSONDecodeError as error:
         if error.lineno == 1 or error.msg == "Extra data":
             return None
@@ -124,7 +132,7 @@ def _array(path: Path) -> list | None:
     return array if isinstance(array, list) else None
 
 
-# How files begin that are often taken for JSON Lines.
+# First bytes of other formats that are mistaken for JSON Lines.
 _OTHERS = {
     b"PAR1": "a Parquet file: write it as JSON Lines (pandas: read_parquet(...).to_json(..., orient='records', lines=True))",
     b"\x28\xb5\x2f\xfd": "compressed by zstd: unpack it (zstd -d), or compress it by gzip",
@@ -138,7 +146,7 @@ _OTHERS = {
 
 
 def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, unpacked if gzip has packed it; byte-order marks are dropped."""
+    """Lines of a UTF-8 file, decompressed if it is a gzip file, without byte-order marks."""
     if not path.is_file():
         folder, near = path.parent.is_dir(), []
         if folder:
@@ -158,7 +166,9 @@ def _lines(path: Path) -> Iterator[str]:
                     raise ValueError(f"{path}:{number}: not UTF-8 (the byte 0x{code:02x} in column {byte.start() + 1}): save it as UTF-8")
                 yield line.lstrip("\ufeff")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is a damaged or unfinished gzip file, good up to line {number} ({error}): get it again") from None
+        raise ValueError(
+            f"{path} is a damaged or unfinished gzip file, good up to line {number} ({error}): download or write it again"
+        ) from None
 
 
 class _Twice(Exception):
@@ -178,7 +188,7 @@ def _parsed(text: str) -> Any:
 
 
 class _Filled(string.Formatter):
-    """str.format that takes no null for a text."""
+    """str.format that raises a ValueError for None."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if value is None:
@@ -186,11 +196,11 @@ class _Filled(string.Formatter):
         return super().format_field(value, format_spec)
 
 
-def _read(how: Read, record: dict, where: str, what: str) -> Any:
+def _read(how: Read, record: dict, position: str, what: str) -> Any:
     if isinstance(how, str) and how in record:
         return record[how]
     template = isinstance(how, str) and ("{" in how or "}" in how)
-    braces = " A brace that is meant as one is written twice: {{ or }}." if template else ""
+    braces = " A literal brace is written twice: {{ or }}." if template else ""
     try:
         if callable(how):
             return how(record)
@@ -198,11 +208,11 @@ def _read(how: Read, record: dict, where: str, what: str) -> Any:
     except KeyError as error:
         fields = ", ".join(map(repr, record)) or "none"
         raise ValueError(
-            f"{where}: no field {error} for the {what}; the fields there are {fields} (say which with {what}=...).{braces}"
+            f"{position}: no field {error} for the {what}; the fields there are {fields} (choose one with {what}=...).{braces}"
         ) from None
     except Exception as error:
         kind = f"template {how!r}" if template else "function"
-        raise ValueError(f"{where}: the {kind} of the {what} does not fit: {type(error).__name__}: {error}.{braces}") from error
+        raise ValueError(f"{position}: the {kind} of the {what} does not fit: {type(error).__name__}: {error}.{braces}") from error
 
 
 def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[Item]]:

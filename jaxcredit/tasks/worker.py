@@ -1,7 +1,7 @@
-"""Reward calls: what a reward function returned for each answer of a batch, as plain data.
+"""Execution of reward functions on a batch, with the outcome of each call as plain data.
 
-`tasks.workers` starts this file as a script, so it imports nothing but the standard library: a worker is ready in a fraction of a second.
-`tasks.guard` also calls `outcomes` in the trainer's own process, for rewards that cannot be sent to another one.
+`tasks.workers` starts this file as a script, so it imports nothing but the standard library, which keeps workers quick to start.
+`tasks.guard` also calls `outcomes` in the trainer's own process, for rewards that cannot be pickled.
 """
 
 import asyncio
@@ -26,12 +26,18 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LARGEST = 1e30  # of a reward: validation.LARGEST_RETURN, which this file cannot import
+LARGEST = 1e30  # largest magnitude of a reward: validation.LARGEST_RETURN, which this file cannot import
 AT_A_TIME = 64  # async rewards that one process awaits together
 
 
 class Outcome(NamedTuple):
-    """What became of one call. `kind` is "scored" (`numbers`), "unscored" (the reward returned None), "nonsense", "raised" or "late"."""
+    """Outcome of one reward call.
+
+    Attributes:
+        kind: "scored", "unscored" (the reward returned None), "nonsense" (not numbers), "raised" or "late" (timed out).
+        numbers: rewards of the segments, if scored.
+        text: description of a failure.
+    """
 
     kind: str
     numbers: tuple[float, ...] = ()
@@ -39,11 +45,12 @@ class Outcome(NamedTuple):
 
     @property
     def good(self) -> bool:
+        """Whether the call did not fail."""
         return self.kind in ("scored", "unscored")
 
 
 class Progress:
-    """The call under way and when it began, in memory that two processes share. Index -1: none."""
+    """Index and start time of the current call, in memory shared by two processes. Index -1: no call."""
 
     SIZE = 24
 
@@ -58,7 +65,7 @@ class Progress:
         struct.pack_into("=qd", self._memory, 0, -1, 0.0)
 
     def allow(self, timeout_s: float) -> None:
-        """Set how long a call may take."""
+        """Set the time-out of a call in seconds."""
         struct.pack_into("=d", self._memory, 16, timeout_s)
 
     @property
@@ -66,17 +73,26 @@ class Progress:
         return struct.unpack_from("=q", self._memory)[0]
 
     def overdue(self) -> bool:
-        """Whether the call under way takes longer than it may."""
+        """Whether the current call has exceeded the time-out."""
         index, began, allowed = struct.unpack_from("=qdd", self._memory)
         late = index >= 0 and time.monotonic() - began > allowed
-        return late and struct.unpack_from("=qd", self._memory) == (index, began)  # else it was read while it was written
+        return late and struct.unpack_from("=qd", self._memory) == (index, began)  # unchanged: not read during a write
 
 
 def outcomes(
     reward: Callable, calls: Sequence[tuple], counts: Sequence[int], progress: Progress, timeout_s: float, run: Callable[[Any], Any]
 ) -> list[Outcome]:
-    """The outcomes of reward(*call) in order, up to the first failure; awaitables are awaited together by `run(coroutine)`."""
-    found: list[Outcome] = []
+    """Outcomes of `reward(*call)` in order, up to the first failure.
+
+    Args:
+        reward: the reward function, or an async one.
+        calls: argument tuples.
+        counts: number of rewards due for each call.
+        progress: updated before and after each call.
+        timeout_s: time-out of an awaitable; other calls are timed out by the observer of `progress`.
+        run: executes a coroutine, in which awaitables are awaited concurrently.
+    """
+    results: list[Outcome] = []
     waiting: dict[int, Any] = {}
     for i, (call, count) in enumerate(zip(calls, counts, strict=True)):
         progress.begin(i)
@@ -84,40 +100,40 @@ def outcomes(
             value = reward(*call)
             if inspect.isawaitable(value):
                 waiting[i] = value
-                found.append(Outcome("unscored"))
+                results.append(Outcome("unscored"))
             else:
-                found.append(read(value, count))
+                results.append(read(value, count))
         except (Exception, SystemExit) as error:
-            found.append(raised(error))
-        if not found[-1].good:
+            results.append(raised(error))
+        if not results[-1].good:
             break
     progress.idle()
     if waiting:
         for i, outcome in run(_awaited(waiting, counts, progress, timeout_s)):
-            found[i] = outcome
-    first = next((i for i, outcome in enumerate(found) if not outcome.good), len(found))
-    return found[: first + 1]
+            results[i] = outcome
+    first = next((i for i, outcome in enumerate(results) if not outcome.good), len(results))
+    return results[: first + 1]
 
 
 async def _awaited(waiting: dict[int, Any], counts: Sequence[int], progress: Progress, timeout_s: float) -> list[tuple[int, Outcome]]:
-    """The outcomes of awaitables, at most AT_A_TIME under way, each within the time-out. Ends early on the first that is late."""
-    room, found, late = asyncio.Semaphore(AT_A_TIME), {}, asyncio.Event()
+    """(index, outcome) of awaitables, of which at most AT_A_TIME run concurrently. Returns early at the first time-out."""
+    room, results, late = asyncio.Semaphore(AT_A_TIME), {}, asyncio.Event()
 
-    async def one(i: int) -> None:
+    async def await_one(i: int) -> None:
         async with room:
             task = asyncio.ensure_future(_marked(waiting[i], i, progress))
             done, _ = await asyncio.wait({task}, timeout=timeout_s)
-            if not done:  # not awaited after its cancelling: it may refuse to end
+            if not done:  # not awaited after cancellation, which it may ignore
                 task.cancel()
-                found[i] = Outcome("late")
+                results[i] = Outcome("late")
                 late.set()
                 return
         try:
-            found[i] = read(task.result(), counts[i])
+            results[i] = read(task.result(), counts[i])
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            found[i] = raised(error)
+            results[i] = raised(error)
 
-    tasks = [asyncio.ensure_future(one(i)) for i in waiting]
+    tasks = [asyncio.ensure_future(await_one(i)) for i in waiting]
     stop = asyncio.ensure_future(late.wait())
     everything = asyncio.gather(*tasks)
     await asyncio.wait({everything, stop}, return_when=asyncio.FIRST_COMPLETED)
@@ -125,14 +141,14 @@ async def _awaited(waiting: dict[int, Any], counts: Sequence[int], progress: Pro
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    for awaitable in waiting.values():  # one that never began would warn
+    for awaitable in waiting.values():  # a coroutine that was never started would warn
         if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
             awaitable.close()
-    return sorted(found.items())
+    return sorted(results.items())
 
 
 class _marked:
-    """An awaitable that marks when it holds the event loop, so that one that blocks the loop is found and named."""
+    """Awaitable that records in `progress` when it occupies the event loop, so that a blocking one is identified."""
 
     def __init__(self, inner: Any, index: int, progress: Progress):
         self.inner, self.index, self.progress = inner, index, progress
@@ -151,12 +167,12 @@ class _marked:
             try:
                 yield future
                 resume = functools.partial(next, steps)
-            except BaseException as error:  # cancelled: the awaitable hears it
+            except BaseException as error:  # pass the cancellation on to the awaitable
                 resume = functools.partial(steps.throw, error)
 
 
 def read(value: Any, count: int) -> Outcome:
-    """`value` as `count` numbers that float32 can hold; None leaves the answer unscored."""
+    """Outcome of a call that returned `value`: scored if it is `count` finite numbers up to LARGEST, unscored if it is None."""
     if value is None:
         return Outcome("unscored")
     many = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
@@ -165,7 +181,7 @@ def read(value: Any, count: int) -> Outcome:
         what = f"a list of {len(parts)}" if many else "one number"
         due = f"{count} {'is' if count == 1 else 'are'} due (one for each segment)"
         return Outcome("nonsense", text=f"returned {what}, {short(value)}, where {due}")
-    found = []
+    results = []
     for part in parts:
         if getattr(part, "shape", None) == () and hasattr(part, "item"):  # a scalar of numpy, jax or torch
             part = part.item()
@@ -175,7 +191,7 @@ def read(value: Any, count: int) -> Outcome:
             return Outcome("nonsense", text=f"returned {short(value)} ({type(part).__name__}), which is not a number")
         try:
             number = float(part)
-        except OverflowError:  # whole numbers and fractions without bounds
+        except OverflowError:  # integers and fractions are unbounded
             number = math.inf
         except ValueError:  # a signalling NaN of decimal
             number = math.nan
@@ -186,12 +202,12 @@ def read(value: Any, count: int) -> Outcome:
                 "nonsense",
                 text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, so that sums stay in float32: scale the reward down",
             )
-        found.append(number)
-    return Outcome("scored", tuple(found))
+        results.append(number)
+    return Outcome("scored", tuple(results))
 
 
 def raised(error: BaseException) -> Outcome:
-    """An exception with its trace, which begins in the user's function."""
+    """Outcome of a call that raised, with a traceback that begins in the user's function."""
     trace = step = error.__traceback__
     while step is not None:
         trace, step = (step.tb_next if step.tb_frame.f_code.co_filename == __file__ else trace), step.tb_next
@@ -204,14 +220,15 @@ def raised(error: BaseException) -> Outcome:
 
 
 def short(value: Any) -> str:
+    """Repr of a value, cut to 200 characters."""
     try:
         return f"{value!r:.200}"
-    except Exception:  # a __repr__ that raises, or a whole number of too many digits
+    except Exception:  # a __repr__ that raises, or an integer of too many digits
         return f"a {type(value).__name__} that cannot be shown"
 
 
 class _Output:
-    """Standard output that may fail: what a reward prints is no reason to stop a run whose terminal is gone or takes ASCII only."""
+    """Wrapper of standard output that ignores write errors, since prints of a reward must not stop a run without a UTF-8 terminal."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -234,14 +251,14 @@ class _Output:
 
 
 def _watch_parent(parent: int) -> None:
-    """Ends this process once its parent is gone, whatever a reward is doing."""
+    """Exit this process once its parent has ended, even during a reward call."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 def _alarm_parent(progress: Progress, parent: int, number: int) -> None:
-    """Send the parent a signal for as long as its call is overdue."""
+    """Send the parent signals while its current call is overdue."""
     while os.getppid() == parent:
         allowed = struct.unpack_from("=d", progress._memory, 16)[0]
         time.sleep(min(0.2, max(0.01, allowed / 10)))
@@ -250,15 +267,15 @@ def _alarm_parent(progress: Progress, parent: int, number: int) -> None:
 
 
 def _serve(link: Connection, progress: Progress) -> None:
-    """Receive the reward, then answer batches of calls until the other end closes."""
-    # A scheduler that ends a job tells every process of it. The trainer still wants these answers, and ends this process when it leaves.
+    """Receive the reward function, then execute batches of calls until the connection closes."""
+    # A scheduler sends the signals that end a job to all processes. The trainer still needs these rewards, and ends this process itself.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # a handler and not SIG_IGN, which programs started by the reward would inherit
     for name in ("stdout", "stderr"):
-        if hasattr(stream := getattr(sys, name), "reconfigure"):  # by lines: this process may be killed with what it holds back
+        if hasattr(stream := getattr(sys, name), "reconfigure"):  # flushed at each line, since this process may be killed
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
         setattr(sys, name, _Output(stream))
-    try:  # where memory runs out, this process should go, and not the trainer
+    try:  # if memory runs out, the kernel should kill this process and not the trainer
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")
     except OSError:
@@ -285,7 +302,7 @@ def _serve(link: Connection, progress: Progress) -> None:
 
 
 def _lossy() -> AbstractContextManager:
-    """`jaxcredit.terminal.lossy`, loaded without the package: a reward that prints does not fail where nobody reads."""
+    """`jaxcredit.terminal.lossy`, loaded without importing the package."""
     spec = importlib.util.spec_from_file_location("jaxcredit_terminal", Path(__file__).parents[1] / "terminal.py")
     assert spec and spec.loader
     terminal = importlib.util.module_from_spec(spec)
@@ -305,7 +322,7 @@ def main() -> None:
                 _serve(Connection(link), progress)
         except (BrokenPipeError, ConnectionResetError, EOFError):
             pass
-        os._exit(0)  # threads that a reward left behind do not keep the process
+        os._exit(0)  # without waiting for threads that a reward left behind
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Worker processes in which a reward function runs, and the plain call in this process for rewards that cannot be sent to one."""
+"""Worker processes for reward functions, and execution in this process for rewards that cannot be pickled."""
 
 import asyncio
 import atexit
@@ -20,14 +20,14 @@ from typing import IO, Any
 from jaxcredit.tasks import worker
 from jaxcredit.tasks.worker import Outcome, Progress
 
-LARGEST = 2**26  # bytes of a reward; one that carries more (a model) stays in this process
-LOADING_S = 300.0  # for a worker to import what its reward needs
-KEPT = 4  # rewards whose workers are kept: training, evaluation and greedy answers share one
+LARGEST = 2**26  # bytes of a pickled reward; a larger one (with a model) runs in this process
+LOADING_S = 300.0  # time for a worker to import the modules of its reward
+KEPT = 4  # rewards whose workers are kept alive; training, evaluation and greedy answers share one
 _SIGNAL = getattr(signal, "SIGRTMIN", getattr(signal, "SIGUSR2", 0)) + (7 if hasattr(signal, "SIGRTMIN") else 0)
 
 
 class Unsendable(Exception):
-    """A reward (or an item) that cannot be sent to another process; the text says why."""
+    """A reward (or an item) that cannot be sent to another process. The message is the reason."""
 
 
 class _Late(BaseException):  # not an Exception: `except Exception` in a reward must not swallow it
@@ -35,7 +35,7 @@ class _Late(BaseException):  # not an Exception: `except Exception` in a reward 
 
 
 class Worker:
-    """One process with the reward. It may be killed at any moment."""
+    """One worker process with the reward function, and the connection to it."""
 
     def __init__(self, payload: bytes):
         self.link, theirs = connection.Pipe()
@@ -48,11 +48,11 @@ class Worker:
     def _send(self, message: bytes) -> None:
         try:
             self.link.send_bytes(message)
-        except OSError:  # it died: whoever waits for the answer is told
+        except OSError:  # the process ended: receiving its results fails and reports it
             pass
 
     def settle(self) -> None:
-        """Wait until the reward is loaded."""
+        """Wait until the process has loaded the reward. Raises Unsendable if it cannot."""
         if self.ready:
             return
         try:
@@ -66,11 +66,12 @@ class Worker:
         self.ready = True
 
     def give(self, part: range, calls: bytes) -> None:
+        """Send a batch of pickled calls, whose indices are `part`."""
         self.busy = part
         self._send(calls)
 
     def kill(self) -> str:
-        """End the process and what it started; how it ended."""
+        """Kill the process and those that it started. Returns the way in which it had ended: its exit code, its signal or "killed"."""
         try:
             how = self.process.wait(0.2 if self.link.closed or self.link.poll(0) else 0)  # on its own
         except (subprocess.TimeoutExpired, OSError):
@@ -87,7 +88,7 @@ class Worker:
 
 
 class Pool:
-    """Worker processes of one reward; a dead one is replaced when it is next needed."""
+    """Worker processes of one reward. Processes that ended are replaced at the next `run`."""
 
     def __init__(self, reward: Callable, size: int):
         self.reward, self.size, self.lock = reward, size, threading.Lock()
@@ -96,6 +97,7 @@ class Pool:
         self.fill()
 
     def fill(self) -> None:
+        """Start processes up to the size of the pool, or as many as the system allows."""
         try:
             while len(self.workers) < self.size:
                 self.workers.append(Worker(self.payload))
@@ -104,52 +106,59 @@ class Pool:
                 raise Unsendable(f"no worker process can be started ({error})") from None
 
     def run(self, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
-        """The outcome of each call by its index; of failing ones at least the first that was seen, and then some may be missing."""
+        """Outcomes of calls by index. After the first failure the remaining calls are abandoned, and their outcomes are missing.
+
+        Args:
+            calls: argument tuples of the reward.
+            counts: number of rewards due for each call.
+            timeout_s: time-out of one call.
+        """
         size = len(calls) if self.size == 1 else max(1, -(-len(calls) // (4 * self.size)))
         parts = [range(i, min(i + size, len(calls))) for i in range(0, len(calls), size)]
         sent = [dumps(([calls[i] for i in part], [counts[i] for i in part], timeout_s)) for part in parts]
-        todo, found = list(zip(parts, sent, strict=True)), {}
+        todo, results = list(zip(parts, sent, strict=True)), {}
         with self.lock:
             self.fill()
             try:
-                for one in self.workers:
-                    one.settle()
-                while todo or any(one.busy for one in self.workers):
-                    for one in self.workers:
-                        if todo and not one.busy:
-                            one.give(*todo.pop(0))
-                    self._wait(found, timeout_s)
-                    if not all(outcome.good for outcome in found.values()):
+                for process in self.workers:
+                    process.settle()
+                while todo or any(process.busy for process in self.workers):
+                    for process in self.workers:
+                        if todo and not process.busy:
+                            process.give(*todo.pop(0))
+                    self._wait(results, timeout_s)
+                    if not all(outcome.good for outcome in results.values()):
                         break
             finally:
-                for one in [one for one in self.workers if one.busy or not one.ready]:  # of no more use: what it says is not waited for
-                    self.drop(one)
-        return found
+                for process in [process for process in self.workers if process.busy or not process.ready]:
+                    self.drop(process)  # its results are no longer needed
+        return results
 
-    def _wait(self, found: dict[int, Outcome], timeout_s: float) -> None:
-        busy: dict[Any, Worker] = {one.link: one for one in self.workers if one.busy}
+    def _wait(self, results: dict[int, Outcome], timeout_s: float) -> None:
+        busy: dict[Any, Worker] = {process.link: process for process in self.workers if process.busy}
         for link in connection.wait(list(busy), timeout=min(0.5, max(0.01, timeout_s / 10))):
-            one = busy[link]
+            process = busy[link]
             try:
-                answer = [Outcome(*fields) for fields in pickle.loads(one.link.recv_bytes())]
+                answer = [Outcome(*fields) for fields in pickle.loads(process.link.recv_bytes())]
             except (EOFError, OSError):
-                index = one.busy.start + max(0, one.progress.index)
-                how = self.drop(one)
-                found[index] = Outcome("raised", text=f"ended its process ({how})")
+                index = process.busy.start + max(0, process.progress.index)
+                how = self.drop(process)
+                results[index] = Outcome("raised", text=f"ended its process ({how})")
                 return
-            found |= zip(one.busy, answer, strict=False)
-            one.busy = range(0)
-            if any(outcome.kind == "late" for outcome in answer):  # still running in there
-                self.drop(one)
-        for one in self.workers:
-            if one.busy and one.progress.overdue():
-                found[one.busy.start + one.progress.index] = Outcome("late")
-                self.drop(one)
+            results |= zip(process.busy, answer, strict=False)
+            process.busy = range(0)
+            if any(outcome.kind == "late" for outcome in answer):  # the call still runs in that process
+                self.drop(process)
+        for process in self.workers:
+            if process.busy and process.progress.overdue():
+                results[process.busy.start + process.progress.index] = Outcome("late")
+                self.drop(process)
                 return
 
-    def drop(self, one: Worker) -> str:
-        self.workers.remove(one)
-        return one.kill()
+    def drop(self, process: Worker) -> str:
+        """Kill a process and remove it from the pool. Returns the way in which it had ended."""
+        self.workers.remove(process)
+        return process.kill()
 
     def close(self) -> None:
         while self.workers:
@@ -157,11 +166,11 @@ class Pool:
 
 
 _pools: list[Pool] = []
-_here: dict[int, tuple[Callable, str]] = {}  # rewards that stay in this process, and why
+_in_this_process: dict[int, tuple[Callable, str]] = {}  # rewards that run in this process, and the reason
 
 
 def start(reward: Callable, size: int) -> Pool | None:
-    """The running workers of a reward, started if need be; None where it stays in this process."""
+    """Pool of `size` or more workers for a reward, started if necessary; None if the reward runs in this process."""
     if size < 1 or stays(reward):
         return None
     for pool in _pools:
@@ -180,18 +189,18 @@ def start(reward: Callable, size: int) -> Pool | None:
 
 
 def stay(reward: Callable, why: str) -> None:
-    """From now on this reward runs in this process."""
-    _here[id(reward)] = reward, why
-    while len(_here) > KEPT:
-        del _here[next(iter(_here))]
+    """Run a reward in this process from now on, for reason `why`, and end its workers."""
+    _in_this_process[id(reward)] = reward, why
+    while len(_in_this_process) > KEPT:
+        del _in_this_process[next(iter(_in_this_process))]
     for pool in [pool for pool in _pools if pool.reward is reward]:
         _pools.remove(pool)
         pool.close()
 
 
 def stays(reward: Callable) -> str:
-    """Why a reward runs in this process; empty if it does not."""
-    return _here.get(id(reward), (None, ""))[1]
+    """Reason for which a reward runs in this process; "" if it does not."""
+    return _in_this_process.get(id(reward), (None, ""))[1]
 
 
 @atexit.register
@@ -201,7 +210,11 @@ def _close() -> None:
 
 
 def dumps(value: Any) -> bytes:
-    """A pickle that another Python process reads without this process's modules: functions of configs, notebooks and tests go whole."""
+    """Pickle of a value for another Python process. Functions of modules that are not installed (configs, notebooks, tests) go by value.
+
+    Raises:
+        Unsendable: the value cannot be pickled, holds JAX arrays, or is larger than LARGEST.
+    """
     try:
         import cloudpickle
     except ImportError:
@@ -211,14 +224,14 @@ def dumps(value: Any) -> bytes:
     import io
 
     errors = []
-    for whole in (True, False):  # a module may hold what cannot be pickled; then its functions are imported there
+    for whole in (True, False):  # second try for modules with globals that cannot be pickled: functions go by name
         registered: list[types.ModuleType] = []
 
         class Pickler(cloudpickle.Pickler):
             def reducer_override(self, obj, whole=whole, registered=registered):
                 if _on_device(obj):
-                    raise Unsendable("it holds arrays of JAX, which lie on this process's device")
-                if isinstance(obj, types.CodeType):  # cloudpickle drops the file's name, by which a trace finds the source
+                    raise Unsendable("it holds arrays of JAX, which are on this process's device")
+                if isinstance(obj, types.CodeType):  # keep the file name, which cloudpickle drops and tracebacks need
                     make, fields, *_ = self.dispatch_table[types.CodeType](obj)
                     return make, tuple(obj.co_filename if isinstance(x, str) and x == "<dynamic-code>" else x for x in fields)
                 module = sys.modules.get(getattr(obj, "__module__", None) or "")
@@ -251,7 +264,7 @@ def _on_device(obj: Any) -> bool:
 
 @functools.cache
 def _own(module: types.ModuleType | None) -> bool:
-    """Whether a module is the user's or ours, and not an installed one, which a worker imports."""
+    """Whether a module is to be pickled by value: the user's or jaxcredit's, not one that is installed."""
     file = getattr(module, "__file__", None)
     if module is None or file is None:
         return False
@@ -262,15 +275,15 @@ def _own(module: types.ModuleType | None) -> bool:
 
 
 def _shared() -> IO[bytes]:
-    """Memory that processes share, as a file; on Linux it is on no disk, which may be full."""
+    """Temporary file for memory shared between processes; on Linux in memory, independent of disk space."""
     file = os.fdopen(os.memfd_create("jaxcredit"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
     file.truncate(Progress.SIZE)
     return file
 
 
 def _start(kind: str, *files: int, link: int) -> subprocess.Popen:
-    # -P: the folder of worker.py is no place to import from. JAX_PLATFORMS: a reward that computes with JAX leaves the accelerator alone.
-    # process_group: Ctrl-C is for the trainer, and what a reward started ends with it.
+    # -P: no imports from the folder of worker.py. JAX_PLATFORMS: rewards that use JAX must not occupy the accelerator.
+    # process_group: Ctrl-C reaches only the trainer, and the reward's own child processes are killed with the worker.
     command = [sys.executable, "-P", worker.__file__, kind, str(link), str(files[-1]), str(os.getpid())]
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=files, process_group=0, env=env)
@@ -280,7 +293,11 @@ def _start(kind: str, *files: int, link: int) -> subprocess.Popen:
 
 
 def run_here(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
-    """The same in this process: in the main thread, which a signal interrupts, or in a thread, which a hanging reward keeps for ever."""
+    """Like `Pool.run`, in this process.
+
+    In the main thread a signal interrupts a call that exceeds the time-out. Elsewhere the calls run in a daemon thread, which is abandoned
+    at a time-out.
+    """
     main = threading.current_thread() is threading.main_thread() and os.name == "posix" and bool(sys.executable)
     if main:
         try:
@@ -292,7 +309,7 @@ def run_here(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], ti
 
 @functools.cache
 def _alarm() -> Progress:
-    """A process that sends this one a signal when a call is overdue: the reward cannot disarm it, as it can a timer of its own process."""
+    """Start a process that signals this one when a call is overdue. Unlike a timer of this process, the reward cannot disarm it."""
     with _shared() as memory:
         progress = Progress(memory.fileno())
         process = _start("alarm", memory.fileno(), link=_SIGNAL)
@@ -308,17 +325,17 @@ def _interrupted(reward: Callable, calls: Sequence[tuple], counts: Sequence[int]
             late.append(progress.index)
             raise _Late
 
-    signal.signal(_SIGNAL, ring)  # it stays: a signal sent a moment too late would end the process
+    signal.signal(_SIGNAL, ring)  # never removed: without a handler, a signal sent slightly too late would end the process
     progress.allow(timeout_s)
     try:
-        found = dict(enumerate(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)))
+        results = dict(enumerate(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)))
     except _Late:
-        found = {}
+        results = {}
     finally:
         progress.idle()
     if late:
-        _loop.cache_clear()  # an async reward may block it
-    return {**found, late[0]: Outcome("late")} if late else found  # a bare `except:` in the reward may have swallowed it
+        _loop.cache_clear()  # an async reward may still block the event loop
+    return {**results, late[0]: Outcome("late")} if late else results  # a bare `except:` in the reward may have swallowed it
 
 
 def _threaded(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
@@ -339,7 +356,7 @@ def _threaded(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], t
 
 
 def _on_our_loop(coroutine: Any) -> Any:
-    """Run a coroutine in a thread of its own: a notebook has a running loop in the main thread. Clients keep their loop between calls."""
+    """Run a coroutine on a persistent event loop in a separate thread: notebooks already run a loop, and clients must stay on one."""
     return asyncio.run_coroutine_threadsafe(coroutine, _loop()).result()
 
 
