@@ -200,18 +200,18 @@ def choose(
 
 
 def named(rows: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The methods of this name or arXiv number."""
+    """Rows of the catalogue with a name or arXiv number."""
     rows = list(rows)
     found = [r for r in rows if name.lower() in (r["name"].lower(), r["paper"].lower())]
     if not found:
         near = difflib.get_close_matches(name.lower(), [r["name"].lower() for r in rows], 3)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"no method is called {name!r}{hint}; `jaxcredit methods` lists all")
+        raise ValueError(f"unknown method {name!r}{hint}; `jaxcredit methods` lists all")
     return found
 
 
 def page(row: dict[str, Any]) -> str:
-    """One method in full: what it is, its formula, what it needs and how to provide that, its paper, and how to run it."""
+    """Full description of a method: formula, signals and how to provide them, paper, command."""
     code = find(row["implemented"]) if row["implemented"] else None
     method = method_of(code) if code and row["implemented"].startswith("jaxcredit.credit.") else None
     lines = [row["name"], "", inspect.getdoc(code) or row["title"]] if code else [row["name"], "", "not implemented here"]
@@ -241,7 +241,7 @@ FIDELITY = {"paper": "the paper", "code": "its authors' code", "ours": "our own 
 
 
 def _needs(method) -> list[str]:
-    """The signals of an estimator, each with what provides it."""
+    """Lines that list the signals of an estimator, each with its annotator."""
     if not method.needs:
         return ["needs: nothing but the answers of a group and their rewards"]
     lines = ["needs:"]

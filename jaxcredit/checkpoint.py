@@ -56,7 +56,7 @@ class Checkpoints:
 
     @staticmethod
     def any(folder: str | os.PathLike) -> bool:
-        """Whether a checkpoint of any kind, whole or not, lies in this folder."""
+        """Whether the folder contains any checkpoint, complete or not."""
         return bool(store.at(folder).folders())
 
     def __enter__(self) -> "Checkpoints":
@@ -106,7 +106,7 @@ class Checkpoints:
             self._orbax.close()
 
     def forget(self) -> None:
-        """Delete all checkpoints of this folder, when nothing is being written."""
+        """Delete all checkpoints of the folder, after pending writes."""
         self.wait()
         if jax.process_index() == 0:
             for step in self.steps():
@@ -219,7 +219,7 @@ def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = Non
     except (ValueError, OSError, RecursionError) as e:
         return f"has an unreadable manifest ({e})"
     if not isinstance(manifest, dict) or not all(isinstance(entry, list) and len(entry) == 2 for entry in manifest.values()):
-        return "has a damaged manifest: it is no mapping of file names to sizes and checksums"
+        return "has a damaged manifest: it is not a mapping of file names to sizes and checksums"
     if SIDE not in manifest or not any(name.startswith(f"{ARRAYS}/") for name in manifest):
         return f"has a damaged manifest: it does not list {SIDE} and the arrays"
     facts = where.facts(folder)
@@ -234,7 +234,7 @@ def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = Non
 
 
 def _side_damage(where: store.Disk | store.Bucket, folder: str, run: str | None) -> str:
-    """What is wrong with a side file whose checksum is right: it is incomplete, or of another step or run."""
+    """Defect of a side file with a valid checksum: missing fields, another step or another run; "" if there is none."""
     try:
         side = json.loads(where.read(f"{folder}/{SIDE}"))
     except (ValueError, OSError, RecursionError) as e:

@@ -52,7 +52,7 @@ def _train(args, rest):
     if (args.process or 0) >= (args.processes or 1) or args.coordinator and not args.processes:
         raise ValueError(
             f"--processes {args.processes}, --process {args.process}, --coordinator {args.coordinator}: --processes says how many "
-            "processes the job has, --process which this is, from 0 on"
+            "processes the job has, --process is the index of this one, from 0"
         )
     if args.processes and args.processes > 1:
         _join(args)
@@ -66,8 +66,8 @@ def _train(args, rest):
     profile = span(args.profile) if args.profile else None
     folder = run_address(args.runs, exp.name if args.run is None else args.run)
     if args.overwrite and args.resume == "auto":
-        raise ValueError("--overwrite deletes the run that --resume auto would go on with: give one of them")
-    with terminal.lossy():  # a run outlives whoever reads along
+        raise ValueError("--overwrite deletes the run that --resume auto would continue: give only one of them")
+    with terminal.lossy():  # a closed or full terminal does not end the run
         try:
             run(exp, folder, resume=args.resume == "auto", overwrite=args.overwrite, source=made, profile=profile)
         except Stopped as stopped:
@@ -83,10 +83,10 @@ def _say_stopped(stopped, args, folder):
 
 
 def _help(command, args, rest):
-    """Print the command's own options where --help was given behind a config; the config's follow when it is read."""
+    """Print the command's own options if --help follows a config. Those of the config are printed when it is loaded."""
     if {"-h", "--help"} & set(rest):
         options.parser()[1][command].print_help()
-        print(f"\n\n{args.config}, and what it lets you change:\n")
+        print(f"\n\n{args.config}, and its options:\n")
 
 
 def _join(args):

@@ -15,7 +15,7 @@ from rich.text import Text
 from jaxcredit.plain_text import cell, one_line, visible
 
 ACCURACY = "eval/greedy_accuracy"
-HELD_OUT_REWARD = "eval/greedy_reward"  # shown too: a graded reward can rise for long before an answer earns 1, which accuracy counts
+HELD_OUT_REWARD = "eval/greedy_reward"  # a graded reward can rise long before the accuracy, which counts rewards of at least 1
 SHOWN = (
     ACCURACY,
     HELD_OUT_REWARD,
@@ -26,7 +26,7 @@ SHOWN = (
     "clip_share",
     "time/tokens_per_s",
 )  # on the display and in the last table
-BEST = (ACCURACY, HELD_OUT_REWARD, "reward")  # where the most is the best
+BEST = (ACCURACY, HELD_OUT_REWARD, "reward")  # metrics of which the largest value is the best
 TREND = 16  # accuracies in the sparkline
 
 
@@ -36,7 +36,7 @@ def wide() -> Console:
 
 
 class Summary:
-    """First, best and last values of the shown metrics, and the newest accuracies: as small after a million steps as after one."""
+    """First, best and last values of the shown metrics, and the newest accuracies: in constant memory."""
 
     def __init__(self, lines: Iterable[Mapping] = ()):
         self.last: Mapping = {}
@@ -46,7 +46,7 @@ class Summary:
             self.add(line)
 
     def add(self, line: Mapping) -> None:
-        """Take in the metrics of the next step."""
+        """Update with the metrics of the next step."""
         self.last = line
         for name in SHOWN:
             if (x := line.get(name)) is not None:
@@ -85,15 +85,15 @@ class Display:
             self.note(f"step {line['step']}/{self.steps}  {self._line(summary)}  {_clock(line)}")
 
     def note(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self.console.print(Text(visible(text, "  ")), soft_wrap=True)
 
     def table(self, summary: Summary, title: str, folder: str) -> None:
-        """The table at the end."""
+        """Print the final table."""
         self.console.print(final_table(summary, title, folder))
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._live:
             self._live.stop()
 

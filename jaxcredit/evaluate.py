@@ -100,7 +100,7 @@ def summary(
 
 
 def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""):
-    """A table with a row a number and a column a run (or a policy): `table({"before": summary(...), "after": summary(...)})`."""
+    """Table with one row per statistic and one column per run or policy: `table({"before": summary(...), "after": summary(...)})`."""
     from jaxcredit.tables import Column, Sheet
 
     out = Sheet("", *(Column(run, right=True) for run in results), title=title)

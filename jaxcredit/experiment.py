@@ -18,7 +18,7 @@ from jaxcredit.rollout import SIGNALS
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Tokenizer
 
-# What the numbers of an Experiment, its Warmup and its policy may be; those of OR_NONE may also be None.
+# Ranges of the numbers of an Experiment, its Warmup and its policy. Those in OR_NONE may also be None.
 NUMBERS: dict[str, Range] = {
     "beta": NOT_NEGATIVE,
     "prompts": COUNT,
@@ -98,7 +98,7 @@ class Experiment:
     save_every: int = 50
     keep: int = 2
     reward_timeout_s: float = 10.0
-    reward_workers: int = 1  # processes that the reward runs in, see tasks.score; 0: this process
+    reward_workers: int = 1  # number of worker processes of the reward (see tasks.score); 0: this process
     skips: int = 8  # steps in a row without a finite gradient, after which the run stops and says why
     mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
@@ -162,7 +162,7 @@ class Experiment:
         return self
 
     def _parts(self) -> None:
-        """Raise a TypeError for a field that is not what its name says."""
+        """Raise a TypeError for a field of the wrong type."""
         for name, kind in (("name", str), ("task", Task), ("policy", Config), ("warmup", Warmup | None)):
             if not isinstance(x := getattr(self, name), kind):
                 what = getattr(kind, "__name__", "Warmup or None")
@@ -198,7 +198,7 @@ def _missing(method, missing, provided):
 
 
 def how_to_provide(needs: Iterable[str], beside: Iterable[str] = ()) -> str:
-    """What to write into a config so that rollouts carry these signals, and which of them need an annotator of one's own."""
+    """Instructions for providing signals in a config: entries of `signals`, and signals that need an annotator of the user's own."""
     makers = [SIGNALS[name].maker for name in needs if name in SIGNALS and SIGNALS[name].maker]
     without = [name for name in needs if name not in SIGNALS or not SIGNALS[name].maker]
     parts = [f"Add to the config's Experiment(...): signals={{{', '.join(makers)}}}"] if makers else []

@@ -20,9 +20,9 @@ from typing import Any
 from jaxcredit import kept_modules, run_source, store
 from jaxcredit.masking import mask_arguments, unmask_arguments
 
-NAMED = "jaxcredit_config_"  # how the modules of configs are called
-FILES: dict[str, tuple[str, str]] = {}  # the file and the origin of each that was loaded, by its name
-FOLDERS: set[str] = set()  # where they lie, in sys.path because of them
+NAMED = "jaxcredit_config_"  # prefix of the module names of configs
+FILES: dict[str, tuple[str, str]] = {}  # {module name: (file, original path)} of loaded configs
+FOLDERS: set[str] = set()  # their folders, which were added to sys.path
 
 
 def experiment(
@@ -63,7 +63,7 @@ def experiment(
 
 
 def _noting(make: Callable, given: dict[str, Any]) -> Callable:
-    """`make`, whose arguments are noted in `given` when it is called, defaults included."""
+    """Wrapper of `make` that records its arguments, defaults included, in `given`."""
 
     @functools.wraps(make)
     def noted(*args, **kwargs):
@@ -76,7 +76,7 @@ def _noting(make: Callable, given: dict[str, Any]) -> Callable:
 
 
 def _print_head(text: str) -> None:
-    """Print a text with its own line breaks; a line that is wider than the terminal goes on below its beginning."""
+    """Print a text, with lines wrapped to the terminal at their own indentation."""
     width = shutil.get_terminal_size().columns
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))
@@ -85,46 +85,49 @@ def _print_head(text: str) -> None:
 
 
 def module(path: str, origin: str | None = None) -> Any:
-    """A Python file, run as a module under a name of its own (`name`): a file called numpy.py takes nobody's place.
+    """Module loaded from a Python file under a unique name, so that a config called numpy.py does not shadow numpy.
 
-    `origin`: what it sees as its `__file__`, and whose neighbours it imports. A process that gets one of its functions by pickle calls
-    `module(*FILES[function.__module__])` first.
+    A process that unpickles one of its functions must first call `module(*FILES[function.__module__])`.
+
+    Args:
+        path: the file.
+        origin: the original path of a copied file: its `__file__`, and the folder from which it imports.
     """
     file = Path(path)
     if not file.is_file():
         known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
         raise FileNotFoundError(f"no config file {path}; there are: {known}")
     if file.suffix != ".py":
-        raise ValueError(f"{path} is no Python file: its name must end in .py")
+        raise ValueError(f"{path} is not a Python file: its name must end in .py")
     seen = Path(origin or file).resolve()
     spec = importlib.util.spec_from_file_location(name(path, origin), file.resolve())
     assert spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader)
     mod = importlib.util.module_from_spec(spec)
     mod.__file__ = str(seen)
-    sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickles look their module up
+    sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickle look modules up there
     _beside(str(seen.parent))
     kept_modules.install(file.resolve(), seen)
-    # Compiled here, not by the import system: it would leave a __pycache__ in run folders, and believe one that is a second old.
+    # Not compiled by the import system, which would write a __pycache__ into run folders and trust one of the same second.
     try:
         exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
     except SystemExit as stop:
-        raise RuntimeError(f"{path} ended the program while it was read (SystemExit: {stop}): a config only defines things") from stop
+        raise RuntimeError(f"{path} called sys.exit while it was loaded (SystemExit: {stop}): a config may only define things") from stop
     return mod
 
 
 def name(path: str, origin: str | None = None) -> str:
-    """The module name of a config: the same in every process, and no other module's."""
+    """Unique module name of a config, the same in every process."""
     seen = Path(origin or path).resolve()
     which = hashlib.sha256(f"{Path(path).resolve()}:{seen}".encode()).hexdigest()[:8]
     return f"{NAMED}{which}_{re.sub(r'[^0-9A-Za-z_]', '_', seen.stem)}"
 
 
 def _beside(folder: str) -> None:
-    """Let a config import the files beside it, after everything that is installed and before what lies beside other configs."""
+    """Add a config's folder to sys.path, after installed packages and before the folders of other configs."""
     if folder in sys.path and folder not in FOLDERS:
-        return  # the person put it there
+        return  # added by the user
     others = [other for other in sys.path if other in FOLDERS and other != folder]
-    for file in Path(folder).iterdir() if Path(folder).is_dir() else ():  # another config's neighbour of the same name is not this one's
+    for file in Path(folder).iterdir() if Path(folder).is_dir() else ():  # forget modules of the same name beside other configs
         there = sys.modules.get(file.stem)
         found = getattr(there, "__path__", None) or [getattr(there, "__file__", None) or ""]
         if str(Path(next(iter(found))).parent) in others:
@@ -137,15 +140,19 @@ def _beside(folder: str) -> None:
 
 
 def estimator(name: str, origin: str | None = None) -> Callable:
-    """An estimator of the library by name, or a function of a file: `my.py:credit`, or `my.py` if it has just one. `origin`: where the file
-    was when its run began."""
+    """Estimator by name or from a file.
+
+    Args:
+        name: a name in jaxcredit.credit, `my.py:credit`, or `my.py` if the file defines exactly one estimator.
+        origin: the original path of a copied file.
+    """
     from jaxcredit import credit
 
     if ".py" not in name:
         if name not in credit.__all__:
             near = difflib.get_close_matches(name, credit.__all__, 3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"no estimator is called {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
+            raise ValueError(f"unknown estimator {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
         return getattr(credit, name)
     path, _, attribute = name.partition(":")
     mod = module(path, origin)

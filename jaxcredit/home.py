@@ -1,8 +1,8 @@
-"""The folder of a run, on a file system or in a bucket (gs://BUCKET/runs/NAME).
+"""Run folders, on a file system or in a bucket (gs://BUCKET/runs/NAME).
 
-A bucket's files cannot be appended to. So a run there writes its small ones (metrics, samples, logs, pictures, the config) into a folder of
-its machine, and sends what changed whenever it saves or evaluates and when it ends. Checkpoints go straight to the bucket, each process
-its own shards.
+Objects in a bucket cannot be appended to. A run in a bucket therefore writes its small files (metrics, samples, logs, plots, config) to a
+local folder, and uploads changed ones at each save and evaluation and at its end. Checkpoints are written directly to the bucket, and each
+process writes its own shards.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from jaxcredit import store
 from jaxcredit.lock import LOCK
 
 CHECKPOINTS = "checkpoints"
-MARKER = "run.json"  # written when a run is made: only a folder that holds it, or that looks like an older run, is ever deleted
+MARKER = "run.json"  # written when a run is created; only folders with it, or with the files of an older run, are ever deleted
 
 
 class Home:
@@ -39,24 +39,24 @@ class Home:
         self.push()
 
     def pull(self) -> "Home":
-        """What others wrote is in `path`."""
+        """Download the run folder to `path`."""
         return self
 
     def push(self) -> None:
-        """What was written in `path` is seen by others."""
+        """Upload changes in `path`."""
 
     def holds(self) -> str:
-        """ "" (nothing yet), "run" (made by this program) or "other" (files of something else), judged by the small files."""
+        """Content of the folder: "" (none), "run" (created by jaxcredit) or "other". Only the small files are inspected."""
         if not self.path.is_dir():
             return "other" if self.path.exists() or self.path.is_symlink() else ""
         names = {p.name for p in self.path.iterdir()} - {LOCK}
         described, worked = names & {"source.json", "config.json"}, names & {"metrics.jsonl", "hosts", CHECKPOINTS}
-        if self.identity() or (described and worked):  # runs made before there was a marker have none
+        if self.identity() or (described and worked):  # older runs have no marker
             return "run"
         return "other" if {name for name in names if not name.endswith(store.PART)} else ""
 
     def identity(self) -> str | None:
-        """The name that the run was given when it was made, which its checkpoints hold; None where the marker is missing or damaged."""
+        """Unique id of the run, which its checkpoints contain too; None if the marker is missing or damaged."""
         try:
             made = json.loads((self.path / MARKER).read_text())
         except (OSError, ValueError, RecursionError):
@@ -64,7 +64,7 @@ class Home:
         return made["run"] if isinstance(made, dict) and made.get("made_by") == "jaxcredit" and isinstance(made.get("run"), str) else None
 
     def mark(self, run: str | None = None) -> str:
-        """Mark the folder as a run of this program (of identity `run`; None: a new one) and return the identity."""
+        """Write the marker of a run with unique id `run` (None: a new one). Returns the id."""
         run = run or uuid.uuid4().hex
         if self.identity() != run:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -73,32 +73,32 @@ class Home:
         return run
 
     def clear(self) -> None:
-        """Delete the run, all but its lock and its marker: a deletion that is killed halfway leaves what is still known as a run."""
+        """Delete the run except its lock and marker, so that an interrupted deletion still leaves a folder recognized as a run."""
         self.removable()
         for path in self.path.iterdir() if self.path.is_dir() else ():
             if path.name not in (LOCK, MARKER):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def removable(self) -> None:
-        """Raise FileExistsError unless what is here is a run, and no link to one."""
+        """Raise FileExistsError if the folder holds anything but a run, or is a symbolic link."""
         if self.holds() == "other":
             raise FileExistsError(
-                f"{self.address} is not a run that jaxcredit made (no {MARKER}, no metrics.jsonl beside source.json or config.json): "
+                f"{self.address} is not a run that jaxcredit created (no {MARKER}, no metrics.jsonl beside source.json or config.json): "
                 "--overwrite does not delete it; remove it yourself, or choose another --run name"
             )
         if self.path.is_symlink():
-            raise FileExistsError(f"{self.address} is a link to {self.path.resolve()}: --overwrite follows no link; remove it yourself")
+            raise FileExistsError(f"{self.address} is a link to {self.path.resolve()}: --overwrite does not follow links; remove it")
 
 
 class Mirror(Home):
-    """A run folder in a bucket; `path` is a temporary folder of this process, with all of it but the checkpoints."""
+    """Run folder in a bucket. `path` is a temporary local copy without the checkpoints."""
 
     def __init__(self, address: str):
         store.inside(address.removeprefix("gs://"))
         self.address, self.files = address, store.filesystem()
         self.checkpoints = f"{address}/{CHECKPOINTS}"
         folder = tempfile.mkdtemp(prefix="jaxcredit-")
-        self.path = Path(folder) / address.rsplit("/", 1)[-1]  # whoever reads a run folder calls the run by its name
+        self.path = Path(folder) / address.rsplit("/", 1)[-1]  # the folder's name is used as the run's name
         self.path.mkdir()
         self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sent: dict[str, tuple] = {}
@@ -107,7 +107,9 @@ class Mirror(Home):
         if not self._forget.atexit:
             self.push()
             if not self._forget.atexit:
-                raise OSError(f"{self.address} lacks what is in {self.path}: nothing is read over it until it can be sent")
+                raise OSError(
+                    f"{self.address} lacks files that are only in {self.path}: nothing is read over them; make the bucket writable"
+                )
         try:
             there = self._there()
         except Exception as error:
@@ -116,9 +118,7 @@ class Mirror(Home):
             try:
                 store.inside(name)
             except ValueError as error:
-                raise ValueError(
-                    f"{self.address}: the bucket holds an object whose name leads out of the run: {error}; delete it"
-                ) from None
+                raise ValueError(f"{self.address}: an object in the bucket has a name outside the run folder: {error}; delete it") from None
         try:
             for name in there:
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ class Mirror(Home):
         return self
 
     def push(self) -> None:
-        """Send what changed. A bucket out of reach is a warning: the files wait here for the next time."""
+        """Upload changed files. An unreachable bucket is a warning, and the files are kept for the next upload."""
         try:
             for name, stamp in self._here().items():
                 if self._sent.get(name) != stamp:
@@ -139,7 +139,7 @@ class Mirror(Home):
                     self._sent[name] = stamp
             self._forget.atexit = True
         except Exception as error:
-            self._forget.atexit = False  # what was not sent outlives the process
+            self._forget.atexit = False  # files that were not uploaded are kept after the process
             warnings.warn(f"{self.address} cannot be written ({_cause(error)}): its newest records are in {self.path}", stacklevel=2)
 
     def clear(self) -> None:
@@ -161,11 +161,11 @@ class Mirror(Home):
         return {str(p.relative_to(self.path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
 
     def _there(self) -> list[str]:
-        """Names of the small files, without a look at the many of checkpoints."""
+        """Names of the small files in the bucket; the checkpoints are not listed."""
         try:
             top = self.files.ls(self.address, detail=True)
         except FileNotFoundError:
-            self.files.ls(self.address.split("/")[2])  # a run that is not there yet is none, a bucket that is not there is an error
+            self.files.ls(self.address.split("/")[2])  # raises for a missing bucket; a missing run has no files
             return []
         names = []
         for entry in top:

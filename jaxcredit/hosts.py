@@ -21,7 +21,7 @@ from jaxcredit.plain_text import visible
 
 
 class Host:
-    """The log of this process. Warnings are lines of it too. Where it cannot be written, the run goes on without it."""
+    """Log of one process, in hosts/ of the run folder. It includes warnings. A log that cannot be written is left out with a warning."""
 
     def __init__(self, folder: str | Path):
         self.folder, self.process = Path(folder) / "hosts", jax.process_index()

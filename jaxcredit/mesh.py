@@ -62,7 +62,7 @@ def make(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
 
 
 def grid(shape: Mapping[str, int], devices: Sequence) -> np.ndarray:
-    """The devices in the shape of a mesh. Of several slices of TPUs each takes a part of the axis `data`, which is slow to cross."""
+    """Devices in the shape of a mesh. Several TPU slices are laid along the axis `data`, whose collectives use the slow network."""
     slices = len(set(map(_slice, devices)))
     split = devices[0].platform == "tpu"  # 64 x 4 on a torus of 16 x 16
     if slices == 1:

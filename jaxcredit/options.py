@@ -15,26 +15,26 @@ EPILOG = """examples:
   jaxcredit eval runs/quickstart --k 8                           greedy accuracy, mean@k and pass@k with intervals
   jaxcredit sample runs/quickstart --n 4 --k 2                   what it answers
   jaxcredit export runs/quickstart exported                      a folder that transformers loads
-  jaxcredit methods --granularity turn --needs none              what estimators there are, and what they need
-  jaxcredit methods tempo                                        one of them in full
-  jaxcredit check configs/my_estimator.py                        does an estimator of yours obey the laws?
-  jaxcredit advise runs/quickstart                               which estimators suit its answers, and why
+  jaxcredit methods --granularity turn --needs none              list estimators and their signals
+  jaxcredit methods tempo                                        one method in full
+  jaxcredit check configs/my_estimator.py                        check an estimator of yours against the laws
+  jaxcredit advise runs/quickstart                               recommend estimators for its answers
   jaxcredit report runs/quickstart                               the reporting checklist, filled in as far as it goes
   jaxcredit report runs/quickstart --numbers-only                its numbers, without running its config.py
-  jaxcredit arena --quick                                        how true estimators' credit is where the truth is known
+  jaxcredit arena --quick                                        error of each estimator where the true credit is known
   jaxcredit arena configs/my_estimator.py                        an estimator of yours among them
-  jaxcredit arena --html arena.html                              all of it on one page, with pictures
-  jaxcredit claims                                               headlines of papers: where each holds, and where it reverses
+  jaxcredit arena --html arena.html                              the same as a web page with plots
+  jaxcredit claims                                               claims of papers: conditions under which each holds or reverses
 
 A run is opened by executing its config.py: open only runs that you trust (compare, and report --numbers-only, execute nothing).
 A config is a Python file with a function `experiment(...)`; its keywords are options. JAXCREDIT_TRACE=1 shows the trace of an error.
-Compiled programs are kept in ~/.cache/jaxcredit/programs, 2 GiB at most (JAXCREDIT_CACHE=FOLDER: elsewhere, =off: nowhere).
+Compiled programs are cached in ~/.cache/jaxcredit/programs, at most 2 GiB (JAXCREDIT_CACHE=FOLDER sets another folder, =off disables).
 """
 
-# What opening a run means, for the help of the commands that do.
+# Warning in the help of commands that open a run.
 EXECUTES = (
-    "A run is opened by executing its config.py on this machine: do so with runs of people you trust. `jaxcredit compare` and "
-    "`jaxcredit report --numbers-only` read a run's numbers without it."
+    "Opening a run executes its config.py on this machine: open only runs that you trust. `jaxcredit compare` and "
+    "`jaxcredit report --numbers-only` read a run's numbers without executing anything."
 )
 
 
@@ -60,20 +60,20 @@ def parser():
     train = command("train", "Train the experiment of a config file; every keyword of its function is an option.", config=True)
     train.add_argument("config", nargs="?", type=word, help="a Python file with a function `experiment(...) -> Experiment`")
     train.add_argument(
-        "--run", type=word, help="name of the run, one part of a path: its folder is runs/NAME (default: the experiment's name)"
+        "--run", type=word, help="name of the run, without slashes: its folder is runs/NAME (default: the experiment's name)"
     )
-    train.add_argument("--runs", default="runs", type=word, help="where run folders lie: a folder, or gs://BUCKET/... (default: runs)")
+    train.add_argument("--runs", default="runs", type=word, help="parent of run folders: a folder, or gs://BUCKET/... (default: runs)")
     train.add_argument(
         "--resume",
         choices=["no", "auto"],
         default="no",
-        help="auto: go on from the newest usable checkpoint (options may change, seed, batch and architecture may not), or begin",
+        help="auto: continue from the newest usable checkpoint, or start if there is none; seed, batch and architecture must not change",
     )
-    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first; a folder that is no run is refused")
+    train.add_argument("--overwrite", action="store_true", help="delete a run of this name first; refuse a folder that is not a run")
     train.add_argument("--profile", metavar="FIRST:LAST", type=word, help="trace these steps (10:13, both included) into RUN/profile")
     credit_option(train)
-    train.add_argument("--processes", type=number(COUNT), metavar="N", help="of a job of several processes: how many (jax.distributed)")
-    train.add_argument("--process", type=number(FROM_0), metavar="N", help="which of them this one is")
+    train.add_argument("--processes", type=number(COUNT), metavar="N", help="number of processes of the job (jax.distributed)")
+    train.add_argument("--process", type=number(FROM_0), metavar="N", help="index of this process, from 0")
     train.add_argument("--coordinator", type=address, metavar="ADDRESS", help="ADDRESS:PORT of process 0")
 
     plan = command("plan", "Compile the real programs from shapes alone and say whether they fit; check data and tokenizer.", config=True)
@@ -181,7 +181,7 @@ def parser():
 
 
 def known(rest: list[str], parser: argparse.ArgumentParser, *, partly: bool) -> None:
-    """Raise for unknown words. Of a config's command (`partly`) only near misses: the rest is for the config to judge."""
+    """Raise a ValueError for unknown options and arguments. With `partly`, only for misspelt ones: others may be the config's."""
     ours = [name for name in parser._option_string_actions if name.startswith("--")]
     for word in rest:
         name = word.partition("=")[0]
@@ -194,7 +194,7 @@ def known(rest: list[str], parser: argparse.ArgumentParser, *, partly: bool) -> 
 
 
 def number(allowed: Range):
-    """The type of an option that takes a number of this range."""
+    """Argparse type: a number in a range."""
 
     def read(text: str):
         try:
@@ -209,14 +209,14 @@ def number(allowed: Range):
 
 
 def word(text: str) -> str:
-    """The type of an option that takes a name: anything but nothing."""
+    """Argparse type: a string that is not blank."""
     if not text.strip():
         raise argparse.ArgumentTypeError(f"{text!r} is empty: leave the option out, or give it a value")
     return text
 
 
 def written(*endings: str):
-    """The type of an option that names a file to write, in a folder that exists, with one of these endings."""
+    """Argparse type: path of an output file with one of these suffixes, in a folder that exists."""
 
     def read(text: str) -> str:
         file = Path(_local(text))
@@ -232,7 +232,7 @@ def written(*endings: str):
 
 
 def new_folder(text: str) -> str:
-    """The type of an argument that names a folder to make: what is there already is never written over."""
+    """Argparse type: path of a new or empty folder."""
     folder = Path(_local(text))
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise argparse.ArgumentTypeError(f"{text} is {'not empty' if folder.is_dir() else 'a file'}: name a folder that is new or empty")
@@ -241,12 +241,12 @@ def new_folder(text: str) -> str:
 
 def _local(text: str) -> str:
     if "://" in word(text):
-        raise argparse.ArgumentTypeError(f"{text} is no path of this machine: write it here first, and copy it")
+        raise argparse.ArgumentTypeError(f"{text} is not a local path: write to a local one and copy the result")
     return text
 
 
 def address(text: str) -> str:
-    """The type of `--coordinator`."""
+    """Argparse type of `--coordinator`: ADDRESS:PORT."""
     host, _, port = text.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 2**16:
         raise argparse.ArgumentTypeError(f"{text!r} is not ADDRESS:PORT, such as 10.0.0.1:8482")
@@ -254,4 +254,4 @@ def address(text: str) -> str:
 
 
 def credit_option(parser):
-    parser.add_argument("--credit", type=word, help="another estimator: a name of jaxcredit.credit (grpo), or FILE.py[:function]")
+    parser.add_argument("--credit", type=word, help="replace the estimator: a name in jaxcredit.credit (grpo), or FILE.py[:function]")

@@ -32,7 +32,7 @@ PANELS = (
     ("tokens a second", ("time/tokens_per_s",)),
 )
 COLOURS = ("#2456a6", "#d1495b", "#2e933c", "#edae49", "#7a4f9a", "#4a4e69")
-DRAWN = 2000  # points of a curve; a longer series is thinned for the picture
+DRAWN = 2000  # largest number of points of a plotted curve
 
 
 @literal_figures()
@@ -110,7 +110,7 @@ def _same(folder: Path) -> str:
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Running mean over a fortieth of the run, shorter at the ends; short series stay as they are."""
+    """Running mean over a fortieth of the run, with a shorter window at the ends; short series are not smoothed."""
     half = len(y) // 80
     total = np.cumsum(np.insert(y, 0, 0.0))
     low, high = np.maximum(np.arange(len(y)) - half, 0), np.minimum(np.arange(len(y)) + half + 1, len(y))
@@ -124,7 +124,7 @@ def _thinned(*series: np.ndarray) -> list[np.ndarray]:
 
 
 def _spans(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest value of each of DRAWN / 2 stretches: what a line through all points would look like."""
+    """Minimum and maximum of each of DRAWN / 2 intervals, which draw the same line as all points."""
     if len(y) <= DRAWN:
         return x, y
     begin = np.linspace(0, len(y), DRAWN // 2, endpoint=False).astype(int)
@@ -181,7 +181,7 @@ def _grid(titles: list[str], heading: str):
 def _save(figure, out: str | Path) -> Path:
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f".{out.name}.part")  # a full disk leaves no half picture
+    part = out.with_name(f".{out.name}.part")  # so that a full disk leaves no incomplete plot
     try:
         figure.savefig(part, format=out.suffix[1:] or "png")
         os.replace(part, out)

@@ -1,4 +1,4 @@
-"""Requests to stop: SIGTERM of a machine that is taken back, and Ctrl-C. The run saves after its step and leaves."""
+"""Preemption: on SIGTERM or Ctrl-C the run saves a checkpoint after the current step and exits."""
 
 import contextlib
 import os
@@ -12,14 +12,16 @@ from jaxcredit.processes import gathered
 
 
 class Asked(BaseException):
-    """A request to stop, raised inside `Preemption.interruptible`. No Exception, so that no reward or retry catches it."""
+    """Request to stop, raised inside `Preemption.interruptible`. A BaseException, so that `except Exception` does not catch it."""
 
 
 class Preemption:
-    """Turns SIGTERM and Ctrl-C into a question asked between two steps: `if stop.should_stop(step): save, then sys.exit(stop.code)`.
+    """Handler of SIGTERM and Ctrl-C, to be polled between steps: `if stop.should_stop(step): save, then sys.exit(stop.code)`.
 
-    143 is what a shell reports for a process ended by SIGTERM, and what schedulers requeue; 130 is that of Ctrl-C. A second signal ends
-    the process at once.
+    `code` is 143 for SIGTERM, which schedulers requeue, and 130 for Ctrl-C. A second signal ends the process at once.
+
+    Args:
+        agree_every: several processes exchange requests at every such step.
     """
 
     EXIT = 143
@@ -30,7 +32,7 @@ class Preemption:
         self._before: dict = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python installs no handlers
+        if threading.current_thread() is threading.main_thread():  # Python installs handlers only there
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._before[signum] = signal.signal(signum, self._ask)
         return self
@@ -40,14 +42,14 @@ class Preemption:
             signal.signal(signum, before)
 
     def should_stop(self, step: int) -> bool:
-        """The same answer in every process: several processes compare notes at every `agree_every`-th step."""
+        """Whether to save and exit after this step; the same in all processes, which exchange requests at every `agree_every`-th step."""
         if jax.process_count() == 1:
             return self.asked
         return step % self.agree_every == 0 and bool(gathered(self.asked).any())
 
     @contextlib.contextmanager
     def interruptible(self, can: bool = True) -> Iterator[None]:
-        """Work that may be given up: a request to stop raises Asked in it, or before it. Of several processes none gives up alone."""
+        """Context in which a request to stop raises Asked at once. Without effect if `can` is False or there are several processes."""
         if not can or jax.process_count() > 1:
             yield
             return
@@ -64,7 +66,7 @@ class Preemption:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if signum == signal.SIGINT:
-            with contextlib.suppress(OSError):  # not print: the signal may have come in the middle of one
+            with contextlib.suppress(OSError):  # not print, which the signal may have interrupted
                 os.write(2, b"\nasked to stop: saving the last whole step (Ctrl-C again stops at once, without saving)\n")
         if self._breaks:
             self._breaks = False

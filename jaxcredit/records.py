@@ -89,7 +89,7 @@ class Records:
 
     @property
     def recent(self) -> Sequence[dict[str, Any]]:
-        """The newest `keep` steps that this process wrote, the step that was logged last aside."""
+        """The last `keep` steps that this process logged, without the latest one."""
         return self._recent
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
@@ -152,7 +152,7 @@ class Records:
             self._show.step(self._summary)
 
     def _back_before(self, step: int) -> None:
-        """Forget this step and all later ones."""
+        """Drop the records of this step and all later ones."""
         self._recent = deque((line for line in self._recent if line["step"] < step), self._recent.maxlen)
         if self.writes:
             self._drop("metrics.jsonl")
@@ -173,7 +173,7 @@ class Records:
 
     @contextlib.contextmanager
     def _written(self, name: str):
-        """An error of writing says which file it was, and how the run goes on."""
+        """Context that adds the file name and the fix to errors of writing."""
         try:
             yield
         except OSError as error:
@@ -184,7 +184,7 @@ class Records:
             ) from error
 
     def _drop(self, name: str) -> None:
-        """Close the file; what an error left unwritten in it is given up."""
+        """Close the file, discarding data that could not be written."""
         file, _ = self._files.pop(name, (None, None))
         if file:
             with contextlib.suppress(OSError):
@@ -212,7 +212,7 @@ def read(folder: str | Path) -> list[dict]:
 
 
 def lines(folder: str | Path) -> Iterator[dict]:
-    """Like `read`, one step at a time: a run of a million steps fits into memory line by line only."""
+    """Iterator over the metrics of a run, one mapping per step, for runs that do not fit into memory; otherwise like `read`."""
     path = here(folder) / "metrics.jsonl"
     if path.exists():
         yield from (line for line, _ in _lines(path) if line is not None)
@@ -247,7 +247,7 @@ def cut(path: Path, step: int) -> int:
 
 
 def plain(x: Any) -> Any:
-    """JSON that says what a value is: functions by their name, partials with their arguments, dataclasses by field, arrays by shape.
+    """JSON description of a value: functions by name, partials with their arguments, dataclasses by field, arrays by shape.
 
     Texts whose names are those of credentials (masking.is_secret) are masked.
     """
@@ -276,7 +276,7 @@ def plain(x: Any) -> Any:
 
 
 def _positional(function: Any, count: int) -> list[str]:
-    """Names of a function's first positional parameters; empty where they cannot be known."""
+    """Names of a function's first `count` parameters, padded with ""."""
     try:
         names = list(inspect.signature(function).parameters)
     except (TypeError, ValueError):
@@ -285,7 +285,7 @@ def _positional(function: Any, count: int) -> list[str]:
 
 
 def _events(folder: Path, start: int):
-    from jaxcredit.tensorboard import Events  # brings protobuf: not for those who only read a run folder
+    from jaxcredit.tensorboard import Events  # imports protobuf, which reading a run folder does not need
 
     return Events(folder, start)
 

@@ -57,7 +57,7 @@ def markdown(exp: Experiment, programs: Programs, folder: Path, fresh: Fresh | N
 
 
 def numbers(folder: Path, name: str) -> tuple[Any, str]:
-    """A table of a run's metrics, first, best and last, and its config.json as it stands. Nothing of the run is executed."""
+    """Table of a run's metrics (first, best, last) and the text of its config.json. Nothing of the run is executed."""
     summary = Summary(lines(folder))
     if not summary.last:
         raise ValueError(f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart")
@@ -272,7 +272,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _seconds(history: History) -> str:
-    """What the wall clock was spent on. Where update_s is missing (runs before it was measured), sample_s holds that wait too."""
+    """Wall-clock seconds by activity. In older runs without update_s, sample_s includes the wait for the update."""
     sample, update = history.series("time/sample_s")[0], history.series("time/update_s")[0]
     parts = {name: history.total(f"time/{name}_s") for name in ("sample", "update", "reward")}
     if len(sample) == len(update):
@@ -283,7 +283,7 @@ def _seconds(history: History) -> str:
 
 
 def _tokens(history: History) -> np.ndarray:
-    """Tokens sampled up to each line."""
+    """Cumulative number of sampled tokens at each line."""
     return np.cumsum(np.nan_to_num(history.column("tokens")))
 
 

@@ -151,7 +151,7 @@ class Rollout:
         return self
 
     def check(self) -> "Rollout":
-        """Raise a ValueError that names the field and the mend where the parts do not fit together. Returns the rollout.
+        """Check that the fields fit together; a ValueError has the field and the fix. Returns the rollout.
 
         A checked rollout can be given to every estimator and to the policy: shapes fit; rewards are finite, at most LARGEST_RETURN in a
         trajectory, and none is earned before the policy chose its first token; tokens, segments and rows are in range; and rows are
@@ -184,7 +184,7 @@ def _fits(name, x, axes, sizes, optional=False):
 
 
 def outcome(group: Rollout) -> Float[Array, "*N G"]:
-    """R_i = sum_k r_ik over the segments that took place: what a trajectory earned in all.
+    """Return of each trajectory: R_i = sum_k r_ik over the segments that took place.
 
     Returns of a group that differ by no more than the rounding of their sums are one number, and 0 where they cancel: 0.1 + 0.2 - 0.3 and
     0.2 - 0.3 + 0.1 are equal, and neither is more than 0.
@@ -194,7 +194,7 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
 
 def slack(group: Rollout) -> Float[Array, "*N G"]:
-    """A bound on the rounding in each trajectory's return, measured by the magnitudes of its rewards."""
+    """Bound on the rounding error of each trajectory's return, from the magnitudes of its rewards."""
     size = jnp.abs(jnp.where(group.real, group.reward, 0))
     return rounding(size.sum(-1), (size > 0).sum(-1))
 

@@ -33,11 +33,11 @@ from jaxcredit.train import train
 from jaxcredit.update import TrainState
 from jaxcredit.warmup import Interrupted, warm_up
 
-WARMUP = "warm-up"  # the folder of the warm-up's checkpoint, among those of the run
+WARMUP = "warm-up"  # folder of the warm-up's checkpoints, below those of the run
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop at `step`, has saved what can be resumed (`kept`, in words), and leaves with `code`."""
+    """Exit after a request to stop: `step` is the last step, `kept` describes the saved state and `code` is the exit status."""
 
     def __init__(self, code: int, step: int, kept: str = ""):
         super().__init__(code)
@@ -53,13 +53,22 @@ def run(
     source: Mapping[str, Any] | None = None,
     profile: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Train `exp` in `folder` (or gs://BUCKET/...) and return its last metrics. With `resume`, go on from the newest usable checkpoint, if
-    there is one. With `overwrite`, a run in `folder` is deleted first; nothing else ever is.
+    """Train an experiment in a run folder and return its last metrics.
 
-    `source` (of `find.experiment`: config, args, credit, options) is kept in the folder with copies of the files, so that the run can be
-    opened again. `profile`: the first and the last step of which a trace is written to `folder/profile`.
+    Invalid arguments are refused before any file of the folder is changed, except for the lock file.
 
-    Whatever can be refused is refused before a file of the folder is changed, except for the lock that keeps other trainers out.
+    Args:
+        exp: the experiment.
+        folder: run folder, or gs://BUCKET/... address.
+        resume: continue from the newest usable checkpoint, if there is one.
+        overwrite: delete a run in `folder` first. A folder that is not a run is refused.
+        source: config, args, credit and options (from `find.experiment`), kept in the folder with copies of the files.
+        profile: first and last step of a profiler trace, written to `folder/profile`.
+
+    Raises:
+        FileExistsError: `folder` holds a run (without `resume` and `overwrite`) or other files.
+        Locked: another process trains in `folder`.
+        Stopped: SIGTERM or Ctrl-C ended the run after saving.
     """
     exp.check()
     with home(folder).pull() as place, Preemption() as preempted:
@@ -71,18 +80,18 @@ def run(
 
 
 def _admit(place: Home, resume: bool, overwrite: bool) -> None:
-    """Raise unless a run may begin or go on in this folder."""
+    """Raise FileExistsError unless a run may start or resume in this folder."""
     if overwrite:
         place.removable()
     elif place.holds() == "other":
-        raise FileExistsError(f"{place.address} holds files that are no run's: choose another --run name, or move them away")
+        raise FileExistsError(f"{place.address} holds files that do not belong to a run: choose another --run name, or move them away")
     elif not resume and ((place.path / "metrics.jsonl").exists() or Checkpoints.any(place.checkpoints)):
         raise FileExistsError(f"{place.address} holds a run already: go on with --resume auto, or choose another --run name")
 
 
 @contextlib.contextmanager
 def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock | None]:
-    """The run folder's lock, held by the first process; all of them wait until it is there. A new folder is made and marked."""
+    """Context with the run folder's lock, held by process 0 (None in others). Blocks until acquired; creates and marks a new folder."""
     lock, waited = None, False
     if jax.process_index() == 0:
         place.path.mkdir(parents=True, exist_ok=True)
@@ -95,10 +104,10 @@ def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock |
         if not place.holds():
             place.mark()
             place.push()
-        if not (told := lock.take(wait=resume)):
+        if not (message := lock.take(wait=resume)):
             return True
         if not waited:
-            print(told, file=sys.stderr, flush=True)
+            print(message, file=sys.stderr, flush=True)
         waited = True
         return False
 
@@ -108,26 +117,26 @@ def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock |
         time.sleep(1)
     try:
         if waited:
-            place.pull()  # what the other machine sent meanwhile
+            place.pull()  # files that the other machine uploaded meanwhile
         yield lock
     finally:
         if lock:
             lock.release()
 
 
-def _agreed(look: Callable[[], Any]) -> bool:
-    """Whether `look` is true in the first process, which alone calls it, for all. What it raises ends all of them."""
+def _agreed(check: Callable[[], Any]) -> bool:
+    """Result of `check()` in process 0, broadcast to all processes. An exception in it is raised in all of them."""
     answer, error = False, None
     if jax.process_index() == 0:
         try:
-            answer = bool(look())
+            answer = bool(check())
         except Exception as raised:
             error = raised
     verdict = total(float(answer) + 2 * (error is not None))
     if error is not None:
         raise error
     if verdict >= 2:
-        raise RuntimeError("the first process of this job refused to begin: its output says why")
+        raise RuntimeError("process 0 of this job failed before training: see its output")
     return verdict == 1
 
 
@@ -155,7 +164,7 @@ def _run(
         if saved:
             state, side, begin = saved
             batches.set_state(side["batches"])
-        # Nothing is refused from here on: files may be changed.
+        # All checks are done: files may be changed from here on.
         notes = _changes(source, folder, begin) if saved and source else []
         if first:
             if overwrite:
@@ -188,7 +197,7 @@ def _run(
             remote = isinstance(place, Mirror)
 
             def collect(*args):
-                """Sent, and waited for; given up when the run is asked to stop, unless the step before is still in the air."""
+                """Dispatch sampling. Calling the return value awaits it. A request to stop interrupts both, unless sampling ahead."""
                 with preempted.interruptible(not exp.ahead):
                     waiting = named("sample", sampling)(*args)
 

@@ -9,7 +9,7 @@ import shutil
 import zlib
 from pathlib import Path
 
-PART = ".part"  # how the name of a file ends that is still being written
+PART = ".part"  # suffix of files that are being written
 
 
 def bucket(address: str | os.PathLike) -> str:
@@ -27,8 +27,10 @@ def at(address: str | os.PathLike) -> "Disk | Bucket":
 
 
 def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
-    """Write a file so that a reader finds its old content or its new one and never a part, also after a kill or a power cut. A link or a
-    device is written through as it is."""
+    """Write a file atomically and durably: after a crash it has its old or its new content.
+
+    A symbolic link or a device is written in place, not atomically.
+    """
     path = Path(path)
     if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(data.encode() if isinstance(data, str) else data)
@@ -51,9 +53,9 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
 
 
 def inside(name: str) -> str:
-    """`name` unchanged if it is a relative path that stays below the folder it is joined to; a ValueError otherwise."""
+    """Check that a relative path stays below the folder it is joined to. Returns it, or raises a ValueError."""
     if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"{name!r} is no name of a file inside a folder: it must be relative, without '.', '..' or empty parts")
+        raise ValueError(f"{name!r} is not a path inside the folder: it must be relative, without '.', '..' or empty parts")
     return name
 
 
@@ -82,7 +84,7 @@ class Disk:
         write_atomic(self.root / name, text)
 
     def create(self, name: str, text: str) -> bool:
-        """Write a file that must not exist yet; False where it does."""
+        """Create a file; False if it exists."""
         try:
             with open(self.root / name, "x") as f:
                 f.write(text)
@@ -91,12 +93,12 @@ class Disk:
         return True
 
     def delete(self, name: str) -> None:
-        """Remove one file, which may be gone already."""
+        """Remove a file, if it exists."""
         (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def guard(self):
-        """One process of this machine at a time, where the file system can lock a folder."""
+        """Context that excludes other processes of this machine, on file systems with folder locks."""
         folder = os.open(self.root, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):
@@ -124,7 +126,7 @@ class Disk:
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def drop(self) -> None:
-        """Delete all of it."""
+        """Delete the folder or bucket path with all its content."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
@@ -154,26 +156,26 @@ class Bucket:
         self.files.pipe_file(f"{self.root}/{name}", text.encode())
 
     def create(self, name: str, text: str) -> bool:
-        """Write an object that must not exist yet; False where it does. Google's storage decides between several writers."""
+        """Create an object; False if it exists. The bucket decides between concurrent writers."""
         if self.has(name):
             return False
         try:
             self.files.pipe_file(f"{self.root}/{name}", text.encode(), mode="create")
-        except TypeError:  # gcsfs before 2025 knows no mode
+        except TypeError:  # gcsfs before 2025 has no argument mode
             self.write(name, text)
-        except Exception:  # of a precondition that failed gcsfs raises several types
+        except Exception:  # gcsfs raises various types for a failed precondition
             if self.has(name):
                 return False
             raise
         return True
 
     def delete(self, name: str) -> None:
-        """Remove one object, which may be gone already."""
+        """Remove an object, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(f"{self.root}/{name}")
 
     def guard(self):
-        """Nothing: `create` is decided by the bucket."""
+        """No-op: `create` is atomic in the bucket."""
         return contextlib.nullcontext()
 
     def facts(self, folder: str) -> dict[str, list]:
@@ -190,7 +192,7 @@ class Bucket:
                 self.files.rm(f"{self.root}/{name}", recursive=name == folder)
 
     def drop(self) -> None:
-        """Delete all of it."""
+        """Delete the folder or bucket path with all its content."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm(self.root, recursive=True)
 

@@ -99,7 +99,7 @@ class HF:
         return self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def chat(self, messages: str | Messages) -> list[int]:
-        """Ids of the conversation in the model's own format, up to where its answer begins. A string is one user turn.
+        """Token ids of a conversation in the model's chat format, including the generation prompt. A string is one user turn.
 
         The template runs in a process of its own, with a bound on its time and memory: it is a program of whoever made the checkpoint.
         """
@@ -178,7 +178,7 @@ def _generation_ends(folder: Path) -> list[int]:
 
 
 def _template_file(origin: str) -> str:
-    """The file of a tokenizer's chat template."""
+    """Path of a tokenizer's chat template, for error messages."""
     files = [Path(origin) / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     return next((str(file) for file in files if file.is_file()), origin)
 

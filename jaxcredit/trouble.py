@@ -34,19 +34,19 @@ def skipped(exp: Experiment, history: Sequence[dict]) -> int:
 
 
 class FlatRewards:
-    """Warns once a run where all rewards of several steps are equal: then no estimator has a signal."""
+    """Warning, once per run, if all rewards of several steps are equal, so that no estimator has a learning signal."""
 
     STEPS = 5
 
     def __init__(self):
-        self.told = False
+        self.warned = False
 
     def look(self, history: Iterable[dict]) -> None:
-        """Look at the metrics of the last steps."""
+        """Check the metrics of the last steps and warn if all rewards were equal."""
         last = [line for line in [*history][-self.STEPS :] if "reward_range" in line]
-        if self.told or len(last) < self.STEPS or any(line["reward_range"] for line in last):
+        if self.warned or len(last) < self.STEPS or any(line["reward_range"] for line in last):
             return
-        self.told, reward = True, last[-1]["reward"]
+        self.warned, reward = True, last[-1]["reward"]
         if not last[-1]["length"]:
             cause = "the reward left every answer unscored (None)"
         elif reward >= 1:

@@ -46,7 +46,7 @@ def demonstrations(tokenizer, items: Sequence[dict], buckets: Sequence[int], new
 
 
 class Interrupted(Exception):
-    """The warm-up was asked to stop after `step` steps, and has saved."""
+    """The warm-up was interrupted and saved after `step` steps."""
 
     def __init__(self, step: int):
         super().__init__(f"the warm-up stopped as asked after step {step}")
@@ -108,8 +108,8 @@ def warm_up(
                     reached = accuracy(inner.params)
             except Asked:
                 raise leave() from None
-            told = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
-            say(f"warm-up {step}/{plan.steps}  {told}greedy accuracy {reached:.3f} (until {plan.until:g})")
+            shown = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
+            say(f"warm-up {step}/{plan.steps}  {shown}greedy accuracy {reached:.3f} (until {plan.until:g})")
             ended = reached >= plan.until or step == plan.steps
         looked = True
         if stop.should_stop(step):

@@ -127,7 +127,10 @@ def test_records_wait_for_a_bucket_that_is_out_of_reach(storage, monkeypatch):
         patch.setattr(place, "files", type("Gone", (), {"put_file": lambda *_: (_ for _ in ()).throw(OSError("unplugged"))})())
         with pytest.warns(UserWarning, match=r"gs://shelf/late cannot be written \(OSError: unplugged\): its newest records are in "):
             place.push()
-        with pytest.warns(UserWarning), pytest.raises(OSError, match="gs://shelf/late lacks what is in .*: nothing is read over it"):
+        with (
+            pytest.warns(UserWarning),
+            pytest.raises(OSError, match="gs://shelf/late lacks files that are only in .*: nothing is read over them"),
+        ):
             place.pull()
     assert not storage.exists("gs://shelf/late") and not place._forget.atexit
     place.pull()  # sends first

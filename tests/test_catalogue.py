@@ -81,7 +81,7 @@ def test_one_method_in_full(capsys):
     assert said.startswith("prime\n") and "from an annotator of your own" in said and "signals.reference()" in said
     with pytest.raises(SystemExit):
         cli.main(["methods", "temp"])
-    assert "no method is called 'temp'; did you mean tempo" in capsys.readouterr().err
+    assert "unknown method 'temp'; did you mean tempo" in capsys.readouterr().err
 
 
 def test_every_method_has_a_page(rows):

@@ -180,7 +180,7 @@ def test_own_data_learns(tmp_path, monkeypatch):
 
 MISUSES = {
     "no such config": (["train", "configs/nowhere.py"], "no config file configs/nowhere.py; there are:"),
-    "no such estimator": (["train", MICRO, "--credit", "temp"], "no estimator is called 'temp'; did you mean tempo?"),
+    "no such estimator": (["train", MICRO, "--credit", "temp"], "unknown estimator 'temp'; did you mean tempo?"),
     "no such function": (
         ["train", MICRO, "--credit", f"{CONFIGS / 'my_estimator.py'}:surpris"],
         "has no function surpris; those in it: surprise",
@@ -199,7 +199,7 @@ MISUSES = {
         ["train", MICRO, "--profile", "13:10"],
         "--profile 13:10: give the steps to trace as FIRST:LAST",
     ),
-    "a config that is no Python": (["train", str(HERE.parent / "README.md")], "README.md is no Python file: its name must end in .py"),
+    "a config that is no Python": (["train", str(HERE.parent / "README.md")], "README.md is not a Python file: its name must end in .py"),
     "a config without a function": (["train", str(HERE / "conftest.py")], "has no function `experiment(...)`"),
 }
 

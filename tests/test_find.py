@@ -113,7 +113,7 @@ def test_opening_somebody_elses_run_is_said_and_so_is_that_it_executes(command, 
         assert ("belongs to another user: its config.py is executed" in said) == (uid != (run / "config.py").stat().st_uid)
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
-    assert "opened by executing its config.py" in " ".join(capsys.readouterr().out.split())
+    assert "executes its config.py" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"config": 3}', '{"config": null, "args": 3, "environment": []}', "\\xff"])

@@ -96,11 +96,11 @@ def test_what_is_no_run_is_neither_deleted_nor_trained_in(what, tmp_path):
     folder.mkdir()
     FOREIGN[what](folder)
     before = contents(folder)
-    with pytest.raises(FileExistsError, match="is not a run that jaxcredit made.*--overwrite does not delete it"):
+    with pytest.raises(FileExistsError, match="is not a run that jaxcredit created.*--overwrite does not delete it"):
         run(experiment(), folder, overwrite=True)
     if what != "metrics of something else":
         for resume in (False, True):
-            with pytest.raises(FileExistsError, match="holds files that are no run's"):
+            with pytest.raises(FileExistsError, match="holds files that do not belong to a run"):
                 run(experiment(), folder, resume=resume)
     assert contents(folder) == before
 
@@ -108,7 +108,7 @@ def test_what_is_no_run_is_neither_deleted_nor_trained_in(what, tmp_path):
 def test_a_link_is_not_followed(copy, tmp_path):
     (tmp_path / "link").symlink_to(copy)
     before = contents(copy)
-    with pytest.raises(FileExistsError, match="is a link to .*follows no link"):
+    with pytest.raises(FileExistsError, match="is a link to .*does not follow links"):
         run(experiment(), tmp_path / "link", overwrite=True)
     assert contents(copy) == before
 
@@ -335,7 +335,7 @@ def test_an_object_whose_name_leads_out_is_not_written(name, bucket, tmp_path, m
     folder = f"runs/{abs(hash(name))}"
     bucket.store("shelf", f"{folder}/metrics.jsonl", b'{"step": 0}\n', None)
     bucket.store("shelf", f"{folder}/{name}", b"a stranger's\n", None)
-    with pytest.raises(ValueError, match="holds an object whose name leads out of the run"):
+    with pytest.raises(ValueError, match="an object in the bucket has a name outside the run folder"):
         read(f"gs://shelf/{folder}")
     assert not list(tmp_path.rglob("PWNED"))
     with pytest.raises(ValueError, match="must be relative"):
@@ -344,7 +344,7 @@ def test_an_object_whose_name_leads_out_is_not_written(name, bucket, tmp_path, m
 
 def test_in_a_bucket_only_runs_are_deleted_and_one_trainer_works(bucket):
     bucket.store("shelf", "jobs/thesis/thesis.tex", b"years", None)
-    with pytest.raises(FileExistsError, match="is not a run that jaxcredit made"):
+    with pytest.raises(FileExistsError, match="is not a run that jaxcredit created"):
         run(experiment(), "gs://shelf/jobs/thesis", overwrite=True)
     assert "jobs/thesis/thesis.tex" in bucket.objects["shelf"]
     home.home("gs://shelf/jobs/a").mark()

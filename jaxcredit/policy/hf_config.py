@@ -44,9 +44,9 @@ PLAIN = {  # keys that must have this value, or be absent
     "mlp_only_layers": [],
 }
 ACTS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
-# Keys in which null is another thing than absence.
+# Keys in which null differs from absence.
 NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "hidden_activation")
-LAYERS = 4096  # no decoder is that deep
+LAYERS = 4096  # upper bound, against damaged files
 
 
 def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
 
 
 def _even_share(keys: Keys, width: int, heads: int) -> int:
-    """The width of a head where the file does not say it."""
+    """Default width of a head: hidden_size / num_attention_heads."""
     if width % heads:
         raise keys.wrong("num_attention_heads", f"a divisor of hidden_size = {width}, or head_dim beside it")
     return width // heads

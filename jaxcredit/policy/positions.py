@@ -61,12 +61,12 @@ def at_length(cfg, length: int):
 
 
 def yarn_factor(factor: float, scale: float = 1.0) -> float:
-    """The multiplier of cos and sin with which YaRN sharpens attention over a context that is `factor` times as long."""
+    """YaRN's multiplier of cos and sin for a context that is `factor` times as long (its attention temperature)."""
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
 def _yarn(freq: Float[Array, "d"], cfg, factor: float, original: float, fast: float, slow: float, truncate: bool) -> Float[Array, "d"]:
-    """Frequencies of more than `fast` turns in the original length as they are, of less than `slow` divided by `factor`, others mixed."""
+    """YaRN frequencies: unscaled above `fast` turns in the original length, divided by `factor` below `slow`, interpolated between."""
 
     def dimension(turns: float) -> float:
         return cfg.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
@@ -80,7 +80,7 @@ def _yarn(freq: Float[Array, "d"], cfg, factor: float, original: float, fast: fl
 
 
 def rope(positions: Int[Array, "*B"], cfg) -> tuple[Array, Array]:
-    """cos and sin of position * theta^(-2i/h), `[*B, h/2]`, scaled as cfg.rope_scaling says."""
+    """cos and sin of position * theta^(-2i/h), `[*B, h/2]`, scaled according to cfg.rope_scaling."""
     freq = cfg.rope_theta ** (-jnp.arange(0, cfg.head_dim, 2, dtype=jnp.float32) / cfg.head_dim)
     scale = 1.0
     match cfg.rope_scaling:

@@ -29,7 +29,7 @@ from jaxcredit.policy.shards import Tensor, check_dtypes, few, open_folder
 from jaxcredit.store import write_atomic
 from jaxcredit.tokenize import Tokenizer
 
-UNREAD = "rotary_emb.inv_freq"  # a table of angles that old files hold: it follows from config.json
+UNREAD = "rotary_emb.inv_freq"  # RoPE frequencies in old files; config.json determines them
 
 
 def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
@@ -52,7 +52,7 @@ def config(folder: str | os.PathLike, **overrides: Any) -> Config:
 
 
 def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """config.json and what it holds."""
+    """Path and content of config.json."""
     path = folder / "config.json"
     if not path.is_file():
         raise FileNotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)")
@@ -62,7 +62,7 @@ def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
 def assemble(
     cfg: Config, get: Callable[[str], Any], shardings: PyTree = None, source: Callable[[str], Any] = lambda name: "the checkpoint"
 ) -> PyTree:
-    """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`: an array, or anything that reads when it is sliced.
+    """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`, an array or a lazily sliced tensor.
 
     NaN and infinity are refused, with the file that `source(Hugging Face name)` says.
     """
@@ -96,9 +96,9 @@ def assemble(
 
 
 def _not_finite(x: np.ndarray) -> int:
-    """How many numbers are NaN or infinite. By their bits: numpy has no fast test of bfloat16."""
+    """Number of NaN or infinite values, from their bits, since numpy has no fast test for bfloat16."""
     unsigned = np.dtype(f"u{x.dtype.itemsize}")
-    infinite = np.array(np.inf, x.dtype).view(unsigned) << 1  # without its sign
+    infinite = np.array(np.inf, x.dtype).view(unsigned) << 1  # without the sign bit
     return int(np.count_nonzero((x.view(unsigned) << 1) >= infinite))
 
 
@@ -119,7 +119,7 @@ def export(
 ) -> None:
     """Write a folder that transformers loads, adapters merged. `source`: where it came from; its tokenizer and settings go along."""
     folder = Path(folder)
-    if folder.is_dir() and (old := sorted(folder.iterdir())):  # of any kind: a config.json that is not ours is not written over
+    if folder.is_dir() and (old := sorted(folder.iterdir())):  # of any kind: files of others are not overwritten
         raise FileExistsError(f"{folder} already holds files ({old[0].name}): export to a new folder, or delete them first")
     source = None if source is None else hub.folder(source)
     carried = load_json(source / "config.json") if source else {}
@@ -201,7 +201,7 @@ def _compare(path: Path, files: Mapping[str, Tensor], cfg: Config) -> None:
 
 
 def _warn_of_unread(path: Path, files: Mapping[str, Tensor], text: Mapping[str, Tensor], cfg: Config) -> None:
-    """One warning that names the tensors which no parameter is read from, and another where an unembedding is among them."""
+    """Warn about tensors that are not read, and about an unembedding that differs from the tied embedding."""
     read = {id(text[name]) for name, _ in expected(cfg)}
     head = text.get(NAMES["unembed"])
     unread = sorted(name for name, x in files.items() if id(x) not in read and x is not head)
@@ -216,7 +216,7 @@ def _warn_of_unread(path: Path, files: Mapping[str, Tensor], text: Mapping[str, 
 
 
 def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
-    """Whether two matrices hold the same numbers, some rows at a time."""
+    """Whether two matrices are equal, compared in blocks of rows."""
     cuts = [slice(i, min(i + rows, a.shape[0])) for i in range(0, a.shape[0], rows)]
     return a.shape == b.shape and all(np.array_equal(a[cut], b[cut]) for cut in cuts)
 
