@@ -219,7 +219,7 @@ def _run(
                 records.flush()
                 place.push()
                 checkpoints.save(step, state, {"batches": drawn})
-                host.say(f"save step {step}{', asked to stop' if preempted.asked else ''}")
+                host.say(f"save step {step}{', asked to stop' if at.stop or preempted.asked else ''}")
 
             def log(state, collected, metrics) -> bool:
                 step = at.step
