@@ -137,7 +137,10 @@ HOSTILE = {
     "loops": ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "more than 1 s of processor time"),
     "a power": ("{{ 9 ** (9 ** 9) }}", "more than 1 s of processor time|too much memory or time"),
     "a large string": ("{{ 'a' * 10 ** 11 }}", "line 1: it takes more memory|: it takes more memory"),
-    "doubling": ("{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "takes more memory"),
+    "doubling": (  # either limit comes first, by how fast the machine gives memory
+        "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
+        "takes more memory|more than 1 s of processor time",
+    ),
     "a long answer": ("{{ 'a' * 20000000 }}", "it writes 20000000 characters"),
     "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "calls itself without end|ended with status"),
     "no template": ("a\n\n{{", "line 3: TemplateSyntaxError: unexpected 'end of template'"),
