@@ -85,7 +85,8 @@ def test_reinforce_pp_baseline_is_dr_grpo_whitened():
     far, A = dr_grpo(rollout), reinforce_pp_baseline(rollout)
     near(A, kernels.standardise(far, where=rollout.mask), 1e-5)
     chosen = np.asarray(A, np.float64)[np.asarray(rollout.mask)]
-    assert abs(chosen.mean()) < 1e-5 and abs(chosen.std() - 1) < 1e-3
+    # The mean that was subtracted is a float32 sum, term by term with jax 0.7.2.
+    assert abs(chosen.mean()) < 2e-5 and abs(chosen.std() - 1) < 1e-3
     assert (jnp.abs(A - far) > 1e-2).any()
 
 
