@@ -211,7 +211,7 @@ def _arena(args, _):
     from jaxcredit.arena import matrix
     from jaxcredit.display import wide
 
-    own = {name: matrix.catalogue().get(name) or find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
+    own = {name: find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
     with progress.shown("arena") as tell:
         cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), tell=tell, **settings)

@@ -123,10 +123,10 @@ class Experiment:
         missing = [s for s in method.needs if s not in self.provided()]
         if missing:
             raise ValueError(_missing(method, missing, self.provided()))
-        if self.group < method.peers:
+        if self.group < method.min_group_size:
             raise ValueError(
                 f"{method.name} compares the trajectories of a group, and group = {self.group}: "
-                f"sample at least {method.peers} a prompt, or take an estimator that needs no peers"
+                f"sample at least {method.min_group_size} a prompt, or take an estimator that needs no peers"
             )
         if self.beta and "ref_logp" not in self.provided():
             raise ValueError(

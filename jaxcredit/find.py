@@ -143,17 +143,18 @@ def estimator(name: str, origin: str | None = None) -> Callable:
     """Estimator by name or from a file.
 
     Args:
-        name: a name in jaxcredit.credit, `my.py:credit`, or `my.py` if the file defines exactly one estimator.
+        name: a name in jaxcredit.credit.estimators(), `my.py:credit`, or `my.py` if the file defines exactly one estimator.
         origin: the original path of a copied file.
     """
     from jaxcredit import credit
 
     if ".py" not in name:
-        if name not in credit.__all__:
-            near = difflib.get_close_matches(name, credit.__all__, 3)
+        known = credit.estimators()
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"unknown estimator {name!r}; {hint}known: {', '.join(credit.__all__)}; or give FILE.py:function")
-        return getattr(credit, name)
+            raise ValueError(f"unknown estimator {name!r}; {hint}known: {', '.join(known)}; or give FILE.py:function")
+        return known[name]
     path, _, attribute = name.partition(":")
     mod = module(path, origin)
     own = {n: f for n, f in vars(mod).items() if hasattr(f, "method") and getattr(f, "__module__", "") == mod.__name__}

@@ -117,7 +117,7 @@ def parser():
     methods.add_argument("name", nargs="?", type=word, help="one method in full: formula, what it needs and how to provide that (tempo)")
     methods.add_argument("--granularity", type=word, help="token, segment, step, turn, trajectory or agent")
     methods.add_argument("--needs", type=word, help="a signal it needs (state); none: nothing but the group's own answers")
-    methods.add_argument("--family", type=word, help="MC, TD, model, information, game, ...")
+    methods.add_argument("--family", type=word, help="baselines, critics, trees, tokens, steps, turns or agents")
     methods.add_argument("--fidelity", type=word, help="paper, code, or ours where sources are silent")
     methods.add_argument("--here", action="store_true", help="leave out what is not implemented")
     methods.add_argument("--json", action="store_true", help="print an array, one object a method")

@@ -28,7 +28,7 @@ def test_every_estimator_is_in_it_as_its_own_metadata_has_it(rows):
         method = method_of(getattr(credit, name))
         assert catalogue.find(row["implemented"]) is getattr(credit, name)
         assert (row["paper"], row["granularity"], row["fidelity"]) == (method.paper, method.granularity, method.fidelity)
-        assert row["signals"] == list(method.needs) and row["cost"] == method.cost and row["reductions"] == method.reduces
+        assert row["signals"] == list(method.needs) and row["cost"] == method.cost and row["reductions"] == method.reduces_to
     assert all(set(r) == KEYS for r in rows)
 
 

@@ -32,8 +32,8 @@ def team(reward, agent, real=None, **more):
     ("credit", "loop"),
     [
         (
-            partial(catalogue.mars, unique=True, scale=True, whiten=True, ddof=1),
-            partial(batch_mars, unique=True, scale=True, whiten=True, ddof=1),
+            partial(catalogue.mars, unique=True, normalize=True, whiten=True, ddof=1),
+            partial(batch_mars, unique=True, normalize=True, whiten=True, ddof=1),
         ),
         (partial(catalogue.dr_mas, own=True, ddof=1), partial(loop_dr_mas, own=True, ddof=1)),
     ],
@@ -56,7 +56,7 @@ def test_mars_example():
     near(mars(X, unique=True)[0], [[1, 1, 1], [-1, -1, 0]])
     for unique in (False, True):
         near(mars(O, unique=unique)[0, :, :2], [[-0.75, -0.75], [0.75, 0.75]])
-    near(mars(O, scale=True, eps=0.0)[0, :, :2], [[-1, -1], [1, 1]])
+    near(mars(O, normalize=True, eps=0.0)[0, :, :2], [[-1, -1], [1, 1]])
 
 
 def test_mars_sums_before_it_normalises():
@@ -107,9 +107,9 @@ def test_centre_by_sorting_is_centre():
 
     @jax.jit
     def both(x):
-        slope = jax.grad(lambda x: (kernels.centre_roles(x, by, where, scale=True, ddof=1) ** 2).sum())(x)
+        slope = jax.grad(lambda x: (kernels.centre_roles(x, by, where, normalize=True, ddof=1) ** 2).sum())(x)
         centred = kernels.centre_roles(x, by, where), kernels.centre(x, by, where)
-        return *centred, kernels.centre_roles(x, by, where, scale=True, ddof=1), kernels.standardise(x, by, where, ddof=1), slope
+        return *centred, kernels.centre_roles(x, by, where, normalize=True, ddof=1), kernels.standardise(x, by, where, ddof=1), slope
 
     sorted_, centred, scaled, z, _ = both(x)
     near(sorted_, centred, 1e-5)

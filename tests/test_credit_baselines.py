@@ -30,7 +30,7 @@ ppo, prime, r_to_q_star, rloo, t_reg, vapo = (
     compiled(getattr(catalogue, n)) for n in ("ppo", "prime", "r_to_q_star", "rloo", "t_reg", "vapo")
 )
 reinforce_pp_baseline = compiled(catalogue.reinforce_pp_baseline)
-sploo = jax.jit(catalogue.sploo, static_argnames=("kurtosis", "divide"))  # its numbers are traced: one program for all of them
+sploo = jax.jit(catalogue.sploo, static_argnames=("kurtosis", "normalize"))  # its numbers are traced: one program for all of them
 
 
 def changed(rollout, **fields):
@@ -41,7 +41,7 @@ def changed(rollout, **fields):
 
 READINGS = {
     "gpg paper": (gpg, batch_gpg, "", {"form": "paper"}),
-    "passk plain": (passk, loop_passk, "", {"divide": False}),
+    "passk plain": (passk, loop_passk, "", {"normalize": False}),
     "gdpo": (gdpo, batch_gdpo, "components", {"weights": (1.0, 0.5, -2.0), "per_token": False}),
     "vapo": (vapo, batch_vapo, "token_value", {"alpha": 0.3, "gamma": 0.9, "critic_lam": 0.8, "whiten": False}),
     "otb tail": (otb, loop_otb, "prob_square", {"zero_tail": True}),
@@ -233,7 +233,7 @@ def test_rhythm_examples():
     gain = np.asarray(attention_rhythm(late, share=0.2, alpha=0.3)[0] / base)[0] - 1
     near(gain, [0, 0, 0, 0.5 * 0.3, 0.5 * 0.7])
     near(attention_rhythm(late, share=0.2, window=0)[0] / base, [[1, 1, 1, 1, 1.5]] * 2)  # nobody introduces it: the global strategy
-    with pytest.raises(ValueError, match="local, global or coupled"):
+    with pytest.raises(ValueError, match="choose from .coupled., .local., .global."):
         catalogue.attention_rhythm(rollout, strategy="both")
 
 
@@ -376,8 +376,8 @@ def test_sploo_scales_with_rewards_and_ignores_a_shift():
     last = rollout.real & (jnp.cumsum(rollout.real, -1) == rollout.real.sum(-1, keepdims=True))
     moved = changed(rollout, reward=4 * rollout.reward + jnp.where(last, 7.0, 0))
     near(sploo(moved, **l1_bold.keywords), 4 * sploo(rollout, **l1_bold.keywords), 1e-3)
-    divided = sploo(rollout, **l1_bold.keywords, divide=True)
-    near(sploo(moved, **l1_bold.keywords, divide=True), divided, 1e-3)
+    divided = sploo(rollout, **l1_bold.keywords, normalize=True)
+    near(sploo(moved, **l1_bold.keywords, normalize=True), divided, 1e-3)
     R, there = jnp.where(rollout.real, rollout.reward, 0).sum(-1), rollout.real.any(-1)
     std = np.asarray(kernels.masked_std(R, there, -1))
     near(jnp.where(std[:, None, None] > 0, divided * (std[:, None, None] + 1e-6), 0), sploo(rollout, **l1_bold.keywords), 1e-3)

@@ -19,8 +19,8 @@ from jaxcredit.signals.macro import ngram, parse, perplexity, randomised
 from jaxcredit.signals.retention import retention
 
 dr_grpo, grpo, ppo, rloo, reinforce_pp = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp"))
-clip_delta, capo, tp_grpo, vsrm, scrl, brpo, ma_rlhf, poad, pppo, int_, r3l = (
-    compiled(getattr(catalogue, name)) for name in "clip_delta capo tp_grpo vsrm scrl brpo ma_rlhf poad pppo int r3l".split()
+clip_delta, capo, tp_grpo, vsrm, scrl, brpo, ma_rlhf, poad, pppo, interventions, r3l = (
+    compiled(getattr(catalogue, name)) for name in "clip_delta capo tp_grpo vsrm scrl brpo ma_rlhf poad pppo interventions r3l".split()
 )
 rudder, rrd, lare, calm, potential_shaping, oni = (
     compiled(getattr(catalogue, name)) for name in "rudder rrd lare calm potential_shaping oni".split()
@@ -327,7 +327,7 @@ def test_retention_grows_when_accuracy_stops_improving():
 
 def test_int_learns_the_beginning_and_the_new_step():
     rollout = steps(np.zeros((4, 3)), pivot=[1, 0, 2, -1])
-    answer = int_(rollout)
+    answer = interventions(rollout)
     expected = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]
     assert answer["weight"][0].tolist() == expected and answer["advantage"][0].tolist() == expected
     logp = jnp.log(jnp.asarray([0.5, 0.25, 0.9]))

@@ -155,7 +155,7 @@ def test_each_edge_counts_once():
 # ---------------------------------------------------------------- the loops, with other knobs
 
 
-GRPO, ALL, CHILDREN = {"mode": "grpo"}, {"prob_mask": None, "drop": False}, {"std": "children", "mean": "children", "drop": False}
+GRPO, ALL, CHILDREN = {"normalize": True}, {"prob_mask": None, "drop": False}, {"std": "children", "mean": "children", "drop": False}
 
 
 @pytest.mark.parametrize(

@@ -62,9 +62,9 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [
-        ("gigpo", {"mode": "mean_std_norm", "pool": "steps", "singleton": "raw", "ddof": 1}),
-        ("hgpo", {"history": 1, "mode": "mean_std_norm", "alpha": 2.0}),
-        ("hae", {"gamma": 0.9, "lam_turn": 0.5, "bootstrap": False, "plan_switch": True, "normalise": True}),
+        ("gigpo", {"normalize": True, "pool": "steps", "singleton": "raw", "ddof": 1}),
+        ("hgpo", {"history": 1, "normalize": True, "alpha": 2.0}),
+        ("hae", {"gamma": 0.9, "lam_turn": 0.5, "bootstrap": False, "plan_switch": True, "whiten": True}),
         ("a2tgpo", {"gamma": 0.9}),
         ("igpo", {"kind": "prob", "pool": "joint", "gamma": 0.9}),
         ("matchtir", {"singleton": "raw", "ddof": 1}),
@@ -95,7 +95,7 @@ def test_the_other_readings_follow_their_loops(name, knobs):
 def test_gigpo_examples():
     r, s = [[0, 10], [0, 0]], [[0, 1], [0, 2]]
     is_(C["gigpo"](play(r, state=s), gamma=1.0), r, [[10, 5], [-10, -5]])
-    normed = {"gamma": 1.0, "mode": "mean_std_norm", "ddof": 1}
+    normed = {"gamma": 1.0, "normalize": True, "ddof": 1}
     is_(C["gigpo"](play(r, state=s), **normed, pool="steps"), r, [[1.573132, 0.866025], [-1.573132, -0.866025]])
     is_(C["gigpo"](play(r, state=s), **normed), r, [[1.414213, 0.707107], [-1.414213, -0.707107]])
     r, s = [[0, 0, 1], [0]], [[0, 1, 2], [0]]

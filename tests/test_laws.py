@@ -56,7 +56,7 @@ def test_a_hundred_thousand_rollouts_are_finite(name):
     def ok(rollout):
         def total(reward):
             changed = rollout.filled().__class__(**{**vars(rollout), "reward": jnp.where(rollout.real, reward, 0)})
-            answer = credit.one(changed) if method.scope == "batch" else jax.vmap(credit.one)(changed)
+            answer = credit.unlifted(changed) if method.scope == "batch" else jax.vmap(credit.unlifted)(changed)
             return sum(jnp.where(rollout.mask, x, 0).sum() for x in jax.tree.leaves(answer))
 
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(credit(rollout))]

@@ -68,7 +68,7 @@ STATISTICS = {
     "standardise": (0, lambda x: k.standardise(x, eps=0.0)),
     "standardise by": (0, lambda x: k.standardise(x, BY, eps=0.0)),
     "roles": (1, lambda x: k.centre_roles(x, BY, ALL)),
-    "roles scaled": (0, lambda x: k.centre_roles(x, BY, ALL, scale=True, eps=0.0)),
+    "roles scaled": (0, lambda x: k.centre_roles(x, BY, ALL, normalize=True, eps=0.0)),
     "masked std": (1, lambda x: k.masked_std(x.reshape(3, 4), axis=-1)),
     "leave one out": (1, lambda x: k.mean_by(x, leave_one_out=True)),
 }
@@ -88,8 +88,8 @@ TURNS = np.tile([0, 1, 2, 3], (6, 1))
 LATER = [[0.0, *order] for order in THREE]  # the first turn of each is followed by the same rewards in another order
 SEEN = {
     "matchtir": (dict(gamma=1.0), {}),
-    "gigpo": (dict(gamma=1.0, mode="mean_std_norm"), {"state": [[0, 1, 2, 3]] * 6}),
-    "hgpo": (dict(gamma=1.0, mode="mean_std_norm", skip_zero=True), {"state": [[0, 1, 2, 3]] * 6}),
+    "gigpo": (dict(gamma=1.0, normalize=True), {"state": [[0, 1, 2, 3]] * 6}),
+    "hgpo": (dict(gamma=1.0, normalize=True, skip_zero=True), {"state": [[0, 1, 2, 3]] * 6}),
     "dr_mas": (dict(own=True), {"agent": [[0, 0, 0, 0]] * 6}),
 }
 

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from jaxcredit import catalogue, evaluate, progress
+from jaxcredit import catalogue, credit, evaluate, progress
 from jaxcredit.arena import claims, matrix, metrics
 from jaxcredit.policy import listing
 from jaxcredit.tables import Column, Sheet
@@ -50,7 +50,7 @@ def numbers(value: float) -> dict[str, metrics.Estimate]:
 
 @pytest.mark.parametrize("width", [80, 120, 200])
 def test_the_arena_cuts_no_number_and_no_name(width):
-    families, names = sorted(matrix.QUICK), sorted(matrix.catalogue())
+    families, names = sorted(matrix.QUICK), sorted(credit.estimators())
     rng = np.random.default_rng(0)
     found = [matrix.Cell(f, n, numbers(float(rng.normal() * 10.0 ** rng.integers(-3, 4)))) for f in families for n in names]
     hostile = "needs [bold]brackets[/] \x1b[31mred"

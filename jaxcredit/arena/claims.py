@@ -86,7 +86,7 @@ def judge(sides: Sequence[int], values: Sequence[float], knob: str) -> str:
     return ", ".join(parts) or "not seen"
 
 
-@per_group(needs={"process": "G K"})
+@per_group(needs=("process",))
 def summed(group: Rollout, *, verifier: float = 1.0):
     """The sum of a reward model's scores to come, against the others that are still at it, with the verifier's reward."""
     earned = to_go(jnp.where(group.real, group["process"], 0), where=group.real)
@@ -96,13 +96,13 @@ def summed(group: Rollout, *, verifier: float = 1.0):
     return spread(jnp.where(group.real, earned - mean, 0) + verifier * R, group)
 
 
-@per_group(needs={"gain": "G K"})
+@per_group(needs=("gain",))
 def raw_gain(group: Rollout):
     """A turn's gain of information, as it is."""
     return spread(group["gain"], group)
 
 
-@per_group(needs={"gain": "G K"})
+@per_group(needs=("gain",))
 def gain_by_turn(group: Rollout):
     """A turn's gain against those of the same turn, in their deviations."""
     turn = jnp.broadcast_to(jnp.arange(group.real.shape[1]), group.real.shape)

@@ -4,7 +4,6 @@ import difflib
 import functools
 import itertools
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from jaxcredit import arena, progress
 from jaxcredit.arena import metrics
 from jaxcredit.arena.family import Batch, Family
 from jaxcredit.credit import Credit, columns, method_of
+from jaxcredit.credit import estimators as known_estimators
 from jaxcredit.plain_text import one_line
 from jaxcredit.rollout import SIGNALS, Rollout, outcome
 from jaxcredit.tables import Column, Sheet
@@ -64,13 +64,13 @@ def run(
     resamples: int = 200,
     tell: progress.Tell = progress.silent,
 ) -> list[Cell]:
-    """The matrix of families (default: all, as they come) and estimators (default: the catalogue), and the controls.
+    """The matrix of families (default: all, as they come) and estimators (default: `jaxcredit.credit.estimators()`), and the controls.
 
     `only`: the estimators of each family by name, where not all are wanted. An estimator compiles once: rollouts of all families are
     padded to one shape, which credit ignores by law. `tell` hears how far it is.
     """
     families = [f() for f in arena.FAMILIES] if families is None else families
-    estimators = catalogue() if estimators is None else estimators
+    estimators = known_estimators() if estimators is None else estimators
     if prompts < 2 or group < 2:
         raise ValueError(f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers")
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
@@ -132,16 +132,7 @@ def chosen(family: Sequence[str] = (), estimators: Mapping[str, Credit] | None =
             raise ValueError(f"no family is called {name!r}{hint} They are: {', '.join(f.__name__ for f in arena.FAMILIES)}")
     kinds = [known[name.lower()] for name in family] or arena.FAMILIES
     listed = {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds} if quick or own else None
-    return run([f() for f in kinds], catalogue() | own, only=listed, **settings)
-
-
-def catalogue() -> dict[str, Credit]:
-    """All estimators of the library by name, and the presets of our own."""
-    from jaxcredit import credit
-    from jaxcredit.credit import sploo
-
-    presets = {f"sploo {name}": getattr(sys.modules[sploo.__module__], name) for name in ("safe", "bold", "l1", "l1_bold")}
-    return {name: getattr(credit, name) for name in credit.__all__} | presets
+    return run([f() for f in kinds], known_estimators() | own, only=listed, **settings)
 
 
 def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:

@@ -44,7 +44,7 @@ def ways(**knobs):
 
 
 WAYS, EVER = ways(), ways(decay=1.0)  # at a fixed policy nothing gets old
-L1, P0 = partial(l1, divide=True), partial(credit.sploo, divide=True)  # in deviations of the group, as TEMPO and GRPO are
+L1, P0 = partial(l1, normalize=True), partial(credit.sploo, normalize=True)  # in deviations of the group, as TEMPO and GRPO are
 ALONE = {"rloo": credit.rloo, "grpo": credit.grpo, "tempo": credit.tempo, "l1": L1, "p0": P0}
 POOLING = {"pooled": credit.pooled, "on p0": partial(credit.pooled, base=P0), "by prefix": credit.pooled}
 LEARNERS = ("grpo", "tempo", "l1", "p0", *POOLING)

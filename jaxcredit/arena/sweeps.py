@@ -62,7 +62,7 @@ def per_sequence(rollout):
 
 
 GROUP = {"grpo": credit.grpo}
-PREFIX = {"tempo": credit.tempo, "sploo": credit.sploo, "sploo safe": safe, "sploo l1": l1}
+PREFIX = {"tempo": credit.tempo, "sploo": credit.sploo, "sploo_safe": safe, "sploo_l1": l1}
 CRITIC = {"ppo .95": partial(credit.ppo, whiten=False), "ppo 0": partial(credit.ppo, lam=0.0, whiten=False)}
 SWEEPS = (
     Sweep(arena.KeyBranch, "c_pre", (1, 0.97, 0.9, 0.8, 0.65, 0.5), PREFIX, text="mass of the most likely token before the key"),

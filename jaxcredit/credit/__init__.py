@@ -1,4 +1,4 @@
-"""Every estimator, one file a method; `__all__` is the catalogue. Write your own with `per_group` or `per_batch`: nothing is registered."""
+"""Estimators of credit, one file each: `__all__` lists them, `per_group` and `per_batch` make your own. Nothing is registered."""
 
 from jaxcredit.credit._lift import Columns as Columns
 from jaxcredit.credit._lift import Credit as Credit
@@ -29,7 +29,7 @@ from jaxcredit.credit.hae import hae
 from jaxcredit.credit.hgpo import hgpo
 from jaxcredit.credit.hicra import hicra
 from jaxcredit.credit.igpo import igpo
-from jaxcredit.credit.int import int
+from jaxcredit.credit.interventions import interventions
 from jaxcredit.credit.lare import lare
 from jaxcredit.credit.ma_rlhf import ma_rlhf
 from jaxcredit.credit.malt import malt
@@ -66,7 +66,7 @@ from jaxcredit.credit.siop import siop
 from jaxcredit.credit.slate import slate
 from jaxcredit.credit.sotopia import sotopia
 from jaxcredit.credit.spa import spa
-from jaxcredit.credit.sploo import sploo
+from jaxcredit.credit.sploo import bold, l1, l1_bold, safe, sploo
 from jaxcredit.credit.spo_chain import spo_chain
 from jaxcredit.credit.spo_tree import spo_tree
 from jaxcredit.credit.t_reg import t_reg
@@ -102,7 +102,7 @@ __all__ = [
     "hgpo",
     "hicra",
     "igpo",
-    "int",
+    "interventions",
     "lare",
     "ma_rlhf",
     "malt",
@@ -152,3 +152,14 @@ __all__ = [
     "vine",
     "vsrm",
 ]
+
+PRESETS: dict[str, Credit] = {"sploo_safe": safe, "sploo_bold": bold, "sploo_l1": l1, "sploo_l1_bold": l1_bold}
+
+
+def estimators() -> dict[str, Credit]:
+    """All estimators by name, and the named settings of `PRESETS`: the names that `--credit` and the arena accept.
+
+    >>> estimators()["sploo_l1"].keywords["lam"]
+    1.0
+    """
+    return {name: globals()[name] for name in __all__} | PRESETS

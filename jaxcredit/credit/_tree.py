@@ -6,7 +6,7 @@ from jaxtyping import Array, Bool, Float
 from jaxcredit.kernels import Tree, on_edges, tree_of
 from jaxcredit.rollout import Rollout
 
-SIGNALS = {"node": "G K", "node_parent": "M"}
+NEEDS = ("node", "node_parent")
 
 
 def tree(group: Rollout) -> Tree:

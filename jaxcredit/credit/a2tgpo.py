@@ -10,13 +10,13 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"gain": "G K"},
+    needs=("gain",),
     paper="2605.06200",
     fidelity="paper",
     granularity="turn",
-    family="information",
+    family="turns",
     cost="log p(gold answer) after each turn",
-    reduces="grpo with alpha=0 and kappa=0",
+    reduces_to="grpo with alpha=0 and kappa=0",
 )
 def a2tgpo(group: Rollout, *, alpha: float = 0.3, kappa: float = 0.3, gamma: float = 1.0, ddof: int = 0, eps: float = 1e-6):
     """The outcome, and what each turn's information gain was among the same turns of the group, in units of one variance.

@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"action_value": "G K", "value": "G K"},
+    needs=("action_value", "value"),
     paper="2402.19446",
     fidelity="code",
     granularity="turn",
-    family="TD",
+    family="critics",
     cost="two critics of whole turns",
-    peers=1,
+    min_group_size=1,
 )
 def archer(group: Rollout, *, baseline: bool = False):
     """What a critic of whole utterances holds of this one, beyond what it expected.

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._base import advantage_of
@@ -8,18 +10,18 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"waad": "R T", "fai": "R T"},
+    needs=("waad", "fai"),
     paper="2510.13554",
     fidelity="paper",
     granularity="token",
-    family="information",
+    family="tokens",
     cost="1 forward pass that keeps the attention maps of the middle layers",
-    reduces="its base with amplify=1",
+    reduces_to="its base with amplify=1",
 )
 def attention_rhythm(
     group: Rollout,
     *,
-    strategy: str = "coupled",
+    strategy: Literal["coupled", "local", "global"] = "coupled",
     amplify: float = 1.5,
     share: float = 0.4,
     alpha: float = 0.5,
@@ -38,8 +40,6 @@ def attention_rhythm(
     policy tokens; a token whose next column is not the policy's has no change, one that nothing later sees (FAI 0) is no anchor. Our
     design, as the paper's numbers are not known to us: alpha, window, and WAAD "low" where it is among the row's lowest `share`.
     """
-    if strategy not in ("local", "global", "coupled"):
-        raise ValueError(f"strategy is local, global or coupled, not {strategy!r}")
     mask, W, F = group.mask, group["waad"], group["fai"]
     change = jnp.abs(W - _shift(W, -1))
     preplan = top_share(change, share, mask & _shift(mask, -1)) if strategy != "global" else jnp.zeros(mask.shape, bool)

@@ -7,12 +7,13 @@ from jaxcredit.rollout import Rollout, alive
 
 
 @per_group(
-    needs={"anytime": "G K"},
+    needs=("anytime",),
     paper="2505.13438",
     fidelity="code",
     granularity="segment",
+    family="steps",
     cost="A short answers forced at the end of each segment",
-    reduces="dr_grpo of the scores with one budget",
+    reduces_to="dr_grpo of the scores with one budget",
 )
 def brpo(group: Rollout, *, prior: float = 0.0, decay: float = 0.5, history: float | None = None):
     """What thinking on is worth at every budget, against the answer's own past and against the group.

@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"achieved": "G K", "subgoal": "G K"},
+    needs=("achieved", "subgoal"),
     paper="2409.12798",
     fidelity="ours",
     granularity="segment",
-    family="shaping",
+    family="steps",
     cost="a judge that says whether a segment reached its subgoal",
-    reduces="returns of the reward alone with c=0",
+    reduces_to="returns of the reward alone with c=0",
 )
 def calm(group: Rollout, *, c: float = 0.1, gamma: float = 1.0):
     """A bonus where a subgoal is reached for the first time.

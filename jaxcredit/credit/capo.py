@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout, outcome, slack
 
 
 @per_group(
-    needs={"error": "G K"},
+    needs=("error",),
     paper="2508.02298",
     fidelity="paper",
     granularity="step",
-    family="model",
+    family="steps",
     cost="one pass of a judge over each answer, times the votes",
-    reduces="grpo over tokens (longer answers weigh more) with w_proc=0",
+    reduces_to="grpo over tokens (longer answers weigh more) with w_proc=0",
 )
 def capo(group: Rollout, *, w_whole: float = 2.0, w_proc: float = 1.0, ddof: int = 0, eps: float = 1e-6):
     """The outcome, less something on the steps that a judge marked wrong, against all tokens of the group.

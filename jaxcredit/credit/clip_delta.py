@@ -6,12 +6,12 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"process": "G K"},
+    needs=("process",),
     paper="2410.15115",
     fidelity="ours",
     granularity="step",
-    family="shaping",
-    reduces="returns of the reward alone with alpha=0; of every process score with eta=None, delta=False",
+    family="steps",
+    reduces_to="returns of the reward alone with alpha=0; of every process score with eta=None, delta=False",
 )
 def clip_delta(
     group: Rollout, *, alpha: float = 1.0, eta: float | None = 0.0, delta: bool = True, last_step: bool = False, gamma: float = 1.0

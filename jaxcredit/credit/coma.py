@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"choice": "G K", "choice_value": "G K U", "choice_prob": "G K U"},
+    needs=("choice", "choice_value", "choice_prob"),
     paper="1705.08926",
     fidelity="paper",
     granularity="agent",
-    family="game",
+    family="agents",
     cost="a critic's value of every choice of the agent",
-    peers=1,
+    min_group_size=1,
 )
 def coma(group: Rollout):
     """The choice against what the same agent would have chosen on average, all others' choices fixed.

@@ -6,12 +6,12 @@ from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs={"counterfactual": "G K"},
+    needs=("counterfactual",),
     fidelity="paper",
     granularity="agent",
-    family="game",
+    family="agents",
     cost="an outcome with each segment's action replaced",
-    peers=1,
+    min_group_size=1,
 )
 def difference_rewards(group: Rollout):
     """The outcome less what it would have been with this action replaced, and everything else as it was.

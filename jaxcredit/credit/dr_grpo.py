@@ -3,7 +3,12 @@ from jaxcredit.kernels import centre, spread
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_group(paper="2503.20783", fidelity="paper", zero_sum=True)
+@per_group(
+    paper="2503.20783",
+    fidelity="paper",
+    family="baselines",
+    zero_sum=True,
+)
 def dr_grpo(group: Rollout):
     """The outcome against the group, without the division that favours easy and hard prompts.
 

@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs={"agent": "G K"},
+    needs=("agent",),
     paper="2602.08847",
     fidelity="code",
     granularity="agent",
-    family="game",
+    family="agents",
     affine=True,
-    reduces="grpo with one agent and one segment each",
+    reduces_to="grpo with one agent and one segment each",
 )
 def dr_mas(group: Rollout, *, own: bool = False, ddof: int = 0, eps: float = 1e-6):
     """GRPO with statistics of its own for each agent.
@@ -28,4 +28,4 @@ def dr_mas(group: Rollout, *, own: bool = False, ddof: int = 0, eps: float = 1e-
     r = jnp.where(same, group.reward[:, None, :], 0)
     R = r.sum(-1) if own else jnp.where(real, outcome(group)[:, None], 0)
     slack = rounding(jnp.abs(r).sum(-1), r.shape[-1]) if own else None  # outcomes that are equal but for rounding are so already
-    return spread(centre_roles(R, agent, real, scale=True, ddof=ddof, eps=eps, slack=slack), group)
+    return spread(centre_roles(R, agent, real, normalize=True, ddof=ddof, eps=eps, slack=slack), group)

@@ -7,7 +7,12 @@ from jaxcredit.rollout import Rollout
 
 
 @per_batch(
-    needs={"entropy": "R T"}, paper="2506.01939", fidelity="paper", granularity="token", family="information", reduces="its base with rho=1"
+    needs=("entropy",),
+    paper="2506.01939",
+    fidelity="paper",
+    granularity="token",
+    family="tokens",
+    reduces_to="its base with rho=1",
 )
 def entropy_mask(batch: Rollout, *, rho: float = 0.2, base: Credit = grpo):
     """Only the tokens at which the policy was least sure are trained: the forks.

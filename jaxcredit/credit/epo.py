@@ -5,7 +5,13 @@ from jaxcredit.kernels import spread, to_go, tokens_in
 from jaxcredit.rollout import Rollout
 
 
-@per_group(paper="2502.12486", fidelity="code", granularity="turn", peers=1)
+@per_group(
+    paper="2502.12486",
+    fidelity="code",
+    granularity="turn",
+    family="turns",
+    min_group_size=1,
+)
 def epo(group: Rollout, *, gamma: float = 0.99):
     """What each strategic turn was followed by, in units of the trajectory's largest; every turn counts alike in the loss.
 

@@ -6,7 +6,13 @@ from jaxcredit.kernels import rounding, spread, standardise
 from jaxcredit.rollout import Rollout, alive
 
 
-@per_batch(needs={"components": "G C"}, paper="2601.05242", fidelity="code", reduces="grpo, whitened over the batch, with one component")
+@per_batch(
+    needs=("components",),
+    paper="2601.05242",
+    fidelity="code",
+    family="baselines",
+    reduces_to="grpo, whitened over the batch, with one component",
+)
 def gdpo(batch: Rollout, *, weights: tuple[float, ...] | None = None, per_token: bool = True, ddof: int = 0, eps: float = 1e-6):
     """Each part of the reward against the group by itself; the sum in standard deviations of the batch.
 

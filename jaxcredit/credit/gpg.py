@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -7,9 +9,13 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_batch(
-    paper="2504.02546", fidelity="code", zero_sum=True, reduces="dr_grpo where no outcome is 0 (form='paper': where no group is flat)"
+    paper="2504.02546",
+    fidelity="code",
+    family="baselines",
+    zero_sum=True,
+    reduces_to="dr_grpo where no outcome is 0 (form='paper': where no group is flat)",
 )
-def gpg(batch: Rollout, *, f_norm: float = 1.0, form: str = "code"):
+def gpg(batch: Rollout, *, f_norm: float = 1.0, form: Literal["code", "paper"] = "code"):
     """The outcome less the group's mean, enlarged by the share of the batch that teaches something.
 
         A_i = alpha (R_i - mean R) / f_norm,   alpha = #trajectories / #{j : R_j != 0}        (form="code")

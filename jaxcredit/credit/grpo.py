@@ -3,7 +3,13 @@ from jaxcredit.kernels import spread, standardise
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_group(paper="2402.03300", fidelity="paper", affine=True, zero_sum=True)
+@per_group(
+    paper="2402.03300",
+    fidelity="paper",
+    family="baselines",
+    affine=True,
+    zero_sum=True,
+)
 def grpo(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """The outcome against the group, in its standard deviations.
 

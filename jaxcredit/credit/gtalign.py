@@ -4,12 +4,12 @@ from jaxcredit.rollout import Rollout, alive
 
 
 @per_group(
-    needs={"utility": "G A"},
+    needs=("utility",),
     paper="2510.08872",
     fidelity="ours",
-    family="game",
+    family="baselines",
     cost="a utility of the answer for each player",
-    reduces="grpo where all players' utilities are the outcome (and not negative)",
+    reduces_to="grpo where all players' utilities are the outcome (and not negative)",
 )
 def gtalign(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """The players' welfare against the group.

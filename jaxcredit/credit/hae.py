@@ -1,5 +1,6 @@
 import dataclasses
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jaxcredit.credit._lift import per_batch
 from jaxcredit.kernels import carried, final, following, gae, per_segment, rounding, run_begins, spread, standardise, to_go, tokens_in
 from jaxcredit.rollout import Rollout, slack
 
-NEEDS = {"value": "G K", "value_plan": "G K", "value_switch": "G K", "subgoal": "G K", "kind": "R T"}
+NEEDS = ("value", "value_plan", "value_switch", "subgoal", "kind")
 
 
 @per_batch(
@@ -16,10 +17,10 @@ NEEDS = {"value": "G K", "value_plan": "G K", "value_switch": "G K", "subgoal": 
     paper="2602.16165",
     fidelity="code",
     granularity="turn",
-    family="TD",
+    family="critics",
     cost="a critic with three heads",
-    peers=1,
-    reduces="flat GAE over turns on action tokens with one subgoal; on subgoal tokens with a new one each turn and value_plan = value",
+    min_group_size=1,
+    reduces_to="flat GAE over turns on action tokens with one subgoal; on subgoal tokens with a new one each turn and value_plan = value",
 )
 def hae(
     batch: Rollout,
@@ -28,9 +29,9 @@ def hae(
     lam_turn: float = 1.0,
     lam_seg: float = 0.95,
     bootstrap: bool = True,
-    switch: str = "return",
+    switch: Literal["return", "option"] = "return",
     plan_switch: bool = False,
-    normalise: bool = False,
+    whiten: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,
 ):
@@ -43,8 +44,9 @@ def hae(
     HiPER, arXiv 2602.16165, as in its released code. Signals: value (V_low), value_plan (V_high), value_switch, subgoal (a change begins
     a subgoal), kind. A cut trajectory ends in its own last values if `bootstrap`. `switch="option"` is the theoretical (q - beta)
     (V_high - V_low), with beta from the log-probability of the switch tokens (our design). `plan_switch` gives A^H to a beginning's
-    switch tokens too; thoughts, and a subgoal repeated, get 0. `normalise` each level over the batch's turns that own such tokens.
-    Targets are advantage + value, before it; tokens of no level regress to V_low's. Penalties for keeping a subgoal are rewards.
+    switch tokens too; thoughts, and a subgoal repeated, get 0. `whiten` centers and scales each level over the
+    batch's turns that own such tokens. Targets are advantage + value, before whitening; tokens of no level regress to V_low's.
+    Penalties for keeping a subgoal are rewards.
     """
     levels, targets, owners = jax.vmap(partial(_levels, gamma=gamma, lam_turn=lam_turn, lam_seg=lam_seg, bootstrap=bootstrap))(batch)
     if switch == "option":
@@ -52,7 +54,7 @@ def hae(
         gap = (1 - jnp.minimum(p, 1)) * (batch["value_plan"] - batch["value"])
         levels["switch"] = jnp.where(owners["later"], jnp.where(owners["plan"], gap, -gap), 0)
     parts = _parts(batch)
-    if normalise:
+    if whiten:
         owns = jax.vmap(tokens_in)(parts).reshape(*batch.real.shape, 4) > 0
         plans = owns[..., 1] | (owns[..., 2] & plan_switch)
         values = jnp.stack([jnp.abs(batch[name]) for name in ("value", "value_plan", "value_switch")])

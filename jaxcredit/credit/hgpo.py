@@ -7,14 +7,21 @@ from jaxcredit.kernels import before, centre_roles, count_by, joint, returns, sp
 from jaxcredit.rollout import Rollout
 
 
-@per_group(needs={"state": "G K"}, paper="2602.22817", fidelity="code", granularity="turn", reduces="gigpo's step term with history=0")
+@per_group(
+    needs=("state",),
+    paper="2602.22817",
+    fidelity="code",
+    granularity="turn",
+    family="turns",
+    reduces_to="gigpo's step term with history=0",
+)
 def hgpo(
     group: Rollout,
     *,
     gamma: float = 0.95,
     history: int = 2,
     alpha: float = 1.0,
-    mode: str = "mean_norm",
+    normalize: bool = False,
     skip_zero: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,
@@ -23,11 +30,11 @@ def hgpo(
 
         A_ik = sum_l w_l a_ikl / sum_l w_l,   a_ikl = G_ik - mean {G_jm : the last l + 1 states agree},   w_l = (l + 1)^alpha
 
-    over the levels l = 0..history at which the turn has a peer. HGPO, from its released code. Signal: state. `mode="mean_std_norm"`
+    over the levels l = 0..history at which the turn has a peer. HGPO, from its released code. Signal: state. `normalize`
     divides by the pool's deviation. A turn with fewer than l turns before it has no level l. The released code also leaves levels out
     whose advantage happens to be exactly 0 (`skip_zero=True`).
     """
-    against = partial(centre_roles, scale={"mean_norm": False, "mean_std_norm": True}[mode], ddof=ddof, eps=eps)
+    against = partial(centre_roles, normalize=normalize, ddof=ddof, eps=eps)
     real, state = group.real, group["state"]
     (G, slack), age = returns(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
     key = past = state

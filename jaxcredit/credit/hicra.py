@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._base import advantage_of
@@ -8,14 +10,14 @@ from jaxcredit.rollout import Rollout, alive
 
 
 @per_group(
-    needs={"planning": "R T"},
+    needs=("planning",),
     paper="2509.03646",
     fidelity="paper",
     granularity="token",
-    family="information",
-    reduces="its base (dr_grpo) with alpha=0, or without planning tokens",
+    family="tokens",
+    reduces_to="its base (dr_grpo) with alpha=0, or without planning tokens",
 )
-def hicra(group: Rollout, *, alpha: float = 0.2, base: Credit = dr_grpo, form: str = "paper", share: float = 0.3):
+def hicra(group: Rollout, *, alpha: float = 0.2, base: Credit = dr_grpo, form: Literal["paper", "code"] = "paper", share: float = 0.3):
     """Tokens that plan get more credit when things went well, and less blame when they did not.
 
         A'_it = A_it + alpha |A_it| where the token plans, else A_it

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -6,15 +8,23 @@ from jaxcredit.rollout import Rollout, outcome, slack
 
 
 @per_group(
-    needs={"info": "G K+1"},
+    needs=("info",),
     paper="2510.14967",
     fidelity="code",
     granularity="turn",
-    family="information",
+    family="turns",
     cost="log p(gold answer) before the first turn and after each",
-    reduces="grpo with one turn",
+    reduces_to="grpo with one turn",
 )
-def igpo(group: Rollout, *, kind: str = "log", pool: str = "separate", gamma: float = 1.0, ddof: int = 0, eps: float = 1e-6):
+def igpo(
+    group: Rollout,
+    *,
+    kind: Literal["log", "prob"] = "log",
+    pool: Literal["separate", "joint"] = "separate",
+    gamma: float = 1.0,
+    ddof: int = 0,
+    eps: float = 1e-6,
+):
     """A turn earns what it adds to the probability of the gold answer, the last turn the outcome; all in the group's deviations.
 
         A_ik = x_ik + gamma A_i,k+1,   x_ik = z(IG_ik), and z(R_i) for the last turn,   IG_ik = m_i,k+1 - m_ik
@@ -24,7 +34,7 @@ def igpo(group: Rollout, *, kind: str = "log", pool: str = "separate", gamma: fl
     script) or share one ("joint"). Departs from the code: turns are segments (there, runs of nonzero reward), and the variance has no
     1e-8 added. A gain that is not finite is no gain.
     """
-    m = {"log": lambda m: m, "prob": jnp.exp}[kind](group["info"])
+    m = jnp.exp(group["info"]) if kind == "prob" else group["info"]
     gain, last, R = m[:, 1:] - m[:, :-1], final(group.real), jnp.broadcast_to(outcome(group)[:, None], group.real.shape)
     asks = group.real & ~last & jnp.isfinite(gain)
     x = jnp.where(asks, gain, R)
@@ -33,5 +43,5 @@ def igpo(group: Rollout, *, kind: str = "log", pool: str = "separate", gamma: fl
     def z(where):
         return standardise(x, where=where, ddof=ddof, eps=eps, slack=error)
 
-    x = {"separate": lambda: z(asks) + z(last), "joint": lambda: z(asks | last)}[pool]()
+    x = z(asks | last) if pool == "joint" else z(asks) + z(last)
     return spread(to_go(x, gamma, where=group.real), group)

@@ -4,13 +4,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"progress": "G K"},
+    needs=("progress",),
     paper="2412.11120",
     fidelity="ours",
     granularity="step",
-    family="redistribution",
+    family="steps",
     cost="factors of a segment from code that a language model wrote once, and a small decoder",
-    reduces="rrd with one agent, whose signal it shares",
+    reduces_to="rrd with one agent, whose signal it shares",
 )
 def lare(group: Rollout, *, gamma: float = 1.0):
     """rrd whose reward model sees factors that a language model wrote as code.

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -6,15 +8,15 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"token_value": "R T", "macro": "R T"},
+    needs=("token_value", "macro"),
     paper="2410.02743",
     fidelity="code",
     granularity="segment",
-    family="TD",
-    peers=1,
-    reduces="ppo(whiten=False) with one token a macro action",
+    family="critics",
+    min_group_size=1,
+    reduces_to="ppo(whiten=False) with one token a macro action",
 )
-def ma_rlhf(group: Rollout, *, gamma: float = 1.0, lam: float = 0.95, sigma: str = "equal"):
+def ma_rlhf(group: Rollout, *, gamma: float = 1.0, lam: float = 0.95, sigma: Literal["equal", "unit", "position"] = "equal"):
     """Generalised advantage estimation whose actions are runs of tokens; the critic's target beside it.
 
         A_m = d_m + gamma lam A_{m+1},   d_m = r_m + gamma V_{m+1} - V_m,   V_m = sum_{j in m} s_j V_j,   r_m = sum_{j in m} s_j r_j
@@ -27,7 +29,10 @@ def ma_rlhf(group: Rollout, *, gamma: float = 1.0, lam: float = 0.95, sigma: str
     mask, macro, V = group.mask, group["macro"], group["token_value"]
     begins, ends = run_begins(macro, mask), run_ends(macro, mask)
     one = jnp.ones(V.shape, V.dtype)
-    s = {"equal": lambda: one, "unit": lambda: ends.astype(V.dtype), "position": lambda: 1 / run_sums(one, begins, mask)}[sigma]()
+    if sigma == "equal":
+        s = one
+    else:
+        s = ends.astype(V.dtype) if sigma == "unit" else 1 / run_sums(one, begins, mask)
     share = jnp.where(mask, s, 0)
     total = jnp.where(ends, run_sums(share, begins, mask), 1)
     value, reward = (run_sums(share * jnp.where(mask, x, 0), begins, mask) / total for x in (V, at_end(group.reward, group)))

@@ -1,18 +1,19 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.credit._tree import SIGNALS, edges, tree
+from jaxcredit.credit._tree import NEEDS, edges, tree
 from jaxcredit.kernels import child_mean
 from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs=SIGNALS,
+    needs=NEEDS,
     paper="2412.01928",
     fidelity="ours",
     granularity="agent",
+    family="trees",
     cost="a tree of 3 answers, 3 critiques of each, 3 refinements of each",
-    reduces="spo_tree with prob_mask=None and drop=False; dr_grpo with one agent, rloo with leave_one_out",
+    reduces_to="spo_tree with prob_mask=None and drop=False; dr_grpo with one agent, rloo with leave_one_out",
 )
 def malt(group: Rollout, *, leave_one_out: bool = False):
     """An agent's contribution in a tree of generator, verifier and refiner, against its siblings.

@@ -2,17 +2,18 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.credit._tree import SIGNALS, edges, tree
+from jaxcredit.credit._tree import NEEDS, edges, tree
 from jaxcredit.kernels import Tree, at_nodes, from_parent, rounding, standardise
 from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs=SIGNALS,
+    needs=NEEDS,
     fidelity="code",
     granularity="segment",
+    family="trees",
     cost="a search tree of 8 answers, each refining its parent's",
-    reduces="grpo on nodes with gamma=0",
+    reduces_to="grpo on nodes with gamma=0",
 )
 def mars2(group: Rollout, *, gamma: float = 0.5, lam: float = 0.5, in_place: bool = True, ddof: int = 0, eps: float = 1e-6):
     """A node's reward, more of it where it beats its parent and siblings, against all nodes of the tree.

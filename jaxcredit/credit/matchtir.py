@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -7,8 +8,14 @@ from jaxcredit.kernels import each_turn, returns, spread, standardise
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_group(paper="2601.10712", fidelity="code", granularity="turn", reduces="grpo with one turn")
-def matchtir(group: Rollout, *, gamma: float = 0.9, singleton: str = "zero", ddof: int = 0, eps: float = 1e-6):
+@per_group(
+    paper="2601.10712",
+    fidelity="code",
+    granularity="turn",
+    family="turns",
+    reduces_to="grpo with one turn",
+)
+def matchtir(group: Rollout, *, gamma: float = 0.9, singleton: Literal["zero", "raw"] = "zero", ddof: int = 0, eps: float = 1e-6):
     """Half the outcome against the group, half what follows each turn against the same turn of the others.
 
         A_ik = (z_i(R_i) + z_k(D_ik)) / 2,   D_ik = r_ik + gamma D_i,k+1,   z over the group's trajectories, or those that have a turn k
@@ -21,7 +28,7 @@ def matchtir(group: Rollout, *, gamma: float = 0.9, singleton: str = "zero", ddo
     R, there, real = outcome(group), alive(group), group.real
     D, slack = returns(group.reward, gamma, where=real)
     whole, turn = z(R, where=there), each_turn(z, D, real, slack)
-    if {"zero": False, "raw": True}[singleton]:
+    if singleton == "raw":
         whole = jnp.where(there.sum() == 1, R, whole)
         turn = jnp.where(real & (real.sum(0) == 1), D, turn)
     return (spread(whole, group) + spread(turn, group)) / 2

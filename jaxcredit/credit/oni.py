@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"verdict": "G K", "seen": "G K"},
+    needs=("verdict", "seen"),
     paper="2410.23022",
     fidelity="ours",
     granularity="step",
-    family="shaping",
+    family="steps",
     cost="a judge's label of each new message",
-    reduces="returns of the reward alone with beta_l=0, beta_e=1",
+    reduces_to="returns of the reward alone with beta_l=0, beta_e=1",
 )
 def oni(group: Rollout, *, beta_e: float = 10.0, beta_l: float = 0.4, beta_c: float = 3.0, gamma: float = 1.0):
     """Messages that a judge found interesting are rewarded beside the task, less each time they are seen again.

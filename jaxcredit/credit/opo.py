@@ -5,7 +5,11 @@ from jaxcredit.kernels import centre, length, spread
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_group(paper="2505.23585", fidelity="paper")
+@per_group(
+    paper="2505.23585",
+    fidelity="paper",
+    family="baselines",
+)
 def opo(group: Rollout):
     """The outcome against the baseline of least variance, when a trajectory's squared score grows with its length.
 

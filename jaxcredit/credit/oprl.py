@@ -1,4 +1,5 @@
 from functools import partial
+from typing import Literal
 
 import jax.numpy as jnp
 
@@ -8,21 +9,22 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"prm_logp": "R T", "ref_logp": "R T"},
+    needs=("prm_logp", "ref_logp"),
     paper="2509.19199",
     fidelity="paper",
     granularity="step",
+    family="steps",
     cost="a forward of an implicit reward model",
-    reduces="rloo with weight=0 or prm_logp = ref_logp",
+    reduces_to="rloo with weight=0 or prm_logp = ref_logp",
 )
 def oprl(
     group: Rollout,
     *,
     beta: float = 0.05,
     weight: float = 1.0,
-    mode: str = "rloo",
-    baseline: str = "steps",
-    singleton: str = "zero",
+    mode: Literal["rloo", "grpo"] = "rloo",
+    baseline: Literal["steps", "first"] = "steps",
+    singleton: Literal["zero", "raw"] = "zero",
     scale: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,
@@ -39,14 +41,14 @@ def oprl(
     real, there, R = group.real, alive(group), outcome(group)
     r = implicit_rewards(group["prm_logp"], group["ref_logp"], group, beta=beta)
     r = r / (jnp.abs(to_go(r, where=real)).max(-1, keepdims=True) + 1e-6) if scale else r
-    against = {"rloo": partial(centre, leave_one_out=True), "grpo": partial(standardise, ddof=ddof, eps=eps)}[mode]
+    against = partial(standardise, ddof=ddof, eps=eps) if mode == "grpo" else partial(centre, leave_one_out=True)
     episode, n = against(R, where=there), there.sum()
-    if {"steps": False, "first": True}[baseline]:
+    if baseline == "first":
         first = real & (jnp.cumsum(real, -1) == 1)
         step = jnp.where(real & (n > 1), (r - masked_mean(r, first)) * n / jnp.maximum(n - 1, 1), 0)
     else:
         error = rounding(beta * per_segment(jnp.abs(group["prm_logp"]) + jnp.abs(group["ref_logp"]), group), group.mask.shape[-1])
         step = against(r, where=real, slack=error) if mode == "grpo" and not scale else against(r, where=real)
-    if {"zero": False, "raw": True}[singleton]:
+    if singleton == "raw":
         episode, step = jnp.where(n == 1, R, episode), jnp.where(n == 1, r, step)
     return spread(episode, group) + weight * spread(step, group)

@@ -5,7 +5,13 @@ from jaxcredit.kernels import spread, to_go
 from jaxcredit.rollout import Rollout
 
 
-@per_group(needs={"prob_square": "R T"}, paper="2602.07078", fidelity="code", granularity="token")
+@per_group(
+    needs=("prob_square",),
+    paper="2602.07078",
+    fidelity="code",
+    granularity="token",
+    family="tokens",
+)
 def otb(group: Rollout, *, zero_tail: bool = False, eps: float = 1e-8):
     """The return of each token against the baseline of least variance at its step.
 

@@ -8,13 +8,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_batch(
-    needs={"token_value": "R T"},
+    needs=("token_value",),
     paper="2405.15821",
     fidelity="code",
     granularity="token",
-    family="TD",
-    peers=1,
-    reduces="ppo with gamma=1 or with within=gamma",
+    family="critics",
+    min_group_size=1,
+    reduces_to="ppo with gamma=1 or with within=gamma",
 )
 def poad(
     batch: Rollout,

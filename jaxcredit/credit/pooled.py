@@ -5,15 +5,15 @@ from jaxcredit.credit._lift import Credit, per_group
 from jaxcredit.credit.sploo import l1
 from jaxcredit.rollout import Rollout
 
-BASE = functools.partial(l1, divide=True)
+BASE = functools.partial(l1, normalize=True)
 
 
 @per_group(
     needs=("decision_weight",),
     fidelity="ours",
     granularity="token",
-    family="information",
-    reduces="its base (sploo's l1, divided by the deviation) with equal weights",
+    family="tokens",
+    reduces_to="its base (sploo's l1, divided by the deviation) with equal weights",
 )
 def pooled(group: Rollout, *, base: Credit = BASE):
     """Credit times how much was decided at such tokens in earlier steps: what one group cannot tell, many groups can.

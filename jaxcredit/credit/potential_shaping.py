@@ -4,12 +4,12 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"info": "G K+1"},
+    needs=("info",),
     paper="1106.5267",
     fidelity="ours",
     granularity="step",
-    family="shaping",
-    reduces="dr_grpo with one segment, and on first segments with gamma=1 (potentials before them being equal)",
+    family="steps",
+    reduces_to="dr_grpo with one segment, and on first segments with gamma=1 (potentials before them being equal)",
 )
 def potential_shaping(group: Rollout, *, gamma: float = 1.0, terminal_zero: bool = True):
     """Rewards with a difference of potentials added, which changes no policy's rank.

@@ -7,7 +7,14 @@ from jaxcredit.kernels import at_end, gae_over_rows, rounding, standardise
 from jaxcredit.rollout import Rollout, slack
 
 
-@per_batch(needs={"token_value": "R T"}, paper="1506.02438", fidelity="paper", granularity="token", family="TD", peers=1)
+@per_batch(
+    needs=("token_value",),
+    paper="1506.02438",
+    fidelity="paper",
+    granularity="token",
+    family="critics",
+    min_group_size=1,
+)
 def ppo(batch: Rollout, *, gamma: float = 1.0, lam: float = 0.95, whiten: bool = True, ddof: int = 0, eps: float = 1e-6):
     """Generalised advantage estimation over the policy's tokens, whitened over the batch; the critic's target beside it.
 

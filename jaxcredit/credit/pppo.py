@@ -6,12 +6,13 @@ from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_group(
-    needs={"continued": "G"},
+    needs=("continued",),
     paper="2512.15274",
     fidelity="paper",
     granularity="token",
+    family="tokens",
     cost="8 continuations of each answer's beginning",
-    reduces="grpo with eta=1 and nothing continued",
+    reduces_to="grpo with eta=1 and nothing continued",
 )
 def pppo(group: Rollout, *, eta: float = 0.15, ddof: int = 0, eps: float = 1e-6):
     """Credit for an answer's beginning alone, which is worth how many of its continuations come out right.

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 
@@ -7,13 +9,13 @@ from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_batch(
-    needs={"prm_logp": "R T", "ref_logp": "R T"},
+    needs=("prm_logp", "ref_logp"),
     paper="2502.01456",
     fidelity="paper",
     granularity="token",
-    family="model",
+    family="tokens",
     cost="2 forward passes: the implicit reward model and the reference",
-    reduces="rloo where prm_logp is ref_logp",
+    reduces_to="rloo where prm_logp is ref_logp",
 )
 def prime(
     batch: Rollout,
@@ -21,7 +23,7 @@ def prime(
     beta: float = 0.05,
     gamma: float = 1.0,
     outcome_weight: float = 1.0,
-    form: str = "paper",
+    form: Literal["paper", "code"] = "paper",
     whiten: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,

@@ -7,11 +7,12 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"process": "G K"},
+    needs=("process",),
     paper="2504.15275",
     fidelity="code",
     granularity="step",
-    reduces="rloo where process is 0; a sum of the least step's score as temperature goes to 0, of the mean score as it grows",
+    family="steps",
+    reduces_to="rloo where process is 0; a sum of the least step's score as temperature goes to 0, of the mean score as it grows",
 )
 def pure(group: Rollout, *, temperature: float = 0.1, outcome_weight: float = 1.0, per_token: bool = True):
     """A trajectory is worth its worst step: process scores under a soft minimum, against the others, with the verifier's reward.

@@ -6,14 +6,14 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"action_value": "G K", "value": "G K", "mixing": "G K"},
+    needs=("action_value", "value", "mixing"),
     paper="1803.11485",
     fidelity="ours",
     granularity="agent",
-    family="game",
+    family="agents",
     cost="a critic for each agent and a mixing network",
-    peers=1,
-    reduces="action_value - value, the agent's own advantage, where mixing is 1 (values that just add up)",
+    min_group_size=1,
+    reduces_to="action_value - value, the agent's own advantage, where mixing is 1 (values that just add up)",
 )
 def qmix(group: Rollout):
     """An agent's own advantage, as much of it as reaches the team.

@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -6,15 +8,16 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"pivot": "G", "pair": "G"},
+    needs=("pivot", "pair"),
     paper="2601.03715",
     fidelity="code",
     granularity="turn",
+    family="turns",
     cost="half of the group's answers are retries of the other half, each after a reflection",
-    peers=1,
-    reduces='dr_grpo without pivots and with form="none"',
+    min_group_size=1,
+    reduces_to='dr_grpo without pivots and with form="none"',
 )
-def r3l(group: Rollout, *, alpha: float = 3.0, form: str = "docs"):
+def r3l(group: Rollout, *, alpha: float = 3.0, form: Literal["docs", "code", "none"] = "docs"):
     """The outcome less the group's mean, successes amplified, and no credit before the turn from which a pair of rollouts differs.
 
         A_ik = f(R_i - mean R) [k >= pivot_i],   f(a) = alpha a if a > 0 else a;   alpha itself where R_i = max R > 0

@@ -3,13 +3,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"ref_logp": "R T"},
+    needs=("ref_logp",),
     paper="2404.12358",
     fidelity="paper",
     granularity="token",
-    family="information",
+    family="tokens",
     cost="1 forward pass of the reference",
-    peers=1,
+    min_group_size=1,
 )
 def r_to_q_star(group: Rollout, *, beta: float = 0.1):
     """The advantage that a policy trained by preferences holds implicitly in each of its tokens.

@@ -5,7 +5,14 @@ from jaxcredit.kernels import at_end, link, standardise, to_go
 from jaxcredit.rollout import Rollout, slack
 
 
-@per_batch(paper="2501.03262", fidelity="paper", granularity="token", peers=1, affine=True)
+@per_batch(
+    paper="2501.03262",
+    fidelity="paper",
+    granularity="token",
+    family="baselines",
+    min_group_size=1,
+    affine=True,
+)
 def reinforce_pp(batch: Rollout, *, gamma: float = 1.0, ddof: int = 0, eps: float = 1e-6):
     """The discounted return of each token, in standard deviations of the whole batch.
 

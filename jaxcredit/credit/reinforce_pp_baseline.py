@@ -5,7 +5,12 @@ from jaxcredit.kernels import centre, spread, standardise
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_batch(paper="2501.03262", fidelity="code", affine=True)
+@per_batch(
+    paper="2501.03262",
+    fidelity="code",
+    family="baselines",
+    affine=True,
+)
 def reinforce_pp_baseline(batch: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """The outcome less the group's mean, in standard deviations of the whole batch.
 

@@ -3,7 +3,14 @@ from jaxcredit.kernels import spread, to_go
 from jaxcredit.rollout import Rollout
 
 
-@per_group(needs={"greedy_reward": ""}, paper="2310.10505", fidelity="paper", granularity="segment", peers=1)
+@per_group(
+    needs=("greedy_reward",),
+    paper="2310.10505",
+    fidelity="paper",
+    granularity="segment",
+    family="baselines",
+    min_group_size=1,
+)
 def remax(group: Rollout):
     """What is still to come, against the reward of the greedy answer to the same prompt.
 

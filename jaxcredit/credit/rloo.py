@@ -3,7 +3,13 @@ from jaxcredit.kernels import centre, spread
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
-@per_group(paper="2402.14740", fidelity="paper", zero_sum=True, reduces="n/(n-1) times dr_grpo, always")
+@per_group(
+    paper="2402.14740",
+    fidelity="paper",
+    family="baselines",
+    zero_sum=True,
+    reduces_to="n/(n-1) times dr_grpo, always",
+)
 def rloo(group: Rollout):
     """The outcome against the mean of the others.
 

@@ -4,11 +4,11 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"progress": "G K"},
+    needs=("progress",),
     paper="2111.13485",
     fidelity="ours",
     granularity="step",
-    family="redistribution",
+    family="steps",
     cost="a reward model, learned beside the policy",
 )
 def rrd(group: Rollout, *, gamma: float = 1.0):

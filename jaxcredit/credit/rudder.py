@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -6,15 +8,15 @@ from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs={"info": "G K+1"},
+    needs=("info",),
     paper="1806.07857",
     fidelity="ours",
     granularity="step",
-    family="redistribution",
+    family="steps",
     cost="a model of the return, learned beside the policy",
-    reduces="dr_grpo with one segment",
+    reduces_to="dr_grpo with one segment",
 )
-def rudder(group: Rollout, *, residual: str = "last", gamma: float = 1.0):
+def rudder(group: Rollout, *, residual: Literal["last", "uniform"] = "last", gamma: float = 1.0):
     """Reward when the return becomes predictable: differences of its prediction, and what was not predicted, at the end or evenly.
 
         r_k = g_{k+1} - g_k + e_k,   sum_k e_k = R - sum_k (g_{k+1} - g_k);   A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + gamma G_i,k+1
@@ -25,6 +27,6 @@ def rudder(group: Rollout, *, residual: str = "last", gamma: float = 1.0):
     """
     real = group.real
     r = shaping(group["info"], real)
-    share = {"last": lambda: final(real), "uniform": lambda: real / jnp.maximum(real.sum(-1, keepdims=True), 1)}[residual]()
+    share = final(real) if residual == "last" else real / jnp.maximum(real.sum(-1, keepdims=True), 1)
     r = r + (outcome(group) - r.sum(-1))[:, None] * share.astype(r.dtype)
     return spread(returns_over_peers(r, gamma=gamma, where=real), group)

@@ -4,7 +4,13 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"stratum": "G"}, paper="2510.06214", fidelity="paper", affine=True, zero_sum=True, reduces="grpo with one stratum, or alpha=0"
+    needs=("stratum",),
+    paper="2510.06214",
+    fidelity="paper",
+    family="baselines",
+    affine=True,
+    zero_sum=True,
+    reduces_to="grpo with one stratum, or alpha=0",
 )
 def san(group: Rollout, *, alpha: float = 0.6, ddof: int = 0, eps: float = 1e-6):
     """The outcome against trajectories of the same structure, blended with the whole group.

@@ -6,7 +6,13 @@ from jaxcredit.kernels import binade, spread, standardise
 from jaxcredit.rollout import Rollout
 
 
-@per_group(paper="2605.22074", fidelity="paper", granularity="segment", reduces="grpo with one block, whose reward is 0 or 1")
+@per_group(
+    paper="2605.22074",
+    fidelity="paper",
+    granularity="segment",
+    family="steps",
+    reduces_to="grpo with one block, whose reward is 0 or 1",
+)
 def scrl(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """Each block of an answer to a list of sub-problems against the same block of the others, solved only if all before it are.
 

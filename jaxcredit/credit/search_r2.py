@@ -1,3 +1,5 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
@@ -6,13 +8,16 @@ from jaxcredit.rollout import Rollout, alive, outcome, slack
 
 
 @per_group(
-    needs={"density": "G"},
+    needs=("density",),
     paper="2602.03647",
     fidelity="ours",
+    family="baselines",
     cost="a mark for each retrieved passage",
-    reduces="grpo with weight=0, or where density is equal and form is gated",
+    reduces_to="grpo with weight=0, or where density is equal and form is gated",
 )
-def search_r2(group: Rollout, *, weight: float = 0.5, form: str = "gated", ddof: int = 0, eps: float = 1e-6):
+def search_r2(
+    group: Rollout, *, weight: float = 0.5, form: Literal["gated", "weighted", "product"] = "gated", ddof: int = 0, eps: float = 1e-6
+):
     """GRPO on the outcome and the share of what was retrieved that is useful.
 
         A_i = (H_i - mean H) / (std H + eps),   H_i = R_i (1 + weight d_i)   gated

@@ -8,12 +8,12 @@ EXACT = 8  # agents, at most
 
 
 @per_group(
-    needs={"coalition": "G S", "agent": "G K"},
+    needs=("coalition", "agent"),
     fidelity="paper",
     granularity="agent",
-    family="game",
+    family="agents",
     cost="an outcome for each of the 2^A sets of agents",
-    peers=1,
+    min_group_size=1,
 )
 def shapley(group: Rollout, *, orders: int = 0, seed: int = 0):
     """What an agent adds to the others, averaged over all orders in which they may join.

@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"info": "G K+1", "answer_weight": "G"},
+    needs=("info", "answer_weight"),
     paper="2605.04984",
     fidelity="code",
     granularity="turn",
-    family="information",
+    family="turns",
     cost="log p(own answer) before the first turn and after each, and entailment between the group's answers",
-    reduces="igpo's log gains where answer_weight is 1 and lam=1",
+    reduces_to="igpo's log gains where answer_weight is 1 and lam=1",
 )
 def siop(group: Rollout, *, lam: float = 0.5, gamma: float = 1.0, floor: float = 1e-8, ddof: int = 0, eps: float = 1e-6):
     """Without gold labels: a turn earns what it adds to the log-probability of its own answer, by how far the group trusts that answer.

@@ -4,13 +4,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"turn_parent": "G K", "verdict": "G K"},
+    needs=("turn_parent", "verdict"),
     paper="2602.23440",
     fidelity="paper",
     granularity="step",
-    family="model",
+    family="trees",
     cost="5 continuations of one step from each prefix, each marked by a judge",
-    reduces="grpo with one step",
+    reduces_to="grpo with one step",
 )
 def slate(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """A step's mark against those of its siblings, the continuations of one prefix by one step.

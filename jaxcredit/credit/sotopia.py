@@ -5,18 +5,19 @@ import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_batch
 from jaxcredit.kernels import each_turn, rounding, spread, standardise, utterance_rewards
+from jaxcredit.kernels.attribution import UtteranceForm
 from jaxcredit.rollout import Rollout
 
 
 @per_batch(
-    needs={"attribution": "G K D", "score": "G D"},
+    needs=("attribution", "score"),
     paper="2508.03905",
     fidelity="code",
     granularity="turn",
-    family="redistribution",
+    family="turns",
     cost="a judge's mark of each utterance in each dimension",
 )
-def sotopia(batch: Rollout, *, form: str = "scaled", decay: float = 0.9, ddof: int = 0, eps: float = 1e-6):
+def sotopia(batch: Rollout, *, form: UtteranceForm = "scaled", decay: float = 0.9, ddof: int = 0, eps: float = 1e-6):
     """Each utterance earns its share of the episode's scores, in several dimensions; against the group's utterances of the same turn.
 
         A_ik = z_k(r_ik),   r_ik = 10 mean_d (x_ikd - min_d) / (max_d - min_d),   x_ikd = a_ikd / 3 G_id

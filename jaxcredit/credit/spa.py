@@ -1,4 +1,5 @@
 import dataclasses
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,14 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_batch(
-    needs={"progress": "G K", "grounded": "G K", "token_value": "R T"},
+    needs=("progress", "grounded", "token_value"),
     paper="2505.20732",
     fidelity="paper",
     granularity="step",
-    family="redistribution",
+    family="critics",
     cost="a critic and a progress estimator",
-    peers=1,
-    reduces="ppo where alpha progress + beta grounded is the reward",
+    min_group_size=1,
+    reduces_to="ppo where alpha progress + beta grounded is the reward",
 )
 def spa(
     batch: Rollout,
@@ -27,7 +28,7 @@ def spa(
     gamma: float = 1.0,
     lam: float = 0.95,
     whiten: bool = True,
-    form: str = "paper",
+    form: Literal["paper", "code"] = "paper",
     ddof: int = 0,
     eps: float = 1e-6,
 ):
@@ -41,12 +42,12 @@ def spa(
     """
     grounded = beta * batch["grounded"]
     left = jnp.cumsum(batch.real[..., ::-1], -1)[..., ::-1] - 1  # real steps after this one
-    fused = {
-        "paper": lambda: alpha * batch["progress"] + grounded,
-        "code": lambda: (jax.vmap(_others)(batch)[..., None] + grounded) * left,
-    }[form]()
+    if form == "code":
+        fused = (jax.vmap(_others)(batch)[..., None] + grounded) * left
+    else:
+        fused = alpha * batch["progress"] + grounded
     batch = dataclasses.replace(batch, reward=jnp.where(batch.real, fused, 0))
-    return ppo.one(batch, gamma=gamma, lam=lam, whiten=whiten, ddof=ddof, eps=eps)
+    return ppo.unlifted(batch, gamma=gamma, lam=lam, whiten=whiten, ddof=ddof, eps=eps)
 
 
 def _others(group):

@@ -16,7 +16,8 @@ Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program f
 @per_group(
     fidelity="ours",
     granularity="token",
-    reduces="rloo with c_b=inf and lam=a=0; (1 - 1/G) sploo has TEMPO's gradient, its two terms given one baseline, with lam=1 and a=0",
+    family="trees",
+    reduces_to="rloo with c_b=inf and lam=a=0; (1 - 1/G) sploo has TEMPO's gradient, its two terms given one baseline, with lam=1 and a=0",
 )
 def sploo(
     group: Rollout,
@@ -28,7 +29,7 @@ def sploo(
     ramp: Knob = 8.0,
     least: Knob = 2,
     kurtosis: bool = True,
-    divide: bool = False,
+    normalize: bool = False,
     eps: float = 1e-6,
 ):
     """Shrunk-prefix leave-one-out: the outcome against those of the others with the same beginning, as far as they differ from the rest.
@@ -40,7 +41,7 @@ def sploo(
     their kurtosis makes rare rewards look like evidence. beta = a max(0, 1 - c/e) min(1, left/ramp)^2, where e is the F-like evidence
     that the branching at t matters to the others who pass it. b and w never see i's own reward or what it does from t on. So w = 1
     is exactly unbiased, and any lam and a keep each state's direction. Presets: p0 (the default), safe, mid, bold, l1, l1_bold.
-    `divide` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0. No paper.
+    `normalize` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0. No paper.
     """
     real, row, valid = alive(group), group.row, group.valid
     assert row is not None and valid is not None  # the lift writes them out
@@ -85,7 +86,7 @@ def sploo(
     weight = 1 + lam * (1 - 1 / (p.stay + 1)) / shared
     earlier = jnp.concatenate([jnp.full((1, rows), 1.0 + lam, R.dtype), weight[:-1]])
     before, after = before * size, after * size
-    if divide:
+    if normalize:
         std = std_by(R, where=real)[row]
         own, before, after = (jnp.where(std > 0, y / jnp.where(std > 0, std + eps, 1), 0) for y in (own, before, after))
     return staircase((1 + lam) * own, p.column, (earlier + beta) * (own - before), weight * (own - after), T)

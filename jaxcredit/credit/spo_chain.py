@@ -9,13 +9,14 @@ from jaxcredit.rollout import Rollout, slack
 
 
 @per_batch(
-    needs={"value": "G K"},
+    needs=("value",),
     paper="2505.23564",
     fidelity="code",
     granularity="segment",
+    family="trees",
     cost="9 continuations a segment",
-    peers=1,
-    reduces="vine with prob_mask=None",
+    min_group_size=1,
+    reduces_to="vine with prob_mask=None",
 )
 def spo_chain(batch: Rollout, *, prob_mask: float | None = 0.9, whiten: bool = False, ddof: int = 0, eps: float = 1e-6):
     """The change of value between cut points, on the tokens that were not certain.
@@ -26,7 +27,7 @@ def spo_chain(batch: Rollout, *, prob_mask: float | None = 0.9, whiten: bool = F
     the first cut is in no segment and gets 0). The release whitens over the batch (ddof=1): `whiten=True`, over tokens with a weight,
     over all where none has one.
     """
-    advantage = jax.vmap(vine.one)(batch)
+    advantage = jax.vmap(vine.unlifted)(batch)
     if prob_mask is None:
         kept, heard = batch.mask, batch.mask
     else:

@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"better_logp": "R T", "worse_logp": "R T"},
+    needs=("better_logp", "worse_logp"),
     paper="2412.02685",
     fidelity="paper",
     granularity="token",
-    family="model",
+    family="tokens",
     cost="2 forward passes of the reference, with a prompt that asks for a better answer and one for a worse",
-    peers=1,
+    min_group_size=1,
 )
 def t_reg(group: Rollout, *, beta: float = 1.0, mix: float = 0.5, base: Credit | None = None):
     """How much more a token belongs to a better answer than to a worse, by the model's own word.

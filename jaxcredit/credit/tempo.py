@@ -6,7 +6,12 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    paper="2509.18314", fidelity="paper", granularity="token", family="TD", affine=True, reduces="grpo with gate=2 and no shared prefixes"
+    paper="2509.18314",
+    fidelity="paper",
+    granularity="token",
+    family="trees",
+    affine=True,
+    reduces_to="grpo with gate=2 and no shared prefixes",
 )
 def tempo(group: Rollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
     """GRPO, and at each token where the group's answers part, the change of the mean reward of those that share the prefix.

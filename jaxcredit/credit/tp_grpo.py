@@ -6,13 +6,13 @@ from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs={"error": "G K"},
+    needs=("error",),
     paper="2507.23317",
     fidelity="paper",
     granularity="step",
-    family="model",
+    family="steps",
     cost="one pass of a judge over each answer",
-    reduces="grpo where right answers have no error and wrong ones nothing else, or on right answers with alpha=0",
+    reduces_to="grpo where right answers have no error and wrong ones nothing else, or on right answers with alpha=0",
 )
 def tp_grpo(group: Rollout, *, alpha: float = 0.5, correct: float = 0.5, ddof: int = 0, eps: float = 1e-6):
     """GRPO, with wrong thoughts of right answers marked down and right thoughts of wrong answers left alone.

@@ -1,20 +1,23 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.credit._tree import SIGNALS, edges, tree
+from jaxcredit.credit._tree import NEEDS, edges, tree
 from jaxcredit.kernels import centre, path_mean
 from jaxcredit.rollout import Rollout, alive, outcome
 
 
 @per_group(
-    needs=SIGNALS,
+    needs=NEEDS,
     paper="2506.11902",
     fidelity="paper",
     granularity="segment",
+    family="trees",
     cost="a tree of answers, branched at uncertain tokens",
-    reduces="twice rloo on a tree of depth 1",
+    reduces_to="twice rloo on a tree of depth 1",
 )
-def tree_rl(group: Rollout, *, weighting: str = "paper"):
+def tree_rl(group: Rollout, *, weighting: Literal["paper", "code", "none"] = "paper"):
     """What a step is worth against the whole tree, and against its parent.
 
         A_n = [(V_n - V_root) + (V_n - V_parent)] / sqrt(leaves_n),   V_n = mean {R_i - mean_{j != i} R_j : path i passes n}
@@ -24,8 +27,6 @@ def tree_rl(group: Rollout, *, weighting: str = "paper"):
     Every edge counts once (`weight`). Departs from the code: it trains on some of the leaves, this on all, and it may take a mean
     over all tokens off the values.
     """
-    if weighting not in ("paper", "code", "none"):
-        raise ValueError(f"tree_rl: weighting is 'paper', 'code' or 'none', not {weighting!r}")
     on = tree(group)
     V = path_mean(centre(outcome(group), where=alive(group), leave_one_out=True), on)
     V = V - V[0]  # 0 but for rounding

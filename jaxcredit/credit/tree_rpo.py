@@ -1,21 +1,31 @@
+from typing import Literal
+
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.credit._tree import SIGNALS, edges, tree
+from jaxcredit.credit._tree import NEEDS, edges, tree
 from jaxcredit.kernels import child_mean, over_children, path_mean
 from jaxcredit.kernels.masked import root
 from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs=SIGNALS,
+    needs=NEEDS,
     paper="2506.05183",
     fidelity="ours",
     granularity="step",
+    family="trees",
     cost="a tree of steps, N children a node",
-    reduces="spo_tree with mode='grpo' and prob_mask=None, where std='children' and mean='children'",
+    reduces_to="spo_tree with normalize=True and prob_mask=None, where std='children' and mean='children'",
 )
-def tree_rpo(group: Rollout, *, std: str = "bernoulli", mean: str = "paths", drop: bool = True, eps: float = 1e-6):
+def tree_rpo(
+    group: Rollout,
+    *,
+    std: Literal["bernoulli", "children"] = "bernoulli",
+    mean: Literal["paths", "children"] = "paths",
+    drop: bool = True,
+    eps: float = 1e-6,
+):
     """GRPO among siblings: a step's reward is the mean outcome of the leaves below it.
 
         A_n = (V_n - mu) / (sqrt(mu (1 - mu)) + eps),   mu = mean of V over the children of n's parent, outcomes in [0, 1]
@@ -24,8 +34,6 @@ def tree_rpo(group: Rollout, *, std: str = "bernoulli", mean: str = "paths", dro
     mean="children" backs up from children to parents instead, which is the same on full trees. Signals: node, node_parent. Every edge
     counts once (`weight`); siblings that are equal get 0 and, with `drop`, leave the loss.
     """
-    if std not in ("bernoulli", "children") or mean not in ("paths", "children"):
-        raise ValueError(f"tree_rpo: std is 'bernoulli' or 'children', mean 'paths' or 'children', not {std!r} and {mean!r}")
     on, R = tree(group), outcome(group)
     V = path_mean(R, on) if mean == "paths" else child_mean(R, on)
     mu, apart = (x[on.parent] for x in over_children(V, R, on))

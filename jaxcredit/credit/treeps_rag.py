@@ -1,18 +1,19 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit._lift import per_group
-from jaxcredit.credit._tree import SIGNALS, edges, tree
+from jaxcredit.credit._tree import NEEDS, edges, tree
 from jaxcredit.kernels import path_mean
 from jaxcredit.rollout import Rollout, outcome
 
 
 @per_group(
-    needs=SIGNALS,
+    needs=NEEDS,
     paper="2601.06922",
     fidelity="ours",
     granularity="step",
+    family="trees",
     cost="a tree of search steps, pruned to the budget of plain answers",
-    reduces="tree_rl times (G - 1) / G",
+    reduces_to="tree_rl times (G - 1) / G",
 )
 def treeps_rag(group: Rollout):
     """What a search step is worth against the whole tree, and against its parent.

@@ -8,13 +8,13 @@ from jaxcredit.rollout import Rollout
 
 
 @per_batch(
-    needs={"token_value": "R T"},
+    needs=("token_value",),
     paper="2504.05118",
     fidelity="paper",
     granularity="token",
-    family="TD",
-    peers=1,
-    reduces="ppo with lam = 1 - 1 / (alpha length), where all lengths are equal (but for the critic's target)",
+    family="critics",
+    min_group_size=1,
+    reduces_to="ppo with lam = 1 - 1 / (alpha length), where all lengths are equal (but for the critic's target)",
 )
 def vapo(
     batch: Rollout,

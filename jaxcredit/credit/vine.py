@@ -4,13 +4,14 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"value": "G K"},
+    needs=("value",),
     paper="2410.01679",
     fidelity="paper",
     granularity="step",
+    family="trees",
     cost="9 continuations a step",
-    peers=1,
-    reduces="spo_chain without its mask; the outcome less the prompt's value with one step",
+    min_group_size=1,
+    reduces_to="spo_chain without its mask; the outcome less the prompt's value with one step",
 )
 def vine(group: Rollout):
     """The change of value over a step, each value the mean outcome of fresh continuations.

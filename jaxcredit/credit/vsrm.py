@@ -9,14 +9,14 @@ from jaxcredit.rollout import Rollout
 
 
 @per_batch(
-    needs={"info": "G K+1"},
+    needs=("info",),
     paper="2508.10293",
     fidelity="paper",
     granularity="step",
-    family="MC",
+    family="steps",
     cost="n short answers forced before each step and at the end",
-    peers=1,
-    reduces="reinforce_pp where no step changes the accuracy",
+    min_group_size=1,
+    reduces_to="reinforce_pp where no step changes the accuracy",
 )
 def vsrm(batch: Rollout, *, gamma: float = 0.7, Q: int = 3, threshold: float = 0.05, ddof: int = 0, eps: float = 1e-6):
     """A step earns what it changes of the accuracy; one that changes nothing, a share of the next change that matters.
@@ -34,4 +34,4 @@ def vsrm(batch: Rollout, *, gamma: float = 0.7, Q: int = 3, threshold: float = 0
     q = following(step, large) - step  # negative where nothing large follows
     later = jnp.where((q > 0) & (q <= Q), following(d, large) * gamma ** jnp.clip(q, 1, Q), 0)
     earned = jnp.where(real, jnp.where(large, d, later), 0)
-    return reinforce_pp.one(dataclasses.replace(batch, reward=batch.reward + earned), ddof=ddof, eps=eps)
+    return reinforce_pp.unlifted(dataclasses.replace(batch, reward=batch.reward + earned), ddof=ddof, eps=eps)

@@ -1,9 +1,14 @@
 """How an episode's score is shared out among its utterances by a judge's marks."""
 
+from typing import Literal, get_args
+
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxcredit.kernels.choices import check_choice
 from jaxcredit.kernels.returns import to_go
+
+UtteranceForm = Literal["scaled", "normalised", "progress", "discount", "uniform", "key"]
 
 
 def utterance_rewards(
@@ -11,7 +16,7 @@ def utterance_rewards(
     score: Float[Array, "G D"],
     where: Bool[Array, "G K"],
     *,
-    form: str = "scaled",
+    form: UtteranceForm = "scaled",
     decay: float = 0.9,
 ) -> Float[Array, "G K D"]:
     """What utterance k of n earns of the score S in each dimension (Sotopia-RL, arXiv 2508.03905, released code).
@@ -22,6 +27,7 @@ def utterance_rewards(
 
     Of equal marks the first is `key`. The `normalised` rewards sum to S, the others do not.
     """
+    check_choice("utterance_rewards", "form", form, get_args(UtteranceForm))
     real = where[..., None]
     S = jnp.broadcast_to(score[:, None], mark.shape)
     a = jnp.where(real, jnp.maximum(mark, 0), 0)

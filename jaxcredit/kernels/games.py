@@ -106,12 +106,12 @@ def centre_roles(
     where: Bool[Array, "*s"],
     *,
     unique: bool = False,
-    scale: bool = False,
+    normalize: bool = False,
     ddof: int = 0,
     eps: float = 1e-6,
     slack: Float[Array, "*s"] | None = None,
 ) -> Float[Array, "*s"]:
-    """`centre` (or, with `scale`, `standardise`) by role for any number of units: sorted, where that compares every unit with every other.
+    """`centre` (or, with `normalize`, `standardise`) by role, for any number of units: by sorting, not by comparing all pairs.
 
     With `unique` the mean is taken over a role's different values, each counted once however often it occurs. 0 off `where`. Values that
     differ by no more than `slack`, their rounding, are equal, as in `standardise`.
@@ -140,7 +140,7 @@ def centre_roles(
     far = jnp.where(wide > largest(slack), far / unit, 0)
     size = total(counts.astype(x.dtype))
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)
-    if scale:
+    if normalize:
         left = size - ddof
         std = root(jnp.where(left > 0, total(jnp.where(counts, far * far, 0)) / jnp.where(left > 0, left, 1), 0)) * unit
         far = jnp.where(std > 0, far * unit / jnp.where(std > 0, std + eps, 1), 0)

@@ -17,7 +17,7 @@ def by_segment(g, number):
     return by_trajectory(g, lambda i, r, t: number(i, g["segment"][r, t]))
 
 
-def batch_mars(groups, unique=False, scale=False, whiten=False, ddof=0):
+def batch_mars(groups, unique=False, normalize=False, whiten=False, ddof=0):
     follow, of = [], {}
     for g in groups:
         R = {}
@@ -32,7 +32,7 @@ def batch_mars(groups, unique=False, scale=False, whiten=False, ddof=0):
 
         def number(i, k, g=g, R=R):
             peers = of[g["agent"][i, k]]
-            return z(peers, R[i, k], ddof) if scale else R[i, k] - np.mean(peers)
+            return z(peers, R[i, k], ddof) if normalize else R[i, k] - np.mean(peers)
 
         A.append(by_segment(g, number))
     if whiten:

@@ -32,14 +32,14 @@ def batch_gpg(groups, form="code", f_norm=1.0):
     return {"advantage": [alpha * loop_dr_grpo(g) / f_norm for g in groups]}
 
 
-def loop_passk(g, divide=True):
+def loop_passk(g, normalize=True):
     there, R = basics(g)
 
     def number(i, r, t):
         others = [R[j] for j in there if j != i]
         if not others or len(set(R.values())) == 1:
             return 0.0
-        return max(0.0, R[i] - max(others)) / (np.std(list(R.values())) + 1e-6 if divide else 1.0)
+        return max(0.0, R[i] - max(others)) / (np.std(list(R.values())) + 1e-6 if normalize else 1.0)
 
     return by_trajectory(g, number)
 

@@ -164,7 +164,7 @@ def loop_pppo(g, eta=0.15):
     return A
 
 
-def loop_int(g):
+def loop_interventions(g):
     w = by_trajectory(g, lambda i, r, t: float(g["segment"][r, t] <= g["pivot"][i]))
     return {"advantage": w, "weight": w}
 

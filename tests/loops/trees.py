@@ -91,14 +91,14 @@ def equal(values):
     return np.ptp(values) <= 1e-9 * (1 + np.abs(values).max())
 
 
-def loop_spo_tree(g, mode="rloo", prob_mask=0.9, drop=True):
+def loop_spo_tree(g, normalize=False, prob_mask=0.9, drop=True):
     tree = Tree(g)
 
     def number(n):
         p = tree.parent[n]
         around = tree.below(p, tree.by_children)
         A = tree.by_children(n) - tree.by_children(p)
-        return 0.0 if equal(around) else A / (np.std(around) + 1e-6) if mode == "grpo" else A
+        return 0.0 if equal(around) else A / (np.std(around) + 1e-6) if normalize else A
 
     return on_edges(
         g, tree, number, lambda n: not drop or abs(number(n)) > 1e-9, lambda r, t: not prob_mask or np.exp(g["logp"][r, t]) < prob_mask

@@ -29,12 +29,12 @@ def by_turn(g, number):
     return by_trajectory(g, lambda i, r, t: number.get((i, g["segment"][r, t]), 0.0))
 
 
-def loop_gigpo(g, gamma=0.95, weight=1.0, mode="mean_norm", pool="trajectory", singleton="zero", ddof=0):
+def loop_gigpo(g, gamma=0.95, weight=1.0, normalize=False, pool="trajectory", singleton="zero", ddof=0):
     there, R = basics(g)
     G, all_units = returns(g, gamma), units(g)
 
     def against(values, own):
-        return z(values, own, ddof) if mode == "mean_std_norm" else own - np.mean(values)
+        return z(values, own, ddof) if normalize else own - np.mean(values)
 
     scores = list(R.values()) if pool == "trajectory" else [R[i] for i, _ in all_units]
     A = {}
@@ -45,7 +45,7 @@ def loop_gigpo(g, gamma=0.95, weight=1.0, mode="mean_norm", pool="trajectory", s
     return by_turn(g, A)
 
 
-def loop_hgpo(g, gamma=0.95, history=2, alpha=1.0, mode="mean_norm"):
+def loop_hgpo(g, gamma=0.95, history=2, alpha=1.0, normalize=False):
     G, all_units = returns(g, gamma), units(g)
 
     def way(u, level):
@@ -61,7 +61,7 @@ def loop_hgpo(g, gamma=0.95, history=2, alpha=1.0, mode="mean_norm"):
             peers = [v for v in all_units if way(v, level) == way(u, level)] if way(u, level) else []
             if len(peers) > 1:
                 values = [G[v] for v in peers]
-                own = z(values, G[u]) if mode == "mean_std_norm" else G[u] - np.mean(values)
+                own = z(values, G[u]) if normalize else G[u] - np.mean(values)
                 parts.append(((level + 1) ** alpha, own))
         A[u] = sum(w * a for w, a in parts) / sum(w for w, _ in parts) if parts else 0.0
     return by_turn(g, A)
@@ -99,11 +99,11 @@ def hae_levels(g, gamma, lam_turn, lam_seg, bootstrap):
     return A, target
 
 
-def batch_hae(groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, plan_switch=False, normalise=False):
+def batch_hae(groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, plan_switch=False, whiten=False):
     names = {1: "plan", 2: "switch", 3: "low"}
     found = [hae_levels(g, gamma, lam_turn, lam_seg, bootstrap) for g in groups]
     answer = {"advantage": [np.zeros(g["mask"].shape) for g in groups], "target": [np.zeros(g["mask"].shape) for g in groups]}
-    if normalise:
+    if whiten:
         for kind, name in names.items():
             owners = []
             for n, g in enumerate(groups):

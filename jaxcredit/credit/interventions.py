@@ -6,15 +6,15 @@ from jaxcredit.rollout import Rollout
 
 
 @per_group(
-    needs={"pivot": "G"},
+    needs=("pivot",),
     paper="2601.14209",
     fidelity="paper",
     granularity="step",
-    family="distillation",
+    family="steps",
     cost="a reference solution, a proposed step, and 32 continuations that test it",
-    peers=1,
+    min_group_size=1,
 )
-def int(group: Rollout):  # the method's name, InT; it hides the builtin in this file alone
+def interventions(group: Rollout):
     """Supervision up to the intervention on the first wrong step: what led there and the new step, and nothing after it.
 
         A_ik = w_ik = 1[k <= pivot_i]
