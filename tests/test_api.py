@@ -23,7 +23,7 @@ KNOWN: set[str] = {
     for face, names in {
         "jaxcredit.credit": """
             a2tgpo archer attention_rhythm brpo calm capo clip_delta coma difference_rewards dr_grpo dr_mas
-            entropy_mask epo gdpo gigpo gpg grpo gtalign hae hgpo hicra igpo int lare ma_rlhf malt mars mars2
+            entropy_mask epo gdpo gigpo gpg grpo gtalign hae hgpo hicra igpo interventions lare ma_rlhf malt mars mars2
             masked_gae matchtir oni opo oprl otb passk poad pooled potential_shaping ppo pppo prime pure qmix
             r3l r_to_q_star reinforce_pp reinforce_pp_baseline remax rloo rrd rudder san scrl search_r2
             shapley siop slate sotopia spa sploo spo_chain spo_tree t_reg tempo tp_grpo tree_rl tree_rpo

@@ -96,3 +96,9 @@ def test_a_star_import_keeps_the_builtins():
     names: dict = {}
     exec("from jaxcredit.credit import *", names)
     assert not set(vars(__import__("builtins"))) & set(credit.__all__) and names["grpo"] is credit.grpo
+
+
+@pytest.mark.parametrize("name", credit.__all__)
+def test_our_designs_say_so_in_their_first_line(name):
+    method = method_of(getattr(credit, name))
+    assert (method.fidelity == "ours") == ("our design" in method.summary.lower())

@@ -94,7 +94,9 @@ def worlds(fresh: bool = False) -> list[Worlds]:
             name or make.__name__, [" ".join(f"{k}={v:g}" for k, v in c.items()) or "as it is" for c in cells], stack(tasks), **kw
         )
 
-    mass, rare, at = ((0.95, 0.85, 0.72, 0.58), (0.2, 0.35), (5, 12)) if fresh else ((1, 0.9, 0.8, 0.65, 0.5), (0.1, 0.5), (2, 16))
+    mass = (0.95, 0.85, 0.72, 0.58) if fresh else (1, 0.9, 0.8, 0.65, 0.5)
+    rare = (0.2, 0.35) if fresh else (0.1, 0.5)
+    at = (5, 12) if fresh else (2, 16)
     keys = [{"c_pre": c, "q": q} for q in rare for c in mass] + [{"at": t, "c_pre": 0.8, "q": q} for q in rare for t in at]
     same = [{"c_pre": c, "c_post": c, "q": c} for c in ((0.9, 0.65) if fresh else (0.8, 0.5))]
     names, trees = zip(*[(knobs, task) for _, knobs, task in ours.trees(seeds=range(6, 12) if fresh else range(6))], strict=True)

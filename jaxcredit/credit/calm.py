@@ -15,7 +15,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="returns of the reward alone with c=0",
 )
 def calm(group: Rollout, *, c: float = 0.1, gamma: float = 1.0):
-    """A bonus where a subgoal is reached for the first time.
+    """Returns with a bonus for the first segment that reaches each subgoal, less the mean of the peers (our design).
 
         A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + c n_ik + gamma G_i,k+1,   n_ik = 1 where k is the first to achieve its subgoal
 

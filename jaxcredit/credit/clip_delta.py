@@ -16,7 +16,7 @@ from jaxcredit.rollout import Rollout
 def clip_delta(
     group: Rollout, *, alpha: float = 1.0, eta: float | None = 0.0, delta: bool = True, last_step: bool = False, gamma: float = 1.0
 ):
-    """Process scores that cannot be hoarded: clipped from above, then differences, so that a return does not grow with steps.
+    """Returns of process scores that are clipped from above and differenced, less the mean of the peers (our design).
 
         clip: c_k = min(p_k - eta, 0);   delta: q_k = c_k - c_{k+1}, the last step without a score;   reward r_k + alpha q_k
         A_ik = G_ik - mean_j G_jk,   G_ik = sum_{l >= k} gamma^{l-k} (r_il + alpha q_il)

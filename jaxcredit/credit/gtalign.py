@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout, alive
     reduces_to="grpo where all players' utilities are the outcome (and not negative)",
 )
 def gtalign(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
-    """The players' welfare against the group.
+    """GRPO on the geometric mean of all players' utilities (our design).
 
         A_i = (W_i - mean W) / (std W + eps),   W_i = (prod_a u_ia)^(1/A), for user and model sqrt(u_user u_model)
 

@@ -13,7 +13,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="rrd with one agent, whose signal it shares",
 )
 def lare(group: Rollout, *, gamma: float = 1.0):
-    """rrd whose reward model sees factors that a language model wrote as code.
+    """Returns of a learned reward of latent factors, less the mean of the peers (our design).
 
         A_ik = G_ik - mean_j G_jk,   G_ik = f(z_ik) + gamma G_i,k+1
 

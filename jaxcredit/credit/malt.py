@@ -16,7 +16,7 @@ from jaxcredit.rollout import Rollout, outcome
     reduces_to="spo_tree with prob_mask=None and drop=False; dr_grpo with one agent, rloo with leave_one_out",
 )
 def malt(group: Rollout, *, leave_one_out: bool = False):
-    """An agent's contribution in a tree of generator, verifier and refiner, against its siblings.
+    """Value of a node of a generator-verifier-refiner tree, less the mean of its siblings (our design).
 
         A_n = V_n - mean {V_c : c sibling of n, n itself},   V_refine = R, V_verify = mean V_refine, V_generate = mean V_verify
 

@@ -15,7 +15,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="returns of the reward alone with beta_l=0, beta_e=1",
 )
 def oni(group: Rollout, *, beta_e: float = 10.0, beta_l: float = 0.4, beta_c: float = 3.0, gamma: float = 1.0):
-    """Messages that a judge found interesting are rewarded beside the task, less each time they are seen again.
+    """Returns with a judge's reward for new messages, less the mean of the peers (our design).
 
         A_ik = G_ik - mean_j G_jk,   G_ik = beta_e r_ik + beta_l verdict_ik seen_ik^{-beta_c} + gamma G_i,k+1
 

@@ -16,7 +16,7 @@ BASE = functools.partial(l1, normalize=True)
     reduces_to="its base (sploo's l1, divided by the deviation) with equal weights",
 )
 def pooled(group: Rollout, *, base: Credit = BASE):
-    """Credit times how much was decided at such tokens in earlier steps: what one group cannot tell, many groups can.
+    """A base credit times a weight of each token, estimated from the groups of earlier steps (our design).
 
         A'_it = w(place of s_it) A_it
 

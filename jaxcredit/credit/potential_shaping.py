@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="dr_grpo with one segment, and on first segments with gamma=1 (potentials before them being equal)",
 )
 def potential_shaping(group: Rollout, *, gamma: float = 1.0, terminal_zero: bool = True):
-    """Rewards with a difference of potentials added, which changes no policy's rank.
+    """Returns with a difference of potentials added, less the mean of the peers (our design).
 
         A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + F_ik + gamma G_i,k+1,   F_k = gamma Phi_{k+1} - Phi_k,   Phi(end) = 0
 

@@ -16,7 +16,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="action_value - value, the agent's own advantage, where mixing is 1 (values that just add up)",
 )
 def qmix(group: Rollout):
-    """An agent's own advantage, as much of it as reaches the team.
+    """First-order effect of an agent's action on the team's value: its own advantage times the mixing slope (our design).
 
         A_ik = dQ_tot / dq_a (q_a(u) - V_a),   Q_tot = f(q_1 .. q_A; s) with |W(s)| as weights, so that the slope is >= 0
 

@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout
     cost="a reward model, learned beside the policy",
 )
 def rrd(group: Rollout, *, gamma: float = 1.0):
-    """The policy is rewarded by a model whose rewards add up to the return.
+    """Returns of a learned reward whose sum predicts the outcome, less the mean of the peers (our design).
 
         A_ik = G_ik - mean_j G_jk,   G_ik = r^_ik + gamma G_i,k+1
 

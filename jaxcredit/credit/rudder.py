@@ -17,7 +17,7 @@ from jaxcredit.rollout import Rollout, outcome
     reduces_to="dr_grpo with one segment",
 )
 def rudder(group: Rollout, *, residual: Literal["last", "uniform"] = "last", gamma: float = 1.0):
-    """Reward when the return becomes predictable: differences of its prediction, and what was not predicted, at the end or evenly.
+    """Returns of the differences of a predicted outcome, less the mean of the peers (our design).
 
         r_k = g_{k+1} - g_k + e_k,   sum_k e_k = R - sum_k (g_{k+1} - g_k);   A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + gamma G_i,k+1
 

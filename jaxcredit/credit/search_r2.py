@@ -18,7 +18,7 @@ from jaxcredit.rollout import Rollout, alive, outcome, slack
 def search_r2(
     group: Rollout, *, weight: float = 0.5, form: Literal["gated", "weighted", "product"] = "gated", ddof: int = 0, eps: float = 1e-6
 ):
-    """GRPO on the outcome and the share of what was retrieved that is useful.
+    """GRPO on the outcome joined with the share of useful retrieved passages (our design).
 
         A_i = (H_i - mean H) / (std H + eps),   H_i = R_i (1 + weight d_i)   gated
                                                 H_i = R_i + weight d_i       weighted

@@ -26,7 +26,7 @@ def tree_rpo(
     drop: bool = True,
     eps: float = 1e-6,
 ):
-    """GRPO among siblings: a step's reward is the mean outcome of the leaves below it.
+    """GRPO among siblings of a tree, a node's reward being the mean outcome of its leaves (our design).
 
         A_n = (V_n - mu) / (sqrt(mu (1 - mu)) + eps),   mu = mean of V over the children of n's parent, outcomes in [0, 1]
 

@@ -16,7 +16,7 @@ from jaxcredit.rollout import Rollout, outcome
     reduces_to="tree_rl times (G - 1) / G",
 )
 def treeps_rag(group: Rollout):
-    """What a search step is worth against the whole tree, and against its parent.
+    """Value of a search step less the tree's mean and its parent's, per root of its leaves (our design).
 
         A_n = [(V_n - V_root) + (V_n - V_parent)] / sqrt(leaves_n),   V_n = mean outcome of the leaves below n
 
