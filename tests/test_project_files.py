@@ -181,6 +181,14 @@ def test_the_changelog_has_its_headings_and_its_renames_are_true():
         assert not any(resolves(name) for name in re.findall(r"`(jaxcredit\.[\w.]+)`", old)), row
 
 
+def test_the_glossary_is_in_alphabetical_order_with_one_sentence_a_term():
+    table = (ROOT / "docs/architecture.md").read_text().split("| term | meaning |\n|---|---|\n")[1]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    terms = [term.lower() for term, _ in rows]
+    assert terms == sorted(set(terms)) and len(terms) >= 40
+    assert all(re.fullmatch(r"[A-Z][^.]*\.", meaning.replace("jaxcredit.SIGNALS", "")) for _, meaning in rows)
+
+
 # Trees of folders in Markdown
 
 TREE = re.compile(r"(?<=<!-- tree -->\n).*?(?=<!-- /tree -->)", re.S)
