@@ -10,7 +10,7 @@ import optax
 from jaxcredit import credit as credits
 from jaxcredit import losses, ranges
 from jaxcredit import mesh as meshes
-from jaxcredit.credit import Credit, method_of
+from jaxcredit.credit import Credit, check_knobs, method_of
 from jaxcredit.policy import lora
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.ranges import COUNT, FROM_0, NOT_NEGATIVE, POSITIVE, SEED, SHARE_ABOVE_0, Range
@@ -119,6 +119,7 @@ class Experiment:
         ranges.check(POLICY, self.policy, "policy.")
         if self.warmup:
             ranges.check(WARMUP, self.warmup, "warmup.")
+        check_knobs(self.credit)
         method = method_of(self.credit)
         missing = [s for s in method.needs if s not in self.provided()]
         if missing:

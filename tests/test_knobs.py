@@ -1,14 +1,19 @@
 """Knobs of estimators: annotated choices, messages for wrong values and unknown names, and one spelling for one idea."""
 
+import dataclasses
 import inspect
+from functools import partial, wraps
+from pathlib import Path
 from typing import Literal, get_args, get_origin
 
+import jax
 import jax.numpy as jnp
 import pytest
 
 from jaxcredit import credit, find, kernels, laws
-from jaxcredit.credit import method_of, per_batch, per_group
+from jaxcredit.credit import check_knobs, method_of, per_batch, per_group
 
+CONFIGS = Path(__file__).parent.parent / "configs"
 KNOBS = {name: list(inspect.signature(getattr(credit, name), eval_str=True).parameters.values())[1:] for name in credit.__all__}
 CHOICES = [(name, knob) for name, knobs in KNOBS.items() for knob in knobs if get_origin(knob.annotation) is Literal]
 
@@ -47,6 +52,32 @@ def test_an_unknown_knob_is_an_error_that_names_the_knobs(name):
 def test_a_near_miss_is_suggested():
     with pytest.raises(TypeError, match="^tempo has no knob 'gaet'; did you mean gate\\? its knobs: gate, ddof, eps$"):
         credit.tempo(laws.synthetic(0, N=1), gaet=1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "words"),
+    [
+        (partial(credit.tempo, gaet=1), TypeError, "tempo has no knob 'gaet'"),
+        (partial(partial(credit.prime, form="Code"), beta=0.1), ValueError, "prime: form='Code' is unknown"),
+        (partial(credit.hicra, base=partial(credit.grpo, scale=True)), TypeError, "grpo has no knob 'scale'"),
+    ],
+    ids=["unknown", "choice", "base"],
+)
+def test_an_experiment_refuses_wrong_knobs_before_it_runs(wrong, error, words):
+    exp, _ = find.experiment(str(CONFIGS / "quickstart.py"))
+    with pytest.raises(error, match=words):
+        dataclasses.replace(exp, credit=wrong).check()
+    dataclasses.replace(exp, credit=partial(credit.tempo, gate=2)).check()
+
+
+def test_knobs_of_functions_that_are_not_lifted_are_their_own():
+    @wraps(credit.grpo)
+    def mine(rollout, extra=1):
+        return extra * credit.grpo(rollout)
+
+    check_knobs(partial(mine, extra=2))
+    check_knobs(partial(lambda rollout, x: x * rollout.logp, x=2))
+    check_knobs(partial(jax.jit(credit.grpo), eps=0.0))
 
 
 @pytest.mark.parametrize("lift", [per_group, per_batch])

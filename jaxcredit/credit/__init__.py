@@ -2,7 +2,9 @@
 
 from jaxcredit.credit._lift import Columns as Columns
 from jaxcredit.credit._lift import Credit as Credit
+from jaxcredit.credit._lift import Estimator as Estimator
 from jaxcredit.credit._lift import Method as Method
+from jaxcredit.credit._lift import check_knobs as check_knobs
 from jaxcredit.credit._lift import columns as columns
 from jaxcredit.credit._lift import method_of as method_of
 from jaxcredit.credit._lift import per_batch as per_batch

@@ -138,6 +138,27 @@ def method_of(credit: Credit) -> Method:
     return getattr(credit, "method", Method(getattr(credit, "__name__", type(credit).__name__)))
 
 
+def check_knobs(credit: Callable[..., Any]) -> None:
+    """Raise on a wrong knob in the `functools.partial`s around an estimator, before anything is traced.
+
+    Args:
+        credit: an estimator, or a partial of one; estimators among its knobs (`base`) are checked too.
+
+    Raises:
+        TypeError: an unknown knob; the message lists the estimator's knobs.
+        ValueError: a value that its knob does not list; the message lists the right ones.
+    """
+    knobs: dict[str, Any] = {}
+    while isinstance(credit, functools.partial):
+        knobs = {**credit.keywords, **knobs}
+        credit = credit.func
+    fn = getattr(getattr(credit, "unlifted", None), "__wrapped__", None)
+    if fn is not None and fn is getattr(credit, "__wrapped__", None):  # not a wrapper of an estimator, whose knobs may be others
+        _check_knobs(method_of(credit).name, fn, knobs)
+    for base in filter(callable, knobs.values()):
+        check_knobs(base)
+
+
 def columns(credit: Float[Array, "N R T"] | Columns, rollout: Rollout) -> Columns:
     """Credit's answer with the defaults written out: `weight` is the mask, `clip` is 1."""
     given = credit if isinstance(credit, dict) else {"advantage": credit}
