@@ -15,12 +15,14 @@ from pathlib import Path
 
 import optax
 
-from jaxcredit import credit, losses, mesh
-from jaxcredit.experiment import Experiment
-from jaxcredit.plan import Unread
-from jaxcredit.policy import lora, presets, pretrained
+from jaxcredit import credit, losses
+from jaxcredit.parallel import mesh
+from jaxcredit.policy import lora, presets
+from jaxcredit.policy.formats import pretrained
+from jaxcredit.policy.tokenizer import HF
 from jaxcredit.tasks import Task, gsm8k
-from jaxcredit.tokenize import HF
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.planning.plan import Unread
 
 MODELS = {name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset for name, preset in presets.ALL.items()}
 ABSENT = (

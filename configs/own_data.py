@@ -9,10 +9,10 @@ from pathlib import Path
 
 import optax
 
-from jaxcredit.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import from_jsonl
-from jaxcredit.tokenize import Chars
+from jaxcredit.train.experiment import Experiment, Warmup
 
 DATA = Path(__file__).with_suffix(".jsonl")  # {"question": "dacb", "answer": "abcd"}
 

@@ -10,11 +10,11 @@ long as TEMPO's, against the same KL. Short answers branch little.
 import optax
 
 from jaxcredit import credit, signals
-from jaxcredit.experiment import Experiment, Warmup
-from jaxcredit.learning_rate import warmup_cosine
 from jaxcredit.policy import presets
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import number_sorting
-from jaxcredit.tokenize import Chars
+from jaxcredit.train.experiment import Experiment, Warmup
+from jaxcredit.train.learning_rate import warmup_cosine
 
 
 def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int = 240, beta: float = 0.5, seed: int = 0) -> Experiment:

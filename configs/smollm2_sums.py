@@ -10,10 +10,10 @@ import functools
 import optax
 
 from jaxcredit import credit, losses
-from jaxcredit.experiment import Experiment
-from jaxcredit.learning_rate import warmup_cosine
-from jaxcredit.policy import gguf
+from jaxcredit.policy.formats import gguf
 from jaxcredit.tasks import sums
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.learning_rate import warmup_cosine
 
 
 def experiment(

@@ -3,8 +3,10 @@
 `credit` holds the estimators, `kernels` what they are made of, `losses` what is done with credit; `laws` says what every estimator obeys.
 """
 
-from jaxcredit import credit, extras, kernels, laws, losses
+from jaxcredit import credit, kernels, losses
+from jaxcredit.credit import laws
 from jaxcredit.rollout import SIGNALS, Rollout
+from jaxcredit.utils import extras
 
 extras.install()
 

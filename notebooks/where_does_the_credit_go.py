@@ -35,15 +35,17 @@ import functools
 import numpy as np
 import optax
 
-from jaxcredit import credit, pictures, programs
-from jaxcredit.collect import single_turn
-from jaxcredit.experiment import Experiment, Warmup
+from jaxcredit import credit
+from jaxcredit.analysis import pictures
+from jaxcredit.train import programs
+from jaxcredit.collect.single_turn import single_turn
+from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.kernels import prefix_value
 from jaxcredit.policy import presets
-from jaxcredit.run import greedy
+from jaxcredit.train.run import greedy
 from jaxcredit.tasks import number_sorting
-from jaxcredit.tokenize import Chars
-from jaxcredit.warmup import warm_up
+from jaxcredit.policy.tokenizer import Chars
+from jaxcredit.train.supervised import warm_up
 
 tokenizer = Chars("0123456789<>")
 exp = Experiment(
@@ -178,7 +180,7 @@ pictures.coloured({"first_word": rows, "tempo": shown["tempo"]}, answers, reward
 # Does it obey the laws that every estimator obeys? `jaxcredit check my_file.py` asks the same.
 
 # %%
-from jaxcredit import laws
+from jaxcredit.credit import laws
 
 for result in laws.check(first_word, laws=laws.QUICK):
     print({True: "holds  ", False: "BROKEN ", None: "skipped"}[result.passed], result.law, result.detail)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxcredit.records import read
+from jaxcredit.train.runs.metrics import read
 
 
 def timeless(folder):

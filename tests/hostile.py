@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.laws import synthetic
+from jaxcredit.credit.laws import synthetic
 from jaxcredit.rollout import Rollout
 
 LABELS = ("state", "subgoal", "stratum", "turn_parent", "macro", "agent")  # numbers that are only compared

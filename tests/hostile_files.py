@@ -22,8 +22,8 @@ from safetensors.numpy import load_file
 from test_pretrained import FAMILIES, GOLDENS, write_gguf
 from tiny import tiny_tokenizer
 
-from jaxcredit.policy import gguf, pretrained
-from jaxcredit.tokenize import HF
+from jaxcredit.policy.formats import gguf, pretrained
+from jaxcredit.policy.tokenizer import HF
 
 SECONDS = 20  # far more than any case takes
 MEMORY = 4 << 30

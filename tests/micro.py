@@ -4,11 +4,12 @@ import itertools
 
 import optax
 
-from jaxcredit import credit, programs, signals
-from jaxcredit.experiment import Experiment
+from jaxcredit import credit, signals
 from jaxcredit.policy import presets
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.train import programs
+from jaxcredit.train.experiment import Experiment
 
 CHARS = Chars("abcd>")
 ITEMS = [{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))} for w in itertools.product("abcd", repeat=3)]

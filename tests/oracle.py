@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.laws import synthetic
+from jaxcredit.credit.laws import synthetic
 from jaxcredit.rollout import SIGNALS, Rollout
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from micro import build
 
-from jaxcredit import advise, arena, cli, credit
-from jaxcredit.advise import Measured
-from jaxcredit.evaluate import Estimate
+from jaxcredit import arena, credit
+from jaxcredit.analysis import advise
+from jaxcredit.analysis.advise import Measured
+from jaxcredit.cli import main as cli
+from jaxcredit.tasks.statistics import Estimate
 
 OUTCOME_ONLY = {
     "zero_signal": 0.1,
@@ -107,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_told_why(tmp_path, change, message):
 
 @pytest.mark.slow
 def test_a_run_is_asked(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
     micro = str(Path(__file__).parent / "micro.py")
     cli.main(["train", micro, "--runs", str(tmp_path), "--steps", "2"])
     capsys.readouterr()

@@ -9,10 +9,10 @@ import pytest
 from compare import timeless
 from micro import build, experiment
 
-from jaxcredit import programs
-from jaxcredit.data import Batches
-from jaxcredit.run import _collector, run, steps_of
-from jaxcredit.train import train
+from jaxcredit.collect.batches import Batches
+from jaxcredit.train import programs
+from jaxcredit.train.loop import train
+from jaxcredit.train.run import _collector, run, steps_of
 
 
 def ahead(steps=6, **kw):

@@ -10,8 +10,9 @@ import pytest
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import enumerate as trees
-from jaxcredit.arena import lengths, matrix, metrics
+from jaxcredit.arena import matrix, metrics
 from jaxcredit.arena.world import NATURE, OVER
+from jaxcredit.arena.worlds import lengths
 from jaxcredit.policy import transformer
 
 sample = jax.jit(arena.sample, static_argnames=("prompts", "group"))

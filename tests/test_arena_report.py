@@ -8,10 +8,13 @@ from pathlib import Path
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
+import pooled_evidence as pooled
 import pytest
+import sploo_bounds as ours
 
 from jaxcredit import arena, credit
-from jaxcredit.arena import claims, learn, ours, pooled, report, sweeps
+from jaxcredit.arena import claims, learn, sweeps
+from jaxcredit.arena import html as report
 from jaxcredit.arena.matrix import Cell
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.sweeps import Curve, Sweep

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from micro import build, experiment
 
-from jaxcredit import cli, errors, options
-from jaxcredit.experiment import NUMBERS, OR_NONE, POLICY, WARMUP, Warmup
+from jaxcredit.cli import errors
+from jaxcredit.cli import main as cli
+from jaxcredit.cli import parser as options
+from jaxcredit.train.experiment import NUMBERS, OR_NONE, POLICY, WARMUP, Warmup
 
 MICRO = str(Path(__file__).parent / "micro.py")
 
@@ -22,7 +24,7 @@ def run(tmp_path_factory):
     """A run of one step."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         cli.main(["train", MICRO, "--runs", str(folder), "--steps", "1"])
     return folder / "micro"
 
@@ -32,7 +34,7 @@ def refused(capsys, monkeypatch):
     """What the command line says when it refuses."""
 
     def ask(*argv):
-        monkeypatch.setattr("jaxcredit.run.build", build)
+        monkeypatch.setattr("jaxcredit.train.run.build", build)
         capsys.readouterr()
         with pytest.raises(SystemExit) as stop:
             cli.main([str(word) for word in argv])
@@ -92,7 +94,7 @@ FILES = {
     "leaves": ("import sys\nsys.exit(0)\n", "leaves.py called sys.exit while it was loaded"),
     "absent": ("import a_module_that_nobody_has\n", "absent.py:1: import a_module_that_nobody_has"),
     "own": ("class Mine(Exception):\n    def __str__(self): return 1 / 0\nraise Mine\n", "own.py:3: raise Mine"),
-    "none": ("def experiment():\n    return None\n", "none.py returned None: it must return a jaxcredit.experiment.Experiment"),
+    "none": ("def experiment():\n    return None\n", "none.py returned None: it must return a jaxcredit.train.experiment.Experiment"),
     "number": ("experiment = 3\n", "number.py has no function `experiment(...)`"),
     "escape": ("raise ValueError('\\x1b[31mred')\n", "ValueError: \\x1b[31mred"),
 }
@@ -264,7 +266,7 @@ def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refu
 
 def test_nobody_reads_the_rest_of_it():
     """As after `| head -1`."""
-    command = "from jaxcredit import cli; cli.main(['models', '--json'])"
+    command = "from jaxcredit.cli import main as cli; cli.main(['models', '--json'])"
     with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         child.stdout.close()
         assert child.stderr.read() == b"" and child.wait() == 1
@@ -275,13 +277,13 @@ def test_a_full_disk_behind_stdout_is_said_once(stream):
     if not Path(stream).exists():
         pytest.skip(f"{stream} is not here: output to a full disk was NOT tried")
     with open(stream, "w") as full:
-        command = "from jaxcredit import cli; cli.main(['models', '--json'])"
+        command = "from jaxcredit.cli import main as cli; cli.main(['models', '--json'])"
         said = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True)
     assert said.returncode == 1 and said.stderr.count("No space left") == 1 and "Exception ignored" not in said.stderr
 
 
 def test_an_encoding_without_the_characters_gets_escapes():
-    command = "from jaxcredit import cli; cli.COMMANDS['models'] = lambda *_: print('\u2581'); cli.main(['models'])"
+    command = "from jaxcredit.cli import main as cli; cli.COMMANDS['models'] = lambda *_: print('\u2581'); cli.main(['models'])"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, env=env, text=True)
     assert (said.stdout, said.stderr) == ("\\u2581\n", "")

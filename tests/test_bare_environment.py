@@ -27,7 +27,7 @@ def typed(words: str | list[str], cwd: Path, cache: Path) -> subprocess.Complete
             (cwd / name).symlink_to(ROOT / name)
     words = shlex.split(words) if isinstance(words, str) else words
     assert words[0] == "jaxcredit", words
-    main = [sys.executable, "-c", "import sys; from jaxcredit.cli import main; main(sys.argv[1:])", *words[1:]]
+    main = [sys.executable, "-c", "import sys; from jaxcredit.cli.main import main; main(sys.argv[1:])", *words[1:]]
     return subprocess.run(main, env=bare(cache), cwd=cwd, capture_output=True, text=True, timeout=800)
 
 

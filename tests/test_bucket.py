@@ -16,9 +16,11 @@ from fake_gcs import Server
 from launching import free_port
 from micro import build
 
-from jaxcredit import cli, home, store
-from jaxcredit.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
-from jaxcredit.records import read
+from jaxcredit.cli import main as cli
+from jaxcredit.train.runs import folder as home
+from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
+from jaxcredit.train.runs.metrics import read
 
 MICRO = str(Path(__file__).parent / "micro.py")
 # Read when gcsfs is imported: without credentials it cannot ask of what kind a bucket is.
@@ -95,7 +97,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(storage):
 
 @pytest.mark.slow
 def test_a_run_in_a_bucket_is_the_run_on_a_disk(storage, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
     cli.main(["train", MICRO, "--runs", str(tmp_path), "--run", "a", "--steps", "4"])
     cli.main(["train", MICRO, "--runs", "gs://shelf/runs/", "--run", "a", "--steps", "2"])
     assert names(storage, "gs://shelf/runs/a") >= {"metrics.jsonl", "config.py", "source.json", "hosts/00000.log", "curves.png"}
@@ -153,7 +155,18 @@ def test_what_is_said_of_other_addresses(storage, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_without_a_common_disk_keep_their_run_in_a_bucket(storage, tmp_path):
-    words = ["-c", "from jaxcredit import cli; cli.main()", "train", MICRO, "--steps", "3", "--fsdp", "2", "--runs", "gs://shelf/jobs"]
+    words = [
+        "-c",
+        "from jaxcredit.cli import main as cli; cli.main()",
+        "train",
+        MICRO,
+        "--steps",
+        "3",
+        "--fsdp",
+        "2",
+        "--runs",
+        "gs://shelf/jobs",
+    ]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "TMPDIR": str(tmp_path)}
     job = [*words, "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
     jobs = [

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import SIGNALS, catalogue, cli, credit, find, signals
-from jaxcredit.credit import method_of
+from jaxcredit import SIGNALS, credit, signals
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.credit import catalogue, method_of
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 KEYS = {"name", "title", "paper", "granularity", "family", "signals", "fidelity", "cost", "reductions", "implemented", "regime", "code"}

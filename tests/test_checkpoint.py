@@ -19,9 +19,9 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxcredit.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
-from jaxcredit.data import Batches
-from jaxcredit.preemption import Preemption
+from jaxcredit.collect.batches import Batches
+from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
+from jaxcredit.train.runs.preemption import Preemption
 
 
 def make_state(seed=0, width=64):
@@ -203,7 +203,7 @@ def test_no_room_in_the_middle_of_a_write(tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("jaxcredit.store.Disk.write", full)
+    monkeypatch.setattr("jaxcredit.train.runs.storage.Disk.write", full)
     ckpt = Checkpoints(tmp_path)
     ckpt.save(2, make_state(2))
     with pytest.warns(CheckpointWarning, match="step 2 .*disk is full"), pytest.raises(CheckpointError, match="disk is full"):
@@ -245,7 +245,7 @@ def test_a_disk_that_is_really_full(tiny_disk, monkeypatch):
 
 KILLED = """
     import sys, time, jax, jax.numpy as jnp
-    from jaxcredit import checkpoint, store
+    from jaxcredit.train.runs import checkpoint, storage as store
     folder, where = sys.argv[1:]
     write = store.Disk.write
     def slow(self, name, text):

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from micro import build
 
-from jaxcredit import cli, credit, find
+from jaxcredit import credit
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
 from jaxcredit.credit import method_of
 
 HERE = Path(__file__).parent
@@ -15,7 +17,7 @@ MICRO, CONFIGS = str(HERE / "micro.py"), HERE.parent / "configs"
 
 @pytest.fixture(autouse=True)
 def one_compile(monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +25,7 @@ def runs(tmp_path_factory):
     """Two runs of four steps: tempo, and grpo in its place."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         cli.main(["train", MICRO, "--runs", str(folder), "--steps", "4"])
         cli.main(["train", MICRO, "--runs", str(folder), "--run", "other", "--credit", "grpo", "--seed=1"])
     return folder
@@ -169,10 +171,10 @@ def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_own_data_learns(tmp_path, monkeypatch):
-    from jaxcredit import programs
-    from jaxcredit.records import read
+    from jaxcredit.train import programs
+    from jaxcredit.train.runs.metrics import read
 
-    monkeypatch.setattr("jaxcredit.run.build", programs.build)
+    monkeypatch.setattr("jaxcredit.train.run.build", programs.build)
     cli.main(["train", str(CONFIGS / "own_data.py"), "--runs", str(tmp_path)])
     accuracy = [line["eval/greedy_accuracy"] for line in read(tmp_path / "own_data") if "eval/greedy_accuracy" in line]
     assert accuracy[-1] > accuracy[0] + 0.1
@@ -206,7 +208,7 @@ MISUSES = {
 
 @pytest.mark.parametrize("what", MISUSES)
 def test_a_misuse_is_named_before_any_device_work(what, capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("jaxcredit.run.build", lambda exp: pytest.fail("programs were built"))
+    monkeypatch.setattr("jaxcredit.train.run.build", lambda exp: pytest.fail("programs were built"))
     argv, message = MISUSES[what]
     argv = [*argv, "--runs", tmp_path] if argv[0] == "train" else argv
     assert message in refused(argv, capsys)
@@ -219,7 +221,7 @@ def test_an_error_in_device_work_is_shown_without_a_trace(capsys, monkeypatch, t
     def full(exp):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr("jaxcredit.run.build", full)
+    monkeypatch.setattr("jaxcredit.train.run.build", full)
     assert "RESOURCE_EXHAUSTED" in refused(["train", MICRO, "--runs", tmp_path], capsys)
     monkeypatch.setenv("JAXCREDIT_TRACE", "1")
     with pytest.raises(jax.errors.JaxRuntimeError):

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import compilation_cache
+from jaxcredit.cli import compilation_cache
 
 ROOT = Path(__file__).parent.parent
 # Two programs of some kB, compiled or read; `hits` counts those that were read. Counts are jax's own events.
 PROGRAM = """
 import resource, signal, sys
-from jaxcredit import compilation_cache
+from jaxcredit.cli import compilation_cache
 compilation_cache.SECONDS = 0.0
 folder = compilation_cache.begin()
 if sys.argv[1:]:  # the kernel kills the process where a file grows beyond this
@@ -75,7 +75,7 @@ def test_the_folder_stays_within_its_size(tmp_path):
     "env", [{"JAXCREDIT_CACHE": "off"}, {"JAX_COMPILATION_CACHE_DIR": "/nonexistent"}, {"JAX_ENABLE_COMPILATION_CACHE": "0"}], ids=str
 )
 def test_it_is_switched_off_and_the_users_own_is_left(env, monkeypatch, tmp_path):
-    code = "from jaxcredit import compilation_cache as c; import jax; print(c.begin(), jax.config.jax_compilation_cache_dir)"
+    code = "from jaxcredit.cli import compilation_cache as c; import jax; print(c.begin(), jax.config.jax_compilation_cache_dir)"
     ours = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
     ours |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path), **env}
     done = subprocess.run([sys.executable, "-c", code], env=ours, capture_output=True, text=True, timeout=300)

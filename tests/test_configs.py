@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxcredit import cli, find
-from jaxcredit.learning_rate import warmup_cosine
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.train.learning_rate import warmup_cosine
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 
@@ -59,7 +60,8 @@ def test_a_long_run_has_the_schedule_of_optax_to_the_bit():
 
 MADE = """
 import functools, sys, jax.numpy as jnp
-from jaxcredit import find, tasks
+from jaxcredit import tasks
+from jaxcredit.cli import loading as find
 tasks.number_sorting = functools.cache(tasks.number_sorting)  # seconds, and the same for all
 for config in sys.argv[1:]:
     for steps in range(1, 13):

@@ -7,10 +7,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from jaxcredit import find
-from jaxcredit.evaluate import wilson
-from jaxcredit.records import read
-from jaxcredit.run import run
+from jaxcredit.cli import loading as find
+from jaxcredit.tasks.statistics import wilson
+from jaxcredit.train.run import run
+from jaxcredit.train.runs.metrics import read
 
 
 def shuffled(credit):

@@ -13,8 +13,7 @@ from loops.first import batch_ppo, batch_reinforce_pp, loop_pure, loop_san, loop
 from oracle import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
-from jaxcredit import laws
-from jaxcredit.credit import method_of
+from jaxcredit.credit import laws, method_of
 from jaxcredit.rollout import Rollout
 
 dr_grpo, grpo, opo, ppo, pure = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "opo", "ppo", "pure"))

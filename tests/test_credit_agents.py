@@ -12,7 +12,8 @@ from loops.agents import batch_mars, loop_dr_mas, shapley_by_orders
 from oracle import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
-from jaxcredit import kernels, laws, signals
+from jaxcredit import kernels, signals
+from jaxcredit.credit import laws
 from jaxcredit.rollout import Rollout
 
 mars, dr_mas, coma, shapley = (compiled(getattr(catalogue, name)) for name in ("mars", "dr_mas", "coma", "shapley"))

@@ -21,7 +21,7 @@ from oracle import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels
-from jaxcredit.credit.sploo import bold, l1, l1_bold, mid, p0, safe
+from jaxcredit.credit.trees.sploo import bold, l1, l1_bold, mid, p0, safe
 from jaxcredit.rollout import Rollout
 
 dr_grpo, entropy_mask, gdpo, gpg, grpo = (compiled(getattr(catalogue, n)) for n in ("dr_grpo", "entropy_mask", "gdpo", "gpg", "grpo"))

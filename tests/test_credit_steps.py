@@ -12,11 +12,11 @@ import pytest
 from oracle import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
-from jaxcredit import kernels, laws, losses
-from jaxcredit.credit import method_of
+from jaxcredit import kernels, losses
+from jaxcredit.credit import laws, method_of
 from jaxcredit.rewards import oni as interest
 from jaxcredit.signals.macro import ngram, parse, perplexity, randomised
-from jaxcredit.signals.retention import retention
+from jaxcredit.signals.schedules import retention
 
 dr_grpo, grpo, ppo, rloo, reinforce_pp = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp"))
 clip_delta, capo, tp_grpo, vsrm, scrl, brpo, ma_rlhf, poad, pppo, interventions, r3l = (

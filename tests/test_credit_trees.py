@@ -12,9 +12,9 @@ from oracle import columns, compiled, groups, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses, signals
-from jaxcredit.credit.mars2 import node_reward, shape
+from jaxcredit.credit.trees.mars2 import node_reward, shape
 from jaxcredit.rollout import Rollout
-from jaxcredit.synthetic import _tree
+from jaxcredit.rollout.synthetic import _tree
 
 vine, spo_chain, spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt, slate = (
     compiled(getattr(catalogue, name))

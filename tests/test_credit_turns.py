@@ -11,8 +11,8 @@ from loops import turns as loops
 from oracle import compare, compiled, make, near, random, z
 
 import jaxcredit.credit as catalogue
-from jaxcredit import kernels, laws, losses
-from jaxcredit.credit import method_of
+from jaxcredit import kernels, losses
+from jaxcredit.credit import laws, method_of
 from jaxcredit.rollout import SIGNALS, Rollout
 
 NAMES = "a2tgpo archer dr_grpo epo gigpo grpo hae hgpo igpo masked_gae matchtir oprl ppo rloo search_r2 siop sotopia spa".split()

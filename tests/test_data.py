@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxcredit.data import Batches, bucketed, mine
+from jaxcredit.collect.batches import Batches, bucketed, mine
 
 
 def take(stream, n):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_transformer import FULL, GEMMA, LLAMA, MOE, make
 
-from jaxcredit.policy import decode
+from jaxcredit.policy import sampler as decode
 from jaxcredit.policy import transformer as tf
 
 N, R, P, S = 3, 4, 5, 7
@@ -122,7 +122,7 @@ def test_the_distribution():
 
 @pytest.mark.slow
 def test_sharding_the_prompts_changes_nothing():
-    from jaxcredit import mesh
+    from jaxcredit.parallel import mesh
 
     tree = make(FREE)
     prompt, valid = (jnp.concatenate([x, x[:1]]) for x in prompts())

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcredit import arena, diagnostics
-from jaxcredit.rollout import Rollout
-from jaxcredit.synthetic import synthetic
+from jaxcredit import arena
+from jaxcredit.rollout import Rollout, diagnostics
+from jaxcredit.rollout.synthetic import synthetic
 
 read = functools.cache(lambda: jax.jit(diagnostics.sums))
 

@@ -16,9 +16,11 @@ import pytest
 from compare import close, timeless
 from launching import free_port
 
-from jaxcredit import cli, find, programs
-from jaxcredit.checkpoint import verify
-from jaxcredit.run import reopen, run
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.train import programs
+from jaxcredit.train.run import reopen, run
+from jaxcredit.train.runs.checkpoint import verify
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +48,8 @@ def experiment(steps: int = 6, fsdp: int = 8) -> Experiment:
 # Steps take milliseconds: this makes them last, so that a signal can be aimed.
 SLOWLY = """
     import sys, time
-    from jaxcredit import cli, records
+    from jaxcredit.cli import main as cli
+    from jaxcredit.train.runs import metrics as records
     log = records.Records.log
     def paced(self, step, metrics):
         time.sleep(0.1)
@@ -64,7 +67,7 @@ def config(tmp_path):
 
 def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     built = {}
-    monkeypatch.setattr("jaxcredit.run.build", lambda exp: built.setdefault(str(exp.mesh), programs.build(exp)))
+    monkeypatch.setattr("jaxcredit.train.run.build", lambda exp: built.setdefault(str(exp.mesh), programs.build(exp)))
     eight, _ = find.experiment(config)
     eight = dataclasses.replace(eight, optimizer=optax.adam(1e-2, eps=1e-3))
     four = dataclasses.replace(eight, mesh={"fsdp": 2, "tensor": 2})

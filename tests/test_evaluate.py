@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxcredit import evaluate
+from jaxcredit.tasks import statistics as evaluate
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_transformer import GEMMA, MOE, make
 
-from jaxcredit import mesh
+from jaxcredit.parallel import mesh
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.experts import routed
 

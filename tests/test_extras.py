@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 from absent import absent, only
 
-from jaxcredit import extras, store, tasks, topology
-from jaxcredit.policy import gguf
+from jaxcredit import tasks
+from jaxcredit.policy.formats import gguf
+from jaxcredit.train.planning import topology
+from jaxcredit.train.runs import storage as store
+from jaxcredit.utils import extras
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -79,24 +82,24 @@ print(sorted(third))
 
 @pytest.mark.parametrize("words", ["train configs/quickstart.py", "check tempo"])
 def test_the_command_line_names_the_extra_of_the_trainer(words):
-    done = child(only(BASE, f"sys.argv[1:] = {words.split()!r}\nfrom jaxcredit.cli import main; main()"))
+    done = child(only(BASE, f"sys.argv[1:] = {words.split()!r}\nfrom jaxcredit.cli.main import main; main()"))
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert re.match(r"MissingExtra: jaxcredit\.\w+ needs \w+, which is not installed: pip install 'jaxcredit\[train\]'\n$", done.stderr)
 
 
 def test_help_needs_no_extra():
-    done = child(only(BASE, "sys.argv[1:] = ['train', '--help']\nfrom jaxcredit.cli import main; main()"))
+    done = child(only(BASE, "sys.argv[1:] = ['train', '--help']\nfrom jaxcredit.cli.main import main; main()"))
     assert done.returncode == 0 and "--overwrite" in done.stdout, done.stderr
 
 
 USES = {
     "gcsfs": lambda folder: store.at("gs://shelf/a"),
     "gguf": lambda folder: gguf.load(folder / "a.gguf"),
-    "math_verify": lambda folder: importlib.import_module("jaxcredit.tasks.gsm8k").symbolic("1", "1"),
+    "math_verify": lambda folder: importlib.import_module("jaxcredit.tasks.grade_school").symbolic("1", "1"),
     "tensorflow_datasets": lambda folder: tasks.gsm8k(),
     "reasoning_gym": lambda folder: tasks.gym("number_sorting"),
     "libtpu": lambda folder: topology.describe("v5e:2x2"),
-    "optax": lambda folder: importlib.reload(importlib.import_module("jaxcredit.update")),
+    "optax": lambda folder: importlib.reload(importlib.import_module("jaxcredit.train.update")),
 }
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import cli, find
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
 
 RETURNS = "from pathlib import Path\ndef experiment():\n    return Path\n"
 TAKEN = ["numpy", "typing", "random", "json", "jax", "re", "dataclasses", "types", "tests", "micro", "jaxcredit"]
@@ -49,9 +50,8 @@ def test_dataclasses_and_pickles_of_a_config_work_here_and_in_another_process(tm
     sent = pickle.dumps((mod.reward, mod.Item(5)))
     function, item = pickle.loads(sent)
     assert function is mod.reward and item == mod.Item(5)
-    child = (
-        f"import pickle; from jaxcredit import find; find.module(*{find.FILES[mod.__name__]!r}); f, x = pickle.loads({sent!r}); print(f(x))"
-    )
+    load = f"from jaxcredit.cli import loading; loading.module(*{find.FILES[mod.__name__]!r})"
+    child = f"{load}; import pickle; f, x = pickle.loads({sent!r}); print(f(x))"
     said = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
     assert said.stdout == "9\n", said.stderr
 
@@ -67,7 +67,7 @@ def test_a_copy_of_a_config_is_another_module_and_sees_the_place_of_the_first(tm
 
 
 def test_what_a_run_records_of_a_config_names_its_file_and_not_its_place(tmp_path):
-    from jaxcredit.records import plain
+    from jaxcredit.train.runs.metrics import plain
 
     (tmp_path / "mine.py").write_text("def reward(meta, text, ids):\n    return 1.0\n")
     assert plain(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"

@@ -15,8 +15,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from test_pretrained import GOLDENS, Q, edit, resave, write_gguf
 
-from jaxcredit import mesh
-from jaxcredit.policy import gguf, pretrained, transformer
+from jaxcredit.parallel import mesh
+from jaxcredit.policy import transformer
+from jaxcredit.policy.formats import gguf, pretrained
 
 SIZES = "num_hidden_layers num_attention_heads num_key_value_heads hidden_size intermediate_size vocab_size head_dim".split()
 

@@ -14,8 +14,9 @@ import pytest
 from test_topology import ABSENT
 from test_transformer import FULL, GEMMA, LLAMA, P, R, S, batch, flat, make
 
-from jaxcredit import mesh, params
-from jaxcredit.policy import fused, splash
+from jaxcredit.parallel import mesh, params
+from jaxcredit.policy import fused_attention as fused
+from jaxcredit.policy import splash_attention as splash
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.positions import FAR
 

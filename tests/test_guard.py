@@ -18,10 +18,10 @@ import psutil
 import pytest
 
 from jaxcredit import tasks
+from jaxcredit.rollout.validation import LARGEST_RETURN
 from jaxcredit.tasks import workers as processes
-from jaxcredit.tasks.guard import RewardError, RewardTimeout
+from jaxcredit.tasks.scoring import RewardError, RewardTimeout
 from jaxcredit.tasks.worker import LARGEST
-from jaxcredit.validation import LARGEST_RETURN
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1, 2])
 
@@ -404,7 +404,7 @@ HOME = os.getpid()
 
 @pytest.mark.parametrize("gold, away", [("meta.gold", True), ("compared(meta.gold, text) and text", False)])
 def test_rewards_of_config_files_and_of_files_beside_them_run_there(tmp_path, gold, away):
-    from jaxcredit import find
+    from jaxcredit.cli import loading as find
 
     (tmp_path / "neighbour.py").write_text("def right(gold, text):\n    return gold == text\n")
     (tmp_path / "typing.py").write_text(CONFIG.format(gold))

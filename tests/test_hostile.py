@@ -13,9 +13,9 @@ import pytest
 from hostile import LABELS, SHAPE, hostile, relabelled, shuffled, sums
 
 import jaxcredit.credit as catalogue
-from jaxcredit import variants
 from jaxcredit.credit import method_of
-from jaxcredit.laws import synthetic
+from jaxcredit.credit.laws import synthetic
+from jaxcredit.rollout import transforms as variants
 
 GROUPS, BATCHES, FEW = 2048, 7, 64
 SOON = ("grpo", "tempo", "sploo", "dr_mas", "mars", "hae", "ma_rlhf", "san", "passk", "reinforce_pp", "gigpo", "spo_tree", "r3l", "scrl")

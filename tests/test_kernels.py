@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxcredit import kernels as k
-from jaxcredit import laws
-from jaxcredit.kernels.returns import ROWS
+from jaxcredit.credit import laws
+from jaxcredit.kernels.multistep import ROWS
 
 rng = np.random.default_rng(0)
 

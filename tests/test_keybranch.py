@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from jaxcredit import arena, credit
-from jaxcredit.arena import keybranch as kb
 from jaxcredit.arena import metrics
+from jaxcredit.arena.worlds import keybranch as kb
 
 
 def enumerate_all(logits, at, p_hi, p_lo):

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jaxcredit import credit, find, kernels, laws
-from jaxcredit.credit import check_knobs, method_of, per_batch, per_group
+from jaxcredit import credit, kernels
+from jaxcredit.cli.main import loading as find
+from jaxcredit.credit import check_knobs, laws, method_of, per_batch, per_group
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 KNOBS = {name: list(inspect.signature(getattr(credit, name), eval_str=True).parameters.values())[1:] for name in credit.__all__}

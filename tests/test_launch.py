@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from launching import LAUNCH, clean, metadata, program, sh, until
 
-from jaxcredit.preemption import Preemption
+from jaxcredit.train.runs.preemption import Preemption
 
 __all__ = ["metadata"]  # a fixture
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("env/*.sh"), *LAUNCH.glob("slurm/*.sbatch")])

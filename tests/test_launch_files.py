@@ -12,7 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
-from jaxcredit.preemption import Preemption
+from jaxcredit.train.runs.preemption import Preemption
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"

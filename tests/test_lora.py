@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from test_transformer import FULL, MOE, make
 
-from jaxcredit import Rollout, programs
-from jaxcredit import mesh as meshes
-from jaxcredit.policy import decode, lora, pretrained
+from jaxcredit import Rollout
+from jaxcredit.parallel import mesh as meshes
+from jaxcredit.policy import lora
+from jaxcredit.policy import sampler as decode
 from jaxcredit.policy import transformer as tf
+from jaxcredit.policy.formats import pretrained
+from jaxcredit.train import programs
 
 LLAMA = Path(__file__).parent / "goldens/llama"
 
@@ -122,7 +125,7 @@ def test_eight_devices_train_the_adapters_of_one():
 @pytest.mark.slow
 def test_a_run_with_adapters(tmp_path):
     """The whole trainer: a reference that is its adapters alone, a checkpoint, and the run opened again."""
-    from jaxcredit.run import reopen, run
+    from jaxcredit.train.run import reopen, run
 
     exp = dataclasses.replace(micro.experiment(steps=2, beta=0.1), lora=lora.table(2))
     last = run(exp, tmp_path / "r")

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_transformer import FULL, make
 
-from jaxcredit import mesh, params
+from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import transformer as tf
 
 CFG = dataclasses.replace(FULL, vocab=24, heads=4, kv_heads=2)

@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxcredit import cli, hosts, pictures, plots, terminal
-from jaxcredit.assess import Answers
-from jaxcredit.display import ACCURACY, HELD_OUT_REWARD, SHOWN, Display, Summary, final_table
-from jaxcredit.history import History
-from jaxcredit.optional_output import OptionalOutput
-from jaxcredit.records import Records, read
+from jaxcredit.analysis import pictures
+from jaxcredit.cli import main as cli
+from jaxcredit.train.evaluation import Answers
+from jaxcredit.train.runs import host_log as hosts
+from jaxcredit.train.runs import plots
+from jaxcredit.train.runs.console import ACCURACY, HELD_OUT_REWARD, SHOWN, Display, Summary, final_table
+from jaxcredit.train.runs.history import History
+from jaxcredit.train.runs.metrics import Records, read
+from jaxcredit.train.runs.optional_output import OptionalOutput
+from jaxcredit.utils import terminal
 
 NAMES = ["a_b$x$[bold]{0}", "_under$\\frac$", "[/red]{", ":smile: %s {task.x}", "x\x1b[2Jy\n1  forged\r\b\u202e"]
 
@@ -207,12 +211,12 @@ def fail(*args, **kwargs):
 @pytest.mark.parametrize(
     "what, name",
     [
-        ("jaxcredit.records._events", "TensorBoard"),
-        ("jaxcredit.tensorboard.Events.step", "TensorBoard"),
+        ("jaxcredit.train.runs.metrics._events", "TensorBoard"),
+        ("jaxcredit.train.runs.tensorboard.Events.step", "TensorBoard"),
         ("tensorboardX.record_writer.open_file", "TensorBoard"),
-        ("jaxcredit.plots.curves", "curves.png"),
-        ("jaxcredit.display.final_table", "the console"),
-        ("jaxcredit.display.Display.close", "the console"),
+        ("jaxcredit.train.runs.plots.curves", "curves.png"),
+        ("jaxcredit.train.runs.console.final_table", "the console"),
+        ("jaxcredit.train.runs.console.Display.close", "the console"),
     ],
 )
 def test_an_optional_output_that_fails_is_said_once(tmp_path, monkeypatch, what, name):
@@ -274,7 +278,7 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, name, monkeypatch)
         return Full(open(path, "ab")) if str(path).endswith(name) and "a" in args and full else open(path, *args, **kwargs)
 
     full = False
-    monkeypatch.setattr("jaxcredit.records.open", opened, raising=False)
+    monkeypatch.setattr("jaxcredit.train.runs.metrics.open", opened, raising=False)
     play(tmp_path, steps=2)
     full = True
     with pytest.raises(OSError, match=rf"{name} cannot be written \(No space left on device\).*--resume auto"):
@@ -376,8 +380,8 @@ def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys)
     exp = micro.experiment()
     exp = dataclasses.replace(exp, task=dataclasses.replace(exp.task, test=[{"prompt": hostile, "meta": 0}]))
     answers = Answers([{"prompt": hostile}], [[hostile, "2"]], np.array([[0.5, 1.0]]), np.zeros((1, 2)), np.ones((1, 2)))
-    monkeypatch.setattr("jaxcredit.find.opened", lambda *args: (exp, None, None, 4))
-    monkeypatch.setattr("jaxcredit.run.sampled", lambda *args, **kwargs: answers)
+    monkeypatch.setattr("jaxcredit.cli.loading.opened", lambda *args: (exp, None, None, 4))
+    monkeypatch.setattr("jaxcredit.train.run.sampled", lambda *args, **kwargs: answers)
     cli.main(["sample", "runs/x", "--n", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
@@ -409,7 +413,7 @@ def test_a_reward_that_prints_outlives_standard_output(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("env, to", [({}, ">/dev/full"), ({}, ">&-"), ({}, "2>/dev/full >&2"), ({}, "| true"), (ASCII, ">text")])
 def test_training_ends_well_whatever_its_standard_output_is(tmp_path, env, to):
-    main = "from jaxcredit.cli import main; main()"
+    main = "from jaxcredit.cli.main import main; main()"
     command = f"set -o pipefail; {sys.executable} -c '{main}' train {micro.__file__} --steps 2 {to}"
     done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True, timeout=600)
     assert done.returncode == 0, done.stderr

@@ -11,11 +11,14 @@ import pytest
 from compare import close, timeless
 from launching import free_port
 
-from jaxcredit import cli, find, mesh, programs
-from jaxcredit.data import Batches
-from jaxcredit.run import _collector, greedy, steps_of
-from jaxcredit.train import train
-from jaxcredit.warmup import warm_up
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.collect.batches import Batches
+from jaxcredit.parallel import mesh
+from jaxcredit.train import programs
+from jaxcredit.train.loop import train
+from jaxcredit.train.run import _collector, greedy, steps_of
+from jaxcredit.train.supervised import warm_up
 
 CONFIG = '''
 """The last letter of three, with everything that could go wrong on a mesh: warm-up, reference, minibatches, micro-batches, resampling."""
@@ -96,7 +99,7 @@ def test_two_processes_train_as_one(config, tmp_path, options):
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", *options]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
     job = ["--run", "two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
-    start = [sys.executable, "-c", "from jaxcredit.cli import main; main()"]
+    start = [sys.executable, "-c", "from jaxcredit.cli.main import main; main()"]
     with open(tmp_path / "0.txt", "w+") as first, open(tmp_path / "1.txt", "w+") as second:
         told = first, second
         jobs = [subprocess.Popen([*start, *words, *job, str(i)], env=env, stdout=told[i], stderr=told[i]) for i in range(2)]

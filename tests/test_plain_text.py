@@ -3,7 +3,7 @@ import unicodedata
 
 import pytest
 
-from jaxcredit.plain_text import code_span, markdown, one_line, visible
+from jaxcredit.utils.plain_text import code_span, markdown, one_line, visible
 
 RAW = "\x1b]52;c;aGk=\x07\x1b[2Ja\rb\bc\x00\x7f\x9b31m\u202edcba\u2066x\u2069\u061c\u200e\u2028\u2029\ufeff\ud800\U000e0041"
 

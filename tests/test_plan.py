@@ -10,7 +10,10 @@ import jax
 import pytest
 from tiny import write_tiny_checkpoint
 
-from jaxcredit import cli, find, plan, programs
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.train import programs
+from jaxcredit.train.planning import plan
 
 QWEN = str(Path(__file__).parents[1] / "configs/gsm8k_qwen3.py")
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from oracle import groups, random
 
-from jaxcredit import arena, credit, programs, signals
+from jaxcredit import arena, credit, signals
 from jaxcredit.kernels import Evidence, coherence, common_prefix, evidence, relative_weight, remember
 from jaxcredit.rollout import outcome
-from jaxcredit.signals.decision import depth, same_column, turn, unsure, visited
+from jaxcredit.signals.decision_points import depth, same_column, turn, unsure, visited
+from jaxcredit.train import programs
 
 
 def nodes(tokens, mask, prefix):

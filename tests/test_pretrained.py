@@ -13,9 +13,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny import tiny_tokenizer, write_tiny_checkpoint
 
-from jaxcredit import cli, mesh, params
-from jaxcredit.policy import decode, gguf, listing, presets, pretrained, transformer
-from jaxcredit.tokenize import HF, Chars
+from jaxcredit.cli import main as cli
+from jaxcredit.cli import models as listing
+from jaxcredit.parallel import mesh, params
+from jaxcredit.policy import presets, transformer
+from jaxcredit.policy import sampler as decode
+from jaxcredit.policy.formats import gguf, pretrained
+from jaxcredit.policy.tokenizer import HF, Chars
 
 GOLDENS = Path(__file__).parent / "goldens"
 FAMILIES = ["llama", "qwen2", "qwen3", "mistral", "gemma2", "gemma3", "qwen3_moe"]
@@ -609,7 +613,7 @@ def test_an_absent_model_is_named_with_the_command(monkeypatch):
 
 @pytest.mark.slow
 def test_smollm2_answers_in_its_chat_format():
-    from jaxcredit.policy import decode
+    from jaxcredit.policy import sampler as decode
 
     try:
         path = gguf.smollm2()

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxcredit import compat, mesh, processes
-from jaxcredit.policy import fused, transformer
+from jaxcredit.parallel import compat, mesh, processes
+from jaxcredit.policy import fused_attention as fused
+from jaxcredit.policy import transformer
 
 ROOT = Path(__file__).parent.parent
 PRIVATE = re.compile(r"jax\.(experimental|interpreters|lib|extend)\b|jaxlib\b|orbax\.(?!checkpoint$)|.*\b_\w")
 SPLASH = "jax.experimental.pallas.ops.tpu.splash_attention"
 # (file, module): what is done where the module is absent.
 LISTED = {
-    ("jaxcredit/compat.py", "jax.experimental.mesh_utils"): "jax.make_mesh: test_a_mesh_without_mesh_utils",
-    ("jaxcredit/compat.py", "jax.experimental.topologies"): "an error that says so: test_no_topologies",
-    ("jaxcredit/policy/splash.py", f"{SPLASH}.splash_attention_kernel"): "plain attention: test_no_splash_attention",
-    ("jaxcredit/policy/splash.py", f"{SPLASH}.splash_attention_mask"): "plain attention: test_no_splash_attention",
+    ("jaxcredit/parallel/compat.py", "jax.experimental.mesh_utils"): "jax.make_mesh: test_a_mesh_without_mesh_utils",
+    ("jaxcredit/parallel/compat.py", "jax.experimental.topologies"): "an error that says so: test_no_topologies",
+    ("jaxcredit/policy/splash_attention.py", f"{SPLASH}.splash_attention_kernel"): "plain attention: test_no_splash_attention",
+    ("jaxcredit/policy/splash_attention.py", f"{SPLASH}.splash_attention_mask"): "plain attention: test_no_splash_attention",
     ("tests/conftest.py", "jax.experimental.enable_x64"): "jax.enable_x64, from jax 0.8 on; run by every session",
     ("tests/test_launch.py", "jax.experimental.topologies"): "the test is skipped without libtpu",
 }
@@ -107,10 +108,10 @@ def test_no_topologies(gone):
 
 
 def test_no_splash_attention(gone):
-    import jaxcredit.policy.splash  # noqa: F401
+    import jaxcredit.policy.splash_attention  # noqa: F401
 
-    gone("jaxcredit.policy.splash")
-    del sys.modules["jaxcredit.policy.splash"]
+    gone("jaxcredit.policy.splash_attention")
+    del sys.modules["jaxcredit.policy.splash_attention"]
     gone(SPLASH)
     cfg = transformer.Config(vocab=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ffn=32, attention="auto")
     with mesh.planned([SimpleNamespace(platform="tpu", client=SimpleNamespace(platform_version=""))]):

@@ -6,7 +6,8 @@ import jax
 import pytest
 from micro import experiment
 
-from jaxcredit import mesh, programs
+from jaxcredit.parallel import mesh
+from jaxcredit.train import programs
 
 LEVEL = "xla_backend_optimization_level"
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit import credit, options
+from jaxcredit import credit
+from jaxcredit.cli import parser as options
 from jaxcredit.credit import method_of
 
 ROOT = Path(__file__).parent.parent

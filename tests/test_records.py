@@ -8,9 +8,9 @@ import pytest
 from compare import timeless
 from rich.console import Console
 
-from jaxcredit import plots
-from jaxcredit.display import sparkline
-from jaxcredit.records import Records, cut, plain, read
+from jaxcredit.train.runs import plots
+from jaxcredit.train.runs.console import sparkline
+from jaxcredit.train.runs.metrics import Records, cut, plain, read
 
 
 def metrics(step):
@@ -132,7 +132,7 @@ def test_config_is_readable_and_a_change_is_said(tmp_path):
     console = quiet()
     play(tmp_path, 2, 3, start=1, config={**config, "lr": 2e-3}, console=console)
     assert "lr: 0.001 -> 0.002" in console.file.getvalue()
-    assert plain({"f": Records.log}) == {"f": "jaxcredit.records.Records.log"}
+    assert plain({"f": Records.log}) == {"f": "jaxcredit.train.runs.metrics.Records.log"}
 
 
 def test_cut_leaves_a_missing_file_alone(tmp_path):

@@ -12,11 +12,12 @@ import pytest
 from micro import ITEMS, build, experiment
 from rich.console import Console
 
-from jaxcredit import cli, report
-from jaxcredit.history import History
-from jaxcredit.records import Records, read
+from jaxcredit.analysis import report
+from jaxcredit.cli import main as cli
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.train.runs.history import History
+from jaxcredit.train.runs.metrics import Records, read
 
 MICRO = str(Path(__file__).parent / "micro.py")
 slow = pytest.mark.slow
@@ -26,7 +27,7 @@ slow = pytest.mark.slow
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         cli.main(["train", MICRO, "--runs", str(folder)])
         for seed in (1, 2):
             cli.main(["train", MICRO, "--runs", str(folder), "--run", f"seed{seed}", f"--seed={seed}"])

@@ -41,7 +41,9 @@ def experiment(steps: int = 40, seed: int = 0) -> Experiment:
 # here: `pace` slows them down, those of the warm-up too, to where a signal can be aimed.
 DRIVER = """
     import sys, time
-    from jaxcredit import cli, records, store, warmup
+    from jaxcredit.cli import main as cli
+    from jaxcredit.train import supervised as warmup
+    from jaxcredit.train.runs import metrics as records, storage as store
     hang, pace, args = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
     write, log, demonstrations = store.Disk.write, records.Records.log, warmup.demonstrations
     def stuck(self, name, text):

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 import jaxcredit.credit as catalogue
-from jaxcredit import laws
-from jaxcredit.credit import method_of, per_batch, per_group
+from jaxcredit.credit import laws, method_of, per_batch, per_group
 from jaxcredit.kernels import spread
 from jaxcredit.rollout import Rollout, outcome
 

@@ -18,15 +18,15 @@ from compare import timeless
 from micro import ITEMS, build, experiment, score
 
 from jaxcredit import credit
-from jaxcredit.checkpoint import CheckpointWarning
-from jaxcredit.experiment import Warmup
-from jaxcredit.records import Records, read
-from jaxcredit.run import Stopped, run
+from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
-from jaxcredit.trouble import Diverged, OutOfMemory
+from jaxcredit.train.experiment import Warmup
+from jaxcredit.train.failures import Diverged, OutOfMemory
+from jaxcredit.train.run import Stopped, run
+from jaxcredit.train.runs.checkpoint import CheckpointWarning
+from jaxcredit.train.runs.metrics import Records, read
 
-run_module = sys.modules["jaxcredit.run"]
+run_module = sys.modules["jaxcredit.train.run"]
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: compiled.append(name) if name == "/jax/core/compile/backend_compile_duration" else None
@@ -35,7 +35,7 @@ jax.monitoring.register_event_duration_secs_listener(
 
 @pytest.fixture(autouse=True)
 def one_compile(monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
 
 
 def change(exp=None, /, **fields):
@@ -56,7 +56,7 @@ def done(tmp_path_factory):
         log(self, step, metrics)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         patch.setattr(Records, "log", counted)
         run(experiment(steps=6), folder, profile=(3, 4))
     return folder, counts
@@ -221,7 +221,7 @@ def test_many_in_a_row_stop_the_run_with_a_diagnosis_and_the_last_good_state_is_
     lines = read(tmp_path)
     assert sum(line.get("skipped", 0) for line in lines) >= 3 and lines[-1]["step"] <= 6  # metrics are read a step late
     monkeypatch.undo()
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
     _, weights, step = run_module.reopen(experiment(), tmp_path)
     assert step >= 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(weights))
     assert run(change(experiment(steps=step + 2), skips=3), tmp_path, resume=True)["skipped"] == 0
@@ -257,7 +257,7 @@ BAD = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_what_cannot_work_is_said_before_any_device_work(what, tmp_path, monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", lambda exp: pytest.fail("programs were built"))
+    monkeypatch.setattr("jaxcredit.train.run.build", lambda exp: pytest.fail("programs were built"))
     fields, message = BAD[what]
     with pytest.raises(ValueError, match=message):
         run(change(**fields), tmp_path / "run")

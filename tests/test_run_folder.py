@@ -16,20 +16,23 @@ from fake_gcs import Server
 from micro import build, experiment
 from rich.console import Console
 
-from jaxcredit import cli, home, store
-from jaxcredit.checkpoint import CheckpointError, Checkpoints
-from jaxcredit.home import Home, run_address
-from jaxcredit.lock import LOCK, FolderGone, Lock, Locked, _this_process
+from jaxcredit.cli import main as cli
 from jaxcredit.policy import presets
-from jaxcredit.records import Records, cut, read
-from jaxcredit.run import run
+from jaxcredit.train.run import run
+from jaxcredit.train.runs import folder as home
+from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints
+from jaxcredit.train.runs.folder import Home, run_address
+from jaxcredit.train.runs.lock import LOCK, FolderGone, Lock, Locked, _this_process
+from jaxcredit.train.runs.metrics import Records, cut, read
+from jaxcredit.utils import files
 
 MICRO = str(os.path.join(os.path.dirname(__file__), "micro.py"))
 
 
 @pytest.fixture(autouse=True)
 def one_compile(monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def made(tmp_path_factory):
     """A run of four steps."""
     folder = tmp_path_factory.mktemp("made") / "micro"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         run(experiment(steps=4), folder)
     return folder
 
@@ -74,8 +77,8 @@ def test_where_runs_lie_must_be_said():
 @pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "../a", "a/../../b", "a//b", "./a", "a/", "a\0"])
 def test_a_name_from_outside_stays_inside(name):
     with pytest.raises(ValueError, match="must be relative"):
-        store.inside(name)
-    assert store.inside("hosts/00000.log") == "hosts/00000.log"
+        files.inside(name)
+    assert files.inside("hosts/00000.log") == "hosts/00000.log"
 
 
 # Deleting
@@ -120,7 +123,7 @@ def test_a_run_is_deleted_when_the_new_one_is_checked(older, copy, monkeypatch):
     (copy / "report.md").write_text("old")
     before = contents(copy)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no such device"):
-        patch.setattr("jaxcredit.run.build", lambda exp: (_ for _ in ()).throw(RuntimeError("no such device")))
+        patch.setattr("jaxcredit.train.run.build", lambda exp: (_ for _ in ()).throw(RuntimeError("no such device")))
         run(experiment(steps=1), copy, overwrite=True)
     assert contents(copy) == before
     run(experiment(steps=1), copy, overwrite=True)
@@ -160,10 +163,10 @@ def test_a_damaged_config_json_is_said_and_written_anew(text, tmp_path):
 
 def test_small_files_are_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "config.json"
-    store.write_atomic(path, "old")
+    files.write_atomic(path, "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("killed")))
     with pytest.raises(OSError, match="killed"):
-        store.write_atomic(path, "new")
+        files.write_atomic(path, "new")
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["config.json"]
 
 

@@ -9,9 +9,12 @@ import sys
 import pytest
 from micro import build
 
-from jaxcredit import cli, find, kept_modules, run_source
-from jaxcredit.masking import HIDDEN, is_secret, mask_arguments, unmask_arguments
-from jaxcredit.records import plain
+from jaxcredit.cli import loading as find
+from jaxcredit.cli import main as cli
+from jaxcredit.train.runs import config_copies as kept_modules
+from jaxcredit.train.runs import source as run_source
+from jaxcredit.train.runs.masking import HIDDEN, is_secret, mask_arguments, unmask_arguments
+from jaxcredit.train.runs.metrics import plain
 
 CONFIG = '''
 """The smallest run, with options."""
@@ -31,7 +34,7 @@ def experiment(steps: int = 2, lr: float = 1e-2, api_key: str = "", seed: int = 
 
 @pytest.fixture(autouse=True)
 def one_compile(monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
 
 
 def train(folder, *words):

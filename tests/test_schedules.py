@@ -12,9 +12,9 @@ from oracle import near
 from scipy.special import softmax
 from scipy.stats import beta
 
-from jaxcredit import losses, preferences
-from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
-from jaxcredit.losses import Batch
+from jaxcredit import losses
+from jaxcredit.kernels.value_learning import toward_teacher, two_path_weights
+from jaxcredit.losses import Batch, preferences
 from jaxcredit.signals import budgets, exposure, schedules
 
 # ---------------------------------------------------------------- schedules

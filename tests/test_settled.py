@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 from micro import experiment
 
-from jaxcredit import collectives, mesh, plan, programs
-from jaxcredit.collect import put
+from jaxcredit.collect.single_turn import put
+from jaxcredit.parallel import mesh
+from jaxcredit.train import programs
+from jaxcredit.train.planning import collectives, plan
 
 MESH = {"fsdp": 4, "tensor": 2}
 

@@ -12,12 +12,14 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcredit import credit, losses, mesh, params, signals
-from jaxcredit.collect import single_turn
-from jaxcredit.policy import decode, transformer
+from jaxcredit import credit, losses, signals
+from jaxcredit.collect.single_turn import single_turn
+from jaxcredit.parallel import mesh, params
+from jaxcredit.policy import sampler as decode
+from jaxcredit.policy import transformer
 from jaxcredit.rollout import Rollout
-from jaxcredit.signals.critic import value_loss
-from jaxcredit.update import TrainState, make_update
+from jaxcredit.signals.value_model import value_loss
+from jaxcredit.train.update import TrainState, make_update
 
 CFG = transformer.Config(vocab=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ffn=32)
 N, G, P, S = 4, 8, 2, 3

@@ -10,11 +10,14 @@ import pytest
 from compare import timeless
 from micro import ITEMS, build, experiment, score
 
-from jaxcredit import assess, cli, collect, warmup
-from jaxcredit.checkpoint import Checkpoints
-from jaxcredit.experiment import Warmup
-from jaxcredit.run import Stopped, run
+from jaxcredit.cli import main as cli
+from jaxcredit.collect import single_turn as collect
 from jaxcredit.tasks import Task
+from jaxcredit.train import evaluation as assess
+from jaxcredit.train import supervised as warmup
+from jaxcredit.train.experiment import Warmup
+from jaxcredit.train.run import Stopped, run
+from jaxcredit.train.runs.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore:after the warm-up no held-out problem is solved")
 DEMOS = [{**item, "answer": item["meta"]} for item in ITEMS]
@@ -22,7 +25,7 @@ DEMOS = [{**item, "answer": item["meta"]} for item in ITEMS]
 
 @pytest.fixture(autouse=True)
 def one_compile(monkeypatch):
-    monkeypatch.setattr("jaxcredit.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
 
 
 def warm(steps=2):
@@ -35,7 +38,7 @@ def warm(steps=2):
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "micro"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jaxcredit.run.build", build)
+        patch.setattr("jaxcredit.train.run.build", build)
         run(warm(), folder)
     assert not (folder / "checkpoints/warm-up").exists()
     return folder
@@ -128,7 +131,7 @@ def test_ctrl_c_saves_and_names_the_step_and_the_command_to_go_on(tmp_path, monk
 
 
 def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
-    log = sys.modules["jaxcredit.records"].Records.log
+    log = sys.modules["jaxcredit.train.runs.metrics"].Records.log
 
     def twice(self, step, metrics):
         log(self, step, metrics)
@@ -136,6 +139,6 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("jaxcredit.records.Records.log", twice)
+    monkeypatch.setattr("jaxcredit.train.runs.metrics.Records.log", twice)
     with pytest.raises(KeyboardInterrupt):
         run(experiment(steps=9), tmp_path / "micro")

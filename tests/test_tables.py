@@ -9,10 +9,13 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from jaxcredit import catalogue, credit, evaluate, progress
+from jaxcredit import credit
 from jaxcredit.arena import claims, matrix, metrics
-from jaxcredit.policy import listing
-from jaxcredit.tables import Column, Sheet
+from jaxcredit.cli import models as listing
+from jaxcredit.credit import catalogue
+from jaxcredit.tasks import statistics as evaluate
+from jaxcredit.utils import progress
+from jaxcredit.utils.tables import Column, Sheet
 
 
 def printed(sheet, width: int) -> str:

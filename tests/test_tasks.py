@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from jaxcredit import tasks
-from jaxcredit.tasks.gsm8k import final, numeric, symbolic
-from jaxcredit.tasks.sums import value
+from jaxcredit.tasks.addition import value
+from jaxcredit.tasks.grade_school import final, numeric, symbolic
 
 
 def write(path, records):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny import tiny_tokenizer
 
-from jaxcredit import chat_template
-from jaxcredit.tokenize import HF, Chars
+from jaxcredit.policy import chat_template
+from jaxcredit.policy.tokenizer import HF, Chars
 
 TEXTS = ["3 + 4 = 7", "  two  spaces\n\nand\ttabs ", "Größe 1,024 – 日本 🙂", "def f(x):\n    return x**2", ""]
 
@@ -235,6 +235,8 @@ def test_missing_and_damaged_folders_are_named(tmp_path):
 
 def test_importing_and_loading_says_nothing(hf, tmp_path):
     hf.save(tmp_path)
-    code = f"from jaxcredit.tokenize import HF; import sys; assert 'transformers' not in sys.modules; HF({str(tmp_path)!r}).chat('a')"
+    code = (
+        f"from jaxcredit.policy.tokenizer import HF; import sys; assert 'transformers' not in sys.modules; HF({str(tmp_path)!r}).chat('a')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxcredit import cli, collectives, fit, mesh, topology
+from jaxcredit.cli import main as cli
+from jaxcredit.parallel import mesh
+from jaxcredit.train.planning import collectives, topology
+from jaxcredit.train.planning import memory as fit
 
 HERE = Path(__file__).parent
 ABSENT = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
@@ -152,7 +155,7 @@ def test_what_the_compiler_says_when_it_refuses():
 def test_two_plans_for_tpus(tmp_path):
     """Every program of a small run fits v5e:2x2; Qwen3-8B, whose state alone is larger than its chips, does not, and the plan says why."""
     pytest.importorskip("libtpu", reason=ABSENT)
-    start = [sys.executable, "-c", "from jaxcredit.cli import main; main()", "plan"]
+    start = [sys.executable, "-c", "from jaxcredit.cli.main import main; main()", "plan"]
     env = {**os.environ, "PYTHONPATH": str(HERE)}
 
     def told(*words, on="v5e:2x2"):

@@ -10,9 +10,10 @@ import planted
 import pytest
 
 import jaxcredit.credit as catalogue
-from jaxcredit import losses, mesh
+from jaxcredit import losses
 from jaxcredit.credit import columns
-from jaxcredit.update import TrainState, make_update
+from jaxcredit.parallel import mesh
+from jaxcredit.train.update import TrainState, make_update
 
 N, G, P, V, STEPS = 8, 32, 2, 2, 16
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcredit import params
+from jaxcredit.parallel import params
 from jaxcredit.policy import transformer as tf
 
 LLAMA = tf.Config(vocab=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=24, remat="none", vocab_chunk=5, forbidden=(0, 7))

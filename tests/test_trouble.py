@@ -10,10 +10,14 @@ import numpy as np
 import pytest
 from micro import experiment
 
-from jaxcredit import clock, flops, params, plan, programs, trouble
-from jaxcredit.hosts import Host
+from jaxcredit.parallel import params
 from jaxcredit.policy import transformer
 from jaxcredit.rollout import Rollout
+from jaxcredit.train import failures as trouble
+from jaxcredit.train import programs
+from jaxcredit.train.planning import flops, plan
+from jaxcredit.train.runs import timing as clock
+from jaxcredit.train.runs.host_log import Host
 
 
 @pytest.mark.parametrize(

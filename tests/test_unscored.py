@@ -10,13 +10,14 @@ import pytest
 from micro import ITEMS, experiment, score
 from micro import build as built
 
-from jaxcredit import credit, trouble
-from jaxcredit import run as run_module
-from jaxcredit.collect import single_turn, until_mixed
-from jaxcredit.records import read
-from jaxcredit.run import run, steps_of
+from jaxcredit import credit
+from jaxcredit.collect.single_turn import single_turn, until_mixed
 from jaxcredit.tasks import Task
-from jaxcredit.train import diagnose
+from jaxcredit.train import failures as trouble
+from jaxcredit.train import run as run_module
+from jaxcredit.train.loop import diagnose
+from jaxcredit.train.run import run, steps_of
+from jaxcredit.train.runs.metrics import read
 
 
 @pytest.fixture(autouse=True)

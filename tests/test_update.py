@@ -11,9 +11,10 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from jaxcredit import losses, mesh
+from jaxcredit import losses
+from jaxcredit.parallel import mesh
 from jaxcredit.rollout import Rollout
-from jaxcredit.update import TrainState, make_update
+from jaxcredit.train.update import TrainState, make_update
 
 V, D, N, R, T, S = 11, 8, 16, 3, 9, 6
 AGGREGATES = {

@@ -8,8 +8,10 @@ import sys
 import jax
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from jaxcredit import params, tokenize
-from jaxcredit.policy import presets, pretrained, transformer
+from jaxcredit.parallel import params
+from jaxcredit.policy import presets, transformer
+from jaxcredit.policy import tokenizer as tokenize
+from jaxcredit.policy.formats import pretrained
 
 TEXT = """Tom has 12 apples and gives 5 to his sister. How many apples does he have left? He has 12 - 5 = 7 apples left. The answer is 7.
 A train drives 60 miles in an hour. How far does it drive in 3 hours? It drives 60 * 3 = 180 miles. The answer is 180.

@@ -15,15 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcredit import arena, credit, progress
+from jaxcredit import arena, credit
 from jaxcredit.arena import learn, sweeps
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.sweeps import Sweep
 from jaxcredit.credit import per_group
-from jaxcredit.credit.sploo import l1, safe
+from jaxcredit.credit.trees.sploo import l1, safe
 from jaxcredit.kernels import centre, spread, standardise, to_go
 from jaxcredit.rollout import Rollout, alive, outcome
-from jaxcredit.tables import Column, Sheet
+from jaxcredit.utils import progress
+from jaxcredit.utils.tables import Column, Sheet
 
 MARGIN = 0.02  # of the way to the best policy: what is less is not worth a word, however sure
 

@@ -13,14 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 
-from jaxcredit import arena, progress
+from jaxcredit import arena
 from jaxcredit.arena import metrics
 from jaxcredit.arena.family import Batch, Family
 from jaxcredit.credit import Credit, columns, method_of
 from jaxcredit.credit import estimators as known_estimators
-from jaxcredit.plain_text import one_line
 from jaxcredit.rollout import SIGNALS, Rollout, outcome
-from jaxcredit.tables import Column, Sheet
+from jaxcredit.utils import progress
+from jaxcredit.utils.plain_text import one_line
+from jaxcredit.utils.tables import Column, Sheet
 
 CONTROLS = ("exact", "broadcast", "shuffled", "flipped")
 # With the controls 81 cells in which something is to be seen: what a family is for, and what it is held against.

@@ -13,12 +13,13 @@ import jax
 import numpy as np
 from jax.numpy import asarray
 
-from jaxcredit import arena, credit, progress
+from jaxcredit import arena, credit
 from jaxcredit.arena import matrix, metrics
 from jaxcredit.arena.family import Family
 from jaxcredit.credit import Credit, method_of
-from jaxcredit.credit.sploo import l1, safe
+from jaxcredit.credit.trees.sploo import l1, safe
 from jaxcredit.kernels import length
+from jaxcredit.utils import progress
 
 
 class Sweep(NamedTuple):

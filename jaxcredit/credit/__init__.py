@@ -1,85 +1,85 @@
 """Estimators of credit, one file each: `__all__` lists them, `per_group` and `per_batch` make your own. Nothing is registered."""
 
-from jaxcredit.credit._lift import Columns as Columns
-from jaxcredit.credit._lift import Credit as Credit
-from jaxcredit.credit._lift import Estimator as Estimator
-from jaxcredit.credit._lift import Method as Method
-from jaxcredit.credit._lift import check_knobs as check_knobs
-from jaxcredit.credit._lift import columns as columns
-from jaxcredit.credit._lift import method_of as method_of
-from jaxcredit.credit._lift import per_batch as per_batch
-from jaxcredit.credit._lift import per_group as per_group
-from jaxcredit.credit.a2tgpo import a2tgpo
-from jaxcredit.credit.archer import archer
-from jaxcredit.credit.attention_rhythm import attention_rhythm
-from jaxcredit.credit.brpo import brpo
-from jaxcredit.credit.calm import calm
-from jaxcredit.credit.capo import capo
-from jaxcredit.credit.clip_delta import clip_delta
-from jaxcredit.credit.coma import coma
-from jaxcredit.credit.difference_rewards import difference_rewards
-from jaxcredit.credit.dr_grpo import dr_grpo
-from jaxcredit.credit.dr_mas import dr_mas
-from jaxcredit.credit.entropy_mask import entropy_mask
-from jaxcredit.credit.epo import epo
-from jaxcredit.credit.gdpo import gdpo
-from jaxcredit.credit.gigpo import gigpo
-from jaxcredit.credit.gpg import gpg
-from jaxcredit.credit.grpo import grpo
-from jaxcredit.credit.gtalign import gtalign
-from jaxcredit.credit.hae import hae
-from jaxcredit.credit.hgpo import hgpo
-from jaxcredit.credit.hicra import hicra
-from jaxcredit.credit.igpo import igpo
-from jaxcredit.credit.interventions import interventions
-from jaxcredit.credit.lare import lare
-from jaxcredit.credit.ma_rlhf import ma_rlhf
-from jaxcredit.credit.malt import malt
-from jaxcredit.credit.mars import mars
-from jaxcredit.credit.mars2 import mars2
-from jaxcredit.credit.masked_gae import masked_gae
-from jaxcredit.credit.matchtir import matchtir
-from jaxcredit.credit.oni import oni
-from jaxcredit.credit.opo import opo
-from jaxcredit.credit.oprl import oprl
-from jaxcredit.credit.otb import otb
-from jaxcredit.credit.passk import passk
-from jaxcredit.credit.poad import poad
-from jaxcredit.credit.pooled import pooled
-from jaxcredit.credit.potential_shaping import potential_shaping
-from jaxcredit.credit.ppo import ppo
-from jaxcredit.credit.pppo import pppo
-from jaxcredit.credit.prime import prime
-from jaxcredit.credit.pure import pure
-from jaxcredit.credit.qmix import qmix
-from jaxcredit.credit.r3l import r3l
-from jaxcredit.credit.r_to_q_star import r_to_q_star
-from jaxcredit.credit.reinforce_pp import reinforce_pp
-from jaxcredit.credit.reinforce_pp_baseline import reinforce_pp_baseline
-from jaxcredit.credit.remax import remax
-from jaxcredit.credit.rloo import rloo
-from jaxcredit.credit.rrd import rrd
-from jaxcredit.credit.rudder import rudder
-from jaxcredit.credit.san import san
-from jaxcredit.credit.scrl import scrl
-from jaxcredit.credit.search_r2 import search_r2
-from jaxcredit.credit.shapley import shapley
-from jaxcredit.credit.siop import siop
-from jaxcredit.credit.slate import slate
-from jaxcredit.credit.sotopia import sotopia
-from jaxcredit.credit.spa import spa
-from jaxcredit.credit.sploo import bold, l1, l1_bold, safe, sploo
-from jaxcredit.credit.spo_chain import spo_chain
-from jaxcredit.credit.spo_tree import spo_tree
-from jaxcredit.credit.t_reg import t_reg
-from jaxcredit.credit.tempo import tempo
-from jaxcredit.credit.tp_grpo import tp_grpo
-from jaxcredit.credit.tree_rl import tree_rl
-from jaxcredit.credit.tree_rpo import tree_rpo
-from jaxcredit.credit.treeps_rag import treeps_rag
-from jaxcredit.credit.vapo import vapo
-from jaxcredit.credit.vine import vine
-from jaxcredit.credit.vsrm import vsrm
+from jaxcredit.credit.agents.coma import coma
+from jaxcredit.credit.agents.difference_rewards import difference_rewards
+from jaxcredit.credit.agents.dr_mas import dr_mas
+from jaxcredit.credit.agents.qmix import qmix
+from jaxcredit.credit.agents.shapley import shapley
+from jaxcredit.credit.baselines.dr_grpo import dr_grpo
+from jaxcredit.credit.baselines.gdpo import gdpo
+from jaxcredit.credit.baselines.gpg import gpg
+from jaxcredit.credit.baselines.grpo import grpo
+from jaxcredit.credit.baselines.gtalign import gtalign
+from jaxcredit.credit.baselines.opo import opo
+from jaxcredit.credit.baselines.passk import passk
+from jaxcredit.credit.baselines.reinforce_pp import reinforce_pp
+from jaxcredit.credit.baselines.reinforce_pp_baseline import reinforce_pp_baseline
+from jaxcredit.credit.baselines.remax import remax
+from jaxcredit.credit.baselines.rloo import rloo
+from jaxcredit.credit.baselines.san import san
+from jaxcredit.credit.baselines.search_r2 import search_r2
+from jaxcredit.credit.critics.archer import archer
+from jaxcredit.credit.critics.hae import hae
+from jaxcredit.credit.critics.ma_rlhf import ma_rlhf
+from jaxcredit.credit.critics.masked_gae import masked_gae
+from jaxcredit.credit.critics.poad import poad
+from jaxcredit.credit.critics.ppo import ppo
+from jaxcredit.credit.critics.spa import spa
+from jaxcredit.credit.critics.vapo import vapo
+from jaxcredit.credit.lift import Columns as Columns
+from jaxcredit.credit.lift import Credit as Credit
+from jaxcredit.credit.lift import Estimator as Estimator
+from jaxcredit.credit.lift import Method as Method
+from jaxcredit.credit.lift import check_knobs as check_knobs
+from jaxcredit.credit.lift import columns as columns
+from jaxcredit.credit.lift import method_of as method_of
+from jaxcredit.credit.lift import per_batch as per_batch
+from jaxcredit.credit.lift import per_group as per_group
+from jaxcredit.credit.steps.brpo import brpo
+from jaxcredit.credit.steps.calm import calm
+from jaxcredit.credit.steps.capo import capo
+from jaxcredit.credit.steps.clip_delta import clip_delta
+from jaxcredit.credit.steps.interventions import interventions
+from jaxcredit.credit.steps.lare import lare
+from jaxcredit.credit.steps.oni import oni
+from jaxcredit.credit.steps.oprl import oprl
+from jaxcredit.credit.steps.potential_shaping import potential_shaping
+from jaxcredit.credit.steps.pure import pure
+from jaxcredit.credit.steps.rrd import rrd
+from jaxcredit.credit.steps.rudder import rudder
+from jaxcredit.credit.steps.scrl import scrl
+from jaxcredit.credit.steps.tp_grpo import tp_grpo
+from jaxcredit.credit.steps.vsrm import vsrm
+from jaxcredit.credit.tokens.attention_rhythm import attention_rhythm
+from jaxcredit.credit.tokens.entropy_mask import entropy_mask
+from jaxcredit.credit.tokens.hicra import hicra
+from jaxcredit.credit.tokens.otb import otb
+from jaxcredit.credit.tokens.pooled import pooled
+from jaxcredit.credit.tokens.pppo import pppo
+from jaxcredit.credit.tokens.prime import prime
+from jaxcredit.credit.tokens.r_to_q_star import r_to_q_star
+from jaxcredit.credit.tokens.t_reg import t_reg
+from jaxcredit.credit.trees.malt import malt
+from jaxcredit.credit.trees.mars2 import mars2
+from jaxcredit.credit.trees.slate import slate
+from jaxcredit.credit.trees.sploo import bold, l1, l1_bold, safe, sploo
+from jaxcredit.credit.trees.spo_chain import spo_chain
+from jaxcredit.credit.trees.spo_tree import spo_tree
+from jaxcredit.credit.trees.tempo import tempo
+from jaxcredit.credit.trees.tree_rl import tree_rl
+from jaxcredit.credit.trees.tree_rpo import tree_rpo
+from jaxcredit.credit.trees.treeps_rag import treeps_rag
+from jaxcredit.credit.trees.vine import vine
+from jaxcredit.credit.turns.a2tgpo import a2tgpo
+from jaxcredit.credit.turns.epo import epo
+from jaxcredit.credit.turns.gigpo import gigpo
+from jaxcredit.credit.turns.hgpo import hgpo
+from jaxcredit.credit.turns.igpo import igpo
+from jaxcredit.credit.turns.mars import mars
+from jaxcredit.credit.turns.matchtir import matchtir
+from jaxcredit.credit.turns.r3l import r3l
+from jaxcredit.credit.turns.siop import siop
+from jaxcredit.credit.turns.sotopia import sotopia
 
 __all__ = [
     "a2tgpo",

@@ -2,11 +2,8 @@
 
 from jaxcredit.kernels.assignment import greedy_assignment, matched, optimal_assignment, transport, turn_mean
 from jaxcredit.kernels.attention import fai, local_and_global, look_back, waad
-from jaxcredit.kernels.attribution import utterance_rewards
-from jaxcredit.kernels.cuts import cut_points
-from jaxcredit.kernels.distillation import toward_teacher, two_path_weights
-from jaxcredit.kernels.evidence import Evidence, coherence, evidence, relative_weight, remember
-from jaxcredit.kernels.fits import expectile, implicit_rewards, polyak, progress_loss, td_target, trajectory_preference_loss
+from jaxcredit.kernels.branching import Partings, partings, staircase
+from jaxcredit.kernels.decision_evidence import Evidence, coherence, evidence, relative_weight, remember
 from jaxcredit.kernels.games import (
     centre_roles,
     choice_advantage,
@@ -21,17 +18,33 @@ from jaxcredit.kernels.games import (
     welfare,
 )
 from jaxcredit.kernels.masked import masked_mean, masked_std, masked_var
-from jaxcredit.kernels.partings import Partings, partings, staircase
-from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by
+from jaxcredit.kernels.multistep import following, gae, min_to_go, returns, to_go
+from jaxcredit.kernels.peers import centre, mean_by, standardise, std_by, variance_parts
+from jaxcredit.kernels.precision import binade, merge_equal, rounding
 from jaxcredit.kernels.prefix import at_branches, branches, common_prefix, prefix_value, shared_with
-from jaxcredit.kernels.redistribution import decomposition_loss, draw_entries, returns_over_peers, sampled_decomposition_loss, shaping
-from jaxcredit.kernels.resolution import after_row, at_end, length, link, per_segment, spread, tokens_in
-from jaxcredit.kernels.returns import following, gae, min_to_go, returns, to_go
-from jaxcredit.kernels.rounding import binade, merge_equal, rounding
-from jaxcredit.kernels.rows import gae_over_rows, place
-from jaxcredit.kernels.runs import at_first, carried, final, run_begins, run_ends, run_sums
-from jaxcredit.kernels.select import kth_largest, top_share
-from jaxcredit.kernels.strata import variance_parts
+from jaxcredit.kernels.redistribution import (
+    decomposition_loss,
+    draw_entries,
+    returns_over_peers,
+    sampled_decomposition_loss,
+    shaping,
+    utterance_rewards,
+)
+from jaxcredit.kernels.segments import after_row, at_end, gae_over_rows, length, link, per_segment, place, spread, tokens_in
+from jaxcredit.kernels.selection import cut_points, kth_largest, top_share, vote
+from jaxcredit.kernels.sequences import (
+    answer_weights,
+    at_first,
+    before,
+    carried,
+    count_by,
+    each_turn,
+    final,
+    joint,
+    run_begins,
+    run_ends,
+    run_sums,
+)
 from jaxcredit.kernels.tree import (
     Tree,
     along,
@@ -45,8 +58,16 @@ from jaxcredit.kernels.tree import (
     path_mean,
     tree_of,
 )
-from jaxcredit.kernels.turns import answer_weights, before, count_by, each_turn, joint
-from jaxcredit.kernels.vote import vote
+from jaxcredit.kernels.value_learning import (
+    expectile,
+    implicit_rewards,
+    polyak,
+    progress_loss,
+    td_target,
+    toward_teacher,
+    trajectory_preference_loss,
+    two_path_weights,
+)
 
 __all__ = [
     "Evidence",

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
-from jaxcredit.kernels.rounding import binade, rounding
+from jaxcredit.kernels.precision import binade, rounding
 
 
 def shapley_values(value: Float[Array, "*b S"]) -> Float[Array, "*b A"]:

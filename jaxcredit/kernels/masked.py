@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcredit.kernels.rounding import binade
+from jaxcredit.kernels.precision import binade
 
 
 def masked_mean(x: Float[Array, "*a"], where: Bool[Array, "*a"] | None = None, axis=None, keepdims: bool = False) -> Float[Array, "*b"]:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcredit.kernels.masked import root
-from jaxcredit.kernels.rounding import binade, rounding
+from jaxcredit.kernels.masked import masked_mean, root
+from jaxcredit.kernels.precision import binade, rounding
 
 Slack = Float[Array, "..."] | None  # differences up to it are rounding: one number, or one for each unit
 
@@ -119,3 +119,15 @@ def _sum(x, by, where):
 def _same(by, real):
     by, real = by.reshape(-1), real.reshape(-1)
     return (by[:, None] == by) & real[:, None] & real
+
+
+def variance_parts(
+    x: Float[Array, "*s"], by: Int[Array, "*s"], where: Bool[Array, "*s"] | None = None
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Var_G, Var_S and what lies between: Var_G - Var_S = 1/n sum_k n_k (mean_k - mean)^2 >= 0 (arXiv 2510.06214).
+
+    Var_G is the variance of x - mean, Var_S that of x - mean_k, k the stratum of each. The third number is computed from the means.
+    """
+    whole, within = centre(x, where=where), centre(x, by, where)
+    whole, within, between = (masked_mean(y * y, where) for y in (whole, within, whole - within))
+    return whole, within, jnp.asarray(between)

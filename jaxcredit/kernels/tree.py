@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
-from jaxcredit.kernels.resolution import spread
-from jaxcredit.kernels.rounding import binade, rounding
+from jaxcredit.kernels.precision import binade, rounding
+from jaxcredit.kernels.segments import spread
 
 
 class Tree(NamedTuple):

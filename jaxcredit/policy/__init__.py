@@ -1,1 +1,6 @@
-"""The policy: a decoder (transformer), how it is sampled (decode), known shapes (presets) and known weights (pretrained)."""
+"""The policy: one decoder, its sampler, adapters, tokenizers, known shapes and known weights."""
+
+from jaxcredit.policy.config import Config
+from jaxcredit.policy.tokenizer import HF, Chars, Tokenizer
+
+__all__ = ["HF", "Chars", "Config", "Tokenizer"]

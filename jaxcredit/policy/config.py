@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 from jaxtyping import PyTree
 
-from jaxcredit.params import Param
+from jaxcredit.parallel.params import Param
 
 
 @dataclasses.dataclass(frozen=True)

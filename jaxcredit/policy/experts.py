@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jaxcredit.mesh import Layout, sharding
+from jaxcredit.parallel.mesh import Layout, sharding
 
 AXES = {"w_router": (None, None), "w_gate": ("expert", None, "ffn"), "w_up": ("expert", None, "ffn"), "w_down": ("expert", "ffn", None)}
 

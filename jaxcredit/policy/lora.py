@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from jaxcredit.params import Param
+from jaxcredit.parallel.params import Param
 from jaxcredit.policy.transformer import inputs
 
 Table = Mapping[str, int]  # {"wq": 16, "wv": 16}; empty: all parameters are trained

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jaxcredit.policy.attention import by_head, cap, cut, joined, mix
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.experts import routed
-from jaxcredit.policy.fused import fused
+from jaxcredit.policy.fused_attention import fused
 from jaxcredit.policy.positions import angles, at_length, before, causal, near, rope, rotate, windows
 
 __all__ = ["Config", "before", "causal", "hidden", "logits", "logprob", "rope", "specs"]

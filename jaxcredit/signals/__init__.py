@@ -22,12 +22,12 @@ class Learned(NamedTuple):
     update: Callable[..., tuple[Any, dict]] = lambda aux, state, rollout, columns: (aux, {})  # -> aux, metrics; before the policy's step
 
 
-from jaxcredit.signals.critic import critic  # noqa: E402
-from jaxcredit.signals.decision import decision  # noqa: E402
-from jaxcredit.signals.greedy import greedy  # noqa: E402
-from jaxcredit.signals.reference import entropy, reference  # noqa: E402
-from jaxcredit.signals.strata import alike, by_signal, calls, strata  # noqa: E402
+from jaxcredit.signals.decision_points import decision  # noqa: E402
+from jaxcredit.signals.greedy_baseline import greedy  # noqa: E402
+from jaxcredit.signals.reference_policy import entropy, reference  # noqa: E402
+from jaxcredit.signals.stratification import alike, by_signal, calls, strata  # noqa: E402
 from jaxcredit.signals.tree_labels import grounded_prm, grounded_prm_values, judge_total, malt_labels, ovm, sibling_pairs, tvm  # noqa: E402
+from jaxcredit.signals.value_model import critic  # noqa: E402
 
 __all__ = [
     "Learned",

@@ -1,6 +1,7 @@
 """Numbers that change as training goes on. Plain functions of the step, for the host: whoever keeps the step keeps all state there is."""
 
 import math
+from collections.abc import Sequence
 
 
 def length_budget(step: int, *, start: float = 256.0, decay: float = 0.7, every: int = 150) -> float:
@@ -21,3 +22,13 @@ def noisy_documents(progress: float, *, start: float = 0.0, end: float = 0.5, ba
     x, rate = min(max(progress, 0.0), 1.0), math.log(base)
     share = math.expm1(x * rate) / math.expm1(rate) if rate else x
     return start + share * (end - start)
+
+
+def retention(accuracy: Sequence[float], *, start: float = 0.15, step: float = 0.05, most: float = 0.35) -> float:
+    """eta = min(most, start + step #{evaluations that were no better than the best before them}) (PPPO, arXiv 2512.15274).
+
+    `accuracy` holds the validation accuracies so far, the oldest first. The paper grows eta when accuracy stops improving; that one
+    evaluation without a new best is a stop is our reading.
+    """
+    stops = sum(now <= max(accuracy[:i]) for i, now in enumerate(accuracy) if i)
+    return min(most, start + step * stops)

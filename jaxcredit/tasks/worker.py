@@ -302,8 +302,8 @@ def _serve(link: Connection, progress: Progress) -> None:
 
 
 def _lossy() -> AbstractContextManager:
-    """`jaxcredit.terminal.lossy`, loaded without importing the package."""
-    spec = importlib.util.spec_from_file_location("jaxcredit_terminal", Path(__file__).parents[1] / "terminal.py")
+    """`jaxcredit.utils.terminal.lossy`, loaded without importing the package."""
+    spec = importlib.util.spec_from_file_location("jaxcredit_terminal", Path(__file__).parents[1] / "utils" / "terminal.py")
     assert spec and spec.loader
     terminal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(terminal)

@@ -81,11 +81,12 @@ def slower(reward, *, every: int, by: float):
 
 def gain(judge: float, steps: int, seeds: int) -> Table:
     """The quickstart with a slow judge."""
-    from jaxcredit import find, programs
-    from jaxcredit.data import Batches
-    from jaxcredit.run import _collector, greedy, steps_of
-    from jaxcredit.train import train
-    from jaxcredit.warmup import warm_up
+    from jaxcredit.cli import loading as find
+    from jaxcredit.collect.batches import Batches
+    from jaxcredit.train import programs
+    from jaxcredit.train.loop import train
+    from jaxcredit.train.run import _collector, greedy, steps_of
+    from jaxcredit.train.supervised import warm_up
 
     took, accuracy, gaps = ({way: [] for way in (False, True)} for _ in range(3))
     for seed in range(seeds):

@@ -25,7 +25,7 @@ from jaxcredit import credit
 from jaxcredit.credit import method_of
 from jaxcredit.kernels import each_turn, standardise, to_go
 from jaxcredit.rollout import SIGNALS, Rollout
-from jaxcredit.synthetic import EXTENTS, synthetic
+from jaxcredit.rollout.synthetic import EXTENTS, synthetic
 
 # Why a method may take more than 4 times its floor.
 SCAN = "a recurrence over 2,048 tokens: one step after the other is slower on a CPU than moving the bytes"

@@ -27,14 +27,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcredit import credit, flops, params, plan, programs
-from jaxcredit.collect import assemble
+from jaxcredit import credit
+from jaxcredit.collect.single_turn import assemble
 from jaxcredit.credit import columns
-from jaxcredit.experiment import Experiment
-from jaxcredit.policy import decode, fused, presets, transformer
+from jaxcredit.parallel import params
+from jaxcredit.policy import fused_attention as fused
+from jaxcredit.policy import presets, transformer
+from jaxcredit.policy import sampler as decode
 from jaxcredit.policy.positions import FAR
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task
+from jaxcredit.train import programs
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.planning import flops, plan
 
 
 def say(label: str, result: str, beside: str = "", ok: bool = True, **facts) -> None:

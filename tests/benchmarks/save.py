@@ -20,11 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxcredit import losses, params
-from jaxcredit.checkpoint import Checkpoints
+from jaxcredit import losses
+from jaxcredit.parallel import params
 from jaxcredit.policy import transformer
 from jaxcredit.rollout import Rollout
-from jaxcredit.update import TrainState, make_update
+from jaxcredit.train.runs.checkpoint import Checkpoints
+from jaxcredit.train.update import TrainState, make_update
 
 
 def read() -> int:

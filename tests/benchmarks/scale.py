@@ -3,8 +3,8 @@
     python tests/benchmarks/scale.py                  # 1, 2, 4, 8 simulated CPU devices, a process each: about 2 CPU minutes
 
 Simulated: prompts grow with the devices, so that a device's share of the work stays; where cores are fewer than devices only CPU seconds
-a device mean anything. Bytes are those of the compiled step (jaxcredit.collectives) against an FSDP step that gathers all parameters in the
-forward and again in the backward and scatters their gradient, 3 (n - 1) / n times the parameters. The compiler for CPUs has no scatter
+a device mean anything. Bytes are those of the compiled step (jaxcredit.train.planning.collectives) against an FSDP step that gathers all
+parameters in the forward and in the backward and scatters their gradient, 3 (n - 1) / n times the parameters. The compiler for CPUs has no scatter
 of sums: it sums for all and keeps a part, at twice the bytes. `sent` counts these as the scatters that they are on TPUs and GPUs, `raw` as
 they stand.
 """
@@ -25,11 +25,13 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
     import numpy as np
     import optax
 
-    from jaxcredit import collectives, mesh, params, plan, programs
-    from jaxcredit.collect import assemble
-    from jaxcredit.experiment import Experiment
+    from jaxcredit.collect.single_turn import assemble
+    from jaxcredit.parallel import mesh, params
     from jaxcredit.policy import presets
     from jaxcredit.tasks import Task
+    from jaxcredit.train import programs
+    from jaxcredit.train.experiment import Experiment
+    from jaxcredit.train.planning import collectives, plan
 
     item = {"prompt": "", "meta": ""}
     exp = Experiment(

@@ -1,7 +1,7 @@
 """One training step on a CPU: sample, credit, one clipped update over all rows. f32, AdamW, no KL, no stop token; medians over the steps.
 
 Machines differ, and the same one from hour to hour: so the MLP's matmul is timed between the steps, on the same tokens, and `of_matmul` is
-the step's FLOPs (jaxcredit.flops: what the model needs) a CPU second over what that matmul reaches.
+the step's FLOPs (jaxcredit.train.planning.flops: what the model needs) a CPU second over what that matmul reaches.
 
 python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
 """
@@ -20,11 +20,14 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
-from jaxcredit import Rollout, credit, flops, losses, params  # noqa: E402
+from jaxcredit import Rollout, credit, losses  # noqa: E402
 from jaxcredit.credit import columns  # noqa: E402
-from jaxcredit.policy import decode, transformer  # noqa: E402
-from jaxcredit.programs import compiler_options  # noqa: E402
-from jaxcredit.update import TrainState, make_update  # noqa: E402
+from jaxcredit.parallel import params  # noqa: E402
+from jaxcredit.policy import sampler as decode  # noqa: E402
+from jaxcredit.policy import transformer  # noqa: E402
+from jaxcredit.train.planning import flops  # noqa: E402
+from jaxcredit.train.programs import compiler_options  # noqa: E402
+from jaxcredit.train.update import TrainState, make_update  # noqa: E402
 
 
 def main() -> None:

@@ -1,0 +1,1 @@
+"""Which estimator suits given rollouts, reports of runs, and pictures of token credit."""

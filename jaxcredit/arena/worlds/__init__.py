@@ -1,0 +1,1 @@
+"""Environments with exactly known credit, one file each."""

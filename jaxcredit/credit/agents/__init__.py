@@ -1,0 +1,1 @@
+"""Estimators for several agents with a shared outcome."""

@@ -1,0 +1,1 @@
+"""Estimators that give a trajectory one advantage: its return minus a baseline."""

@@ -1,0 +1,1 @@
+"""Estimators with a learned value function."""

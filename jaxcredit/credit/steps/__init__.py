@@ -1,0 +1,1 @@
+"""Estimators of step credit: process rewards, return decomposition and reward shaping."""

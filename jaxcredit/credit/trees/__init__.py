@@ -1,0 +1,1 @@
+"""Estimators with values of shared prefixes: trees, branches and continuations."""

@@ -1,0 +1,1 @@
+"""Estimators of turn credit for episodes with several turns."""

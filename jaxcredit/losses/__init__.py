@@ -1,0 +1,42 @@
+"""Losses: loss = aggregate(objective(logp, batch) + beta * kl(logp, batch), batch), three independent choices of pure functions.
+
+Objectives and KL estimators return one number per token. Aggregates return a numerator and a denominator, which both add up over
+micro-batches, data shards and hosts, so that one division at the end gives the same number however the batch was cut.
+"""
+
+from jaxcredit.losses.aggregates import constant, sequence_mean, sequence_sum, token_mean
+from jaxcredit.losses.base import Aggregate, Batch, Objective, PerToken, divide
+from jaxcredit.losses.kl import k1, k2, k3, straight_through
+from jaxcredit.losses.objectives import cispo, distill, gmpo, gspo, nll, ppo_clip, reinforce, sapo, scope, truncated_importance, turn_clip
+from jaxcredit.losses.preferences import dpo, implicit_reward, mode_loss, prefer
+
+__all__ = [
+    "Aggregate",
+    "Batch",
+    "Objective",
+    "PerToken",
+    "cispo",
+    "constant",
+    "distill",
+    "divide",
+    "dpo",
+    "gmpo",
+    "gspo",
+    "implicit_reward",
+    "k1",
+    "k2",
+    "k3",
+    "mode_loss",
+    "nll",
+    "ppo_clip",
+    "prefer",
+    "reinforce",
+    "sapo",
+    "scope",
+    "sequence_mean",
+    "sequence_sum",
+    "straight_through",
+    "token_mean",
+    "truncated_importance",
+    "turn_clip",
+]

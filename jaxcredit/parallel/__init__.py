@@ -1,0 +1,1 @@
+"""Device meshes and sharding rules, declarations of parameters, and collectives between processes."""

@@ -1,0 +1,1 @@
+"""Rewards for question answering with search or a knowledge graph."""

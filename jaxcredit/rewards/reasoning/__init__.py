@@ -1,0 +1,1 @@
+"""Rewards for the form and the length of reasoning."""

@@ -1,0 +1,1 @@
+"""Rewards for tool calls and browser actions."""

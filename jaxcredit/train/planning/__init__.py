@@ -1,0 +1,1 @@
+"""Memory, FLOPs and communication of an experiment, computed before any training."""

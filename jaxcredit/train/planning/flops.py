@@ -1,0 +1,82 @@
+"""Floating-point operations of a step by arithmetic: what the model needs, not what padding or recomputation make the device do."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxcredit.policy.config import Config
+from jaxcredit.rollout import Rollout
+
+if TYPE_CHECKING:  # the folder of a run is read without all estimators
+    from jaxcredit.train.experiment import Experiment
+
+# Dense bfloat16 FLOP/s of one device, by the beginning of what JAX calls it (vendors' data sheets).
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+}
+# Forward passes that an annotator takes beside its own small head.
+PASSES = {"ref_logp": 1, "entropy": 1, "token_value": 2}
+
+
+def peak(kind: str) -> float | None:
+    """What a device can do; None where that is not written down."""
+    fitting = [name for name in PEAK if kind.startswith(name)]
+    return PEAK[max(fitting, key=len)] if fitting else None
+
+
+def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> Float[Array, ""]:
+    """One pass over prompts, each once, and the rows behind them, with logits for the rows' tokens.
+
+    2 (matmul weights a token passes) tokens + 4 H h (pairs that attend) + 2 D V (tokens of rows)
+    """
+    D, F, H, K, h = cfg.width, cfg.ffn, cfg.heads, cfg.kv_heads, cfg.head_dim
+    mlp = 3 * D * F * (cfg.experts_per_token or 1) + D * cfg.experts
+    weights = cfg.layers * (2 * D * h * (H + K) + mlp)
+    p, n = prompt.astype(jnp.float32), rows.astype(jnp.float32)
+
+    def upto(length, window):  # sum over q = 1..length of min(q, window)
+        inside = jnp.minimum(length, window) if window else length
+        return inside * (inside + 1) / 2 + (length - inside) * inside
+
+    windows = cfg.windows or (0,)
+    pairs = jnp.zeros((), jnp.float32)
+    for layer in range(cfg.layers):
+        w = windows[layer % len(windows)]
+        pairs += upto(p, w).sum() + (upto(p[:, None] + n, w) - upto(p, w)[:, None]).sum()
+    return 2.0 * weights * (p.sum() + n.sum()) + 4.0 * H * h * pairs + 2.0 * D * cfg.vocab * n.sum()
+
+
+def passes(exp: Experiment) -> int:
+    """Forward passes over a rollout that a step takes after sampling: a backward counts as two, recomputation as none."""
+    several = exp.epochs * exp.prompts > (exp.minibatch or exp.prompts)
+    return 3 * exp.epochs + several + sum(PASSES.get(name, 0) for name in exp.provided())
+
+
+def step(exp: Experiment, rollout: Rollout, sampled: Array | int) -> Float[Array, ""]:
+    """Of a whole step: sampling `sampled` tokens (all rounds together) and learning from those that the rollout holds."""
+    return _step(exp.policy, passes(exp), rollout, sampled)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(cfg, learning, rollout, sampled):
+    rollout = rollout.filled()
+    first = jnp.argmax(rollout.mask.any(1), -1)  # [N]: the column in which rows begin
+    behind = jnp.arange(rollout.tokens.shape[-1]) >= first[:, None, None]
+    prompt = (rollout.valid & ~behind)[:, 0].sum(-1)
+    once = forward(cfg, prompt, (rollout.valid & behind).sum(-1))
+    return once * (learning + sampled / jnp.maximum(rollout.mask.sum(), 1))

@@ -1,0 +1,100 @@
+"""What one compiled program needs of a device, from shapes alone: bytes, what it sends, and the largest batch it could take."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jax.stages import Compiled, Lowered
+
+from jaxcredit.parallel import mesh
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.planning import collectives
+
+GIB = 2**30
+_ASKED = (r"Used ([\d.]+)([KMGT]) of", r"HLO temporaries \(([\d.]+)([KMGT])\)", r"allocat\w+ ([\d.]+)([KMGT])i?B?")
+
+
+class Need(NamedTuple):
+    """Bytes of one program on one device, as the compiler reports them."""
+
+    arguments: int
+    outputs: int  # without those that take the place of donated arguments
+    temporaries: int
+    resident: int  # parts of the training state that lie there and are no arguments
+
+    @property
+    def peak(self) -> int:
+        return sum(self)
+
+
+class Fit(NamedTuple):
+    """One program, compiled or refused."""
+
+    need: Need
+    seconds: float
+    sent: dict[tuple[str, str], float]  # bytes a device sends, by kind of collective and axis of the mesh
+    refused: bool = False  # the compiler found that it does not fit; `need` knows no more than what it said
+
+
+def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
+    """Compile and ask the compiler."""
+    begun = time.perf_counter()
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        own = math.ceil(sum(_bytes(info) for info in jax.tree.leaves(lowered.in_avals)) / (where.size if where else 1))
+        return Fit(_refusal(str(error), own, resident), time.perf_counter() - begun, {}, True)
+    sends = collectives.sent(compiled.as_text() or "", where) if where else {}
+    return Fit(need(compiled, resident), time.perf_counter() - begun, sends)
+
+
+def need(compiled: Compiled, resident: int) -> Need:
+    m = compiled.memory_analysis()
+    assert m is not None
+    return Need(m.argument_size_in_bytes, m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes, resident)
+
+
+def _bytes(x) -> int:
+    return x.size * x.dtype.itemsize if hasattr(x.dtype, "itemsize") else 8
+
+
+def _refusal(text: str, arguments: int, resident: int) -> Need:
+    """What the compiler says that a program it refuses would take; 0 where it says nothing."""
+    for i, pattern in enumerate(_ASKED):
+        if found := re.search(pattern, text):
+            asked = int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
+            return Need(arguments if i else 0, 0, asked, resident)  # only the first counts the arguments too
+    return Need(arguments, 0, 0, resident)
+
+
+def scaled(exp: Experiment, shards: int, prompts: int) -> Experiment:
+    """The experiment with so many prompts on each of the shards, all of them in one pass."""
+    n = shards * prompts
+    return dataclasses.replace(exp, prompts=n, minibatch=None, micro=None, eval_prompts=n)
+
+
+def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str:
+    """How many prompts fit: two batches are compiled, a line is drawn through their bytes, and the batch where it ends is compiled too."""
+    shards = mesh.ways("batch", exp.rules, exp.mesh)
+    one, two = (ask(scaled(exp, shards, k)) for k in (1, 2))
+    if one.refused or one.need.peak > room:
+        return "not one prompt a shard in one pass"
+    if two.refused:
+        return f"{shards} prompts in one pass (two a shard are refused)"
+    slope = max(two.need.peak - one.need.peak, 1)
+    most = 1 + (room - one.need.peak) // slope
+    most = min(most, 4096)  # beyond this the host's part of a step is what ends
+    told = f"{most * shards:,} prompts ({most * shards * exp.group:,} rows) in one pass"
+    if most <= 2:
+        return told
+    third = ask(scaled(exp, shards, most))
+    if not third.refused and third.need.peak <= room:
+        return f"{told}, {third.need.peak / GIB:.3g} GiB"
+    return f"less than {told}, where a line through two compilations ends: a third one does not fit"

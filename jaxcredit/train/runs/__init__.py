@@ -1,0 +1,1 @@
+"""Run folders: checkpoints, metrics, plots, logs, locks, and requests to stop."""

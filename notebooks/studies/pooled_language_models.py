@@ -1,0 +1,141 @@
+"""Pooled evidence on a transformer: runs from one warmed-up checkpoint, by estimator and seed, in three little languages.
+
+    python -m jaxcredit.arena.language [--seeds 3] [--steps 60]
+
+Sorting is the quickstart's task, in which every token decides. A needle is a world in which one token of twelve does, the letter that the
+prompt begins with in one place; before it the policy writes nearly always the same (`shared`), or what it likes (`scattered`).
+"""
+
+import argparse
+import itertools
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rich.console import Console
+
+from jaxcredit import credit, signals
+from jaxcredit.train import run
+from jaxcredit.arena.learn import paired
+from jaxcredit.collect.single_turn import single_turn
+from jaxcredit.credit.trees.sploo import l1
+from jaxcredit.collect.batches import Batches
+from jaxcredit.train.experiment import Experiment, Warmup
+from jaxcredit.policy import presets
+from jaxcredit.train.programs import build
+from jaxcredit.utils.tables import Column, Sheet
+from jaxcredit.tasks import Task, number_sorting
+from jaxcredit.policy.tokenizer import Chars
+from jaxcredit.train.loop import train
+from jaxcredit.train.supervised import warm_up
+
+LETTERS, LENGTH, AT = "abcdefgh", 12, 6
+ESTIMATORS = {
+    "grpo": credit.grpo,
+    "tempo": credit.tempo,
+    "p0": credit.sploo,
+    "l1": l1,
+    "pooled": credit.pooled,
+}
+
+
+class Course(NamedTuple):
+    """What a run's answers earned at each step, and how much the decision's place weighed at its end."""
+
+    reward: np.ndarray
+    weight: float
+
+
+def needle(same: float, size: int = 4096) -> Task:
+    """ "caf>" -> "aaaaaacbgdhe": all is random, before the key "a" with probability `same`. Demonstrations are no better than chance."""
+    rng = np.random.default_rng(0)
+
+    def item(_):
+        prompt, answer = (rng.choice(list(LETTERS), n) for n in (3, LENGTH))
+        answer[:AT] = np.where(rng.random(AT) < same, "a", answer[:AT])
+        return {"prompt": "".join(prompt) + ">", "meta": prompt[0], "answer": "".join(answer)}
+
+    items = [item(i) for i in range(size)]
+    return Task("needle", items[64:], items[:64], lambda meta, text, ids: float(text[AT : AT + 1] == meta), items[64:])
+
+
+def experiment(language: str, steps: int) -> Experiment:
+    sorting = language == "sorting"
+    tokenizer = Chars("0123456789<>" if sorting else LETTERS + ">")
+    return Experiment(
+        name=language,
+        task=number_sorting() if sorting else needle({"shared": 0.97, "scattered": 0.3}[language]),
+        tokenizer=tokenizer,
+        policy=presets.micro(tokenizer.vocab_size, remat="none"),
+        warmup=Warmup(steps=400 if sorting else 60, batch=128, until=0.2 if sorting else 2.0, optimizer=optax.adamw(3e-3)),
+        credit=credit.pooled,
+        signals={"decision": signals.decision(places=16)},
+        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-3 if sorting else 1e-3, b2=0.99)),
+        prompts=128 if sorting else 16,
+        group=8,
+        buckets=(7,) if sorting else (4,),
+        new=7 if sorting else LENGTH + 1,
+        steps=steps // 2 if sorting else steps,
+    ).check()
+
+
+def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[Course]]:
+    """Runs by estimator, seed for seed from the same parameters with the same prompts."""
+    exp = experiment(language, steps)
+    programs = build(exp)
+    state, _ = warm_up(exp, programs, programs.init(jax.random.key(0)), lambda p: run.greedy(exp, programs, p)[0], lambda line: None)
+    weights, found = jax.device_get(state.params), {}
+    for name, estimator in ESTIMATORS.items():  # all of them remember, and are the same programs but for the credit
+        used = programs._replace(credit=jax.jit(partial(columns, estimator)))
+        found[name] = [course(exp, used, weights, seed) for seed in range(seeds)]
+    return found
+
+
+def columns(estimator, rollout):
+    return credit.columns(estimator(rollout), rollout)
+
+
+def course(exp: Experiment, programs, weights, seed: int) -> Course:
+    collect = single_turn(programs.sample, exp.tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
+    batches = itertools.islice(Batches(len(exp.task.train), exp.prompts, seed), exp.steps)
+    state, earned, told = programs.begin(jax.tree.map(jnp.asarray, weights), jax.random.key(seed)), [], []
+
+    def log(state, collected, metrics) -> bool:
+        earned.append(float(metrics["reward"]))
+        told.append(float(metrics["decision/weight"]))
+        return False
+
+    train(state, batches, collect=collect, log=log, **run.steps_of(exp, programs))
+    return Course(np.array(earned), told[-1])
+
+
+def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
+    """Mean reward over all steps and over the last tenth, and pooled's lead over the others with Student's intervals, paired by seed."""
+    numbers = ("reward, all steps", "last tenth", "pooled - it, all steps", "largest weight")
+    answer = Sheet("language", "estimator", *(Column(name, right=True) for name in numbers), keys=2)
+    for language, by in found.items():
+        area = {name: np.array([[c.reward.mean() for c in runs]]) for name, runs in by.items()}
+        for name, runs in by.items():
+            end = np.mean([c.reward[-max(len(c.reward) // 10, 1) :].mean() for c in runs])
+            lead = paired(area["pooled"], area[name])[0]
+            row = f"{lead.value:+.3f} ({lead.low:+.3f}..{lead.high:+.3f})" if name != "pooled" else ""
+            weight = f"{np.mean([c.weight for c in runs]):.2f}" if ESTIMATORS[name] is credit.pooled else ""
+            answer.add_row(language, name, f"{area[name].mean():.3f}", f"{end:.3f}", row, weight)
+    return answer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--language", choices=("sorting", "shared", "scattered"), action="append")
+    args = vars(parser.parse_args())
+    languages = args.pop("language") or ("sorting", "shared", "scattered")
+    Console().print(table({language: compare(language, **args) for language in languages}))
+
+
+if __name__ == "__main__":
+    main()
