@@ -17,17 +17,17 @@ import optax
 
 from jaxcredit import credit, losses
 from jaxcredit.parallel import mesh
-from jaxcredit.policy import lora, presets
+from jaxcredit.policy import PlaceholderTokenizer, lora, presets
 from jaxcredit.policy.formats import pretrained
 from jaxcredit.policy.tokenizer import HF
 from jaxcredit.tasks import Task, gsm8k
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning.plan import Unread
 
-MODELS = {name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset for name, preset in presets.ALL.items()}
-ABSENT = (
-    "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER, or an id on the hub: --checkpoint Qwen/Qwen3-0.6B"
-)
+MODELS = {
+    name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset
+    for name, preset in presets.ALL.items()
+}
+ABSENT = "no checkpoint was given, which is enough to plan. To train give --checkpoint FOLDER, or an id on the hub: --checkpoint Qwen/Qwen3-0.6B"
 
 
 def experiment(
@@ -75,7 +75,9 @@ def experiment(
         seed: seed of the order of problems and of the sampling
     """
     if rows % group or not 0 < prompt < seq:
-        raise ValueError(f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}")
+        raise ValueError(
+            f"rows = {rows} must be a multiple of group = {group}, and prompt = {prompt} be less than seq = {seq}"
+        )
     if model not in MODELS:
         raise ValueError(f"no model is called {model!r}; there are: {', '.join(MODELS)}")
     shape = dict(dtype="bfloat16", param_dtype="bfloat16" if lora_rank else "float32", remat="full")
@@ -83,11 +85,13 @@ def experiment(
         tokenizer = HF(checkpoint, enable_thinking=False)
         policy = pretrained.config(checkpoint, **shape)
         # Rows beyond the tokenizer's ids pad the vocabulary: they mean nothing and must not be sampled.
-        policy = dataclasses.replace(policy, forbidden=tuple(range(tokenizer.vocab_size, policy.vocab)))
+        policy = dataclasses.replace(
+            policy, forbidden=tuple(range(tokenizer.vocab_size, policy.vocab))
+        )
         task = fitting(gsm8k(data), tokenizer, prompt)
     else:
         policy = MODELS[model](**shape)
-        tokenizer = Unread(policy.vocab, ABSENT)
+        tokenizer = PlaceholderTokenizer(policy.vocab, ABSENT)
         task = gsm8k(data) if data else UNREAD
     fsdp = mesh.sizes({"data": slices, "fsdp": fsdp or -1, "tensor": tensor})["fsdp"]
     return Experiment(
@@ -95,22 +99,24 @@ def experiment(
         task=task,
         tokenizer=tokenizer,
         policy=policy,
-        weights=functools.partial(weights, checkpoint, policy),
+        load_params=functools.partial(weights, checkpoint, policy),
         lora=lora.table(lora_rank, lora.ATTENTION if policy.experts else lora.ATTENTION + lora.MLP),
         credit=credit.tempo,
         objective=functools.partial(losses.ppo_clip, high=0.28),
-        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))),
-        prompts=rows // group,
-        group=group,
-        micro=micro or min(slices * fsdp, rows // group),
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(optax.linear_schedule(0.0, lr, 5))
+        ),
+        prompts_per_step=rows // group,
+        group_size=group,
+        micro_batch=micro or min(slices * fsdp, rows // group),
         buckets=(prompt,),
-        new=seq - prompt,
+        max_new_tokens=seq - prompt,
         temperature=temperature,
         steps=steps,
         eval_every=20,
         eval_prompts=eval_prompts,
         save_every=save_every,
-        sampling=mesh.settled if settle else None,
+        sampling_rules=mesh.settled if settle else None,
         mesh=({"data": slices} if slices > 1 else {}) | {"fsdp": fsdp, "tensor": tensor},
         seed=seed,
     )
@@ -132,9 +138,14 @@ def fitting(task: Task, tokenizer, room: int) -> Task:
 
     kept = Task(task.name, short(task.train), short(task.test), task.reward)
     if lost := len(task.train) + len(task.test) - len(kept.train) - len(kept.test):
-        warnings.warn(f"{lost} problems with prompts of more than {room} tokens are left out; --prompt makes room for them", stacklevel=3)
+        warnings.warn(
+            f"{lost} problems with prompts of more than {room} tokens are left out; --prompt makes room for them",
+            stacklevel=3,
+        )
     return kept
 
 
 ITEM = {"prompt": "1 + 1 = ?", "meta": {"gold": "2"}}
-UNREAD = Task("gsm8k", [ITEM] * 7473, [ITEM] * 1319, lambda meta, text, ids: 0.0)  # its numbers, to plan with
+UNREAD = Task(
+    "gsm8k", [ITEM] * 7473, [ITEM] * 1319, lambda meta, text, ids: 0.0
+)  # its numbers, to plan with

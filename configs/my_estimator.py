@@ -10,20 +10,27 @@ import jax.numpy as jnp
 import own_data  # the config beside this file
 
 from jaxcredit.credit import per_group
-from jaxcredit.kernels import masked_mean, spread, standardise
-from jaxcredit.rollout import alive, outcome
+from jaxcredit.kernels import masked_mean, standardize, to_tokens
+from jaxcredit.rollout import outcome, trajectory_mask
 
 
 @per_group(granularity="token")
 def surprise(group, *, power: float = 1.0):
     """A_it = s_it^power / mean_t s_it^power (R_i - mean R) / std R,   s_it = -log pi(y_it)"""
-    better = standardise(outcome(group), where=alive(group))  # [G]: of each answer, as in GRPO
-    s = jnp.where(group.mask, jnp.abs(group.logp) ** power, 0)  # [R, T]: 0 where the policy was sure
-    return s / (masked_mean(s, group.mask, -1, keepdims=True) + 1e-6) * spread(better, group)
+    # Advantage of each answer [G], as in GRPO.
+    better = standardize(outcome(group), where=trajectory_mask(group))
+    # Surprise of each token [R, T], 0 where the policy was certain.
+    s = jnp.where(group.action_mask, jnp.abs(group.logp) ** power, 0)
+    mean = masked_mean(s, group.action_mask, -1, keepdims=True)
+    return s / (mean + 1e-6) * to_tokens(better, group)
 
 
 def experiment(power: float = 1.0, steps: int = 60, seed: int = 0):
     """:param power: how much credit moves to tokens that the policy was not sure of; 0 is GRPO
     :param steps: optimizer steps after the warm-up
     :param seed: seed of the first weights and of the sampling"""
-    return dataclasses.replace(own_data.experiment(steps=steps, seed=seed), name="my_estimator", credit=partial(surprise, power=power))
+    return dataclasses.replace(
+        own_data.experiment(steps=steps, seed=seed),
+        name="my_estimator",
+        credit=partial(surprise, power=power),
+    )

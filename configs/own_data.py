@@ -39,10 +39,10 @@ def experiment(data: Path = DATA, lr: float = 1e-3, steps: int = 60, seed: int =
         policy=presets.micro(chars.vocab_size),
         warmup=Warmup(steps=300, batch=64, until=0.3, every=10, optimizer=optax.adamw(3e-3)),
         optimizer=optax.adam(lr),
-        prompts=16,
-        group=8,
+        prompts_per_step=16,
+        group_size=8,
         buckets=(5,),
-        new=5,
+        max_new_tokens=5,
         steps=steps,
         seed=seed,
     )

@@ -17,7 +17,14 @@ from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.train.learning_rate import warmup_cosine
 
 
-def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int = 240, beta: float = 0.5, seed: int = 0) -> Experiment:
+def experiment(
+    lr: float = 1e-3,
+    prompts: int = 128,
+    group: int = 8,
+    steps: int = 240,
+    beta: float = 0.5,
+    seed: int = 0,
+) -> Experiment:
     """The run of this file.
 
     Args:
@@ -40,10 +47,10 @@ def experiment(lr: float = 1e-3, prompts: int = 128, group: int = 8, steps: int 
         signals={"reference": signals.reference()},
         beta=beta,  # rewards that say nothing then leave the policy where it was; without, Adam wears it down within twenty steps
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
-        prompts=prompts,
-        group=group,
+        prompts_per_step=prompts,
+        group_size=group,
         buckets=(7,),
-        new=7,
+        max_new_tokens=7,
         steps=steps,
         eval_every=10,
         eval_prompts=512,

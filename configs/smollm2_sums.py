@@ -17,7 +17,13 @@ from jaxcredit.train.learning_rate import warmup_cosine
 
 
 def experiment(
-    lr: float = 2e-5, prompts: int = 16, group: int = 8, steps: int = 36, temperature: float = 0.6, micro: int = 8, seed: int = 0
+    lr: float = 2e-5,
+    prompts: int = 16,
+    group: int = 8,
+    steps: int = 36,
+    temperature: float = 0.6,
+    micro: int = 8,
+    seed: int = 0,
 ) -> Experiment:
     """The run of this file.
 
@@ -38,20 +44,20 @@ def experiment(
         task=sums(two=15, three=10, seed=seed),
         tokenizer=tokenizer,
         policy=gguf.config(model, remat="none", vocab_chunk=64),
-        weights=lambda shardings: gguf.load(model, shardings=shardings)[1],
+        load_params=lambda shardings: gguf.load(model, shardings=shardings)[1],
         credit=credit.tempo,
         objective=functools.partial(losses.ppo_clip, high=0.28),
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99)),
-        prompts=prompts,
-        group=group,
-        micro=micro,
+        prompts_per_step=prompts,
+        group_size=group,
+        micro_batch=micro,
         buckets=(52,),
-        new=20,
+        max_new_tokens=20,
         temperature=temperature,
         steps=steps,
         eval_every=12,
         eval_prompts=128,
         save_every=12,
-        keep=1,
+        max_to_keep=1,
         seed=seed,
     )

@@ -16,7 +16,9 @@ import importlib.util
 import subprocess
 import sys
 
-if importlib.util.find_spec("jaxcredit") is None:  # in Colab; restart the session if jax had to be upgraded
+if (
+    importlib.util.find_spec("jaxcredit") is None
+):  # in Colab; restart the session if jax had to be upgraded
     where = "jaxcredit[train] @ git+https://github.com/jaxcredit/jaxcredit"
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", where], check=True)
 
@@ -54,10 +56,10 @@ exp = Experiment(
     tokenizer=tokenizer,
     policy=presets.micro(tokenizer.vocab_size, remat="none"),
     warmup=Warmup(steps=400, batch=128, until=0.2, every=20, optimizer=optax.adamw(3e-3)),
-    prompts=64,
-    group=8,
+    prompts_per_step=64,
+    group_size=8,
     buckets=(7,),
-    new=7,
+    max_new_tokens=7,
     eval_prompts=256,
 ).check()
 made = programs.build(exp)
@@ -68,7 +70,9 @@ def accuracy(weights):
 
 
 state, steps = warm_up(exp, made, made.init(jax.random.key(0)), accuracy, print)
-print(f"{steps} steps of supervision: {accuracy(state.params):.0%} of the held-out lists of six come out right, answering greedily")
+print(
+    f"{steps} steps of supervision: {accuracy(state.params):.0%} of the held-out lists of six come out right, answering greedily"
+)
 
 # %% [markdown]
 # ## A group of answers is a tree
@@ -77,11 +81,13 @@ print(f"{steps} steps of supervision: {accuracy(state.params):.0%} of the held-o
 # answers share, and the mean reward of those answers: the value of that prefix. Where an edge changes colour, a decision mattered.
 
 # %%
-collect = single_turn(made.sample, tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
-collected = collect(state.params, jax.random.key(1), np.arange(exp.prompts))()
+collect = single_turn(
+    made.sample, tokenizer, exp.task, group_size=exp.group_size, buckets=exp.buckets
+)
+collected = collect(state.params, jax.random.key(1), np.arange(exp.prompts_per_step))()
 rollout = collected.rollout.filled()
 reward = np.asarray(rollout.reward)[..., 0]
-mask = np.asarray(rollout.mask)
+mask = np.asarray(rollout.action_mask)
 P = exp.buckets[0]
 
 
@@ -94,11 +100,17 @@ def text(token):
     return tokenizer.decode([token]) or "."
 
 
-mixed = [n for n in range(exp.prompts) if 2 <= reward[n].sum() <= 5] or [int(np.abs(reward.mean(1) - 0.5).argmin())]
+mixed = [n for n in range(exp.prompts_per_step) if 2 <= reward[n].sum() <= 5] or [
+    int(np.abs(reward.mean(1) - 0.5).argmin())
+]
 chosen = min(mixed, key=branching)
-answers = [np.asarray(rollout.tokens)[chosen, i][mask[chosen, i]].tolist() for i in range(exp.group)]
+answers = [
+    np.asarray(rollout.tokens)[chosen, i][mask[chosen, i]].tolist() for i in range(exp.group_size)
+]
 question = exp.task.train[chosen]["prompt"]
-pictures.prefix_tree(answers, reward[chosen], text, title=f"sort {question}  (a point is the end of the answer)")
+pictures.prefix_tree(
+    answers, reward[chosen], text, title=f"sort {question}  (a point is the end of the answer)"
+)
 
 # %% [markdown]
 # ## Ten answers to one question
@@ -120,12 +132,17 @@ def drawn(x):
 
 
 logits = jax.jit(lambda w, y, v: transformer.logits(w, y, v, exp.policy))
-flat = rollout.tokens.reshape(-1, rollout.tokens.shape[-1]), rollout.valid.reshape(-1, rollout.tokens.shape[-1])
-logp = jax.nn.log_softmax(logits(state.params, *flat)[:, :-1]).reshape(exp.prompts, exp.group, -1, exp.policy.vocab)
+flat = (
+    rollout.tokens.reshape(-1, rollout.tokens.shape[-1]),
+    rollout.token_mask.reshape(-1, rollout.tokens.shape[-1]),
+)
+logp = jax.nn.log_softmax(logits(state.params, *flat)[:, :-1]).reshape(
+    exp.prompts_per_step, exp.group_size, -1, exp.policy.vocab
+)
 p = jnp.exp(logp)
 entropy, square = drawn(-(p * jnp.where(p > 0, logp, 0)).sum(-1)), drawn((p * p).sum(-1))
-value = jax.vmap(lambda y, v, r: prefix_value(y, v, r, where=jnp.ones(exp.group, bool)))(
-    rollout.tokens, rollout.valid, rollout.reward[..., 0]
+value = jax.vmap(lambda y, v, r: prefix_value(y, v, r, where=jnp.ones(exp.group_size, bool)))(
+    rollout.tokens, rollout.token_mask, rollout.reward[..., 0]
 )
 told = rollout.with_signals(entropy=entropy, prob_square=square, token_value=value[..., :-1])
 
@@ -145,9 +162,12 @@ shown = {}
 for name, estimator in estimators.items():
     columns = credit.columns(estimator(told), told)
     A = np.asarray(columns["advantage"] * (columns["weight"] > 0))[chosen]
-    shown[name] = [A[i][mask[chosen, i]] for i in range(exp.group)]
+    shown[name] = [A[i][mask[chosen, i]] for i in range(exp.group_size)]
 width = max(map(len, answers))
-shown = {name: np.array([np.pad(row, (0, width - len(row))) for row in rows]) for name, rows in shown.items()}
+shown = {
+    name: np.array([np.pad(row, (0, width - len(row))) for row in rows])
+    for name, rows in shown.items()
+}
 pictures.coloured(shown, answers, reward[chosen], text)
 
 # %% [markdown]
@@ -161,20 +181,26 @@ pictures.coloured(shown, answers, reward[chosen], text)
 
 # %%
 from jaxcredit.credit import per_group
-from jaxcredit.kernels import centre, spread
-from jaxcredit.rollout import alive, outcome
+from jaxcredit.kernels import center, to_tokens
+from jaxcredit.rollout import trajectory_mask, outcome
 
 
 @per_group
 def first_word(group):
     """A_it = R_i - mean R at an answer's first token, 0 elsewhere."""
-    first = group.mask & (jnp.cumsum(group.mask, 1) == 1)
-    return jnp.where(first, spread(centre(outcome(group), where=alive(group)), group), 0)
+    first = group.action_mask & (jnp.cumsum(group.action_mask, 1) == 1)
+    return jnp.where(
+        first, to_tokens(center(outcome(group), where=trajectory_mask(group)), group), 0
+    )
 
 
 mine = np.asarray(first_word(told))[chosen]
-rows = np.array([np.pad(mine[i][mask[chosen, i]], (0, width - len(answers[i]))) for i in range(exp.group)])
-pictures.coloured({"first_word": rows, "tempo": shown["tempo"]}, answers, reward[chosen], text, wide=2)
+rows = np.array(
+    [np.pad(mine[i][mask[chosen, i]], (0, width - len(answers[i]))) for i in range(exp.group_size)]
+)
+pictures.coloured(
+    {"first_word": rows, "tempo": shown["tempo"]}, answers, reward[chosen], text, wide=2
+)
 
 # %% [markdown]
 # Does it obey the laws that every estimator obeys? `jaxcredit check my_file.py` asks the same.
@@ -183,4 +209,8 @@ pictures.coloured({"first_word": rows, "tempo": shown["tempo"]}, answers, reward
 from jaxcredit.credit import laws
 
 for result in laws.check(first_word, laws=laws.QUICK):
-    print({True: "holds  ", False: "BROKEN ", None: "skipped"}[result.passed], result.law, result.detail)
+    print(
+        {True: "holds  ", False: "BROKEN ", None: "skipped"}[result.passed],
+        result.law,
+        result.detail,
+    )

@@ -13,12 +13,20 @@ class Without:
         self.packages = packages
 
     def find_spec(self, name, path=None, target=None):
-        return None if name.partition(".")[0] in self.packages else PathFinder.find_spec(name, path, target)
+        return (
+            None
+            if name.partition(".")[0] in self.packages
+            else PathFinder.find_spec(name, path, target)
+        )
 
 
 def absent(monkeypatch, *packages: str) -> None:
     """Until the test ends."""
-    monkeypatch.setattr(sys, "meta_path", [Without(packages) if finder is PathFinder else finder for finder in sys.meta_path])
+    monkeypatch.setattr(
+        sys,
+        "meta_path",
+        [Without(packages) if finder is PathFinder else finder for finder in sys.meta_path],
+    )
     for name in list(sys.modules):
         if name.partition(".")[0] in packages:
             monkeypatch.delitem(sys.modules, name)

@@ -2,14 +2,23 @@
 
 import numpy as np
 
-from jaxcredit.train.runs.metrics import read
+from jaxcredit.train.runs.json_lines import read
 
 
 def timeless(folder):
-    return [{name: x for name, x in line.items() if not name.startswith("time/")} for line in read(folder)]
+    return [
+        {name: x for name, x in line.items() if not name.startswith("time/")}
+        for line in read(folder)
+    ]
 
 
 def close(got, want, rtol=1e-4, atol=1e-5):
     assert [line.keys() for line in got] == [line.keys() for line in want]
     for a, b in zip(got, want, strict=True):
-        np.testing.assert_allclose([a[k] for k in a], [b[k] for k in a], rtol=rtol, atol=atol, err_msg=f"step {a['step']}: {list(a)}")
+        np.testing.assert_allclose(
+            [a[k] for k in a],
+            [b[k] for k in a],
+            rtol=rtol,
+            atol=atol,
+            err_msg=f"step {a['step']}: {list(a)}",
+        )

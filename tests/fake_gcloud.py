@@ -53,7 +53,9 @@ def ssh(home: Path, command: str) -> int:
     hidden = ("JAX", "SLURM", "TPU_", "SKYPILOT")
     env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
     server = f"127.0.0.1:{(home.parent / f'{home.name}.port').read_text()}"
-    return subprocess.run(["bash", "-c", command], cwd=home, env={**env, "HOME": str(home), "GCE_METADATA_IP": server}).returncode
+    return subprocess.run(
+        ["bash", "-c", command], cwd=home, env={**env, "HOME": str(home), "GCE_METADATA_IP": server}
+    ).returncode
 
 
 if __name__ == "__main__":

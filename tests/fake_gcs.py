@@ -17,7 +17,9 @@ class Server(ThreadingHTTPServer):
     def __init__(self, *buckets: str):
         super().__init__(("127.0.0.1", 0), Handler)
         self.lock, self.generation, self.begun = threading.Lock(), 0, {}
-        self.objects: dict[str, dict[str, tuple[int, bytes]]] = {bucket: {} for bucket in buckets}  # name to (generation, content)
+        self.objects: dict[str, dict[str, tuple[int, bytes]]] = {
+            bucket: {} for bucket in buckets
+        }  # name to (generation, content)
 
     def handle_error(self, *_):
         """A client that hung up."""
@@ -41,11 +43,27 @@ class Server(ThreadingHTTPServer):
 
     def about(self, bucket: str, name: str) -> dict:
         generation, body = self._found(bucket, name)
-        crc = base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()  # opaque to us: any sum of the bytes will do
-        told = {"name": name, "bucket": bucket, "size": str(len(body)), "generation": str(generation), "metageneration": "1", "crc32c": crc}
-        return {**told, "kind": "storage#object", "updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z"}
+        crc = base64.b64encode(
+            zlib.crc32(body).to_bytes(4, "big")
+        ).decode()  # opaque to us: any sum of the bytes will do
+        told = {
+            "name": name,
+            "bucket": bucket,
+            "size": str(len(body)),
+            "generation": str(generation),
+            "metageneration": "1",
+            "crc32c": crc,
+        }
+        return {
+            **told,
+            "kind": "storage#object",
+            "updated": "2026-01-01T00:00:00.000Z",
+            "timeCreated": "2026-01-01T00:00:00.000Z",
+        }
 
-    def listing(self, bucket: str, prefix: str = "", delimiter: str = "", start: str = "", end: str = "") -> dict:
+    def listing(
+        self, bucket: str, prefix: str = "", delimiter: str = "", start: str = "", end: str = ""
+    ) -> dict:
         with self.lock:
             if bucket not in self.objects:
                 raise Refused(404, "The specified bucket does not exist.")
@@ -53,7 +71,9 @@ class Server(ThreadingHTTPServer):
             for name in sorted(self.objects[bucket]):
                 if not name.startswith(prefix) or name < start or (end and name >= end):
                     continue
-                inner, found, _ = name.removeprefix(prefix).partition(delimiter) if delimiter else (name, "", "")
+                inner, found, _ = (
+                    name.removeprefix(prefix).partition(delimiter) if delimiter else (name, "", "")
+                )
                 if found:
                     prefixes.add(prefix + inner + delimiter)
                 else:
@@ -61,7 +81,10 @@ class Server(ThreadingHTTPServer):
         return {"kind": "storage#objects", "items": items, "prefixes": sorted(prefixes)}
 
     def _expect(self, bucket: str, name: str, if_generation: int | None) -> None:
-        if if_generation is not None and self.objects.get(bucket, {}).get(name, (0, b""))[0] != if_generation:
+        if (
+            if_generation is not None
+            and self.objects.get(bucket, {}).get(name, (0, b""))[0] != if_generation
+        ):
             raise Refused(412, "conditionNotMet")
 
     def _found(self, bucket: str, name: str) -> tuple[int, bytes]:
@@ -98,7 +121,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def _send(self, code: int, body: bytes, headers: dict):
         self.send_response(code)
-        for name, value in {"Content-Type": "application/json", **headers, "Content-Length": len(body)}.items():
+        for name, value in {
+            "Content-Type": "application/json",
+            **headers,
+            "Content-Length": len(body),
+        }.items():
             self.send_header(name, str(value))
         self.end_headers()
         with contextlib.suppress(BrokenPipeError):
@@ -109,7 +136,9 @@ class Handler(BaseHTTPRequestHandler):
         if at.path.startswith("/batch/"):
             return self._batch(body)
         asked = {k: v[0] for k, v in parse_qs(at.query, keep_blank_values=True).items()}
-        found = re.fullmatch(r"(?:/(upload|download))?/(?:resumable/)?storage/v1/b/([^/]+)(?:/o(?:/(.+))?)?", at.path)
+        found = re.fullmatch(
+            r"(?:/(upload|download))?/(?:resumable/)?storage/v1/b/([^/]+)(?:/o(?:/(.+))?)?", at.path
+        )
         if not found:
             raise Refused(404, f"{path}: not spoken here")
         how, bucket, name = found.group(1), found.group(2), unquote(found.group(3) or "")
@@ -120,7 +149,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.delete(bucket, name, match)
             return 204, b"", {}
         if not name:
-            bounds = [asked.get(key, "") for key in ("prefix", "delimiter", "startOffset", "endOffset")]
+            bounds = [
+                asked.get(key, "") for key in ("prefix", "delimiter", "startOffset", "endOffset")
+            ]
             return 200, json.dumps(self.server.listing(bucket, *bounds)).encode(), {}
         if how == "download" or asked.get("alt") == "media":
             return self._content(bucket, name, asked)
@@ -139,10 +170,16 @@ class Handler(BaseHTTPRequestHandler):
             end = min(int(last), len(body) - 1) if first and last else len(body) - 1
             if begin >= len(body):
                 raise Refused(416, "out of range")
-            return 206, body[begin : end + 1], {**headers, "Content-Range": f"bytes {begin}-{end}/{len(body)}"}
+            return (
+                206,
+                body[begin : end + 1],
+                {**headers, "Content-Range": f"bytes {begin}-{end}/{len(body)}"},
+            )
         return 200, body, headers
 
-    def _upload(self, bucket: str, asked: dict, body: bytes, match: int | None) -> tuple[int, bytes, dict]:
+    def _upload(
+        self, bucket: str, asked: dict, body: bytes, match: int | None
+    ) -> tuple[int, bytes, dict]:
         if bucket not in self.server.objects:
             raise Refused(404, "The specified bucket does not exist.")
         kind = asked.get("uploadType")
@@ -153,7 +190,13 @@ class Handler(BaseHTTPRequestHandler):
         elif kind == "resumable" and "upload_id" not in asked:
             ticket = str(len(self.server.begun))
             self.server.begun[ticket] = asked.get("name") or json.loads(body)["name"], bytearray()
-            return 200, b"{}", {"Location": f"{self.server.url}{urlsplit(self.path).path}?uploadType=resumable&upload_id={ticket}"}
+            return (
+                200,
+                b"{}",
+                {
+                    "Location": f"{self.server.url}{urlsplit(self.path).path}?uploadType=resumable&upload_id={ticket}"
+                },
+            )
         elif kind == "resumable":
             name, parts = self.server.begun[asked["upload_id"]]
             parts += body
@@ -166,7 +209,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _batch(self, body: bytes) -> tuple[int, bytes, dict]:
         """Many requests in one, each answered in a part of its own."""
-        message = BytesParser().parsebytes(f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body)
+        message = BytesParser().parsebytes(
+            f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body
+        )
         answers = []
         for part in message.get_payload():
             method, path, _ = part.get_payload().strip().splitlines()[0].split(" ")
@@ -174,6 +219,17 @@ class Handler(BaseHTTPRequestHandler):
                 code, text, _ = self._reply(method, path, b"")
             except Refused as refused:
                 code, text = refused.args[0], b"{}"
-            told = f"HTTP/1.1 {code} told\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text
-            answers.append(b"--answer\r\nContent-Type: application/http\r\nContent-ID: <response-x>\r\n\r\n" + told + b"\r\n")
-        return 200, b"".join(answers) + b"--answer--\r\n", {"Content-Type": "multipart/mixed; boundary=answer"}
+            told = (
+                f"HTTP/1.1 {code} told\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+                + text
+            )
+            answers.append(
+                b"--answer\r\nContent-Type: application/http\r\nContent-ID: <response-x>\r\n\r\n"
+                + told
+                + b"\r\n"
+            )
+        return (
+            200,
+            b"".join(answers) + b"--answer--\r\n",
+            {"Content-Type": "multipart/mixed; boundary=answer"},
+        )

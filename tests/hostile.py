@@ -8,9 +8,24 @@ import numpy as np
 from jaxcredit.credit.laws import synthetic
 from jaxcredit.rollout import Rollout
 
-LABELS = ("state", "subgoal", "stratum", "turn_parent", "macro", "agent")  # numbers that are only compared
-NUMBERS = np.array([-(2**31), 1 - 2**31, -(2**24) - 1, -1, 0, 1, 2**24, 2**24 + 1, 2**31 - 2, 2**31 - 1])
-EARNED = ("components", "score", "utility", "greedy_reward", "counterfactual")  # signals in the unit of the rewards
+LABELS = (
+    "state",
+    "subgoal",
+    "stratum",
+    "turn_parent",
+    "macro",
+    "agent",
+)  # numbers that are only compared
+NUMBERS = np.array(
+    [-(2**31), 1 - 2**31, -(2**24) - 1, -1, 0, 1, 2**24, 2**24 + 1, 2**31 - 2, 2**31 - 1]
+)
+EARNED = (
+    "components",
+    "score",
+    "utility",
+    "greedy_reward",
+    "counterfactual",
+)  # signals in the unit of the rewards
 SHAPE = {"R": 10, "G": 8, "K": 4, "T": 22}
 PLAIN, SCALED, CANCELLING, EQUAL, MIXED, DENORMAL = range(6)
 
@@ -18,7 +33,7 @@ PLAIN, SCALED, CANCELLING, EQUAL, MIXED, DENORMAL = range(6)
 def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
     """N groups of 8 trajectories in 10 rows. `together`: one kind and size of rewards for all, for credit with statistics of the batch."""
     rng, base = np.random.default_rng(seed), synthetic(seed, needs, N=N, **SHAPE)
-    real, row = np.asarray(base.real), np.asarray(base.row)
+    real, row = np.asarray(base.segment_mask), np.asarray(base.row)
     count = 1 if together else N
     kind = np.broadcast_to(rng.integers(0, 6, (count, 1, 1)), (N, 1, 1))
     size = np.broadcast_to(10.0 ** rng.uniform(-44, 28, (count, 1, 1)), (N, 1, 1))
@@ -32,47 +47,78 @@ def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
         DENORMAL: normal * 1e-42,
     }
     reward = np.select([kind == k for k in by_kind], list(by_kind.values()))
-    mask, segment, valid = (np.array(x) for x in (base.mask, base.segment, base.valid))
+    mask, segment, valid = (np.array(x) for x in (base.action_mask, base.segment, base.token_mask))
     parts = np.take_along_axis(real.sum(-1), row, 1)[..., None]
     scattered = rng.random((N, 1, 1)) < 0.3
-    segment = np.where(scattered & (segment >= 0), rng.integers(0, 1 << 30, segment.shape) % np.maximum(parts, 1), segment)
+    segment = np.where(
+        scattered & (segment >= 0),
+        rng.integers(0, 1 << 30, segment.shape) % np.maximum(parts, 1),
+        segment,
+    )
     silent = rng.integers(0, SHAPE["K"], (N, 1, 1))  # in which the policy chooses nothing
     mask &= (rng.random((N, 1, 1)) < 0.7) | (segment != silent)
     valid &= mask | (rng.random((N, 1, 1)) < 0.7) | (rng.random(valid.shape) < 0.8)
     rollout = dataclasses.replace(
         base,
         reward=jnp.asarray(np.where(real, reward, np.inf), jnp.float32),
-        **{name: jnp.asarray(x) for name, x in {"mask": mask, "segment": segment.astype(np.int32), "valid": valid}.items()},
+        **{
+            name: jnp.asarray(x)
+            for name, x in {
+                "action_mask": mask,
+                "segment": segment.astype(np.int32),
+                "token_mask": valid,
+            }.items()
+        },
     )
     scale = np.where(kind == PLAIN, 1, size)
-    earned = {s: base[s] * jnp.asarray(scale.reshape(N, *[1] * (base[s].ndim - 1)), jnp.float32) for s in EARNED if s in base.signals}
+    earned = {
+        s: base[s] * jnp.asarray(scale.reshape(N, *[1] * (base[s].ndim - 1)), jnp.float32)
+        for s in EARNED
+        if s in base.signals
+    }
     return relabelled(rollout.with_signals(**earned), seed)
 
 
 def sums(rng, real, total: float, size):
     """Rewards whose returns are equal, `total` times `size`, each trajectory's added up in an order of its own."""
     (N, _, K), whole = real.shape, real.all(-1, keepdims=True)
-    parts = (np.round(rng.uniform(-9, 9, (N, 1, K)), 1) * size).astype(np.float32).astype(np.float64)
+    parts = (
+        (np.round(rng.uniform(-9, 9, (N, 1, K)), 1) * size).astype(np.float32).astype(np.float64)
+    )
     parts[..., -1:] = total * size - parts[..., :-1].sum(-1, keepdims=True)
-    shuffled = np.take_along_axis(np.broadcast_to(parts, real.shape), np.argsort(rng.random(real.shape), -1), -1)
+    shuffled = np.take_along_axis(
+        np.broadcast_to(parts, real.shape), np.argsort(rng.random(real.shape), -1), -1
+    )
     last = np.arange(K) == real.sum(-1, keepdims=True) - 1
     return np.where(whole, shuffled, np.where(last, total * size, 0))
 
 
 def relabelled(rollout: Rollout, seed: int) -> Rollout:
     """The same rollout with other numbers for its labels, which synthetic rollouts draw from 0, 1 and 2."""
-    names = [s for s in LABELS if s in rollout.signals and not (s == "agent" and "coalition" in rollout.signals)]
-    numbers = {s: np.random.default_rng([seed, i]).permutation(NUMBERS)[:3] for i, s in enumerate(names)}
+    names = [
+        s
+        for s in LABELS
+        if s in rollout.signals and not (s == "agent" and "coalition" in rollout.signals)
+    ]
+    numbers = {
+        s: np.random.default_rng([seed, i]).permutation(NUMBERS)[:3] for i, s in enumerate(names)
+    }
 
     def renamed(name):
         old = np.asarray(rollout.signals[name])
-        return jnp.asarray(numbers[name][np.unique(old, return_inverse=True)[1].reshape(old.shape)], jnp.int32)
+        return jnp.asarray(
+            numbers[name][np.unique(old, return_inverse=True)[1].reshape(old.shape)], jnp.int32
+        )
 
     return rollout.with_signals(**{s: renamed(s) for s in names})
 
 
 def shuffled(rollout: Rollout, seed: int) -> Rollout:
     """Each trajectory's rewards in another order of its real segments."""
-    real, reward = np.asarray(rollout.real), np.asarray(rollout.reward)
-    lot = np.where(real, np.random.default_rng(seed).random(real.shape), 2 + np.arange(real.shape[-1]))
-    return dataclasses.replace(rollout, reward=jnp.asarray(np.take_along_axis(reward, np.argsort(lot, -1), -1)))
+    real, reward = np.asarray(rollout.segment_mask), np.asarray(rollout.reward)
+    lot = np.where(
+        real, np.random.default_rng(seed).random(real.shape), 2 + np.arange(real.shape[-1])
+    )
+    return dataclasses.replace(
+        rollout, reward=jnp.asarray(np.take_along_axis(reward, np.argsort(lot, -1), -1))
+    )

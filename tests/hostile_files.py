@@ -50,7 +50,12 @@ def settings(c: dict) -> Iterator[dict]:
 def settings_within(c: dict) -> Iterator[dict]:
     for scaling in ("yarn", "dynamic", "longrope", "llama3", "linear"):
         for key in [*c, *ROPE, "factor", "original_max_position_embeddings"]:
-            whole = c | {"rope_type": scaling, "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+            whole = c | {
+                "rope_type": scaling,
+                "factor": 2.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            }
             whole |= {"short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
             for value in VALUES:
                 yield whole | {key: value}
@@ -66,7 +71,14 @@ def flips(data: bytes, end: int, rng: random.Random) -> Iterator[bytes]:
         elif kind == 1:
             out[at] = rng.randrange(256)
         elif kind == 2:
-            out[at : at + 8] = rng.choice([b"\xff" * 8, b"\0" * 8, (10**6).to_bytes(8, "little"), (2**63).to_bytes(8, "little")])
+            out[at : at + 8] = rng.choice(
+                [
+                    b"\xff" * 8,
+                    b"\0" * 8,
+                    (10**6).to_bytes(8, "little"),
+                    (2**63).to_bytes(8, "little"),
+                ]
+            )
         elif kind == 3:
             del out[at:]
         else:
@@ -80,9 +92,26 @@ def headers(file: Path) -> Iterator[bytes]:
     n = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + n])
     for name, x in [(name, x) for name, x in header.items() if name != "__metadata__"][:3]:
-        lies: list[dict] = [{"dtype": d} for d in ("I32", "BOOL", "U8", "F8_E4M3", "C64", "", 3, None)]
-        lies += [{"shape": s} for s in ([], [-1, 2], [2**40, 2**40], [0, 0], x["shape"][::-1], [1.5], None, x["shape"] + [1])]
-        lies += [{"data_offsets": o} for o in ([0, 0], [-4, 4], [0, 2**62], [8, 4], [0, len(data)], [], None, ["0", "4"])]
+        lies: list[dict] = [
+            {"dtype": d} for d in ("I32", "BOOL", "U8", "F8_E4M3", "C64", "", 3, None)
+        ]
+        lies += [
+            {"shape": s}
+            for s in (
+                [],
+                [-1, 2],
+                [2**40, 2**40],
+                [0, 0],
+                x["shape"][::-1],
+                [1.5],
+                None,
+                x["shape"] + [1],
+            )
+        ]
+        lies += [
+            {"data_offsets": o}
+            for o in ([0, 0], [-4, 4], [0, 2**62], [8, 4], [0, len(data)], [], None, ["0", "4"])
+        ]
         for lie in lies:
             text = json.dumps(header | {name: x | lie}).encode()
             yield len(text).to_bytes(8, "little") + text + data[8 + n :]
@@ -115,8 +144,21 @@ def cases(folder: Path, seed: int, most: int) -> Iterator[tuple[str, Callable]]:
     index = at / "model.safetensors.index.json"
     c = json.loads(index.read_text())
     name = next(iter(c["weight_map"]))
-    files = ["../x.safetensors", "/etc/passwd", "a/../x.safetensors", ".", "..", "x", "\0.safetensors", "C:\\x.safetensors", *VALUES]
-    for x in [*({"weight_map": value} for value in VALUES), *({"weight_map": c["weight_map"] | {name: file}} for file in files)]:
+    files = [
+        "../x.safetensors",
+        "/etc/passwd",
+        "a/../x.safetensors",
+        ".",
+        "..",
+        "x",
+        "\0.safetensors",
+        "C:\\x.safetensors",
+        *VALUES,
+    ]
+    for x in [
+        *({"weight_map": value} for value in VALUES),
+        *({"weight_map": c["weight_map"] | {name: file}} for file in files),
+    ]:
         index.write_text(json.dumps(c | x))
         yield f"index {json.dumps(x)[:200]}", lambda at=at: pretrained.load(at)
     kind = gguf_package.GGMLQuantizationType.Q8_0
@@ -131,7 +173,11 @@ def cases(folder: Path, seed: int, most: int) -> Iterator[tuple[str, Callable]]:
     for name in ("tokenizer_config.json", "tokenizer.json"):
         whole = (at / name).read_bytes()
         damaged = flips(whole, len(whole), rng)
-        changed = [json.dumps(c).encode() for c in settings(json.loads(whole))] if name == "tokenizer_config.json" else []
+        changed = (
+            [json.dumps(c).encode() for c in settings(json.loads(whole))]
+            if name == "tokenizer_config.json"
+            else []
+        )
         for data in [*drawn(iter(changed)), *(next(damaged) for _ in range(most))]:
             (at / name).write_bytes(data)
             yield f"{name} {data[:300]!r}", lambda at=at: HF(at).encode("2 + 2?")
@@ -146,9 +192,14 @@ def main(seed: int, most: int) -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     load_file(GOLDENS / "qwen3/model.safetensors")
-    pretrained.load(GOLDENS / "qwen3")  # everything is imported and compiled before memory is bounded
+    pretrained.load(
+        GOLDENS / "qwen3"
+    )  # everything is imported and compiled before memory is bounded
     with open("/proc/self/statm") as f:
-        resource.setrlimit(resource.RLIMIT_AS, (int(f.read().split()[0]) * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY))
+        resource.setrlimit(
+            resource.RLIMIT_AS,
+            (int(f.read().split()[0]) * resource.getpagesize() + MEMORY, resource.RLIM_INFINITY),
+        )
     signal.signal(signal.SIGALRM, expire)
     count = {"loaded": 0, "refused": 0, "wrong": 0}
     with tempfile.TemporaryDirectory() as folder:
@@ -158,7 +209,11 @@ def main(seed: int, most: int) -> None:
                 call()
                 end = "loaded"
             except (ValueError, OSError) as error:
-                end = "refused" if folder in str(error) and str(error).isprintable() else f"unnamed {type(error).__name__}: {error}"
+                end = (
+                    "refused"
+                    if folder in str(error) and str(error).isprintable()
+                    else f"unnamed {type(error).__name__}: {error}"
+                )
             except BaseException as error:
                 end = f"{type(error).__name__}: {error}"
             signal.alarm(0)

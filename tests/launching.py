@@ -45,7 +45,14 @@ def until(true, seconds=90):
 
 
 def sh(*words, env=None, **more):
-    return subprocess.run([str(w) for w in words], env=env or clean(), capture_output=True, text=True, timeout=120, **more)
+    return subprocess.run(
+        [str(w) for w in words],
+        env=env or clean(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        **more,
+    )
 
 
 @pytest.fixture
@@ -61,7 +68,11 @@ def metadata():
                 assert self.headers["Metadata-Flavor"] == "Google"
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(facts[self.path.removeprefix("/computeMetadata/v1/instance/attributes/")].encode())
+                self.wfile.write(
+                    facts[
+                        self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
+                    ].encode()
+                )
 
             def log_message(self, *_):
                 pass

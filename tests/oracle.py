@@ -16,27 +16,41 @@ def compiled(credit):
     return wraps(credit)(lambda rollout, **knobs: program(tuple(knobs.items()))(rollout))
 
 
-def make(reward, tokens=None, mask=None, segment=None, real=None, row=None, **signals):
+def make(
+    reward, tokens=None, action_mask=None, segment=None, segment_mask=None, row=None, **signals
+):
     """One prompt from plain lists: reward [G] or [G, K]. A signal may have any name; those of SIGNALS get their dtype."""
     reward = np.asarray(reward, np.float32)
     reward = reward[:, None] if reward.ndim == 1 else reward
     G = len(reward)
     tokens = np.asarray(tokens if tokens is not None else [[i, i, i] for i in range(G)], np.int32)
-    mask = np.ones(tokens.shape, bool) if mask is None else np.asarray(mask, bool)
+    mask = np.ones(tokens.shape, bool) if action_mask is None else np.asarray(action_mask, bool)
     segment = np.where(mask, 0, -1) if segment is None else np.asarray(segment)
-    real = np.ones(reward.shape, bool) if real is None else np.asarray(real, bool)
-    fields = {"tokens": tokens, "mask": mask, "segment": segment.astype(np.int32), "reward": reward, "real": real}
+    real = np.ones(reward.shape, bool) if segment_mask is None else np.asarray(segment_mask, bool)
+    fields = {
+        "tokens": tokens,
+        "action_mask": mask,
+        "segment": segment.astype(np.int32),
+        "reward": reward,
+        "segment_mask": real,
+    }
     fields = {k: jnp.asarray(v)[None] for k, v in fields.items()}
     fields |= {} if row is None else {"row": jnp.asarray(row, jnp.int32)[None]}
     logp = np.asarray(signals.pop("logp", np.zeros(tokens.shape)), np.float32)
-    kinds = {k: np.int32 if k in SIGNALS and SIGNALS[k].kind == "i" else np.float32 for k in signals}
+    kinds = {
+        k: np.int32 if k in SIGNALS and SIGNALS[k].kind == "i" else np.float32 for k in signals
+    }
     return Rollout(
-        **fields, logp=jnp.asarray(logp)[None], signals={k: jnp.asarray(np.asarray(v, kinds[k]))[None] for k, v in signals.items()}
+        **fields,
+        logp=jnp.asarray(logp)[None],
+        signals={k: jnp.asarray(np.asarray(v, kinds[k]))[None] for k, v in signals.items()},
     )
 
 
 def near(x, y, tol=2e-5):
-    np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol)
+    np.testing.assert_allclose(
+        np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol
+    )
 
 
 def random(n, needs=(), **kw):
@@ -49,16 +63,16 @@ def random(n, needs=(), **kw):
 
 def basics(g):
     G, K = g["reward"].shape
-    there = [i for i in range(G) if g["real"][i].any()]
-    R = {i: sum(g["reward"][i, k] for k in range(K) if g["real"][i, k]) for i in there}
+    there = [i for i in range(G) if g["segment_mask"][i].any()]
+    R = {i: sum(g["reward"][i, k] for k in range(K) if g["segment_mask"][i, k]) for i in there}
     return there, R
 
 
 def by_trajectory(g, number):
-    A = np.zeros(g["mask"].shape)
+    A = np.zeros(g["action_mask"].shape)
     for r, i in enumerate(g["row"]):
         for t in range(A.shape[1]):
-            if g["mask"][r, t] and 0 <= g["segment"][r, t]:
+            if g["action_mask"][r, t] and 0 <= g["segment"][r, t]:
                 A[r, t] = number(i, r, t)
     return A
 
@@ -72,7 +86,13 @@ def z(values, own, ddof=0, eps=1e-6):
 
 def tokens(g, i):
     """The policy's tokens of a trajectory, in order: (row, column)."""
-    return [(r, t) for r, j in enumerate(g["row"]) if j == i for t in range(g["mask"].shape[1]) if g["mask"][r, t]]
+    return [
+        (r, t)
+        for r, j in enumerate(g["row"])
+        if j == i
+        for t in range(g["action_mask"].shape[1])
+        if g["action_mask"][r, t]
+    ]
 
 
 def earned(g, i):
@@ -82,7 +102,7 @@ def earned(g, i):
     for k in range(g["reward"].shape[1]):
         before = [n for n, place in enumerate(at) if 0 <= g["segment"][place] <= k]
         mine = [n for n in before if g["segment"][at[n]] == k] or before
-        if mine and g["real"][i, k]:
+        if mine and g["segment_mask"][i, k]:
             r[mine[-1]] += g["reward"][i, k]
     return at, r
 
@@ -90,10 +110,23 @@ def earned(g, i):
 def groups(rollout):
     """The prompts of a rollout as dicts of numpy arrays, floats in float64."""
     f = rollout.filled()
-    names = ("tokens", "mask", "logp", "segment", "real", "row", "valid", "done", "reward")
+    names = (
+        "tokens",
+        "action_mask",
+        "logp",
+        "segment",
+        "segment_mask",
+        "row",
+        "token_mask",
+        "done",
+        "reward",
+    )
     fields = {n: np.asarray(x) for n, x in ({n: getattr(f, n) for n in names} | f.signals).items()}
-    fields = {n: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x for n, x in fields.items()}
-    return [{k: v[n] for k, v in fields.items()} for n in range(len(fields["mask"]))]
+    fields = {
+        n: x.astype(np.float64) if np.issubdtype(x.dtype, np.floating) else x
+        for n, x in fields.items()
+    }
+    return [{k: v[n] for k, v in fields.items()} for n in range(len(fields["action_mask"]))]
 
 
 def columns(answer):
@@ -110,7 +143,15 @@ def compare(credit, loop, rollout, *, whole_batch=False, rtol=2e-4, atol=2e-5):
         each = [columns(loop(g)) for g in prompts]
         want = {name: [one[name] for one in each] for name in each[0]}
     assert got.keys() == want.keys()
-    scale = 1 + max(float(np.abs(np.asarray(rollout.reward)[np.asarray(rollout.real)]).max()), 1.0) * 1e-1
+    scale = (
+        1
+        + max(
+            float(np.abs(np.asarray(rollout.reward)[np.asarray(rollout.segment_mask)]).max()), 1.0
+        )
+        * 1e-1
+    )
     for column in want:
         for n, (a, b) in enumerate(zip(np.asarray(got[column]), want[column], strict=True)):
-            np.testing.assert_allclose(a, b, rtol=rtol, atol=atol * scale, err_msg=f"{column} of prompt {n}")
+            np.testing.assert_allclose(
+                a, b, rtol=rtol, atol=atol * scale, err_msg=f"{column} of prompt {n}"
+            )

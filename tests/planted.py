@@ -8,7 +8,12 @@ import jax.numpy as jnp
 
 from jaxcredit.rollout import SIGNALS, Rollout
 
-K, TURN, KEY, RIGHT = 3, 2, 2, 1  # turns, tokens a turn, the response column that decides, the token that is paid
+K, TURN, KEY, RIGHT = (
+    3,
+    2,
+    2,
+    1,
+)  # turns, tokens a turn, the response column that decides, the token that is paid
 S = K * TURN
 
 
@@ -22,23 +27,27 @@ def rollout(tokens, logp, prompt, *, by_turn: bool = False, tie_breaker: float =
     right = (tokens[..., KEY] == RIGHT).astype(jnp.float32)
     behind = jnp.pad(jnp.ones((N, G, S), bool), ((0, 0), (0, 0), (P, 0)))
     turn = jnp.pad(jnp.arange(S) // TURN, (P, 0), constant_values=-1)
-    paid = jnp.zeros((N, G, K)).at[..., -1].set(right + tie_breaker * (tokens * 2 ** jnp.arange(S)).sum(-1))
+    paid = (
+        jnp.zeros((N, G, K))
+        .at[..., -1]
+        .set(right + tie_breaker * (tokens * 2 ** jnp.arange(S)).sum(-1))
+    )
     if by_turn:
         paid = jnp.stack([jnp.ones_like(right), right, right], -1)
     return Rollout(
         tokens=jnp.concatenate([jnp.broadcast_to(prompt[:, None], (N, G, P)), tokens], -1),
-        mask=behind,
+        action_mask=behind,
         logp=jnp.pad(logp, ((0, 0), (0, 0), (P, 0))),
         segment=jnp.broadcast_to(turn.astype(jnp.int32), behind.shape),
         reward=paid,
-        real=jnp.ones((N, G, K), bool),
-        valid=jnp.ones(behind.shape, bool),
+        segment_mask=jnp.ones((N, G, K), bool),
+        token_mask=jnp.ones(behind.shape, bool),
     )
 
 
 def plant(plain: Rollout) -> Rollout:
     """Every signal there is, as it truly is in this world."""
-    N, G, T = plain.mask.shape
+    N, G, T = plain.action_mask.shape
     P = T - S
     R = (plain.tokens[..., P + KEY] == RIGHT).astype(jnp.float32)  # [N, G]
     p = jnp.broadcast_to(R.mean(-1, keepdims=True), R.shape)  # what is known before the choice
@@ -76,11 +85,13 @@ def plant(plain: Rollout) -> Rollout:
         "pair": jnp.broadcast_to(jnp.arange(G) ^ 1, (N, G)),
         "components": jnp.stack([R, (plain.tokens[..., P] % 2) * 0.1, jnp.zeros_like(R)], -1),
         "anytime": after,
-        "macro": jnp.broadcast_to((jnp.maximum(column, 0) + 1) // 2, (N, G, T)),  # the decision ends one, the last token is one
+        "macro": jnp.broadcast_to(
+            (jnp.maximum(column, 0) + 1) // 2, (N, G, T)
+        ),  # the decision ends one, the last token is one
         "continued": 4 * R,
         "planning": key,
         "decision_weight": jnp.where(key, 3.0, 0.6),
-        "prob_square": jnp.where(plain.mask, 0.3, 0.0),
+        "prob_square": jnp.where(plain.action_mask, 0.3, 0.0),
         "better_logp": plain.logp + 0.5 * sign,
         "worse_logp": plain.logp - 0.5 * sign,
         "prm_logp": plain.logp + 0.5 * sign,
@@ -109,4 +120,9 @@ def plant(plain: Rollout) -> Rollout:
     }
     lacking = SIGNALS.keys() - signals.keys()
     assert not lacking, f"plant {', '.join(sorted(lacking))} in tests/planted.py"
-    return plain.with_signals(**{s: x.astype(jnp.int32 if SIGNALS[s].kind == "i" else jnp.float32) for s, x in signals.items()})
+    return plain.with_signals(
+        **{
+            s: x.astype(jnp.int32 if SIGNALS[s].kind == "i" else jnp.float32)
+            for s, x in signals.items()
+        }
+    )

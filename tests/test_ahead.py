@@ -16,7 +16,9 @@ from jaxcredit.train.run import _collector, run, steps_of
 
 
 def ahead(steps=6, **kw):
-    return dataclasses.replace(experiment(steps=steps), ahead=True, save_every=3, eval_every=100, **kw)
+    return dataclasses.replace(
+        experiment(steps=steps), sample_ahead=True, save_every=3, eval_every=100, **kw
+    )
 
 
 def same(a, b):
@@ -28,7 +30,10 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
     exp = ahead()
     made = build(exp)
     pieces, told, seen = steps_of(exp, made), [], []
-    state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts, exp.seed)
+    state, batches = (
+        made.init(jax.random.key(0)),
+        Batches(len(exp.task.train), exp.prompts_per_step, exp.seed),
+    )
     sampling = _collector(exp, made, batches)
 
     def collect(params, key, batch):
@@ -56,7 +61,10 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
     assert " ".join(told) == order
 
     # The same by hand, from the formula: step k's answers are sampled with the parameters before update k - 1 where that was asked for.
-    state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts, exp.seed)
+    state, batches = (
+        made.init(jax.random.key(0)),
+        Batches(len(exp.task.train), exp.prompts_per_step, exp.seed),
+    )
     sampling, before = _collector(exp, made, batches), None
     for k, early in enumerate([False, True, True, False]):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), k)
@@ -74,10 +82,12 @@ def test_what_is_old_is_weighed_by_whole_answers():
     """The update's loss on answers of another sampler, from the formula: mean over tokens of -min(prod p / q, 2) A."""
     made = programs.build(ahead())
     state, batches = made.init(jax.random.key(0)), Batches(48, 4, 0)
-    rollout = _collector(ahead(), made, batches)(state.params, jax.random.key(1), next(batches))().rollout.filled()
+    rollout = _collector(ahead(), made, batches)(
+        state.params, jax.random.key(1), next(batches)
+    )().rollout.filled()
     gap = 0.3 * jax.random.normal(jax.random.key(2), rollout.logp.shape)
     columns = made.credit(rollout)
-    p, mask = np.asarray(rollout.logp, np.float64), np.asarray(rollout.mask)
+    p, mask = np.asarray(rollout.logp, np.float64), np.asarray(rollout.action_mask)
     weight = np.minimum(np.exp(np.where(mask, gap, 0).sum(-1, keepdims=True)), 2)
     want = -(weight * np.where(mask, columns["advantage"], 0)).sum() / mask.sum()
     stale = dataclasses.replace(rollout, logp=jnp.asarray(p - np.asarray(gap), jnp.float32))
@@ -92,14 +102,21 @@ def test_a_run_that_was_stopped_at_a_save_goes_on_as_if_it_never_had(tmp_path):
     run(ahead(steps=3), tmp_path / "parts")
     run(ahead(), tmp_path / "parts", resume=True)
     whole, parts = (
-        [{k: v for k, v in line.items() if not k.startswith("eval/")} for line in timeless(tmp_path / name)]  # of step 3 too, once the last
+        [
+            {k: v for k, v in line.items() if not k.startswith("eval/")}
+            for line in timeless(tmp_path / name)
+        ]  # of step 3 too, once the last
         for name in ("whole", "parts")
     )
     assert parts == whole
     gaps = [line["sampler_gap"] for line in whole[1:]]
-    assert max(gaps[0], gaps[3]) < 1e-5 < min(gaps[1], gaps[2], gaps[4], gaps[5])  # one update old, but for the step after a save
+    assert (
+        max(gaps[0], gaps[3]) < 1e-5 < min(gaps[1], gaps[2], gaps[4], gaps[5])
+    )  # one update old, but for the step after a save
 
 
 def test_rounds_of_sampling_cannot_be_sent_ahead():
-    with pytest.raises(ValueError, match="resample = 2 waits for rewards.*ahead=False"):
-        ahead(resample=2).check()
+    with pytest.raises(
+        ValueError, match="max_sampling_rounds = 2 waits for rewards.*sample_ahead=False"
+    ):
+        ahead(max_sampling_rounds=2).check()

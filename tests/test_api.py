@@ -18,32 +18,7 @@ ROOT = LIST.parents[1]
 COMMAND = "python tests/test_api.py"
 
 # Public names that hide a module of their package: `face.name`. Empty it, never extend it.
-KNOWN: set[str] = {
-    f"{face}.{name}"
-    for face, names in {
-        "jaxcredit.credit": """
-            a2tgpo archer attention_rhythm brpo calm capo clip_delta coma difference_rewards dr_grpo dr_mas
-            entropy_mask epo gdpo gigpo gpg grpo gtalign hae hgpo hicra igpo interventions lare ma_rlhf malt mars mars2
-            masked_gae matchtir oni opo oprl otb passk poad pooled potential_shaping ppo pppo prime pure qmix
-            r3l r_to_q_star reinforce_pp reinforce_pp_baseline remax rloo rrd rudder san scrl search_r2
-            shapley siop slate sotopia spa sploo spo_chain spo_tree t_reg tempo tp_grpo tree_rl tree_rpo
-            treeps_rag vapo vine vsrm
-        """,
-        "jaxcredit.kernels": """
-            evidence partings returns rounding vote
-        """,
-        "jaxcredit.rewards": """
-            adaptive_thinking gtalign kg_path matchtir opagent re_searcher reseek search_r1 toolrl trace trust
-        """,
-        "jaxcredit.signals": """
-            critic decision greedy reference strata
-        """,
-        "jaxcredit.tasks": """
-            gsm8k gym sums
-        """,
-    }.items()
-    for name in names.split()
-}
+KNOWN: set[str] = set()
 
 
 def faces() -> Iterator[ModuleType]:
@@ -57,8 +32,12 @@ def faces() -> Iterator[ModuleType]:
 def public(face: ModuleType) -> list[str]:
     """Names of `__all__`, and those that the `__init__` imports as themselves (`from x import y as y`)."""
     tree = ast.parse(Path(str(face.__file__)).read_text())
-    imported = [alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names]
-    return sorted([*face.__all__, *(alias.name for alias in imported if alias.asname == alias.name)])
+    imported = [
+        alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    ]
+    return sorted(
+        [*face.__all__, *(alias.name for alias in imported if alias.asname == alias.name)]
+    )
 
 
 def definition(value) -> ast.stmt:
@@ -68,7 +47,9 @@ def definition(value) -> ast.stmt:
 
 def call(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
     """Parameters and return type of a function definition."""
-    return f"({ast.unparse(node.args)})" + (f" -> {ast.unparse(node.returns)}" if node.returns else "")
+    return f"({ast.unparse(node.args)})" + (
+        f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    )
 
 
 def described(name: str, value) -> Iterator[str]:
@@ -83,7 +64,9 @@ def described(name: str, value) -> Iterator[str]:
             if isinstance(part, ast.AnnAssign) and not ast.unparse(part.target).startswith("_"):
                 default = f" = {ast.unparse(part.value)}" if part.value else ""
                 yield f"    {ast.unparse(part.target)}: {ast.unparse(part.annotation)}{default}"
-            elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and (part.name == "__init__" or part.name[0] != "_"):
+            elif isinstance(part, (ast.FunctionDef, ast.AsyncFunctionDef)) and (
+                part.name == "__init__" or part.name[0] != "_"
+            ):
                 marks = "".join(f"@{ast.unparse(mark)} " for mark in part.decorator_list)
                 yield f"    {marks}{part.name}{call(part)}"
     elif inspect.isfunction(inspect.unwrap(value)):
@@ -107,7 +90,11 @@ def listing() -> str:
 def hidden(face: ModuleType) -> set[str]:
     """Public names that are not modules and equal the name of one of the face's own modules."""
     modules = {module.name for module in pkgutil.iter_modules(face.__path__)}
-    return {f"{face.__name__}.{name}" for name in modules & set(public(face)) if not inspect.ismodule(getattr(face, name))}
+    return {
+        f"{face.__name__}.{name}"
+        for name in modules & set(public(face))
+        if not inspect.ismodule(getattr(face, name))
+    }
 
 
 def test_public_names_and_signatures_are_those_of_the_list():
@@ -137,7 +124,13 @@ def test_no_face_hides_one_of_its_modules():
 
 def test_the_main_faces_are_found():
     names = {face.__name__ for face in faces()}
-    assert {"jaxcredit", *(f"jaxcredit.{room}" for room in ("arena", "credit", "kernels", "rewards", "signals", "tasks"))} <= names
+    assert {
+        "jaxcredit",
+        *(
+            f"jaxcredit.{room}"
+            for room in ("arena", "credit", "kernels", "rewards", "signals", "tasks")
+        ),
+    } <= names
 
 
 if __name__ == "__main__":

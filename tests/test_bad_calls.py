@@ -66,7 +66,9 @@ OPTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("command", "action"), OPTIONS, ids=lambda x: x if isinstance(x, str) else x.dest)
+@pytest.mark.parametrize(
+    ("command", "action"), OPTIONS, ids=lambda x: x if isinstance(x, str) else x.dest
+)
 def test_every_value_of_every_option_is_checked(command, action, refused, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tests").mkdir()
@@ -93,8 +95,14 @@ FILES = {
     "deep": ("def experiment():\n    return experiment()\n", "RecursionError"),
     "leaves": ("import sys\nsys.exit(0)\n", "leaves.py called sys.exit while it was loaded"),
     "absent": ("import a_module_that_nobody_has\n", "absent.py:1: import a_module_that_nobody_has"),
-    "own": ("class Mine(Exception):\n    def __str__(self): return 1 / 0\nraise Mine\n", "own.py:3: raise Mine"),
-    "none": ("def experiment():\n    return None\n", "none.py returned None: it must return a jaxcredit.train.experiment.Experiment"),
+    "own": (
+        "class Mine(Exception):\n    def __str__(self): return 1 / 0\nraise Mine\n",
+        "own.py:3: raise Mine",
+    ),
+    "none": (
+        "def experiment():\n    return None\n",
+        "none.py returned None: it must return a jaxcredit.train.experiment.Experiment",
+    ),
     "number": ("experiment = 3\n", "number.py has no function `experiment(...)`"),
     "escape": ("raise ValueError('\\x1b[31mred')\n", "ValueError: \\x1b[31mred"),
 }
@@ -110,14 +118,37 @@ def test_what_is_wrong_in_a_config_is_named_with_its_line(what, refused, tmp_pat
 
 
 FIELDS = {**NUMBERS, **OR_NONE}
-WRONG = {"name": None, "task": None, "tokenizer": None, "policy": None, "warmup": 3, "optimizer": None, "credit": None, "objective": None}
-WRONG |= {"aggregate": 1, "kl": "k3", "weights": 0.5, "signals": {"a": None}, "buckets": (), "mesh": {"fsdp": 0}}
+WRONG = {
+    "name": None,
+    "task": None,
+    "tokenizer": None,
+    "policy": None,
+    "warmup": 3,
+    "optimizer": None,
+    "credit": None,
+    "objective": None,
+}
+WRONG |= {
+    "aggregate": 1,
+    "kl": "k3",
+    "load_params": 0.5,
+    "signals": {"a": None},
+    "buckets": (),
+    "mesh": {"fsdp": 0},
+}
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_number_of_an_experiment_has_a_range(name):
     allowed = FIELDS[name]
-    for value in (allowed.least - 1, float("nan"), float("inf"), "1", True, *([1.5] if allowed.whole else [])):
+    for value in (
+        allowed.least - 1,
+        float("nan"),
+        float("inf"),
+        "1",
+        True,
+        *([1.5] if allowed.whole else []),
+    ):
         with pytest.raises(ValueError, match=f"^{name} = .*: it must be a (whole|finite) number"):
             dataclasses.replace(experiment(), **{name: value}).check()
 
@@ -156,19 +187,34 @@ def test_a_task_without_held_out_problems_is_named():
 
 
 CALLS = {
-    "a seed": (["train", MICRO, "--seed", "-1"], "seed = -1: it must be a whole number from 0 to 4294967295"),
-    "a large seed": (["train", MICRO, "--seed", "9223372036854775808"], "seed = 9223372036854775808: it must be"),
-    "steps": (["train", MICRO, "--steps", "-5"], "steps = -5: it must be a whole number, 0 or more"),
+    "a seed": (
+        ["train", MICRO, "--seed", "-1"],
+        "seed = -1: it must be a whole number from 0 to 4294967295",
+    ),
+    "a large seed": (
+        ["train", MICRO, "--seed", "9223372036854775808"],
+        "seed = 9223372036854775808: it must be",
+    ),
+    "steps": (
+        ["train", MICRO, "--steps", "-5"],
+        "steps = -5: it must be a whole number, 0 or more",
+    ),
     "no command": (["--nothing"], "unknown option --nothing: a command comes first"),
     "an option before the command": (["--json", "methods"], "unknown option --json"),
     "a word too many": (["eval", "a", "b"], "unknown argument b: jaxcredit eval has the options"),
     "a process and no job": (["train", MICRO, "--process", "1"], "--processes says how many"),
-    "a process too far": (["train", MICRO, "--processes", "2", "--process", "2"], "--process is the index of this one, from 0"),
+    "a process too far": (
+        ["train", MICRO, "--processes", "2", "--process", "2"],
+        "--process is the index of this one, from 0",
+    ),
     "a family": (["arena", "--family", "Key"], "no family is called 'Key'"),
     "a claim": (["claims", "--only", "nothing"], "no claim is about 'nothing'"),
     "a model": (["models", "gpt5"], "no model is called gpt5"),
     "a topology": (["plan", MICRO, "--topology", "v9:1"], "v9:1"),
-    "a word of the catalogue": (["methods", "--granularity", "tokens"], "no method has granularity 'tokens'"),
+    "a word of the catalogue": (
+        ["methods", "--granularity", "tokens"],
+        "no method has granularity 'tokens'",
+    ),
     "a run that is not there": (["report", "nowhere"], "nowhere is no run folder"),
     "nothing to sample": (["sample", "nowhere"], "nowhere is no run folder"),
 }
@@ -208,14 +254,20 @@ def test_a_damaged_source_is_named(text, run, refused):
 
 @pytest.mark.parametrize("command", ["eval", "sample", "report", "advise", "export"])
 def test_a_step_that_is_not_there_is_named(command, run, refused, tmp_path):
-    said = refused(command, run, *([tmp_path / "there"] if command == "export" else []), "--step", "77")
+    said = refused(
+        command, run, *([tmp_path / "there"] if command == "export" else []), "--step", "77"
+    )
     assert "77" in said and "[0, 1]" in said and not (tmp_path / "there").exists()
 
 
 def npz(folder, **change):
     """A file of rollouts, one of whose arrays is another."""
     N, R, T = 2, 3, 4
-    good = {"tokens": np.ones((N, R, T), int), "mask": np.ones((N, R, T), bool), "reward": np.zeros((N, R))}
+    good = {
+        "tokens": np.ones((N, R, T), int),
+        "action_mask": np.ones((N, R, T), bool),
+        "reward": np.zeros((N, R)),
+    }
     np.savez(folder / "x.npz", **{**good, **change})
     return folder / "x.npz"
 
@@ -227,13 +279,17 @@ ROLLOUTS = {
     "pickle": b"\x80\x04N.",
 }
 ARRAYS = {
-    "words": {"mask": np.full((2, 3, 4), "a")},
+    "words": {"action_mask": np.full((2, 3, 4), "a")},
     "objects": {"tokens": np.array([None] * 24, object).reshape(2, 3, 4)},
     "floats": {"tokens": np.full((2, 3, 4), np.nan)},
     "scalar": {"reward": np.zeros(())},
-    "shapes": {"mask": np.ones((2, 3), bool)},
+    "shapes": {"action_mask": np.ones((2, 3), bool)},
     "infinite": {"reward": np.full((2, 3), np.inf)},
-    "nobody": {"tokens": np.ones((0, 3, 4), int), "mask": np.ones((0, 3, 4), bool), "reward": np.zeros((0, 3))},
+    "nobody": {
+        "tokens": np.ones((0, 3, 4), int),
+        "action_mask": np.ones((0, 3, 4), bool),
+        "reward": np.zeros((0, 3)),
+    },
 }
 
 
@@ -256,7 +312,10 @@ def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refu
     names = {}
     exec("def fails(*_):\n    raise OverflowError", names)  # in nobody's file
     monkeypatch.setitem(cli.COMMANDS, "models", names["fails"])
-    assert "OverflowError at <string>:2, in jaxcredit models qwen3; JAXCREDIT_TRACE=1 shows" in refused("models", "qwen3")
+    assert (
+        "OverflowError at <string>:2, in jaxcredit models qwen3; JAXCREDIT_TRACE=1 shows"
+        in refused("models", "qwen3")
+    )
     monkeypatch.setenv("JAXCREDIT_TRACE", "1")
     with pytest.raises(OverflowError):
         cli.main(["models"])
@@ -267,7 +326,9 @@ def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refu
 def test_nobody_reads_the_rest_of_it():
     """As after `| head -1`."""
     command = "from jaxcredit.cli import main as cli; cli.main(['models', '--json'])"
-    with subprocess.Popen([sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as child:
         child.stdout.close()
         assert child.stderr.read() == b"" and child.wait() == 1
 
@@ -278,8 +339,14 @@ def test_a_full_disk_behind_stdout_is_said_once(stream):
         pytest.skip(f"{stream} is not here: output to a full disk was NOT tried")
     with open(stream, "w") as full:
         command = "from jaxcredit.cli import main as cli; cli.main(['models', '--json'])"
-        said = subprocess.run([sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True)
-    assert said.returncode == 1 and said.stderr.count("No space left") == 1 and "Exception ignored" not in said.stderr
+        said = subprocess.run(
+            [sys.executable, "-c", command], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert (
+        said.returncode == 1
+        and said.stderr.count("No space left") == 1
+        and "Exception ignored" not in said.stderr
+    )
 
 
 def test_an_encoding_without_the_characters_gets_escapes():

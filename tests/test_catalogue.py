@@ -15,7 +15,20 @@ from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-KEYS = {"name", "title", "paper", "granularity", "family", "signals", "fidelity", "cost", "reductions", "implemented", "regime", "code"}
+KEYS = {
+    "name",
+    "title",
+    "paper",
+    "granularity",
+    "family",
+    "signals",
+    "fidelity",
+    "cost",
+    "reductions",
+    "implemented",
+    "regime",
+    "code",
+}
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +42,16 @@ def test_every_estimator_is_in_it_as_its_own_metadata_has_it(rows):
     for name, row in ours.items():
         method = method_of(getattr(credit, name))
         assert catalogue.find(row["implemented"]) is getattr(credit, name)
-        assert (row["paper"], row["granularity"], row["fidelity"]) == (method.paper, method.granularity, method.fidelity)
-        assert row["signals"] == list(method.needs) and row["cost"] == method.cost and row["reductions"] == method.reduces_to
+        assert (row["paper"], row["granularity"], row["fidelity"]) == (
+            method.paper,
+            method.granularity,
+            method.fidelity,
+        )
+        assert (
+            row["signals"] == list(method.needs)
+            and row["cost"] == method.cost
+            and row["reductions"] == method.reduces_to
+        )
     assert all(set(r) == KEYS for r in rows)
 
 
@@ -52,18 +73,28 @@ def test_the_field_is_in_it_once_and_what_is_not_here_is_marked(rows):
 
 def test_a_reader_chooses(rows):
     free = catalogue.choose(rows, needs="none", only=True)
-    assert {"grpo", "tempo", "sploo"} <= {r["name"] for r in free} and not any(r["signals"] for r in free)
+    assert {"grpo", "tempo", "sploo"} <= {r["name"] for r in free} and not any(
+        r["signals"] for r in free
+    )
     turns = catalogue.choose(rows, granularity="turn")
-    assert {"gigpo", "hae"} <= {r["name"] for r in turns} and "grpo" not in {r["name"] for r in turns}
+    assert {"gigpo", "hae"} <= {r["name"] for r in turns} and "grpo" not in {
+        r["name"] for r in turns
+    }
     assert [r["name"] for r in catalogue.choose(rows, needs="stratum", only=True)] == ["san"]
-    with pytest.raises(ValueError, match="no method has granularity 'turns'; those that are here have: agent"):
+    with pytest.raises(
+        ValueError, match="no method has granularity 'turns'; those that are here have: agent"
+    ):
         catalogue.choose(rows, granularity="turns")
 
 
 def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
     cli.main(["methods", "--json"])
     rows = json.loads(capsys.readouterr().out)
-    assert isinstance(rows, list) and {"name", "paper", "signals"} <= rows[0].keys() and len(rows) > 200
+    assert (
+        isinstance(rows, list)
+        and {"name", "paper", "signals"} <= rows[0].keys()
+        and len(rows) > 200
+    )
     monkeypatch.setenv("COLUMNS", "170")
     cli.main(["methods", "--here", "--granularity", "agent"])
     table = capsys.readouterr().out
@@ -73,14 +104,22 @@ def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
 def test_one_method_in_full(capsys):
     cli.main(["methods", "tempo"])
     said = capsys.readouterr().out
-    assert said.startswith("tempo\n") and "A_it = [(R_i - mean R) + V_i,t+1 - V_it]" in said and "https://arxiv.org/abs/2509.18314" in said
+    assert (
+        said.startswith("tempo\n")
+        and "A_it = [(R_i - mean R) + V_i,t+1 - V_it]" in said
+        and "https://arxiv.org/abs/2509.18314" in said
+    )
     assert "grpo with gate=2" in said and "needs: nothing but the answers" in said
     assert "jaxcredit train configs/quickstart.py --credit tempo" in said
     cli.main(["methods", "PPO"])
     assert 'signals={"critic": signals.critic()}' in capsys.readouterr().out
     cli.main(["methods", "2502.01456"])
     said = capsys.readouterr().out
-    assert said.startswith("prime\n") and "from an annotator of your own" in said and "signals.reference()" in said
+    assert (
+        said.startswith("prime\n")
+        and "from an annotator of your own" in said
+        and "signals.reference()" in said
+    )
     with pytest.raises(SystemExit):
         cli.main(["methods", "temp"])
     assert "unknown method 'temp'; did you mean tempo" in capsys.readouterr().err
@@ -89,7 +128,9 @@ def test_one_method_in_full(capsys):
 def test_every_method_has_a_page(rows):
     for row in rows:
         page = catalogue.page(row)
-        assert page.startswith(row["name"]) and (row["paper"] in page) and row["implemented"] in page, row["name"]
+        assert (
+            page.startswith(row["name"]) and (row["paper"] in page) and row["implemented"] in page
+        ), row["name"]
 
 
 MAKERS = {name: signal.maker for name, signal in SIGNALS.items() if signal.maker}
@@ -97,14 +138,21 @@ MAKERS = {name: signal.maker for name, signal in SIGNALS.items() if signal.maker
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_line_that_provides_a_signal_provides_it(name):
-    names = {"signals": signals, "task": Task("t", [{"prompt": "a", "meta": 0}], [], lambda meta, text, ids: 0.0)}
-    made = eval(f"{{{MAKERS[name]}}}", names | {"tokenizer": Chars("a"), "new": 4})
+    names = {
+        "signals": signals,
+        "task": Task("t", [{"prompt": "a", "meta": 0}], [], lambda meta, text, ids: 0.0),
+    }
+    made = eval(f"{{{MAKERS[name]}}}", names | {"tokenizer": Chars("a"), "max_new_tokens": 4})
     assert [name in make.provides for make in made.values()] == [True]
 
 
 def test_every_annotator_of_the_library_is_named_by_its_signal():
     text = " ".join(MAKERS.values())
-    made = {name for name in signals.__all__ if "provides = (" in inspect.getsource(getattr(signals, name))}
+    made = {
+        name
+        for name in signals.__all__
+        if "provides = (" in inspect.getsource(getattr(signals, name))
+    }
     assert made and all(f"signals.{name}(" in text for name in made)
 
 

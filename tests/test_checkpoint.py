@@ -25,12 +25,25 @@ from jaxcredit.train.runs.preemption import Preemption
 
 
 def make_state(seed=0, width=64):
-    params = {"embed": jax.random.normal(jax.random.key(seed), (32, width)), "layers": {"wq": jnp.arange(width, dtype=jnp.bfloat16)}}
-    return {"params": params, "opt": optax.adamw(1e-3).init(params), "key": jax.random.key(seed + 7), "step": jnp.int32(seed), "clock": 3}
+    params = {
+        "embed": jax.random.normal(jax.random.key(seed), (32, width)),
+        "layers": {"wq": jnp.arange(width, dtype=jnp.bfloat16)},
+    }
+    return {
+        "params": params,
+        "opt": optax.adamw(1e-3).init(params),
+        "key": jax.random.key(seed + 7),
+        "step": jnp.int32(seed),
+        "clock": 3,
+    }
 
 
 def raw(x):
-    x = jax.random.key_data(x) if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    x = (
+        jax.random.key_data(x)
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+        else x
+    )
     return np.asarray(x)
 
 
@@ -56,7 +69,9 @@ def test_save_and_restore_is_bit_exact_with_key_and_iterator(tmp_path):
         assert ckpt.restore(state) is None
         assert [s for s in range(1, 12) if ckpt.due(s)] == [5, 10]
         ckpt.save(9, state, {"iterator": stream.get_state(), "hash": "abc"})
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if isinstance(x, jax.Array) else x, state)
+    shapes = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype) if isinstance(x, jax.Array) else x, state
+    )
     with Checkpoints(tmp_path) as ckpt:
         for like in (make_state(0), shapes):
             got, side, step = ckpt.restore(like)
@@ -82,12 +97,18 @@ def test_what_is_donated_after_save_is_what_lies_on_the_disk(tmp_path):
 
 def test_restore_on_another_mesh(tmp_path):
     w = jax.random.normal(jax.random.key(0), (16, 8))
-    spread = NamedSharding(jax.make_mesh((4, 2), ("fsdp", "tensor"), devices=jax.devices()), P("fsdp", "tensor"))
+    spread = NamedSharding(
+        jax.make_mesh((4, 2), ("fsdp", "tensor"), devices=jax.devices()), P("fsdp", "tensor")
+    )
     with Checkpoints(tmp_path) as ckpt:
         ckpt.save(1, {"w": jax.device_put(w, spread), "b": w[0]})
         for mesh, spec in (((8,), P("x")), ((2,), P(None, "x")), ((1,), P())):
-            target = NamedSharding(jax.make_mesh(mesh, ("x",), devices=jax.devices()[: mesh[0]]), spec)
-            got, _, _ = ckpt.restore({"w": jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=target)}, partial=True)
+            target = NamedSharding(
+                jax.make_mesh(mesh, ("x",), devices=jax.devices()[: mesh[0]]), spec
+            )
+            got, _, _ = ckpt.restore(
+                {"w": jax.ShapeDtypeStruct(w.shape, w.dtype, sharding=target)}, partial=True
+            )
             assert got["w"].sharding == target
             np.testing.assert_array_equal(got["w"], w)
 
@@ -115,8 +136,14 @@ def largest(folder):
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, lambda p: p.unlink()], ids=["truncated", "bit flipped", "deleted"])
-@pytest.mark.parametrize("which", [largest, lambda f: f / "side.json", lambda f: f / "manifest.json"], ids=["arrays", "side", "manifest"])
+@pytest.mark.parametrize(
+    "damage", [truncate, flip, lambda p: p.unlink()], ids=["truncated", "bit flipped", "deleted"]
+)
+@pytest.mark.parametrize(
+    "which",
+    [largest, lambda f: f / "side.json", lambda f: f / "manifest.json"],
+    ids=["arrays", "side", "manifest"],
+)
 def test_a_damaged_newest_is_named_and_skipped(tmp_path, damage, which):
     saved(tmp_path)
     damage(which(tmp_path / "00000030"))
@@ -139,7 +166,11 @@ def test_every_single_flipped_bit_is_seen(tmp_path):
     folder = saved(tmp_path, steps=(1,)) / "00000001"
     assert verify(folder) == ""
     rng = np.random.default_rng(0)
-    for path in [p for p in folder.rglob("*") if p.is_file() and p.name not in ("manifest.json",) and p.stat().st_size]:
+    for path in [
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in ("manifest.json",) and p.stat().st_size
+    ]:
         data = path.read_bytes()
         broken = bytearray(data)
         broken[rng.integers(len(data))] ^= 1 << rng.integers(8)
@@ -155,7 +186,10 @@ def test_all_damaged_is_no_checkpoint(tmp_path):
         flip(largest(tmp_path / f"{s:08d}"))
     with Checkpoints(tmp_path) as ckpt, pytest.warns(CheckpointWarning) as told:
         assert ckpt.restore(make_state()) is None
-    assert [f"0000000{s}" in str(w.message) for s, w in zip((2, 1), told, strict=True)] == [True, True]
+    assert [f"0000000{s}" in str(w.message) for s, w in zip((2, 1), told, strict=True)] == [
+        True,
+        True,
+    ]
 
 
 def test_a_given_up_future_goes_when_the_new_one_is_complete(tmp_path):
@@ -171,7 +205,9 @@ def test_a_given_up_future_goes_when_the_new_one_is_complete(tmp_path):
 def test_another_model_is_told_apart_by_name(tmp_path):
     saved(tmp_path, steps=(1,))
     with Checkpoints(tmp_path) as ckpt:
-        with pytest.raises(CheckpointError, match=r"embed float32\[32, 65\] \(saved: float32\[32, 64\]\)"):
+        with pytest.raises(
+            CheckpointError, match=r"embed float32\[32, 65\] \(saved: float32\[32, 64\]\)"
+        ):
             ckpt.restore(make_state(width=65))
         with pytest.raises(CheckpointError, match="it lacks: extra"):
             ckpt.restore({**make_state(), "extra": jnp.zeros(2)})
@@ -187,7 +223,9 @@ def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
     with Checkpoints(tmp_path) as ckpt:
         with monkeypatch.context() as m:
             m.setattr(shutil, "disk_usage", full)
-            with pytest.warns(CheckpointWarning, match=r"disk is full.*free [\d,]+ bytes.*steps \[1\].*goes on"):
+            with pytest.warns(
+                CheckpointWarning, match=r"disk is full.*free [\d,]+ bytes.*steps \[1\].*goes on"
+            ):
                 ckpt.save(2, make_state(2))
             with pytest.raises(CheckpointError, match="disk is full"):
                 ckpt.wait()
@@ -206,7 +244,10 @@ def test_no_room_in_the_middle_of_a_write(tmp_path, monkeypatch):
     monkeypatch.setattr("jaxcredit.train.runs.storage.Disk.write", full)
     ckpt = Checkpoints(tmp_path)
     ckpt.save(2, make_state(2))
-    with pytest.warns(CheckpointWarning, match="step 2 .*disk is full"), pytest.raises(CheckpointError, match="disk is full"):
+    with (
+        pytest.warns(CheckpointWarning, match="step 2 .*disk is full"),
+        pytest.raises(CheckpointError, match="disk is full"),
+    ):
         ckpt.close()
     assert [p.name for p in tmp_path.iterdir()] == ["00000001"]
     assert verify(tmp_path / "00000001") == ""
@@ -233,7 +274,10 @@ def test_a_disk_that_is_really_full(tiny_disk, monkeypatch):
     ckpt.save(1, noise(1, 1))
     ckpt.wait()
     ckpt.save(2, noise(2, 5))
-    with pytest.warns(CheckpointWarning, match="step 2 .*disk is full"), pytest.raises(CheckpointError, match="disk is full"):
+    with (
+        pytest.warns(CheckpointWarning, match="step 2 .*disk is full"),
+        pytest.raises(CheckpointError, match="disk is full"),
+    ):
         ckpt.wait()
     got, _, step = ckpt.restore(noise(0, 1))
     assert step == 1
@@ -267,7 +311,11 @@ KILLED = """
 
 @pytest.mark.parametrize("where", ["orbax", "side.json", "manifest.json"])
 def test_kill_inside_a_save_leaves_the_one_before(tmp_path, where):
-    run = subprocess.Popen([sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), where], stdout=subprocess.PIPE, text=True)
+    run = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path), where],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert run.stdout.readline() == "inside\n"
     run.send_signal(signal.SIGKILL)
     run.wait()

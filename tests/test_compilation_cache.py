@@ -34,9 +34,19 @@ print(folder, events.count("/jax/compilation_cache/cache_hits"), *numbers)
 
 def ran(tmp_path, *words, code=0, **env):
     """Folder, hits and numbers of the program, in a process whose cache folder is the test's."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))}
+    ours = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("JAX_COMPILATION", "JAX_PERSISTENT"))
+    }
     ours |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path), **env}
-    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], env=ours, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *words],
+        env=ours,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == code, done.stderr
     assert "rror" not in done.stderr or "not kept" in done.stderr, done.stderr
     if code:
@@ -72,14 +82,26 @@ def test_the_folder_stays_within_its_size(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "env", [{"JAXCREDIT_CACHE": "off"}, {"JAX_COMPILATION_CACHE_DIR": "/nonexistent"}, {"JAX_ENABLE_COMPILATION_CACHE": "0"}], ids=str
+    "env",
+    [
+        {"JAXCREDIT_CACHE": "off"},
+        {"JAX_COMPILATION_CACHE_DIR": "/nonexistent"},
+        {"JAX_ENABLE_COMPILATION_CACHE": "0"},
+    ],
+    ids=str,
 )
 def test_it_is_switched_off_and_the_users_own_is_left(env, monkeypatch, tmp_path):
     code = "from jaxcredit.cli import compilation_cache as c; import jax; print(c.begin(), jax.config.jax_compilation_cache_dir)"
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")}
+    ours = {
+        name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")
+    }
     ours |= {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path), **env}
-    done = subprocess.run([sys.executable, "-c", code], env=ours, capture_output=True, text=True, timeout=300)
-    assert done.stdout.split() == ["None", env.get("JAX_COMPILATION_CACHE_DIR", "None")], done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=ours, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split() == ["None", env.get("JAX_COMPILATION_CACHE_DIR", "None")], (
+        done.stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -87,18 +109,32 @@ def test_a_folder_that_cannot_be_written_is_said_once_and_nothing_else_changes(t
     (tmp_path / "file").write_text("")
     folder, hits, _, said = ran(tmp_path, JAXCREDIT_CACHE=str(tmp_path / "file"))
     assert (folder, hits) == ("None", 0)
-    assert said.count("\n") == 1 and "compiled programs are not cached" in said and str(tmp_path / "file") in said
+    assert (
+        said.count("\n") == 1
+        and "compiled programs are not cached" in said
+        and str(tmp_path / "file") in said
+    )
 
 
 def test_each_kind_of_cpu_has_its_own_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("JAXCREDIT_CACHE", str(tmp_path))
     here = compilation_cache.folder()
     monkeypatch.setattr(compilation_cache.platform, "machine", lambda: "riscv64")
-    assert here.parent == compilation_cache.folder().parent == tmp_path and here != compilation_cache.folder()
+    assert (
+        here.parent == compilation_cache.folder().parent == tmp_path
+        and here != compilation_cache.folder()
+    )
 
 
 def test_an_entry_that_is_whole_is_kept_and_others_are_removed(tmp_path):
-    for name, written in {"a-cache": "x", "a-atime": "12345678", "b-cache": "x", "c-cache": "x", "c-atime": "", "d-cache": ""}.items():
+    for name, written in {
+        "a-cache": "x",
+        "a-atime": "12345678",
+        "b-cache": "x",
+        "c-cache": "x",
+        "c-atime": "",
+        "d-cache": "",
+    }.items():
         (tmp_path / name).write_text(written)
     (tmp_path / "d-atime").write_text("12345678")
     compilation_cache.clean(tmp_path)

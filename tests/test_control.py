@@ -10,7 +10,7 @@ import pytest
 from jaxcredit.cli import loading as find
 from jaxcredit.tasks.statistics import wilson
 from jaxcredit.train.run import run
-from jaxcredit.train.runs.metrics import read
+from jaxcredit.train.runs.json_lines import read
 
 
 def shuffled(credit):
@@ -18,19 +18,31 @@ def shuffled(credit):
 
     @functools.wraps(credit)
     def blind(rollout):
-        key = jax.random.fold_in(jax.random.key(0), rollout.tokens.sum())  # another deal for every rollout
-        return credit(dataclasses.replace(rollout, reward=jax.random.permutation(key, rollout.reward, 1, independent=True)))
+        key = jax.random.fold_in(
+            jax.random.key(0), rollout.tokens.sum()
+        )  # another deal for every rollout
+        return credit(
+            dataclasses.replace(
+                rollout, reward=jax.random.permutation(key, rollout.reward, 1, independent=True)
+            )
+        )
 
     return blind
 
 
 @pytest.mark.slow
 def test_shuffled_rewards_teach_nothing_and_true_ones_do(tmp_path):
-    exp, _ = find.experiment(str(Path(__file__).parent.parent / "configs/quickstart.py"), ["--steps", "60"])
+    exp, _ = find.experiment(
+        str(Path(__file__).parent.parent / "configs/quickstart.py"), ["--steps", "60"]
+    )
     accuracy = {}
     for name, credit in (("true", exp.credit), ("shuffled", shuffled(exp.credit))):
         run(dataclasses.replace(exp, credit=credit), tmp_path / name)
-        accuracy[name] = [line["eval/greedy_accuracy"] for line in read(tmp_path / name) if "eval/greedy_accuracy" in line]
+        accuracy[name] = [
+            line["eval/greedy_accuracy"]
+            for line in read(tmp_path / name)
+            if "eval/greedy_accuracy" in line
+        ]
     begin, n = accuracy["true"][0], exp.eval_prompts
     assert accuracy["shuffled"][0] == begin, "both begin with the same policy"
     noise = wilson(round(begin * n), n, z=3.0)

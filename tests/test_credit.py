@@ -16,21 +16,34 @@ import jaxcredit.credit as catalogue
 from jaxcredit.credit import laws, method_of
 from jaxcredit.rollout import Rollout
 
-dr_grpo, grpo, opo, ppo, pure = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "opo", "ppo", "pure"))
-reinforce_pp, remax, rloo, san, tempo = (compiled(getattr(catalogue, name)) for name in ("reinforce_pp", "remax", "rloo", "san", "tempo"))
+dr_grpo, grpo, opo, ppo, pure = (
+    compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "opo", "ppo", "pure")
+)
+reinforce_pp, remax, rloo, san, tempo = (
+    compiled(getattr(catalogue, name)) for name in ("reinforce_pp", "remax", "rloo", "san", "tempo")
+)
 LOOPS = {}
 for module in pkgutil.iter_modules(loops.__path__):
     LOOPS |= vars(importlib.import_module(f"loops.{module.name}"))
 
 
 # One row a trajectory is the easier case of several, and a program more: the slow stage has it.
-@pytest.mark.parametrize("shape", [{"R": 7, "G": 5}, pytest.param({"R": 5}, marks=pytest.mark.slow)], ids=["several rows", "one row"])
+@pytest.mark.parametrize(
+    "shape",
+    [{"R": 7, "G": 5}, pytest.param({"R": 5}, marks=pytest.mark.slow)],
+    ids=["several rows", "one row"],
+)
 @pytest.mark.parametrize("name", catalogue.__all__)
 def test_oracle(name, shape):
     credit = getattr(catalogue, name)
     loop, whole = LOOPS.get(f"loop_{name}"), LOOPS.get(f"batch_{name}")
     assert (loop is None) != (whole is None), f"write loop_{name} or batch_{name} in tests/loops"
-    compare(credit, loop or whole, laws.synthetic(7, method_of(credit).needs, N=150, T=14, **shape), whole_batch=loop is None)
+    compare(
+        credit,
+        loop or whole,
+        laws.synthetic(7, method_of(credit).needs, N=150, T=14, **shape),
+        whole_batch=loop is None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -43,7 +56,14 @@ def test_oracle(name, shape):
         (partial(san, alpha=1.0), partial(loop_san, alpha=1.0)),
         (partial(pure, temperature=1.0), partial(loop_pure, temperature=1.0)),
     ],
-    ids=["reinforce_pp gamma", "ppo gamma lam", "tempo gate 2", "tempo gate 3", "san alpha", "pure temperature"],
+    ids=[
+        "reinforce_pp gamma",
+        "ppo gamma lam",
+        "tempo gate 2",
+        "tempo gate 3",
+        "san alpha",
+        "pure temperature",
+    ],
 )
 def test_oracle_with_knobs(credit, loop):
     rollout = laws.synthetic(11, method_of(credit).needs, N=100, T=14, R=7, G=5, kinds=(0, 1, 3))
@@ -57,7 +77,9 @@ TREE = [[1, 2, 3, 4], [1, 2, 5, 6], [1, 7, 8, 9], [1, 7, 8, 10]]
 
 def test_tempo_example():
     rollout = make([1, 0, 1, 1], TREE)
-    rows = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [[0.57735, 1.154701, 0.57735, 0.57735]] * 2
+    rows = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [
+        [0.57735, 1.154701, 0.57735, 0.57735]
+    ] * 2
     near(tempo(rollout, eps=0.0)[0], rows, 1e-5)
     sample = [[0.5, 0, 1.5, 0.5], [-1.5, -2, -2.5, -1.5]] + [[0.5, 1, 0.5, 0.5]] * 2
     near(tempo(rollout, ddof=1, eps=0.0)[0], sample, 1e-5)
@@ -68,7 +90,11 @@ def test_pure_example():
     a = [0] * 9 + [-1] + [1] * 19 + [-1] + [2] * 9 + [-1]
     b = [0] * 19 + [-1] + [1] * 19 + [-1]
     rollout = make(
-        [[0, 0, 0], [0, 1, 0]], np.zeros((2, 40)), segment=[a, b], real=[[1, 1, 1], [1, 1, 0]], process=[[0.8, -0.2, 0.6], [0.5, 0.5, 9]]
+        [[0, 0, 0], [0, 1, 0]],
+        np.zeros((2, 40)),
+        segment=[a, b],
+        segment_mask=[[1, 1, 1], [1, 1, 0]],
+        process=[[0.8, -0.2, 0.6], [0.5, 0.5, 9]],
     )
     A = np.asarray(pure(rollout)[0])
     near(A[0, [0, 10, 30]], [-1.662186, -1.549723, -1.112299], 1e-5)
@@ -79,9 +105,21 @@ def test_pure_example():
 def test_san_example():
     r, s = [1, 0, 1, 1, 0, 0, 0.5], [0, 0, 0, 1, 1, 1, 2]
     rollout = make(r, stratum=s)
-    near(grpo(rollout, eps=0.0)[0, :, 0], [1.080123, -1.080123, 1.080123, 1.080123, -1.080123, -1.080123, 0], 1e-5)
-    near(san(rollout, alpha=1.0, eps=0.0)[0, :, 0], [0.707107, -1.414214, 0.707107, 1.414214, -0.707107, -0.707107, 0], 1e-5)
-    near(san(rollout, alpha=0.6, eps=0.0)[0, :, 0], [0.856313, -1.280578, 0.856313, 1.280578, -0.856313, -0.856313, 0], 1e-5)
+    near(
+        grpo(rollout, eps=0.0)[0, :, 0],
+        [1.080123, -1.080123, 1.080123, 1.080123, -1.080123, -1.080123, 0],
+        1e-5,
+    )
+    near(
+        san(rollout, alpha=1.0, eps=0.0)[0, :, 0],
+        [0.707107, -1.414214, 0.707107, 1.414214, -0.707107, -0.707107, 0],
+        1e-5,
+    )
+    near(
+        san(rollout, alpha=0.6, eps=0.0)[0, :, 0],
+        [0.856313, -1.280578, 0.856313, 1.280578, -0.856313, -0.856313, 0],
+        1e-5,
+    )
 
 
 def test_baseline_examples():
@@ -90,11 +128,19 @@ def test_baseline_examples():
     near(dr_grpo(rollout)[0, :, 0], [0.5, -0.5, -0.5, 0.5])
     near(rloo(rollout)[0, :, 0], [0.666667, -0.666667, -0.666667, 0.666667])
     lengths = np.arange(10) < np.array([2, 4, 4, 10])[:, None]
-    near(opo(make([1, 0, 0, 1], np.zeros((4, 10)), mask=lengths))[0, :, 0], [0.4, -0.6, -0.6, 0.4])
-    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], mask=[[1, 1, 1], [1, 1, 0]])
+    near(
+        opo(make([1, 0, 0, 1], np.zeros((4, 10)), action_mask=lengths))[0, :, 0],
+        [0.4, -0.6, -0.6, 0.4],
+    )
+    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], action_mask=[[1, 1, 1], [1, 1, 0]])
     A = reinforce_pp(two, ddof=1, eps=0.0)[0]
     near(A, [[0.730297] * 3, [-1.095445, -1.095445, 0]], 1e-5)
-    near(remax(make([[0, 1], [0.5, 0]], [[1, 2], [1, 3]], segment=[[0, 1], [0, 1]], greedy_reward=0.25))[0], [[0.75, 0.75], [0.25, -0.25]])
+    near(
+        remax(
+            make([[0, 1], [0.5, 0]], [[1, 2], [1, 3]], segment=[[0, 1], [0, 1]], greedy_reward=0.25)
+        )[0],
+        [[0.75, 0.75], [0.25, -0.25]],
+    )
 
 
 def test_ppo_example():
@@ -102,7 +148,12 @@ def test_ppo_example():
     answer = ppo(rollout, whiten=False)
     near(answer["advantage"][0, 0], [0.756, 0.48, 0.4])
     near(answer["target"][0, 0], [0.956, 0.98, 1])
-    holes = make([1], [[9, 1, 9, 2, 3, 9]], mask=[[0, 1, 0, 1, 1, 0]], token_value=[[5, 0.2, 7, 0.5, 0.6, 8]])
+    holes = make(
+        [1],
+        [[9, 1, 9, 2, 3, 9]],
+        action_mask=[[0, 1, 0, 1, 1, 0]],
+        token_value=[[5, 0.2, 7, 0.5, 0.6, 8]],
+    )
     near(ppo(holes, whiten=False)["advantage"][0, 0], [0, 0.756, 0, 0.48, 0.4, 0])
 
 
@@ -112,7 +163,14 @@ def test_ppo_example():
 def unshared(rollout):
     """Every row begins with a token of its own."""
     own = jnp.arange(rollout.tokens.shape[1])[:, None]
-    return Rollout(**{**vars(rollout), "tokens": jnp.where(jnp.arange(rollout.tokens.shape[2]) == 4, 5000 + own, rollout.tokens)})
+    return Rollout(
+        **{
+            **vars(rollout),
+            "tokens": jnp.where(
+                jnp.arange(rollout.tokens.shape[2]) == 4, 5000 + own, rollout.tokens
+            ),
+        }
+    )
 
 
 def test_tempo_gate_two_without_shared_prefixes_is_grpo():
@@ -126,7 +184,7 @@ def test_tempo_is_grpo_where_no_answers_part():
     """Every change lies on a column where some other row leaves; by the paper's gate each first own token carries one."""
     rollout = random(2)
     change = np.asarray(jnp.abs(tempo(rollout) - grpo(rollout)) > 0)
-    key = np.where(rollout.valid, rollout.tokens, -1)
+    key = np.where(rollout.token_mask, rollout.tokens, -1)
     parts = np.zeros(change.shape, bool)
     for n, i, j in np.ndindex(len(key), key.shape[1], key.shape[1]):
         differ = key[n, i] != key[n, j]
@@ -152,7 +210,9 @@ def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefi
     """All 512 groups of three answers of three binary tokens, under a random policy with a logit for each prefix, in float64."""
     random = np.random.default_rng(1)
     answers = np.array(list(np.ndindex(2, 2, 2)))
-    node = np.array([[0, 1 + y[0], 3 + 2 * y[0] + y[1]] for y in answers])  # which of the 7 prefixes each token follows
+    node = np.array(
+        [[0, 1 + y[0], 3 + 2 * y[0] + y[1]] for y in answers]
+    )  # which of the 7 prefixes each token follows
     p_one = random.uniform(0.2, 0.8, 7)[node]
     chance = np.where(answers == 1, p_one, 1 - p_one).prod(-1)
     groups = np.array(list(np.ndindex(8, 8, 8)))
@@ -161,11 +221,27 @@ def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefi
         r = random.normal(size=8)[groups]
         ones = jnp.ones((512, 3, 3), bool)
         reward, real = jnp.asarray(r)[..., None], jnp.ones((512, 3, 1), bool)
-        rollout = Rollout(jnp.asarray(answers[groups]), ones, jnp.zeros(ones.shape), jnp.zeros(ones.shape, int), reward, real)
-        A, gated = (np.asarray(catalogue.tempo(rollout, gate=g, eps=0.0)) * r.std(-1)[:, None, None] for g in (1, 2))
+        rollout = Rollout(
+            jnp.asarray(answers[groups]),
+            ones,
+            jnp.zeros(ones.shape),
+            jnp.zeros(ones.shape, int),
+            reward,
+            real,
+        )
+        A, gated = (
+            np.asarray(catalogue.tempo(rollout, gate=g, eps=0.0)) * r.std(-1)[:, None, None]
+            for g in (1, 2)
+        )
     V = np.zeros(A.shape)
     for n, i, t in np.ndindex(*A.shape):
-        V[n, i, t] = np.mean([r[n, j] for j in range(3) if (answers[groups[n, j]][:t] == answers[groups[n, i]][:t]).all()])
+        V[n, i, t] = np.mean(
+            [
+                r[n, j]
+                for j in range(3)
+                if (answers[groups[n, j]][:t] == answers[groups[n, i]][:t]).all()
+            ]
+        )
     plain = 2 * r[..., None] - r.mean(-1)[:, None, None] - V
 
     def gradient(A):
@@ -182,8 +258,8 @@ def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefi
 def test_tempo_credits_a_tool_token_to_nobody():
     """Answers part inside what a tool wrote: the change of value there is nobody's, and what follows is unique and unshared."""
     tokens = [[1, 5, 2, 3], [1, 6, 2, 3]]
-    rollout = make([1, 0], tokens, mask=[[1, 0, 1, 1]] * 2)
-    rollout = Rollout(**{**vars(rollout), "valid": jnp.ones((1, 2, 4), bool)})
+    rollout = make([1, 0], tokens, action_mask=[[1, 0, 1, 1]] * 2)
+    rollout = Rollout(**{**vars(rollout), "token_mask": jnp.ones((1, 2, 4), bool)})
     near(tempo(rollout)[0], grpo(rollout)[0])
     parted = tempo(make([1, 0], tokens))[0] - grpo(make([1, 0], tokens))[0]
     near(parted, [[0, 1, 0, 0], [0, -1, 0, 0]])
@@ -201,7 +277,7 @@ def test_san_with_one_stratum_is_grpo():
 
 def test_rloo_is_dr_grpo_times_n_over_n_less_one():
     rollout = random(4)
-    n = np.asarray(rollout.real.any(-1).sum(-1))[:, None, None]
+    n = np.asarray(rollout.segment_mask.any(-1).sum(-1))[:, None, None]
     near(rloo(rollout), dr_grpo(rollout) * n / np.maximum(n - 1, 1))
     assert (jnp.abs(rloo(rollout) - dr_grpo(rollout)) > 1e-3).any()
 
@@ -210,10 +286,12 @@ def test_ppo_with_lambda_one_is_the_return_less_the_value():
     rollout = random(5, ("token_value",), R=8, G=5)
     zero = rollout.with_signals(token_value=jnp.zeros_like(rollout["token_value"]))
     returns = ppo(zero, lam=1.0, whiten=False)["advantage"]
-    value = jnp.where(rollout.mask, rollout["token_value"], 0)
+    value = jnp.where(rollout.action_mask, rollout["token_value"], 0)
     near(ppo(rollout, lam=1.0, whiten=False)["advantage"], returns - value)
     near(ppo(rollout, lam=1.0, whiten=False)["target"], returns)
-    assert (jnp.abs(ppo(rollout, lam=0.5, whiten=False)["advantage"] - (returns - value)) > 1e-3).any()
+    assert (
+        jnp.abs(ppo(rollout, lam=0.5, whiten=False)["advantage"] - (returns - value)) > 1e-3
+    ).any()
 
 
 def test_pure_goes_from_the_least_step_to_the_mean_and_without_process_is_rloo():
@@ -236,7 +314,18 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(credit, reward, G):
     tokens = np.random.default_rng(0).integers(0, 2, (G, 5))
     assert (credit(make([reward] * G, tokens, stratum=np.arange(G) % 2)) == 0).all()
     real = np.arange(G)[:, None] == 0
-    assert (credit(make(np.arange(1.0, G + 1), tokens, real=real, mask=np.broadcast_to(real, (G, 5)), stratum=[0] * G)) == 0).all()
+    assert (
+        credit(
+            make(
+                np.arange(1.0, G + 1),
+                tokens,
+                segment_mask=real,
+                action_mask=np.broadcast_to(real, (G, 5)),
+                stratum=[0] * G,
+            )
+        )
+        == 0
+    ).all()
 
 
 @pytest.mark.parametrize("name", catalogue.__all__)
@@ -248,7 +337,12 @@ def test_bfloat16_inputs_give_float32(name):
 
 # The lift widens what every estimator is given: some of each scope and of several columns say whether it does.
 @pytest.mark.parametrize(
-    "name", ["grpo", "reinforce_pp", *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "tempo", "pure", "hae"))]
+    "name",
+    [
+        "grpo",
+        "reinforce_pp",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("ppo", "tempo", "pure", "hae")),
+    ],
 )
 def test_bfloat16_inputs_are_computed_in_float32(name):
     credit = compiled(getattr(catalogue, name))

@@ -16,8 +16,12 @@ from jaxcredit import kernels, signals
 from jaxcredit.credit import laws
 from jaxcredit.rollout import Rollout
 
-mars, dr_mas, coma, shapley = (compiled(getattr(catalogue, name)) for name in ("mars", "dr_mas", "coma", "shapley"))
-difference_rewards, qmix, gtalign = (compiled(getattr(catalogue, name)) for name in ("difference_rewards", "qmix", "gtalign"))
+mars, dr_mas, coma, shapley = (
+    compiled(getattr(catalogue, name)) for name in ("mars", "dr_mas", "coma", "shapley")
+)
+difference_rewards, qmix, gtalign = (
+    compiled(getattr(catalogue, name)) for name in ("difference_rewards", "qmix", "gtalign")
+)
 grpo, san = (compiled(getattr(catalogue, name)) for name in ("grpo", "san"))
 
 
@@ -26,7 +30,15 @@ def team(reward, agent, real=None, **more):
     G, K = np.shape(reward)
     real = np.ones((G, K), bool) if real is None else np.asarray(real, bool)
     segment = np.where(real, np.arange(K), -1)
-    return make(reward, np.zeros((G, K)), mask=real, segment=segment, real=real, agent=agent, **more)
+    return make(
+        reward,
+        np.zeros((G, K)),
+        action_mask=real,
+        segment=segment,
+        segment_mask=real,
+        agent=agent,
+        **more,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,7 +54,9 @@ def team(reward, agent, real=None, **more):
 )
 def test_oracle_with_knobs(credit, loop):
     rollout = laws.synthetic(11, ("agent",), N=100, T=14, R=7, G=5, kinds=(0,))
-    rollout = Rollout(**{**vars(rollout), "reward": jnp.round(rollout.reward)})  # returns are whole numbers: equal where they are equal
+    rollout = Rollout(
+        **{**vars(rollout), "reward": jnp.round(rollout.reward)}
+    )  # returns are whole numbers: equal where they are equal
     compare(credit, loop, rollout, whole_batch=loop.func is batch_mars, atol=3e-5)
 
 
@@ -66,7 +80,11 @@ def test_mars_sums_before_it_normalises():
     apart = np.cumsum((r - r.mean())[:, ::-1], 1)[:, ::-1]
     near(apart, [[-0.75, -0.875], [0.75, 0.625]])
     assert np.abs(np.asarray(mars(O)[0, :, :2]) - apart).max() > 0.1
-    longer = team([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]], [[0] * 4] * 3, [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]])
+    longer = team(
+        [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
+        [[0] * 4] * 3,
+        [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]],
+    )
     A = np.asarray(mars(longer)[0])
     near(A[:, 0], A[0, 0])  # equal returns, whatever the number of turns
 
@@ -74,17 +92,32 @@ def test_mars_sums_before_it_normalises():
 def test_mars_roles_have_baselines_of_their_own():
     rollout = random(1, ("agent",))
     bonus = jnp.where(rollout["agent"] == 1, 5.0, 0)
-    first = jnp.cumsum((rollout["agent"] == 1) & rollout.real, -1) == 1  # once a trajectory, before all else the role does
-    ahead = Rollout(**{**vars(rollout), "reward": rollout.reward + jnp.where(rollout.real & first, bonus, 0)})
-    whole = Rollout(**{**vars(rollout), "reward": rollout.reward + jnp.where(rollout.real & _last(rollout, 1), bonus, 0)})
+    first = (
+        jnp.cumsum((rollout["agent"] == 1) & rollout.segment_mask, -1) == 1
+    )  # once a trajectory, before all else the role does
+    ahead = Rollout(
+        **{
+            **vars(rollout),
+            "reward": rollout.reward + jnp.where(rollout.segment_mask & first, bonus, 0),
+        }
+    )
+    whole = Rollout(
+        **{
+            **vars(rollout),
+            "reward": rollout.reward
+            + jnp.where(rollout.segment_mask & _last(rollout, 1), bonus, 0),
+        }
+    )
     near(mars(whole), mars(rollout), 1e-4)  # a bonus that all of a role's turns await cancels
-    assert (jnp.abs(mars(ahead) - mars(rollout)) > 0.1).any()  # one that only its first turn awaits does not
+    assert (
+        jnp.abs(mars(ahead) - mars(rollout)) > 0.1
+    ).any()  # one that only its first turn awaits does not
     renamed = rollout.with_signals(agent=jnp.array([2, 0, 1])[rollout["agent"]])
     near(mars(renamed), mars(rollout))
 
 
 def _last(rollout, agent):
-    mine = (rollout["agent"] == agent) & rollout.real
+    mine = (rollout["agent"] == agent) & rollout.segment_mask
     return mine & (jnp.cumsum(mine[..., ::-1], -1)[..., ::-1] == 1)
 
 
@@ -95,7 +128,9 @@ def test_mars_swapping_players_swaps_their_credit():
     near(swapped, A[:, [1, 0, 3, 2]])
     near(A[:, ::2].mean(), 0), near(A[:, 1::2].mean(), 0)
     assert np.abs(A - np.asarray(mars(team(reward, agent * 0))[0])).max() > 0.1
-    assert (mars(team([[3.0, 0.1]], [[0, 1]])) == 0).all()  # each player once: nothing to compare with
+    assert (
+        mars(team([[3.0, 0.1]], [[0, 1]])) == 0
+    ).all()  # each player once: nothing to compare with
 
 
 def test_centre_by_sorting_is_centre():
@@ -108,9 +143,16 @@ def test_centre_by_sorting_is_centre():
 
     @jax.jit
     def both(x):
-        slope = jax.grad(lambda x: (kernels.centre_roles(x, by, where, normalize=True, ddof=1) ** 2).sum())(x)
-        centred = kernels.centre_roles(x, by, where), kernels.centre(x, by, where)
-        return *centred, kernels.centre_roles(x, by, where, normalize=True, ddof=1), kernels.standardise(x, by, where, ddof=1), slope
+        slope = jax.grad(
+            lambda x: (kernels.center_by_role(x, by, where, normalize=True, ddof=1) ** 2).sum()
+        )(x)
+        centred = kernels.center_by_role(x, by, where), kernels.center(x, by, where)
+        return (
+            *centred,
+            kernels.center_by_role(x, by, where, normalize=True, ddof=1),
+            kernels.standardize(x, by, where, ddof=1),
+            slope,
+        )
 
     sorted_, centred, scaled, z, _ = both(x)
     near(sorted_, centred, 1e-5)
@@ -124,7 +166,9 @@ def test_centre_by_sorting_is_centre():
 
 def test_dr_mas_example():
     near(dr_mas(team([[1], [0], [5], [9]], [[0], [0], [1], [1]]), eps=0.0)[0, :, 0], [1, -1, -1, 1])
-    apart = team([[1, 5], [0, 9]], [[0, 1]] * 2)  # the same numbers as rewards of two agents in two trajectories
+    apart = team(
+        [[1, 5], [0, 9]], [[0, 1]] * 2
+    )  # the same numbers as rewards of two agents in two trajectories
     near(dr_mas(apart, own=True, eps=0.0)[0], [[1, -1], [-1, 1]])
     near(dr_mas(apart, eps=0.0)[0], [[-1, -1], [1, 1]])  # the outcome is 6 and 9 for both
 
@@ -134,7 +178,12 @@ def test_dr_mas_of_one_agent_with_a_segment_each_is_grpo():
     alone = partial(Rollout.with_signals, agent=jnp.zeros_like(one["agent"]))
     near(dr_mas(alone(one)), grpo(one), 1e-6)
     assert (jnp.abs(dr_mas(one) - grpo(one)) > 1e-3).any()
-    assert (jnp.abs(dr_mas(several.with_signals(agent=jnp.zeros_like(several["agent"]))) - grpo(several)) > 1e-3).any()
+    assert (
+        jnp.abs(
+            dr_mas(several.with_signals(agent=jnp.zeros_like(several["agent"]))) - grpo(several)
+        )
+        > 1e-3
+    ).any()
 
 
 # ---------------------------------------------------------------- COMA, difference rewards, QMIX
@@ -149,14 +198,29 @@ def test_coma_example():
 def test_coma_is_zero_on_average_over_the_policy():
     rng = np.random.default_rng(0)
     Q, pi = rng.normal(size=(40, 5)), rng.dirichlet(np.ones(5), 40)
-    A = np.stack([kernels.choice_advantage(jnp.float32(Q), jnp.float32(pi), jnp.full(40, u)) for u in range(5)], 1)
+    A = np.stack(
+        [
+            kernels.choice_advantage(jnp.float32(Q), jnp.float32(pi), jnp.full(40, u))
+            for u in range(5)
+        ],
+        1,
+    )
     near((pi * A).sum(1), 0, 1e-6)
     assert np.abs((A / 5).sum(1)).max() > 0.1  # and not under another policy
     shut = kernels.choice_advantage(jnp.array([1.0, -jnp.inf]), jnp.array([1.0, 0.0]), jnp.array(0))
     assert shut == 0  # a choice that cannot be made
 
 
-V = [0, 1, 2, 4, 0, 1, 3, 6]  # of the sets of agents 0, 1, 2: bit a of the index says whether a is in
+V = [
+    0,
+    1,
+    2,
+    4,
+    0,
+    1,
+    3,
+    6,
+]  # of the sets of agents 0, 1, 2: bit a of the index says whether a is in
 
 
 def test_shapley_example():
@@ -192,10 +256,18 @@ def test_shapley_is_the_one_fair_rule(A):
 def test_sampled_shapley_is_exact_over_all_orders_and_efficient_over_any():
     v = jnp.float32(np.random.default_rng(0).normal(size=(3, 16)))
     every = jnp.array(list(permutations(range(4))))
-    near(kernels.sampled_shapley_values(every, v[:, kernels.prefixes(every)]), kernels.shapley_values(v), 1e-5)
+    near(
+        kernels.sampled_shapley_values(every, v[:, kernels.coalition_prefixes(every)]),
+        kernels.shapley_values(v),
+        1e-5,
+    )
     some = kernels.random_orders(5, 4, seed=0)
-    assert some.shape == (5, 4) and (jnp.sort(some, -1) == jnp.arange(4)).all() and (some[1] == some[0, ::-1]).all()
-    phi = kernels.sampled_shapley_values(some, v[:, kernels.prefixes(some)])
+    assert (
+        some.shape == (5, 4)
+        and (jnp.sort(some, -1) == jnp.arange(4)).all()
+        and (some[1] == some[0, ::-1]).all()
+    )
+    phi = kernels.sampled_shapley_values(some, v[:, kernels.coalition_prefixes(some)])
     near(phi.sum(-1), v[:, -1] - v[:, 0], 1e-5)
     assert jnp.abs(phi - kernels.shapley_values(v)).max() > 0.1
     with pytest.raises(ValueError, match="2"):
@@ -209,15 +281,19 @@ def test_shapley_of_pairs_needs_two_orders_and_of_nine_agents_is_sampled():
     bits = (np.arange(2**A)[:, None] >> np.arange(A)) & 1
     v = np.einsum("sa,ab,sb->s", bits, W, bits)
     rollout = team(np.zeros((1, A)), [np.arange(A)], coalition=[v])
-    near(shapley(rollout, orders=2)[0, 0], np.diag(W) + (np.triu(W, 1).sum(0) + np.triu(W, 1).sum(1)) / 2, 1e-4)
+    near(
+        shapley(rollout, orders=2)[0, 0],
+        np.diag(W) + (np.triu(W, 1).sum(0) + np.triu(W, 1).sum(1)) / 2,
+        1e-4,
+    )
     near(shapley(rollout), shapley(rollout, orders=2), 1e-4)
 
 
 def test_qmix_example():
     q, w1, b1 = jnp.array([1, -0.5]), jnp.array([[0.5, -0.2], [-0.3, 0.8]]), jnp.array([0.1, 0.0])
     w2, b2 = jnp.array([1, -0.5]), jnp.float32(0.2)
-    near(kernels.mix(q, w1, b1, w2, b2), 0.559365, 1e-6)
-    slope = kernels.mixing_slope(q, w1, b1, w2, b2)
+    near(kernels.monotonic_mix(q, w1, b1, w2, b2), 0.559365, 1e-6)
+    slope = kernels.monotonic_mix_slope(q, w1, b1, w2, b2)
     near(slope, [0.581873, 0.627494], 1e-5)
     rollout = team([[0, 1]], [[0, 1]], mixing=[slope], action_value=[[1, -0.5]], value=[[0.5, 0.5]])
     near(qmix(rollout)[0], [[0.5 * 0.581873, -0.627494]], 1e-5)
@@ -231,10 +307,14 @@ def test_what_is_best_for_each_is_best_for_the_team():
     joint = np.stack(np.meshgrid(*Q, indexing="ij"), -1).reshape(-1, 3)
     n, weights = len(joint), [jnp.float32(rng.normal(size=s)) for s in ((3, 5), (5,), (5,), ())]
     w1, b1, w2, b2 = (jnp.broadcast_to(w, (n, *w.shape)) for w in weights)
-    team_value, slope = jax.jit(lambda *a: (kernels.mix(*a), kernels.mixing_slope(*a)))(jnp.float32(joint), w1, b1, w2, b2)
+    team_value, slope = jax.jit(
+        lambda *a: (kernels.monotonic_mix(*a), kernels.monotonic_mix_slope(*a))
+    )(jnp.float32(joint), w1, b1, w2, b2)
     assert (joint[np.argmax(team_value)] == Q.max(1)).all() and (slope >= 0).all()
     hidden = joint @ np.asarray(weights[0]) + np.asarray(weights[1])  # without |W| it need not be
-    worse = (np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0))) * np.asarray(weights[2])).sum(-1)
+    worse = (
+        np.where(hidden > 0, hidden, np.expm1(np.minimum(hidden, 0))) * np.asarray(weights[2])
+    ).sum(-1)
     assert (joint[np.argmax(worse)] != Q.max(1)).any()
 
 
@@ -243,20 +323,24 @@ def test_what_is_best_for_each_is_best_for_the_team():
 
 def test_gtalign_welfare():
     u = jnp.asarray(np.random.default_rng(0).random((50, 2)), jnp.float32)
-    welfare = jax.jit(kernels.welfare)
+    welfare = jax.jit(kernels.nash_welfare)
     W = np.asarray(welfare(u))
     near(W, np.sqrt(np.prod(np.asarray(u, np.float64), -1)), 1e-6)
     assert (W <= np.asarray(u).mean(-1) + 1e-6).all()
     near(W, welfare(np.asarray(u)[:, ::-1]), 1e-7)
     edges = jnp.array([[0.0, 9.0], [-1.0, -1.0], [0.7810, 0.9196]])
-    value, slope = jax.jit(jax.value_and_grad(lambda u: kernels.welfare(u).sum()))(edges)
+    value, slope = jax.jit(jax.value_and_grad(lambda u: kernels.nash_welfare(u).sum()))(edges)
     near(value, 0.84747, 1e-5)  # two of them are 0
     assert jnp.isfinite(slope).all() and (slope[:2] == 0).all()
 
 
 def test_gtalign_where_all_players_want_the_outcome_is_grpo():
     rollout = random(3, ("utility",), kinds=(0,))
-    shared = rollout.with_signals(utility=jnp.broadcast_to(jnp.where(rollout.real, rollout.reward, 0).sum(-1)[..., None], (64, 6, 3)))
+    shared = rollout.with_signals(
+        utility=jnp.broadcast_to(
+            jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1)[..., None], (64, 6, 3)
+        )
+    )
     near(gtalign(shared), grpo(rollout), 1e-5)
     assert (jnp.abs(gtalign(rollout) - grpo(rollout)) > 1e-3).any()
 
@@ -266,7 +350,9 @@ def test_pareto_example():
     pareto, choice = jax.jit(kernels.pareto), jax.jit(kernels.pareto_choice)
     assert pareto(cells).tolist() == [False, True, True, False]
     assert choice(cells) == 2
-    assert choice(jnp.array([[0.4, 0.8], [0.8, 0.4], [0.6, 0.6], [0.1, 0.1]])) == 1  # equal sums: the user's best
+    assert (
+        choice(jnp.array([[0.4, 0.8], [0.8, 0.4], [0.6, 0.6], [0.1, 0.1]])) == 1
+    )  # equal sums: the user's best
     assert pareto(jnp.ones((4, 2))).all() and choice(jnp.ones((4, 2))) == 0
 
 
@@ -292,16 +378,22 @@ def test_variance_between_strata():
         near([whole, between], [x.var(), means], 1e-4)
         near(whole - within, between, 1e-4)
         assert between >= 0 and means > 1e-4
-    whole, within, between = parts(jnp.float32([1, 3, 0, 4, 2, 2] * 2), jnp.array([0, 0, 1, 1, 2, 2] * 2), jnp.ones(12, bool))
+    whole, within, between = parts(
+        jnp.float32([1, 3, 0, 4, 2, 2] * 2), jnp.array([0, 0, 1, 1, 2, 2] * 2), jnp.ones(12, bool)
+    )
     near([whole, between], [5 / 3, 0], 1e-6)  # equal means: nothing between
 
 
 def test_centred_outcomes_are_those_within_and_a_constant_of_the_stratum():
     x, by = jnp.float32(R7), jnp.array(S7)
-    bias = kernels.centre(x) - kernels.centre(x, by)
+    bias = kernels.center(x) - kernels.center(x, by)
     near(bias, kernels.mean_by(x, by) - 0.5, 1e-6)
     std, within = np.asarray(kernels.std_by(x)), np.asarray(kernels.std_by(x, by))
-    near(grpo(make(R7), eps=0.0)[0, :, 0], within / std * san(make(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0] + bias / std, 1e-5)
+    near(
+        grpo(make(R7), eps=0.0)[0, :, 0],
+        within / std * san(make(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0] + bias / std,
+        1e-5,
+    )
 
 
 def test_san_within_strata():
@@ -326,12 +418,18 @@ def test_strata_of_calls_and_of_signals():
     kinds = [[2, 1, 9], [2, 8, 8], [2, 1, 7], [2, 1, 0]]
     rollout = team(np.zeros((4, 3)), kinds, real)
     assert signals.calls(rollout).tolist() == [[2, 1, 2, 3]]
-    assert signals.by_signal("agent")(rollout).tolist() == [[0, 1, 0, 3]]  # what lies where nothing took place does not count
+    assert signals.by_signal("agent")(rollout).tolist() == [
+        [0, 1, 0, 3]
+    ]  # what lies where nothing took place does not count
     rollout = rollout.with_signals(pair=jnp.array([[5, 6, 5, 5]]))
     assert signals.by_signal("pair")(rollout).tolist() == [[5, 6, 5, 5]]
     entry = signals.strata(signals.by_signal("agent"))
     learned = entry(None, None)
-    assert entry.provides == ("stratum",) and learned.annotate({}, None, rollout, None)["stratum"].tolist() == [[0, 1, 0, 3]]
+    assert entry.provides == ("stratum",) and learned.annotate({}, None, rollout, None)[
+        "stratum"
+    ].tolist() == [[0, 1, 0, 3]]
     ragged = random(4)
     by_calls = ragged.with_signals(stratum=signals.calls(ragged))
-    assert (jnp.abs(san(by_calls) - grpo(ragged)) > 1e-3).any() and math.isfinite(float(san(by_calls).sum()))
+    assert (jnp.abs(san(by_calls) - grpo(ragged)) > 1e-3).any() and math.isfinite(
+        float(san(by_calls).sum())
+    )

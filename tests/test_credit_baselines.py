@@ -24,13 +24,20 @@ from jaxcredit import kernels
 from jaxcredit.credit.trees.sploo import bold, l1, l1_bold, mid, p0, safe
 from jaxcredit.rollout import Rollout
 
-dr_grpo, entropy_mask, gdpo, gpg, grpo = (compiled(getattr(catalogue, n)) for n in ("dr_grpo", "entropy_mask", "gdpo", "gpg", "grpo"))
-attention_rhythm, hicra, otb, passk = (compiled(getattr(catalogue, n)) for n in ("attention_rhythm", "hicra", "otb", "passk"))
+dr_grpo, entropy_mask, gdpo, gpg, grpo = (
+    compiled(getattr(catalogue, n)) for n in ("dr_grpo", "entropy_mask", "gdpo", "gpg", "grpo")
+)
+attention_rhythm, hicra, otb, passk = (
+    compiled(getattr(catalogue, n)) for n in ("attention_rhythm", "hicra", "otb", "passk")
+)
 ppo, prime, r_to_q_star, rloo, t_reg, vapo = (
-    compiled(getattr(catalogue, n)) for n in ("ppo", "prime", "r_to_q_star", "rloo", "t_reg", "vapo")
+    compiled(getattr(catalogue, n))
+    for n in ("ppo", "prime", "r_to_q_star", "rloo", "t_reg", "vapo")
 )
 reinforce_pp_baseline = compiled(catalogue.reinforce_pp_baseline)
-sploo = jax.jit(catalogue.sploo, static_argnames=("kurtosis", "normalize"))  # its numbers are traced: one program for all of them
+sploo = jax.jit(
+    catalogue.sploo, static_argnames=("kurtosis", "normalize")
+)  # its numbers are traced: one program for all of them
 
 
 def changed(rollout, **fields):
@@ -43,13 +50,38 @@ READINGS = {
     "gpg paper": (gpg, batch_gpg, "", {"form": "paper"}),
     "passk plain": (passk, loop_passk, "", {"normalize": False}),
     "gdpo": (gdpo, batch_gdpo, "components", {"weights": (1.0, 0.5, -2.0), "per_token": False}),
-    "vapo": (vapo, batch_vapo, "token_value", {"alpha": 0.3, "gamma": 0.9, "critic_lam": 0.8, "whiten": False}),
+    "vapo": (
+        vapo,
+        batch_vapo,
+        "token_value",
+        {"alpha": 0.3, "gamma": 0.9, "critic_lam": 0.8, "whiten": False},
+    ),
     "otb tail": (otb, loop_otb, "prob_square", {"zero_tail": True}),
-    "prime code": (prime, batch_prime, "prm_logp ref_logp", {"form": "code", "gamma": 0.9, "whiten": True}),
-    "hicra code": (partial(hicra, base=catalogue.grpo), loop_hicra, "planning entropy", {"form": "code"}),
+    "prime code": (
+        prime,
+        batch_prime,
+        "prm_logp ref_logp",
+        {"form": "code", "gamma": 0.9, "whiten": True},
+    ),
+    "hicra code": (
+        partial(hicra, base=catalogue.grpo),
+        loop_hicra,
+        "planning entropy",
+        {"form": "code"},
+    ),
     "rhythm local": (attention_rhythm, loop_attention_rhythm, "waad fai", {"strategy": "local"}),
-    "rhythm global": (attention_rhythm, loop_attention_rhythm, "waad fai", {"strategy": "global", "share": 0.2}),
-    "rhythm alpha": (attention_rhythm, loop_attention_rhythm, "waad fai", {"alpha": 0.2, "window": 2}),
+    "rhythm global": (
+        attention_rhythm,
+        loop_attention_rhythm,
+        "waad fai",
+        {"strategy": "global", "share": 0.2},
+    ),
+    "rhythm alpha": (
+        attention_rhythm,
+        loop_attention_rhythm,
+        "waad fai",
+        {"alpha": 0.2, "window": 2},
+    ),
     "sploo evidence": (sploo, loop_sploo, "", {"lam": 0.7, "a": 4.0, "c": 0.5, "c_b": 1.5}),
 }
 
@@ -58,11 +90,21 @@ READINGS = {
 FAST = ("gpg paper", "prime code", "hicra code", "rhythm local", "sploo evidence")
 
 
-@pytest.mark.parametrize("reading", [pytest.param(r, marks=() if r in FAST else pytest.mark.slow) for r in READINGS])
+@pytest.mark.parametrize(
+    "reading", [pytest.param(r, marks=() if r in FAST else pytest.mark.slow) for r in READINGS]
+)
 def test_readings(reading):
     credit, loop, needs, knobs = READINGS[reading]
-    rollout = random(21, needs.split(), T=14, **({"R": 9, "G": 8} if credit is sploo else {"R": 7, "G": 5}))
-    compare(partial(credit, **knobs), partial(loop, **knobs), rollout, whole_batch=loop.__name__.startswith("batch_"), atol=4e-5)
+    rollout = random(
+        21, needs.split(), T=14, **({"R": 9, "G": 8} if credit is sploo else {"R": 7, "G": 5})
+    )
+    compare(
+        partial(credit, **knobs),
+        partial(loop, **knobs),
+        rollout,
+        whole_batch=loop.__name__.startswith("batch_"),
+        atol=4e-5,
+    )
 
 
 # ---------------------------------------------------------------- baselines
@@ -73,8 +115,12 @@ def test_baseline_examples():
     near(gpg(rollout)[0, :, 0], [1, -1, -1, 1])  # alpha = 4 / 2
     near(gpg(rollout, form="paper")[0, :, 0], [0.5, -0.5, -0.5, 0.5])
     assert (passk(rollout) == 0).all()  # a tie at the top
-    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], mask=[[1, 1, 1], [1, 1, 0]])
-    near(reinforce_pp_baseline(two, ddof=1, eps=0.0)[0], [[0.730297] * 3, [-1.095445, -1.095445, 0]], 1e-5)
+    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], action_mask=[[1, 1, 1], [1, 1, 0]])
+    near(
+        reinforce_pp_baseline(two, ddof=1, eps=0.0)[0],
+        [[0.730297] * 3, [-1.095445, -1.095445, 0]],
+        1e-5,
+    )
     r = np.array([0.2, 1.0, 0.5, 0.5])
     near(passk(make(r), eps=0.0)[0, :, 0], [0, 0.5 / r.std(), 0, 0])
     near(passk(make(r), ddof=1, eps=0.0)[0, :, 0], [0, 0.5 / r.std(ddof=1), 0, 0])
@@ -83,8 +129,8 @@ def test_baseline_examples():
 def test_reinforce_pp_baseline_is_dr_grpo_whitened():
     rollout = random(1)
     far, A = dr_grpo(rollout), reinforce_pp_baseline(rollout)
-    near(A, kernels.standardise(far, where=rollout.mask), 1e-5)
-    chosen = np.asarray(A, np.float64)[np.asarray(rollout.mask)]
+    near(A, kernels.standardize(far, where=rollout.action_mask), 1e-5)
+    chosen = np.asarray(A, np.float64)[np.asarray(rollout.action_mask)]
     # The mean that was subtracted is a float32 sum, term by term with jax 0.7.2.
     assert abs(chosen.mean()) < 2e-5 and abs(chosen.std() - 1) < 1e-3
     assert (jnp.abs(A - far) > 1e-2).any()
@@ -93,9 +139,11 @@ def test_reinforce_pp_baseline_is_dr_grpo_whitened():
 def test_gpg_is_dr_grpo_where_every_outcome_counts():
     rollout = random(2, kinds=(1,))
     near(gpg(rollout), dr_grpo(rollout))
-    some = jnp.asarray(rollout.real).any(-1)
+    some = jnp.asarray(rollout.segment_mask).any(-1)
     none = changed(rollout, reward=jnp.where(jnp.arange(6)[:, None] == 0, 0.0, rollout.reward))
-    count = some.sum() / (some & (jnp.where(rollout.real, none.reward, 0).sum(-1) != 0)).sum()
+    count = (
+        some.sum() / (some & (jnp.where(rollout.segment_mask, none.reward, 0).sum(-1) != 0)).sum()
+    )
     near(gpg(none), count * dr_grpo(none))
     assert count > 1.05
     near(gpg(none, f_norm=2.0), gpg(none) / 2)
@@ -103,27 +151,45 @@ def test_gpg_is_dr_grpo_where_every_outcome_counts():
 
 def test_passk_credits_one_at_most_and_shifts_change_nothing():
     rollout = random(3)
-    A = np.asarray(jnp.where(rollout.mask, passk(rollout), 0)).max(-1)
+    A = np.asarray(jnp.where(rollout.action_mask, passk(rollout), 0)).max(-1)
     assert (A >= 0).all() and ((A > 0).sum(-1) <= 1).all() and (A > 0).any()
 
 
 def test_gdpo_with_one_component_is_grpo_whitened_and_tells_combinations_apart():
     rollout = random(4)
-    one = rollout.with_signals(components=jnp.where(rollout.real, rollout.reward, 0).sum(-1, keepdims=True))
-    near(gdpo(one), kernels.standardise(grpo(rollout), where=rollout.mask), 1e-4)
-    halves = one.with_signals(components=jnp.concatenate([one["components"] * 0.3, one["components"] ** 2], -1))
+    one = rollout.with_signals(
+        components=jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1, keepdims=True)
+    )
+    near(gdpo(one), kernels.standardize(grpo(rollout), where=rollout.action_mask), 1e-4)
+    halves = one.with_signals(
+        components=jnp.concatenate([one["components"] * 0.3, one["components"] ** 2], -1)
+    )
     assert (jnp.abs(gdpo(halves) - gdpo(one)) > 1e-2).any()
-    parts = np.array([[1, 0], [0, 1], [0, 0], [0, 0], [0, 1], [0, 1]])  # equal sums of the first two: the rarer part is worth more
+    parts = np.array(
+        [[1, 0], [0, 1], [0, 0], [0, 0], [0, 1], [0, 1]]
+    )  # equal sums of the first two: the rarer part is worth more
     A = gdpo(make(parts.sum(-1), components=parts))[0, :, 0]
-    assert A[0] > A[1] + 0.1 and abs(grpo(make(parts.sum(-1)))[0, 0, 0] - grpo(make(parts.sum(-1)))[0, 1, 0]) < 1e-6
+    assert (
+        A[0] > A[1] + 0.1
+        and abs(grpo(make(parts.sum(-1)))[0, 0, 0] - grpo(make(parts.sum(-1)))[0, 1, 0]) < 1e-6
+    )
 
 
 def test_gdpo_by_trajectory_counts_every_answer_once():
     parts = [[1.0, 0], [0, 0], [0, 2]]
-    rollout = make([1, 0, 2], np.zeros((3, 8)), mask=np.arange(8) < np.array([[1], [8], [3]]), components=parts)
+    rollout = make(
+        [1, 0, 2],
+        np.zeros((3, 8)),
+        action_mask=np.arange(8) < np.array([[1], [8], [3]]),
+        components=parts,
+    )
     once = np.asarray(gdpo(rollout, per_token=False)[0, :, 0])
     assert abs(once.sum()) < 1e-5 and abs(once.std() - 1) < 1e-4
-    assert abs(np.asarray(gdpo(rollout)[0]).sum()) < 1e-4 < abs(np.asarray(gdpo(rollout)[0, :, 0]).sum())
+    assert (
+        abs(np.asarray(gdpo(rollout)[0]).sum())
+        < 1e-4
+        < abs(np.asarray(gdpo(rollout)[0, :, 0]).sum())
+    )
 
 
 def test_vapo_looks_further_the_longer_the_answer():
@@ -132,32 +198,46 @@ def test_vapo_looks_further_the_longer_the_answer():
     mask = jnp.asarray(np.arange(1000) < length[:, None])[:, None]
     zero = jnp.zeros(mask.shape)
     rollout = Rollout(zero.astype(int), mask, zero, zero.astype(int), zero[..., :1], mask[..., :1])
-    A = vapo(rollout.with_signals(token_value=zero.at[:, :, 2].set(1.0)), whiten=False)["advantage"][:, 0]
+    A = vapo(rollout.with_signals(token_value=zero.at[:, :, 2].set(1.0)), whiten=False)[
+        "advantage"
+    ][:, 0]
     near(A[:, :3], np.stack([lam - lam**2, 1 - lam, -np.ones(4)], -1), 1e-4)
 
 
 @pytest.mark.slow
 def test_vapo_is_ppo_where_lengths_are_equal():
     rollout = random(5, ("token_value",))
-    same = changed(rollout, mask=jnp.broadcast_to(jnp.arange(20) >= 4, rollout.mask.shape), segment=jnp.full(rollout.mask.shape, 0))
+    same = changed(
+        rollout,
+        action_mask=jnp.broadcast_to(jnp.arange(20) >= 4, rollout.action_mask.shape),
+        segment=jnp.full(rollout.action_mask.shape, 0),
+    )
     got, part = vapo(same, alpha=0.25, whiten=False), ppo(same, lam=0.75, whiten=False)
     near(got["advantage"], part["advantage"], 1e-4)
     near(got["target"], ppo(same, lam=1.0, whiten=False)["target"], 1e-4)
     assert (jnp.abs(got["target"] - part["target"]) > 1e-2).any()
-    far = vapo(rollout, alpha=0.25, whiten=False)["advantage"] - ppo(rollout, lam=0.75, whiten=False)["advantage"]
+    far = (
+        vapo(rollout, alpha=0.25, whiten=False)["advantage"]
+        - ppo(rollout, lam=0.75, whiten=False)["advantage"]
+    )
     assert (jnp.abs(far) > 1e-2).any()
 
 
 def test_otb_weighs_returns_by_their_uncertainty_so_far():
-    logp, square = np.log([[0.5, 0.5], [0.9, 0.25], [0.2, 1.0]]), [[0.5, 0.5], [0.82, 0.25], [0.4, 1.0]]
+    logp, square = (
+        np.log([[0.5, 0.5], [0.9, 0.25], [0.2, 1.0]]),
+        [[0.5, 0.5], [0.82, 0.25], [0.4, 1.0]],
+    )
     w = 1 - 2 * np.exp(logp) + square
     mask = np.array([[1, 1], [1, 1], [1, 0]])
     W = np.cumsum(w * mask, -1)
     r = np.array([1.0, 0.0, 0.5])
     base = [(r * W[:, 0]).sum() / W[:, 0].sum(), (r * W[:, 1])[:2].sum() / W[:2, 1].sum()]
-    rollout = make(r, np.zeros((3, 2)), mask=mask, logp=logp, prob_square=square)
+    rollout = make(r, np.zeros((3, 2)), action_mask=mask, logp=logp, prob_square=square)
     near(otb(rollout)[0], (r[:, None] - base) * mask)
-    even = make(r, np.zeros((3, 2)), logp=np.full((3, 2), np.log(0.5)), prob_square=np.full((3, 2), 0.5))
+    even = make(
+        r, np.zeros((3, 2)), logp=np.full((3, 2), np.log(0.5)), prob_square=np.full((3, 2), 0.5)
+    )
     near(otb(even), dr_grpo(even))  # equal weights: the mean
     assert (jnp.abs(otb(rollout)[0, :, 0] - dr_grpo(rollout)[0, :, 0]) > 1e-3).all()
     sure = make(r, np.zeros((3, 2)), logp=np.zeros((3, 2)), prob_square=np.ones((3, 2)))
@@ -165,7 +245,12 @@ def test_otb_weighs_returns_by_their_uncertainty_so_far():
 
 
 def test_otb_beyond_the_second_longest():
-    rollout = make([1, 0], np.zeros((2, 4)), mask=[[1, 1, 1, 1], [1, 1, 0, 0]], prob_square=np.full((2, 4), 1.5))
+    rollout = make(
+        [1, 0],
+        np.zeros((2, 4)),
+        action_mask=[[1, 1, 1, 1], [1, 1, 0, 0]],
+        prob_square=np.full((2, 4), 1.5),
+    )
     near(otb(rollout)[0, 0], [0.5, 0.5, 0, 0])
     near(otb(rollout, zero_tail=True)[0, 0], [0.5, 0.5, 1, 1])
 
@@ -186,9 +271,13 @@ def test_hicra_examples_and_what_it_leaves():
 def test_hicra_code_takes_unsure_tokens_of_long_right_answers():
     H = np.tile(np.arange(10.0), (3, 1))
     mask = np.arange(10) < np.array([[10], [4], [10]])
-    rollout = make([1, 1, 0], np.zeros((3, 10)), mask=mask, planning=np.zeros((3, 10)), entropy=H)
+    rollout = make(
+        [1, 1, 0], np.zeros((3, 10)), action_mask=mask, planning=np.zeros((3, 10)), entropy=H
+    )
     A, base = hicra(rollout, form="code")[0], dr_grpo(rollout)[0]
-    near(A[0] / base[0], [1] * 8 + [1.2] * 2)  # above the eighth smallest: the top 30 percent less its least
+    near(
+        A[0] / base[0], [1] * 8 + [1.2] * 2
+    )  # above the eighth smallest: the top 30 percent less its least
     near(A[1:], base[1:])  # right but short; wrong
     with pytest.raises(KeyError, match="entropy"):
         hicra(make([1, 0], planning=np.zeros((2, 3))), form="code")
@@ -198,12 +287,23 @@ def test_a_transform_takes_any_credit_of_one_prompt():
     rollout = random(7, ("planning", "stratum"))
     san = partial(catalogue.san, alpha=0.3)
     base = jax.jit(san)(rollout)
-    near(hicra(rollout, base=san), jnp.where(rollout["planning"] > 0, base + 0.2 * jnp.abs(base), base))
+    near(
+        hicra(rollout, base=san),
+        jnp.where(rollout["planning"] > 0, base + 0.2 * jnp.abs(base), base),
+    )
     with pytest.raises(ValueError, match="reinforce_pp takes statistics over the batch"):
         hicra(rollout, base=catalogue.reinforce_pp)
 
 
-MAP = np.array([[1, 0, 0, 0, 0], [0.5, 0.5, 0, 0, 0], [0.1, 0.2, 0.7, 0, 0], [0.6, 0.1, 0.1, 0.2, 0], [0.1, 0.1, 0.5, 0.1, 0.2]])
+MAP = np.array(
+    [
+        [1, 0, 0, 0, 0],
+        [0.5, 0.5, 0, 0, 0],
+        [0.1, 0.2, 0.7, 0, 0],
+        [0.6, 0.1, 0.1, 0.2, 0],
+        [0.1, 0.1, 0.5, 0.1, 0.2],
+    ]
+)
 
 
 def test_attention_examples():
@@ -212,7 +312,9 @@ def test_attention_examples():
     near(kernels.fai(att, 1, 3), [0.4, 0.133333, 0.3, 0.1, 0], 1e-5)
     near(kernels.look_back(att), 0.96)
     assert (kernels.fai(att) == 0).all()  # shorter than the nearest future
-    near(kernels.fai(att, 1, 3, where=jnp.arange(5) < 4), [0.4, 0.15, 0.1, 0, 0], 1e-5)  # the fifth is padding
+    near(
+        kernels.fai(att, 1, 3, where=jnp.arange(5) < 4), [0.4, 0.15, 0.1, 0, 0], 1e-5
+    )  # the fifth is padding
     eye, first = jnp.eye(5), jnp.zeros((5, 5)).at[:, 0].set(1.0)
     near_map, far_map = kernels.local_and_global(jnp.stack([att, first, eye]))
     near(near_map, eye)
@@ -227,12 +329,19 @@ def test_rhythm_examples():
     rollout = make([1, 0], np.zeros((2, 5)), waad=waad, fai=fai)
     base = grpo(rollout)[0]
     near(attention_rhythm(rollout, strategy="local", share=0.25)[0] / base, [[1, 1, 1.5, 1, 1]] * 2)
-    near(attention_rhythm(rollout, strategy="global", share=0.25)[0] / base, [[1.5, 1, 1, 1, 1]] * 2)
-    late = rollout.with_signals(fai=jnp.asarray([[[0.1, 0.1, 0.1, 0.1, 0.9]] * 2]), waad=jnp.asarray([[[0.1, 0.5, 0.4, 1.5, 0.0]] * 2]))
+    near(
+        attention_rhythm(rollout, strategy="global", share=0.25)[0] / base, [[1.5, 1, 1, 1, 1]] * 2
+    )
+    late = rollout.with_signals(
+        fai=jnp.asarray([[[0.1, 0.1, 0.1, 0.1, 0.9]] * 2]),
+        waad=jnp.asarray([[[0.1, 0.5, 0.4, 1.5, 0.0]] * 2]),
+    )
     # token 4 is an anchor that looks back little, introduced by token 3: they share its extra weight
     gain = np.asarray(attention_rhythm(late, share=0.2, alpha=0.3)[0] / base)[0] - 1
     near(gain, [0, 0, 0, 0.5 * 0.3, 0.5 * 0.7])
-    near(attention_rhythm(late, share=0.2, window=0)[0] / base, [[1, 1, 1, 1, 1.5]] * 2)  # nobody introduces it: the global strategy
+    near(
+        attention_rhythm(late, share=0.2, window=0)[0] / base, [[1, 1, 1, 1, 1.5]] * 2
+    )  # nobody introduces it: the global strategy
     with pytest.raises(ValueError, match="choose from .coupled., .local., .global."):
         catalogue.attention_rhythm(rollout, strategy="both")
 
@@ -242,23 +351,36 @@ def test_rhythm_reductions():
     base = grpo(rollout)
     near(attention_rhythm(rollout, amplify=1.0), base)
     for strategy in ("local", "global"):
-        gain = np.asarray(jnp.where(base != 0, attention_rhythm(rollout, strategy=strategy) / jnp.where(base != 0, base, 1), 1))
+        gain = np.asarray(
+            jnp.where(
+                base != 0,
+                attention_rhythm(rollout, strategy=strategy) / jnp.where(base != 0, base, 1),
+                1,
+            )
+        )
         assert set(np.unique(gain.round(5))) == {1.0, 1.5}
-    assert (jnp.abs(attention_rhythm(rollout) - attention_rhythm(rollout, strategy="global")) > 1e-3).any()
-    none = rollout.with_signals(fai=jnp.zeros_like(rollout["fai"]))  # answers shorter than the nearest future
+    assert (
+        jnp.abs(attention_rhythm(rollout) - attention_rhythm(rollout, strategy="global")) > 1e-3
+    ).any()
+    none = rollout.with_signals(
+        fai=jnp.zeros_like(rollout["fai"])
+    )  # answers shorter than the nearest future
     near(attention_rhythm(none), base)
     near(attention_rhythm(none, strategy="global"), base)
 
 
 def test_entropy_mask_keeps_a_share_of_the_batch():
     rollout = random(9, ("entropy",))
-    out, n = entropy_mask(rollout), int(rollout.mask.sum())
+    out, n = entropy_mask(rollout), int(rollout.action_mask.sum())
     near(out["advantage"], grpo(rollout))
-    assert int(out["weight"].sum()) == int(np.ceil(0.2 * n)) and set(np.unique(out["weight"])) == {0.0, 1.0}
+    assert int(out["weight"].sum()) == int(np.ceil(0.2 * n)) and set(np.unique(out["weight"])) == {
+        0.0,
+        1.0,
+    }
     kept = np.asarray(out["weight"]) > 0
     H = np.asarray(rollout["entropy"])
-    assert H[kept].min() > H[np.asarray(rollout.mask) & ~kept].max()
-    assert (entropy_mask(rollout, rho=1.0)["weight"] == rollout.mask).all()
+    assert H[kept].min() > H[np.asarray(rollout.action_mask) & ~kept].max()
+    assert (entropy_mask(rollout, rho=1.0)["weight"] == rollout.action_mask).all()
 
 
 def test_t_reg_example_and_swapped_prompts():
@@ -266,7 +388,9 @@ def test_t_reg_example_and_swapped_prompts():
     rollout = make([0], better_logp=better, worse_logp=worse)
     A = t_reg(rollout)[0, 0]
     near(A, [0.166667, -0.166667, 0], 1e-5)
-    near(-(0.1 * A * np.log([0.4, 0.3, 0.2])).sum(), -0.004795, 1e-5)  # the policy-gradient loss of the credit, beta = 0.1
+    near(
+        -(0.1 * A * np.log([0.4, 0.3, 0.2])).sum(), -0.004795, 1e-5
+    )  # the policy-gradient loss of the credit, beta = 0.1
     near(t_reg(make([0], better_logp=worse, worse_logp=better))[0, 0], -A)
     assert (t_reg(make([0], better_logp=better, worse_logp=better)) == 0).all()
     two = make([1, 0], better_logp=np.tile(better, (2, 1)), worse_logp=np.tile(worse, (2, 1)))
@@ -274,9 +398,19 @@ def test_t_reg_example_and_swapped_prompts():
 
 
 def test_r_to_q_star_example_and_expectation():
-    near(r_to_q_star(make([0], [[1, 2]], logp=np.log([[0.5, 0.2]]), ref_logp=np.log([[0.4, 0.4]])))[0, 0], [0.022314, -0.069315], 1e-5)
-    pi, ref = (np.random.default_rng(s).dirichlet(np.ones(50), 3) for s in (0, 1))  # every action of three states
-    A = r_to_q_star(make([0] * 3, np.zeros((3, 50)), logp=np.log(pi), ref_logp=np.log(ref)), beta=0.7)[0]
+    near(
+        r_to_q_star(make([0], [[1, 2]], logp=np.log([[0.5, 0.2]]), ref_logp=np.log([[0.4, 0.4]])))[
+            0, 0
+        ],
+        [0.022314, -0.069315],
+        1e-5,
+    )
+    pi, ref = (
+        np.random.default_rng(s).dirichlet(np.ones(50), 3) for s in (0, 1)
+    )  # every action of three states
+    A = r_to_q_star(
+        make([0] * 3, np.zeros((3, 50)), logp=np.log(pi), ref_logp=np.log(ref)), beta=0.7
+    )[0]
     near((ref * np.exp(A / 0.7)).sum(-1), 1, 1e-5)
     near((pi * np.exp(-A / 0.7)).sum(-1), 1, 1e-5)
     near(A.sum(-1), 0.7 * (np.log(pi) - np.log(ref)).sum(-1), 1e-4)
@@ -288,8 +422,13 @@ def test_prime_against_the_others_mean_token():
     near(prime(same), rloo(same))
     assert (jnp.abs(prime(rollout) - rloo(rollout)) > 1e-3).any()
     small = make([1, 0], [[1, 1], [2, 2]], prm_logp=[[1, 2], [4, 6]], ref_logp=np.zeros((2, 2)))
-    near(prime(small, beta=1.0)[0], [[1 + 3 - 10, 1 + 2 - 5], [-1 + 10 - 3, -1 + 6 - 1.5]])  # mean tokens 1.5 and 5
-    near(prime(small, beta=1.0, form="code")[0], [[1 + 6 - 13, 1 + 4 - 6.5], [-1 + 20 - 13, -1 + 12 - 6.5]])
+    near(
+        prime(small, beta=1.0)[0], [[1 + 3 - 10, 1 + 2 - 5], [-1 + 10 - 3, -1 + 6 - 1.5]]
+    )  # mean tokens 1.5 and 5
+    near(
+        prime(small, beta=1.0, form="code")[0],
+        [[1 + 6 - 13, 1 + 4 - 6.5], [-1 + 20 - 13, -1 + 12 - 6.5]],
+    )
 
 
 # ---------------------------------------------------------------- order statistics
@@ -299,18 +438,25 @@ def test_prime_against_the_others_mean_token():
 def test_kth_largest_is_the_sorts(dtype):
     with jax.enable_x64(True):
         rng = np.random.default_rng(0)
-        x = (rng.normal(size=(40, 30)) * 10.0 ** rng.integers(-40 if dtype == "float64" else -30, 30, (40, 30))).astype(dtype)
+        x = (
+            rng.normal(size=(40, 30))
+            * 10.0 ** rng.integers(-40 if dtype == "float64" else -30, 30, (40, 30))
+        ).astype(dtype)
         x[::3] = np.round(rng.normal(size=(14, 30)))  # ties, zeros of both signs
         where = rng.random((40, 30)) < 0.7
         k = np.minimum(rng.integers(1, 30, 40), where.sum(-1))
-        got = np.asarray(jax.jit(kernels.kth_largest)(jnp.asarray(x), jnp.asarray(k), jnp.asarray(where)))
+        got = np.asarray(
+            jax.jit(kernels.kth_largest)(jnp.asarray(x), jnp.asarray(k), jnp.asarray(where))
+        )
         want = [np.sort(row[w])[::-1][n - 1] for row, w, n in zip(x, where, k, strict=True)]
         assert got.dtype == dtype and (got == want).all()
         assert (
             np.isinf(kernels.kth_largest(jnp.asarray(x[0]), jnp.asarray(0)))
             and not kernels.top_share(jnp.asarray(x[0]), 0.3, jnp.zeros(30, bool)).any()
         )
-    assert [int(kernels.top_share(jnp.arange(float(n)), 0.2).sum()) for n in (1, 5, 6, 10, 15, 35)] == [1, 1, 2, 2, 3, 7]
+    assert [
+        int(kernels.top_share(jnp.arange(float(n)), 0.2).sum()) for n in (1, 5, 6, 10, 15, 35)
+    ] == [1, 1, 2, 2, 3, 7]
 
 
 # ---------------------------------------------------------------- sploo
@@ -329,7 +475,9 @@ def test_sploo_example():
     S = sploo(rollout, **safe.keywords)[0]
     near(S[4, :2], [-1.386, -0.816327], 1e-3)
     near(S[np.r_[:4, 5:8]], A[np.r_[:4, 5:8]])  # e is 2.84 and 2.56 there, below c
-    e = (np.asarray(sploo(rollout, a=1.0, c=1e-9)[0][:, 0]) / A[:, 0] - 1,)  # a (1 - c/e) with c about 0 is 1 wherever e > 0
+    e = (
+        np.asarray(sploo(rollout, a=1.0, c=1e-9)[0][:, 0]) / A[:, 0] - 1,
+    )  # a (1 - c/e) with c about 0 is 1 wherever e > 0
     near(e, [[1] * 8], 1e-4)
     for c, fires in (
         (2.84, [1, 1, 1, 1, 1, 0, 0, 0]),
@@ -347,9 +495,19 @@ def test_sploo_example():
 
 def test_sploo_presets():
     knobs = {"p0": p0, "safe": safe, "mid": mid, "bold": bold, "l1": l1, "l1_bold": l1_bold}
-    want = {"p0": (0, 0), "safe": (0, 2, 3), "mid": (0, 3, 2), "bold": (0, 4, 1.5), "l1": (1, 0), "l1_bold": (1, 4, 1.5)}
+    want = {
+        "p0": (0, 0),
+        "safe": (0, 2, 3),
+        "mid": (0, 3, 2),
+        "bold": (0, 4, 1.5),
+        "l1": (1, 0),
+        "l1_bold": (1, 4, 1.5),
+    }
     for name, preset in knobs.items():
-        assert tuple(preset.keywords[k] for k in ("lam", "a", "c") if k in preset.keywords) == want[name]
+        assert (
+            tuple(preset.keywords[k] for k in ("lam", "a", "c") if k in preset.keywords)
+            == want[name]
+        )
         assert preset.func is catalogue.sploo
 
 
@@ -361,26 +519,39 @@ def test_sploo_without_baseline_and_weights_is_rloo():
     for knob in ({"c_b": 1.0}, {"lam": 1.0}, {"a": 4.0, "c": 0.1}):
         assert (jnp.abs(sploo(rollout, **{**off, **knob}) - rloo(rollout)) > 1e-3).any()
     own = jnp.arange(8)[:, None] + 5000
-    apart = changed(rollout, tokens=jnp.where(jnp.arange(20) == 4, own, rollout.tokens))  # parted at their first token
+    apart = changed(
+        rollout, tokens=jnp.where(jnp.arange(20) == 4, own, rollout.tokens)
+    )  # parted at their first token
     first = jnp.arange(20) == 4
     weighed = sploo(apart, lam=0.5)
     near(jnp.where(first, weighed, 0), 1.5 * jnp.where(first, rloo(apart), 0), 1e-5)
     near(jnp.where(first, 0, weighed), jnp.where(first, 0, rloo(apart)), 1e-5)
     pair = make([0.3, 0.9], [[1, 2, 3], [1, 2, 4]])
-    near(sploo(pair, **bold.keywords)[0], [[-0.6] * 3, [0.6] * 3])  # of two, b is the other's reward and nothing is evidence
+    near(
+        sploo(pair, **bold.keywords)[0], [[-0.6] * 3, [0.6] * 3]
+    )  # of two, b is the other's reward and nothing is evidence
     near(sploo(make([0.7] * 8, TREE), **l1_bold.keywords), 0, 0)
 
 
 def test_sploo_scales_with_rewards_and_ignores_a_shift():
     rollout = random(12, kinds=(0, 3))
-    last = rollout.real & (jnp.cumsum(rollout.real, -1) == rollout.real.sum(-1, keepdims=True))
+    last = rollout.segment_mask & (
+        jnp.cumsum(rollout.segment_mask, -1) == rollout.segment_mask.sum(-1, keepdims=True)
+    )
     moved = changed(rollout, reward=4 * rollout.reward + jnp.where(last, 7.0, 0))
     near(sploo(moved, **l1_bold.keywords), 4 * sploo(rollout, **l1_bold.keywords), 1e-3)
     divided = sploo(rollout, **l1_bold.keywords, normalize=True)
     near(sploo(moved, **l1_bold.keywords, normalize=True), divided, 1e-3)
-    R, there = jnp.where(rollout.real, rollout.reward, 0).sum(-1), rollout.real.any(-1)
+    R, there = (
+        jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1),
+        rollout.segment_mask.any(-1),
+    )
     std = np.asarray(kernels.masked_std(R, there, -1))
-    near(jnp.where(std[:, None, None] > 0, divided * (std[:, None, None] + 1e-6), 0), sploo(rollout, **l1_bold.keywords), 1e-3)
+    near(
+        jnp.where(std[:, None, None] > 0, divided * (std[:, None, None] + 1e-6), 0),
+        sploo(rollout, **l1_bold.keywords),
+        1e-3,
+    )
 
 
 def test_sploo_never_sees_ones_own_future():
@@ -388,7 +559,10 @@ def test_sploo_never_sees_ones_own_future():
     rng = np.random.default_rng(3)
     knobs = {"lam": 1.0, "a": 4.0, "c": 0.2, "c_b": 1.2}
     N, G, T = 64, 8, 12
-    tokens, reward = rng.integers(0, 2, (N, G, T)), rng.integers(0, 2, (N, G, 1)) + 0.01 * rng.normal(size=(N, G, 1))
+    tokens, reward = (
+        rng.integers(0, 2, (N, G, T)),
+        rng.integers(0, 2, (N, G, 1)) + 0.01 * rng.normal(size=(N, G, 1)),
+    )
     length = rng.integers(3, T + 1, (N, G, 1))
     with jax.enable_x64(True):
 
@@ -397,30 +571,54 @@ def test_sploo_never_sees_ones_own_future():
             zero = jnp.zeros(mask.shape)
             real = jnp.ones((N, G, 1), bool)
             return np.asarray(
-                sploo(Rollout(jnp.asarray(tokens), mask, zero, zero.astype(int), jnp.asarray(reward), real, valid=mask), **knobs)
+                sploo(
+                    Rollout(
+                        jnp.asarray(tokens),
+                        mask,
+                        zero,
+                        zero.astype(int),
+                        jnp.asarray(reward),
+                        real,
+                        token_mask=mask,
+                    ),
+                    **knobs,
+                )
             )[:, 0]
 
         t = rng.integers(0, 3, N)
         first = np.arange(G)[:, None] == 0
-        other = np.where(first & (np.arange(T) >= t[:, None, None]), rng.integers(0, 2, (N, G, T)), tokens)
+        other = np.where(
+            first & (np.arange(T) >= t[:, None, None]), rng.integers(0, 2, (N, G, T)), tokens
+        )
         long = np.where(first, T - 1, length)
         one, two = (np.where(first, r, reward) for r in (0.0, 1.0))
-        A0, A1, B0, B1 = credit(tokens, one, length), credit(tokens, two, length), credit(other, one, long), credit(other, two, long)
+        A0, A1, B0, B1 = (
+            credit(tokens, one, length),
+            credit(tokens, two, length),
+            credit(other, one, long),
+            credit(other, two, long),
+        )
     upto = np.arange(T) <= t[:, None]
     weight, weight_after = A1 - A0, B1 - B0
     np.testing.assert_allclose(weight[upto], weight_after[upto], atol=1e-12)
     np.testing.assert_allclose(A0[upto], B0[upto], atol=1e-12)
-    assert (weight[upto] > 2.5).any() and np.abs(A0 - B0).max() > 0.05  # evidence fired; later columns did change
+    assert (weight[upto] > 2.5).any() and np.abs(
+        A0 - B0
+    ).max() > 0.05  # evidence fired; later columns did change
 
 
 def test_sploo_credit_of_an_ended_answer_and_of_twins():
     """One answer ends where others go on; two are the same to the end and stay peers."""
     tokens = [[1, 2, 0, 0], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 5, 6], [7, 8, 9, 9]]
     mask = np.array([[1, 1, 0, 0]] + [[1] * 4] * 4)
-    rollout = make([1, 0, 1, 0, 0.5], tokens, mask=mask)
+    rollout = make([1, 0, 1, 0, 0.5], tokens, action_mask=mask)
     knobs = {"lam": 1.0, "a": 4.0, "c": 0.01, "c_b": 0.5, "least": 1}
     near(
-        sploo(rollout, **knobs)[0], loop_sploo({k: np.asarray(v[0]) for k, v in vars(rollout.filled()).items() if k != "signals"}, **knobs)
+        sploo(rollout, **knobs)[0],
+        loop_sploo(
+            {k: np.asarray(v[0]) for k, v in vars(rollout.filled()).items() if k != "signals"},
+            **knobs,
+        ),
     )
 
 
@@ -444,7 +642,14 @@ def expectation(world, **knobs):
     with jax.enable_x64(True):
         ones = jnp.ones((4096, 4, 3), bool)
         zero = jnp.zeros(ones.shape)
-        rollout = Rollout(jnp.asarray(ANSWERS[GROUPS]), ones, zero, zero.astype(int), jnp.asarray(r[GROUPS][..., None]), ones[..., :1])
+        rollout = Rollout(
+            jnp.asarray(ANSWERS[GROUPS]),
+            ones,
+            zero,
+            zero.astype(int),
+            jnp.asarray(r[GROUPS][..., None]),
+            ones[..., :1],
+        )
         A = np.asarray(sploo(rollout, **knobs))
     assert A.dtype == np.float64
     score = (ANSWERS - p_one)[GROUPS]
@@ -503,9 +708,17 @@ def test_tempos_gradient_is_two_of_ours():
     with jax.enable_x64(True):
         ones = jnp.ones((N, G, T), bool)
         rollout = Rollout(
-            jnp.asarray(tokens), ones, jnp.zeros(ones.shape), jnp.zeros(ones.shape, int), jnp.asarray(r)[..., None], ones[..., :1]
+            jnp.asarray(tokens),
+            ones,
+            jnp.zeros(ones.shape),
+            jnp.zeros(ones.shape, int),
+            jnp.asarray(r)[..., None],
+            ones[..., :1],
         )
-        tempo = np.asarray(jax.jit(partial(catalogue.tempo, eps=0.0))(rollout)) * r.std(-1)[:, None, None]
+        tempo = (
+            np.asarray(jax.jit(partial(catalogue.tempo, eps=0.0))(rollout))
+            * r.std(-1)[:, None, None]
+        )
         prefix = np.asarray(sploo(rollout, c_b=0.0, least=1, kurtosis=False))
         alone = np.asarray(rloo(rollout))
         shrunk = np.asarray(sploo(rollout))
@@ -539,5 +752,15 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(reward):
         "fai": tokens,
     }
     rollout = make([reward] * 7, tokens, logp=-tokens - 0.5, **signals)
-    for credit in (reinforce_pp_baseline, gpg, passk, gdpo, otb, hicra, attention_rhythm, sploo, partial(sploo, **l1_bold.keywords)):
+    for credit in (
+        reinforce_pp_baseline,
+        gpg,
+        passk,
+        gdpo,
+        otb,
+        hicra,
+        attention_rhythm,
+        sploo,
+        partial(sploo, **l1_bold.keywords),
+    ):
         assert (credit(rollout) == 0).all(), credit

@@ -18,19 +18,29 @@ from jaxcredit.rewards import oni as interest
 from jaxcredit.signals.macro import ngram, parse, perplexity, randomised
 from jaxcredit.signals.schedules import retention
 
-dr_grpo, grpo, ppo, rloo, reinforce_pp = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp"))
+dr_grpo, grpo, ppo, rloo, reinforce_pp = (
+    compiled(getattr(catalogue, name))
+    for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp")
+)
 clip_delta, capo, tp_grpo, vsrm, scrl, brpo, ma_rlhf, poad, pppo, interventions, r3l = (
-    compiled(getattr(catalogue, name)) for name in "clip_delta capo tp_grpo vsrm scrl brpo ma_rlhf poad pppo interventions r3l".split()
+    compiled(getattr(catalogue, name))
+    for name in "clip_delta capo tp_grpo vsrm scrl brpo ma_rlhf poad pppo interventions r3l".split()
 )
 rudder, rrd, lare, calm, potential_shaping, oni = (
-    compiled(getattr(catalogue, name)) for name in "rudder rrd lare calm potential_shaping oni".split()
+    compiled(getattr(catalogue, name))
+    for name in "rudder rrd lare calm potential_shaping oni".split()
 )
 
 
 def steps(reward, **signals):
     """Trajectories of one token a step."""
     reward = np.asarray(reward)
-    return make(reward, np.zeros(reward.shape), segment=np.broadcast_to(np.arange(reward.shape[1]), reward.shape), **signals)
+    return make(
+        reward,
+        np.zeros(reward.shape),
+        segment=np.broadcast_to(np.arange(reward.shape[1]), reward.shape),
+        **signals,
+    )
 
 
 def between(A):
@@ -45,7 +55,7 @@ def apart(a, b):
 
 def at_first(A, rollout):
     """The first segment's tokens alone."""
-    return np.where(np.asarray(rollout.mask & (rollout.segment == 0)), np.asarray(A), 0)
+    return np.where(np.asarray(rollout.action_mask & (rollout.segment == 0)), np.asarray(A), 0)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +77,12 @@ def test_oracle_with_knobs(name, knobs, told):
     credit, whole = getattr(catalogue, name), getattr(loops, f"batch_{name}", None)
     loop = whole or getattr(loops, f"loop_{name}")
     rollout = laws.synthetic(11, method_of(credit).needs, N=60, T=14, R=7, G=5, kinds=(0, 1, 3))
-    compare(partial(credit, **knobs), partial(loop, **{**knobs, **told}), rollout, whole_batch=whole is not None)
+    compare(
+        partial(credit, **knobs),
+        partial(loop, **{**knobs, **told}),
+        rollout,
+        whole_batch=whole is not None,
+    )
 
 
 # ---------------------------------------------------------------- process scores and judges
@@ -92,21 +107,42 @@ def test_clip_delta_cannot_be_hoarded():
     first = lambda p, **kw: between(clip_delta(steps(zero, process=p), eta=None, **kw))[0]  # noqa: E731
     assert abs(first(once, last_step=True) - first(again, last_step=True)) < 1e-6
     assert first(again, delta=False) > first(once, delta=False) + 1
-    assert max(between(clip_delta(steps(zero, process=[again[0], [1] * 5]), eta=0.7, delta=False))) <= 0
+    assert (
+        max(between(clip_delta(steps(zero, process=[again[0], [1] * 5]), eta=0.7, delta=False)))
+        <= 0
+    )
 
 
 def test_votes_are_nested():
     marks = jnp.asarray(np.random.default_rng(0).random((4, 50)) < 0.5)
     every, most, any_ = (kernels.vote(marks, share) for share in (1.0, 0.5, 0.0))
     n = np.asarray(marks).sum(0)
-    assert (np.asarray(every) == (n == 4)).all() and (np.asarray(most) == (n >= 2)).all() and (np.asarray(any_) == (n >= 1)).all()
-    assert (every <= most).all() and (most <= any_).all() and (every < most).any() and (most < any_).any()
+    assert (
+        (np.asarray(every) == (n == 4)).all()
+        and (np.asarray(most) == (n >= 2)).all()
+        and (np.asarray(any_) == (n >= 1)).all()
+    )
+    assert (
+        (every <= most).all()
+        and (most <= any_).all()
+        and (every < most).any()
+        and (most < any_).any()
+    )
 
 
 def test_capo_example():
     segment = [[0, 0, 1, 1], [0, 0, 1, -1]]
-    rollout = make([[0, 1], [0, 0]], np.zeros((2, 4)), mask=np.array(segment) >= 0, segment=segment, error=[[0, 1], [0, 1]])
-    near(capo(rollout)[0], [[1.248075, 1.248075, 0.27735, 0.27735], [-0.693375, -0.693375, -1.664101, 0]])
+    rollout = make(
+        [[0, 1], [0, 0]],
+        np.zeros((2, 4)),
+        action_mask=np.array(segment) >= 0,
+        segment=segment,
+        error=[[0, 1], [0, 1]],
+    )
+    near(
+        capo(rollout)[0],
+        [[1.248075, 1.248075, 0.27735, 0.27735], [-0.693375, -0.693375, -1.664101, 0]],
+    )
     clean = rollout.with_signals(error=jnp.zeros((1, 2, 2)))
     r = np.repeat([2.0, 0.0], [4, 3])  # grpo in which an answer counts by its tokens
     near(capo(clean)[0, :, 0], (np.array([2.0, 0.0]) - r.mean()) / r.std())
@@ -117,7 +153,9 @@ def test_capo_keeps_a_right_answer_above_a_wrong_one():
     segment = [[0, 0, 1, 1]] * 2
     rollout = make([[0, 1], [0, 0]], np.zeros((2, 4)), segment=segment, error=[[1, 0], [0, 0]])
     near_right, far = np.asarray(capo(rollout)[0]), np.asarray(capo(rollout, w_proc=3.0)[0])
-    assert near_right[0].min() > near_right[1].max() and far[0].min() < far[1].max()  # as long as w_whole > w_proc
+    assert (
+        near_right[0].min() > near_right[1].max() and far[0].min() < far[1].max()
+    )  # as long as w_whole > w_proc
     near(capo(rollout, w_proc=0.0), grpo(rollout))  # equal lengths
     everywhere = make([[0, 1], [0, 1]], np.zeros((2, 4)), segment=segment, error=np.ones((2, 2)))
     assert (capo(everywhere) == 0).all()
@@ -138,17 +176,32 @@ def test_tp_grpo_example():
     near(A, [[1, 0.75, 1, 0.75, 1], [1] * 5, [-1, 0, -1, 0, -1], [-1] * 5])
     for i, wrong in ((0, False), (2, True)):
         near(A[i], thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i]))
-        assert np.abs(A[i] - thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i], last=0.25)).max() > 0.1
-    broken = np.asarray(tp_grpo(steps(reward, error=[[0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0]]))[0])
-    assert np.abs(broken[0] - thoughts(1.0, 0.25, False, [0, 1, 1, 1, 0])).max() > 0.1  # two thoughts of one label are one thought
-    assert np.abs(broken[1] - thoughts(1.0, 0.25, False, [1, 0, 1, 0, 1])).max() > 0.1  # the answer's own thought must be right
+        assert (
+            np.abs(A[i] - thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i], last=0.25)).max()
+            > 0.1
+        )
+    broken = np.asarray(
+        tp_grpo(
+            steps(
+                reward, error=[[0, 1, 1, 1, 0], [1, 0, 1, 0, 1], [1, 0, 0, 0, 1], [0, 1, 0, 1, 0]]
+            )
+        )[0]
+    )
+    assert (
+        np.abs(broken[0] - thoughts(1.0, 0.25, False, [0, 1, 1, 1, 0])).max() > 0.1
+    )  # two thoughts of one label are one thought
+    assert (
+        np.abs(broken[1] - thoughts(1.0, 0.25, False, [1, 0, 1, 0, 1])).max() > 0.1
+    )  # the answer's own thought must be right
 
 
 def test_tp_grpo_between_all_right_and_all_wrong():
     error = [[0, 1, 0, 1, 0]] * 4
     right = np.zeros((4, 5))
     right[:, -1] = 1
-    near(tp_grpo(steps(right, error=error))[0], [[0, -0.5, 0, -0.5, 0]] * 4)  # acc = 1: strongest where everybody is right
+    near(
+        tp_grpo(steps(right, error=error))[0], [[0, -0.5, 0, -0.5, 0]] * 4
+    )  # acc = 1: strongest where everybody is right
     assert (tp_grpo(steps(np.zeros((4, 5)), error=error)) == 0).all()
     right[2:] = 0
     plain = steps(right, error=[[0] * 5] * 2 + [[1] * 5] * 2)
@@ -168,7 +221,9 @@ def test_vsrm_example():
     rollout = steps([[0, 0, 0, 1]], info=[a])
     r = np.array([0.35, 0.5, -0.175, -0.25]) + [0, 0, 0, 1]
     near(vsrm(rollout)[0, 0], whitened(np.cumsum(r[::-1])[::-1]))
-    telescoped = 1 + a[-1] - np.array(a[:-1])  # gamma=0: from each step on, the outcome and the whole change of accuracy
+    telescoped = (
+        1 + a[-1] - np.array(a[:-1])
+    )  # gamma=0: from each step on, the outcome and the whole change of accuracy
     near(vsrm(rollout, gamma=0.0)[0, 0], whitened(telescoped))
     assert np.abs(np.asarray(vsrm(rollout)[0, 0]) - whitened(telescoped)).max() > 0.1
     same, earned = steps([[0, 2, 0, 1]], info=[[0.3] * 5]), steps([[0, 2, 0, 1]], info=[a])
@@ -179,7 +234,9 @@ def test_vsrm_example():
 def test_scrl_example():
     raw = [[1, 1, 0, 1], [1, 0, 0, 0], [0, 1, 1, 0], [1, 1, 1, 1]]
     s = 1 / np.sqrt(3)
-    expected = np.array([[s, s, -3 * s, s], [1, -1, -1, 1], [-s, -s, -s, 3 * s], [-s, -s, -s, 3 * s]]).T
+    expected = np.array(
+        [[s, s, -3 * s, s], [1, -1, -1, 1], [-s, -s, -s, 3 * s], [-s, -s, -s, 3 * s]]
+    ).T
     A = np.asarray(scrl(steps(raw))[0])
     near(A, expected, 1e-5)
     later = np.array(raw)
@@ -201,25 +258,43 @@ def test_scrl_with_one_block_is_grpo():
 def test_brpo_example():
     x = [[0, 1, 1, 1], [0, 0, 0, 1]]
     rollout = steps(np.zeros((2, 4)), anytime=x)
-    near(brpo(rollout)[0], [[0.25, 0.375, 0.145833, 0.026786], [-0.25, -0.125, 0.0625, 0.1875]], 1e-5)
+    near(
+        brpo(rollout)[0], [[0.25, 0.375, 0.145833, 0.026786], [-0.25, -0.125, 0.0625, 0.1875]], 1e-5
+    )
     R = np.array([[0.75, 0.75, 0.5, 0.25], [0.25] * 4])
     near(brpo(rollout, history=0.0)[0], R - R.mean(0))
     near(brpo(rollout, history=1.0)[0], R - V1(x))
     near(brpo(rollout)[0, :, 0], (R - R.mean(0))[:, 0])  # at the first budget there is no past
-    near(brpo(rollout, prior=np.inf)[0, :, 3], [[1 - 0.75 * 6 / 7, 1][i] - 0.25 for i in range(2)], 1e-5)
+    near(
+        brpo(rollout, prior=np.inf)[0, :, 3],
+        [[1 - 0.75 * 6 / 7, 1][i] - 0.25 for i in range(2)],
+        1e-5,
+    )
     assert (brpo(steps(np.zeros((2, 4)), anytime=np.full((2, 4), 0.3))) == 0).all()
 
 
 def V1(x):
     """[sum_{j < s} 2^j x_j / sum_{j < s} 2^j] sum_{j >= s} P_j, uniform P."""
     w = 2.0 ** np.arange(4)
-    return np.array([[(w[:s] @ row[:s] / w[:s].sum() if s else 0) * (4 - s) / 4 for s in range(4)] for row in np.asarray(x, float)])
+    return np.array(
+        [
+            [(w[:s] @ row[:s] / w[:s].sum() if s else 0) * (4 - s) / 4 for s in range(4)]
+            for row in np.asarray(x, float)
+        ]
+    )
 
 
 def test_brpo_keeps_the_last_score_of_an_answer_that_ended_early():
     x = [[0, 1, 7, 7], [0, 0, 0, 1]]
     segment = [[0, 1, -1, -1], [0, 1, 2, 3]]
-    short = make(np.zeros((2, 4)), np.zeros((2, 4)), mask=np.array(segment) >= 0, segment=segment, real=np.array(segment) >= 0, anytime=x)
+    short = make(
+        np.zeros((2, 4)),
+        np.zeros((2, 4)),
+        action_mask=np.array(segment) >= 0,
+        segment=segment,
+        segment_mask=np.array(segment) >= 0,
+        anytime=x,
+    )
     full = brpo(steps(np.zeros((2, 4)), anytime=[[0, 1, 1, 1], [0, 0, 0, 1]]))
     near(brpo(short)[0], np.where(np.array(segment) >= 0, full[0], 0))
 
@@ -240,25 +315,39 @@ def test_ma_rlhf_example():
     answer = ma_rlhf(steps(reward, token_value=V, macro=[[0, 0, 1, 1, 2]] * 3))
     near(answer["advantage"][0, 0], [0.765225, 0.765225, 0.6055, 0.6055, 0.49], 1e-5)
     near(answer["target"][0, 0], [0.915225, 0.915225, 0.9555, 0.9555, 0.99], 1e-5)
-    each = steps(np.zeros((3, 5)), token_value=np.eye(3, 5), macro=[[0, 0, 0, 1, 2]] * 3)  # nothing but its own V: A = -V
-    near(-ma_rlhf(each, sigma="position")["advantage"][0, :, 0], [0.545455, 0.272727, 0.181818], 1e-5)
+    each = steps(
+        np.zeros((3, 5)), token_value=np.eye(3, 5), macro=[[0, 0, 0, 1, 2]] * 3
+    )  # nothing but its own V: A = -V
+    near(
+        -ma_rlhf(each, sigma="position")["advantage"][0, :, 0], [0.545455, 0.272727, 0.181818], 1e-5
+    )
     near(-ma_rlhf(each, sigma="unit")["advantage"][0, :, 0], [0, 0, 1])
     near(-ma_rlhf(each)["advantage"][0, :, 0], [1 / 3] * 3)
 
 
 def test_ma_rlhf_with_a_token_each_is_ppo():
     rollout = random(24, ("token_value", "macro"), R=8, G=5)
-    number = jnp.broadcast_to(jnp.arange(rollout.mask.shape[-1]), rollout.mask.shape)
+    number = jnp.broadcast_to(jnp.arange(rollout.action_mask.shape[-1]), rollout.action_mask.shape)
     single, plain = rollout.with_signals(macro=number), ppo(rollout, whiten=False, gamma=0.9)
     for column in ("advantage", "target"):
         near(ma_rlhf(single, gamma=0.9)[column], plain[column])
-        assert apart(ma_rlhf(rollout.with_signals(macro=number // 3), gamma=0.9)[column], plain[column])
+        assert apart(
+            ma_rlhf(rollout.with_signals(macro=number // 3), gamma=0.9)[column], plain[column]
+        )
 
 
 def test_boundaries_of_macro_actions():
     mask = jnp.asarray([[1, 1, 1, 1, 1], [1, 1, 0, 1, 1], [0, 1, 0, 0, 0], [0] * 5], bool)
-    assert ngram(mask, 2).tolist() == [[0, 0, 1, 1, 3], [0, 0, -1, 1, 2], [-1, 1, -1, -1, -1], [-1] * 5]
-    assert all(len(set(row[row >= 0])) == m.sum() for row, m in zip(np.asarray(ngram(mask, 1)), mask, strict=True))
+    assert ngram(mask, 2).tolist() == [
+        [0, 0, 1, 1, 3],
+        [0, 0, -1, 1, 2],
+        [-1, 1, -1, -1, -1],
+        [-1] * 5,
+    ]
+    assert all(
+        len(set(row[row >= 0])) == m.sum()
+        for row, m in zip(np.asarray(ngram(mask, 1)), mask, strict=True)
+    )
     ppl = jnp.asarray([[3.0, 2, 5, 4, 6], [3, 3, 9, 2, 2], [1, 5, 1, 1, 1], [1] * 5])
     number = np.asarray(perplexity(-jnp.log(ppl), mask))
     assert number[0, :4].tolist() == [0, 0, 1, 1] and number[0, 4] > 1
@@ -268,13 +357,20 @@ def test_boundaries_of_macro_actions():
 def test_randomised_macro_actions_are_the_lengths_in_some_order():
     mask = jnp.ones(30, bool)
     sizes = np.bincount(np.asarray(randomised(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(0))))
-    assert sorted(sizes[:5].tolist()) == [1, 2, 3, 5, 10] and sizes[5:].tolist() == [8, 1]  # 21 of 30, what is left, and the last alone
+    assert sorted(sizes[:5].tolist()) == [1, 2, 3, 5, 10] and sizes[5:].tolist() == [
+        8,
+        1,
+    ]  # 21 of 30, what is left, and the last alone
     other = np.bincount(np.asarray(randomised(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(1))))
     assert other.tolist() != sizes.tolist()
 
 
 def test_parsed_macro_actions():
-    tree = [[1, 2], [[1, 1, 1, 1, 1, 1], 1], [3, 1]]  # 3, then six words too many for a phrase, a word, and 4
+    tree = [
+        [1, 2],
+        [[1, 1, 1, 1, 1, 1], 1],
+        [3, 1],
+    ]  # 3, then six words too many for a phrase, a word, and 4
     number = parse(tree, 14, cutoff=5)
     # the words of the long phrase are leaves of one token: each joins what is before it, as does the word after them
     assert number.tolist() == [0] * 10 + [1] * 3 + [2]
@@ -285,12 +381,26 @@ def test_parsed_macro_actions():
 
 
 def test_poad_example():
-    turns = make([[0, 1, 0, 0]], np.zeros((1, 4)), segment=[[0, 0, 1, 1]], real=[[1, 1, 0, 0]], token_value=[[0.1, 0.3, 0.4, 0.6]])
+    turns = make(
+        [[0, 1, 0, 0]],
+        np.zeros((1, 4)),
+        segment=[[0, 0, 1, 1]],
+        segment_mask=[[1, 1, 0, 0]],
+        token_value=[[0.1, 0.3, 0.4, 0.6]],
+    )
     plain = partial(poad, whiten=False)
     near(plain(turns, gamma=0.9)["advantage"][0, 0], [0.728105, 0.5559, 0.58, 0.4], 1e-5)
-    near(plain(turns, gamma=0.9, within=0.9)["advantage"][0, 0], [0.573654, 0.47211, 0.482, 0.4], 1e-5)
-    near(plain(turns, gamma=0.9, lam=1.0)["target"][0, 0], [0.9, 0.9, 1, 1])  # an action is worth its return, however long it is
-    near(plain(turns, gamma=0.9, lam=1.0, within=0.9)["target"][0, 0], [0.9**3, 0.9**2, 0.9, 1])  # and not so in the naive form
+    near(
+        plain(turns, gamma=0.9, within=0.9)["advantage"][0, 0],
+        [0.573654, 0.47211, 0.482, 0.4],
+        1e-5,
+    )
+    near(
+        plain(turns, gamma=0.9, lam=1.0)["target"][0, 0], [0.9, 0.9, 1, 1]
+    )  # an action is worth its return, however long it is
+    near(
+        plain(turns, gamma=0.9, lam=1.0, within=0.9)["target"][0, 0], [0.9**3, 0.9**2, 0.9, 1]
+    )  # and not so in the naive form
     # No discount, or one at every token, is ppo; so are actions of one token.
     discounted = ppo(turns, gamma=0.9, whiten=False)
     near(plain(turns, gamma=1.0)["advantage"], ppo(turns, whiten=False)["advantage"])
@@ -305,9 +415,21 @@ def test_poad_example():
 
 def test_pppo_example():
     length = np.array([[10], [20], [4]])
-    A = np.asarray(pppo(make([1, 0, 0], np.zeros((3, 20)), mask=np.arange(20) < length, continued=[3, 1, 2]), ddof=1)[0])
+    A = np.asarray(
+        pppo(
+            make(
+                [1, 0, 0],
+                np.zeros((3, 20)),
+                action_mask=np.arange(20) < length,
+                continued=[3, 1, 2],
+            ),
+            ddof=1,
+        )[0]
+    )
     near(A[:, 0], [1.091089, -0.872872, -0.218218], 1e-5)
-    assert (A != 0).sum(-1).tolist() == [1, 3, 1] and (A[1, :3] != 0).all()  # floor(0.15 n), and one token at least
+    assert (A != 0).sum(-1).tolist() == [1, 3, 1] and (
+        A[1, :3] != 0
+    ).all()  # floor(0.15 n), and one token at least
 
 
 def test_pppo_keeps_a_beginning_that_grows_with_eta():
@@ -316,7 +438,11 @@ def test_pppo_keeps_a_beginning_that_grows_with_eta():
     whole, part, small = (np.asarray(pppo(nothing, eta=eta)) for eta in (1.0, 0.35, 0.15))
     near(whole, grpo(nothing))
     assert apart(part, whole) and apart(pppo(plain, eta=1.0), whole)
-    assert ((small != 0) <= (part != 0)).all() and ((part != 0) <= (whole != 0)).all() and (small != 0).sum() < (part != 0).sum()
+    assert (
+        ((small != 0) <= (part != 0)).all()
+        and ((part != 0) <= (whole != 0)).all()
+        and (small != 0).sum() < (part != 0).sum()
+    )
 
 
 def test_retention_grows_when_accuracy_stops_improving():
@@ -331,7 +457,14 @@ def test_int_learns_the_beginning_and_the_new_step():
     expected = [[1, 1, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]]
     assert answer["weight"][0].tolist() == expected and answer["advantage"][0].tolist() == expected
     logp = jnp.log(jnp.asarray([0.5, 0.25, 0.9]))
-    batch = losses.Batch(rollout.mask, rollout.logp, answer["advantage"], answer["weight"], jnp.ones((1, 4, 3)), rollout.segment)
+    batch = losses.Batch(
+        rollout.action_mask,
+        rollout.logp,
+        answer["advantage"],
+        answer["weight"],
+        jnp.ones((1, 4, 3)),
+        rollout.segment,
+    )
     near(losses.nll(jnp.broadcast_to(logp, (1, 4, 3)), batch)[0, 0, :2].sum(), np.log(8))
 
 
@@ -346,7 +479,10 @@ def test_r3l_examples():
     near(code, [-0.25, -0.25, 0.45, -0.25, 1, -0.25, 1.05, -0.25])
     near(none, np.array(R) - np.mean(R))
     near(number([1, 0.5, 0.2, 0] * 2, form="code")[:4], [1, 0.225, -0.225, -0.425])
-    assert code[6] > code[4] and (np.argsort(docs, kind="stable") == np.argsort(none, kind="stable")).all()
+    assert (
+        code[6] > code[4]
+        and (np.argsort(docs, kind="stable") == np.argsort(none, kind="stable")).all()
+    )
     near(number(R, alpha=1.0)[[2, 4]], [0.15, 1])  # below the best: the centred reward
     assert (number([0] * 8) == 0).all()  # all fail: nothing is amplified
     assert (number([1] * 8) == 3).all()  # all succeed: imitated, as a single demonstration is
@@ -355,16 +491,33 @@ def test_r3l_examples():
 
 
 def test_r3l_credits_a_pair_from_where_it_differs():
-    rollout = steps([[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]], pivot=[0, 2, 0, 9], pair=[1, 0, 3, 2])
+    rollout = steps(
+        [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 1]],
+        pivot=[0, 2, 0, 9],
+        pair=[1, 0, 3, 2],
+    )
     answer = r3l(rollout, alpha=2.25)
-    assert answer["weight"][0].tolist() == [[0, 0, 1, 1]] * 2 + [[1] * 4] * 2  # a pivot out of range is no retry
+    assert (
+        answer["weight"][0].tolist() == [[0, 0, 1, 1]] * 2 + [[1] * 4] * 2
+    )  # a pivot out of range is no retry
     assert (answer["advantage"][0, :2, :2] == 0).all()
     near(answer["advantage"][0, 1], [0, 0, 2.25, 2.25])
     unpaired = rollout.with_signals(pair=jnp.arange(4)[None])
     assert r3l(unpaired)["weight"][0, :2].tolist() == [[1] * 4, [0, 0, 1, 1]]
-    one = jax.tree.map(lambda x: x[:, 1:2], {"mask": rollout.mask, "segment": rollout.segment, **answer})
-    batch = losses.Batch(one["mask"], jnp.zeros((1, 1, 4)), one["advantage"], one["weight"], jnp.ones((1, 1, 4)), one["segment"])
-    numerator, denominator = losses.token_mean(losses.reinforce(jnp.asarray([[[-5.0, -6, -0.3, -0.2]]]), batch), batch)
+    one = jax.tree.map(
+        lambda x: x[:, 1:2], {"mask": rollout.action_mask, "segment": rollout.segment, **answer}
+    )
+    batch = losses.Batch(
+        one["mask"],
+        jnp.zeros((1, 1, 4)),
+        one["advantage"],
+        one["weight"],
+        jnp.ones((1, 1, 4)),
+        one["segment"],
+    )
+    numerator, denominator = losses.token_mean(
+        losses.reinforce(jnp.asarray([[[-5.0, -6, -0.3, -0.2]]]), batch), batch
+    )
     near(numerator / denominator / (1 + 1), 0.28125)
 
 
@@ -374,7 +527,9 @@ def test_r3l_credits_a_pair_from_where_it_differs():
 def test_rudder_example():
     rollout = steps([[0, 0, 0, 1], [0] * 4], info=[[0, 0.1, 0.1, 0.7, 0.9], [0] * 5])
     near(between(rudder(rollout)), np.cumsum([0.3, 0.6, 0, 0.1])[::-1])
-    near(between(rudder(rollout, residual="uniform")), np.cumsum([0.225, 0.625, 0.025, 0.125])[::-1])
+    near(
+        between(rudder(rollout, residual="uniform")), np.cumsum([0.225, 0.625, 0.025, 0.125])[::-1]
+    )
 
 
 def test_redistributed_rewards_add_up_to_the_outcome():
@@ -383,15 +538,25 @@ def test_redistributed_rewards_add_up_to_the_outcome():
     centred = at_first(dr_grpo(rollout), rollout)
     near(at_first(rudder(rollout), rollout), centred)
     near(at_first(rudder(rollout, residual="uniform"), rollout), centred)
-    assert apart(at_first(rudder(rollout, gamma=0.9), rollout), centred) and apart(rudder(rollout), dr_grpo(rollout))
+    assert apart(at_first(rudder(rollout, gamma=0.9), rollout), centred) and apart(
+        rudder(rollout), dr_grpo(rollout)
+    )
     assert apart(at_first(rrd(rollout), rollout), centred)
-    real = np.asarray(rollout.real)
+    real = np.asarray(rollout.segment_mask)
     short = (dr_grpo(rollout) - rrd(rollout)) * 0  # a decomposition whose loss is 0 adds up, too
     n = np.maximum(real.sum(-1, keepdims=True), 1)
     total = np.where(real, rollout.reward, 0).sum(-1, keepdims=True)
     wrong = np.where(real, rollout["progress"], 0).sum(-1, keepdims=True)
-    exact = rollout.with_signals(progress=rollout["progress"] + jnp.asarray((total - wrong) / n, jnp.float32))
-    near(kernels.decomposition_loss(exact["progress"], jnp.asarray(total[..., 0]), rollout.real), 0 * total[..., 0], 1e-4)
+    exact = rollout.with_signals(
+        progress=rollout["progress"] + jnp.asarray((total - wrong) / n, jnp.float32)
+    )
+    near(
+        kernels.decomposition_loss(
+            exact["progress"], jnp.asarray(total[..., 0]), rollout.segment_mask
+        ),
+        0 * total[..., 0],
+        1e-4,
+    )
     near(at_first(rrd(exact), rollout) + short, centred, 1e-4)
     near(lare(exact), rrd(exact))
 
@@ -400,16 +565,29 @@ def test_return_decomposition_losses():
     r, R, where = jnp.asarray([0.2, 0.5, 0.7, 0.0]), jnp.asarray(2.0), jnp.ones(4, bool)
     near(kernels.decomposition_loss(r, R, where), 0.0225)
     # All pairs, one entry, all, and more than there are: an entry that is not real cannot be drawn.
-    chosen = jnp.asarray([[k in some for k in range(5)] for some in (*combinations(range(4), 2), (1,), range(4), range(5))])
+    chosen = jnp.asarray(
+        [
+            [k in some for k in range(5)]
+            for some in (*combinations(range(4), 2), (1,), range(4), range(5))
+        ]
+    )
     sampled = partial(kernels.sampled_decomposition_loss, jnp.append(r, 7.0), R, jnp.arange(5) < 4)
-    both = jax.jit(lambda c: [jax.vmap(partial(sampled, unbiased=unbiased))(c) for unbiased in (False, True)])
+    both = jax.jit(
+        lambda c: [jax.vmap(partial(sampled, unbiased=unbiased))(c) for unbiased in (False, True)]
+    )
     plain, fair = (np.asarray(x) for x in both(chosen))
     near(plain[:6].mean(), 0.046667, 1e-5)
     near(fair[:6].mean(), 0.0225, 1e-5)
-    near((plain + fair)[:6].mean() / 2, 0.034583, 1e-5)  # of two entries, ddof=0 is half the variance: not the loss of the whole
+    near(
+        (plain + fair)[:6].mean() / 2, 0.034583, 1e-5
+    )  # of two entries, ddof=0 is half the variance: not the loss of the whole
     near(plain[6:], [0, 0.0225, 0.0225])
     near(fair[6:], [0, 0.0225, 0.0225])
-    slope = jax.jit(jax.vmap(jax.grad(lambda x, c: kernels.sampled_decomposition_loss(x, R, where, c)), (None, 0)))
+    slope = jax.jit(
+        jax.vmap(
+            jax.grad(lambda x, c: kernels.sampled_decomposition_loss(x, R, where, c)), (None, 0)
+        )
+    )
     assert jnp.isfinite(slope(r, chosen[:, :4])).all()
 
 
@@ -432,7 +610,9 @@ def test_calm_example():
     other = again.with_signals(subgoal=jnp.asarray([[[0, 1, 2, 2], [0] * 4]]))
     near(between(calm(other)), [1.2, 1.2, 1.1, 1])
     near(between(calm(other, c=0.0)), [1] * 4)
-    assert apart(at_first(calm(reached), reached), at_first(dr_grpo(reached), reached))  # not policy invariant
+    assert apart(
+        at_first(calm(reached), reached), at_first(dr_grpo(reached), reached)
+    )  # not policy invariant
 
 
 def test_potential_shaping_example():
@@ -452,8 +632,10 @@ def begun_alike(rollout, same=True):
 
 @partial(jax.jit, static_argnames=("gamma", "ended"))
 def shaped(rollout, gamma=1.0, ended=True):
-    F = kernels.shaping(rollout["info"], rollout.real, gamma=gamma, ended=ended)
-    return dataclasses.replace(rollout, reward=jnp.where(rollout.real, rollout.reward, 0) + F)
+    F = kernels.shaping(rollout["info"], rollout.segment_mask, gamma=gamma, ended=ended)
+    return dataclasses.replace(
+        rollout, reward=jnp.where(rollout.segment_mask, rollout.reward, 0) + F
+    )
 
 
 @pytest.mark.parametrize("credit", [grpo, dr_grpo, rloo], ids=["grpo", "dr_grpo", "rloo"])
@@ -462,7 +644,9 @@ def test_episode_centred_credit_does_not_see_potentials(credit):
     rollout = begun_alike(random(29, ("info",), kinds=(1,)))
     plain = credit(rollout)
     near(credit(shaped(rollout)), plain, 1e-4)
-    assert apart(credit(shaped(rollout, gamma=0.9)), plain)  # a discount that the credit does not have
+    assert apart(
+        credit(shaped(rollout, gamma=0.9)), plain
+    )  # a discount that the credit does not have
     assert apart(credit(shaped(rollout, ended=False)), plain)  # a potential left at the end
     assert apart(credit(shaped(random(29, ("info",), kinds=(1,)))), plain)  # beginnings that differ
 
@@ -472,7 +656,7 @@ def test_potential_shaping_is_seen_after_the_first_segment_alone():
     centred = dr_grpo(rollout)
     near(at_first(potential_shaping(rollout), rollout), at_first(centred, rollout), 1e-4)
     assert apart(potential_shaping(rollout), centred)
-    cut = dataclasses.replace(rollout, done=jnp.zeros(rollout.real.shape[:2], bool))
+    cut = dataclasses.replace(rollout, done=jnp.zeros(rollout.segment_mask.shape[:2], bool))
     assert apart(at_first(potential_shaping(cut), rollout), at_first(centred, rollout))
     near(potential_shaping(cut), potential_shaping(rollout, terminal_zero=False))
 
@@ -487,7 +671,9 @@ def test_oni_example():
 
 
 def test_interest_is_learned_from_a_judge():
-    worth, ask = interest.by_table(jnp.asarray([1, 0, interest.UNKNOWN]), jnp.asarray([[0, 1], [2, 0]]))
+    worth, ask = interest.by_table(
+        jnp.asarray([1, 0, interest.UNKNOWN]), jnp.asarray([[0, 1], [2, 0]])
+    )
     assert worth.tolist() == [[1, 0], [0, 1]] and ask.tolist() == [[False, False], [True, False]]
     assert interest.by_classifier(jnp.asarray([0.4, 0.5, 0.6])).tolist() == [0, 0, 1]
     near(interest.by_ranking(jnp.asarray([3.0, 1.0, 0.2]), 1.0, 4.0), [1, 0, -0.4])
@@ -499,7 +685,9 @@ def test_interest_is_learned_from_a_judge():
     near(interest.preference(a, b) + interest.preference(b, a), 1)
     near(interest.preference(a + 7, b + 7), interest.preference(a, b))
     assert interest.preference(a + 7, b) != interest.preference(a, b)
-    near(jax.grad(interest.preference_loss)(a, a, 0.5), 0)  # a tie is content with equal scores, a preference is not
+    near(
+        jax.grad(interest.preference_loss)(a, a, 0.5), 0
+    )  # a tie is content with equal scores, a preference is not
     assert jax.grad(interest.preference_loss)(a, a, 1.0) < 0
 
 
@@ -508,7 +696,11 @@ def test_interest_is_learned_from_a_judge():
 
 def test_runs_against_loops():
     rng = np.random.default_rng(0)
-    number, where, x = rng.integers(0, 2, (20, 9)), rng.random((20, 9)) < 0.7, rng.normal(size=(20, 9)).astype(np.float32)
+    number, where, x = (
+        rng.integers(0, 2, (20, 9)),
+        rng.random((20, 9)) < 0.7,
+        rng.normal(size=(20, 9)).astype(np.float32),
+    )
     begins, ends, sums, last, final = (np.zeros(x.shape) for _ in range(5))
     for i in range(20):
         at, total = np.flatnonzero(where[i]), 0.0
@@ -521,9 +713,15 @@ def test_runs_against_loops():
 
     @jax.jit
     def answers(number, where, x):
-        begins = kernels.run_begins(number, where)
-        sums = jnp.where(where, kernels.run_sums(x, begins, where), 0)
-        return begins, kernels.run_ends(number, where), sums, kernels.carried(x, where), kernels.final(where)
+        begins = kernels.is_run_start(number, where)
+        sums = jnp.where(where, kernels.run_cumsum(x, begins, where), 0)
+        return (
+            begins,
+            kernels.is_run_end(number, where),
+            sums,
+            kernels.forward_fill(x, where),
+            kernels.is_last(where),
+        )
 
     for got, want in zip(answers(number, where, x), (begins, ends, sums, last, final), strict=True):
         near(got, want)

@@ -18,39 +18,75 @@ from jaxcredit.rollout.synthetic import _tree
 
 vine, spo_chain, spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt, slate = (
     compiled(getattr(catalogue, name))
-    for name in ("vine", "spo_chain", "spo_tree", "tree_rl", "tree_rpo", "treeps_rag", "mars2", "malt", "slate")
+    for name in (
+        "vine",
+        "spo_chain",
+        "spo_tree",
+        "tree_rl",
+        "tree_rpo",
+        "treeps_rag",
+        "mars2",
+        "malt",
+        "slate",
+    )
 )
 dr_grpo, grpo, rloo = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "rloo"))
 ON_TREES = [spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt]
 
 
-N, G, K, LONGEST = 8, 27, 3, 3  # one shape for all trees of this file, so that each program is compiled once
+N, G, K, LONGEST = (
+    8,
+    27,
+    3,
+    3,
+)  # one shape for all trees of this file, so that each program is compiled once
 M = G * K + 1
 
 
 def planted(paths, reward):
     """N times one tree from its paths, lists of nodes: a token an edge, the outcome at the end, or a reward for each edge."""
-    real, node, parent, earned = np.zeros((G, K), bool), np.full((G, K), 99), np.full(M, -7), np.zeros((G, K))
+    real, node, parent, earned = (
+        np.zeros((G, K), bool),
+        np.full((G, K), 99),
+        np.full(M, -7),
+        np.zeros((G, K)),
+    )
     parent[0] = -1
     for g, (path, r) in enumerate(zip(paths, reward, strict=True)):
         n = len(path)
         real[g, :n], node[g, :n], parent[path] = True, path, [0, *path[:-1]]
         earned[g, :n] = r if np.ndim(r) else [0] * (n - 1) + [r]
     T = K * LONGEST
-    mask, segment = (np.pad(x, ((0, 0), (0, T - K)), constant_values=c) for x, c in ((real, False), (np.where(real, np.arange(K), -1), -1)))
+    mask, segment = (
+        np.pad(x, ((0, 0), (0, T - K)), constant_values=c)
+        for x, c in ((real, False), (np.where(real, np.arange(K), -1), -1))
+    )
     tokens, logp = np.zeros((G, T)), np.full((G, T), np.log(0.5))
-    one = make(earned, tokens, mask, segment, real, row=np.arange(G), node=node, node_parent=parent, logp=logp)
-    return jax.tree.map(lambda x: jnp.asarray(np.repeat(np.asarray(x), N, 0)), replace(one, valid=one.mask))
+    one = make(
+        earned,
+        tokens,
+        mask,
+        segment,
+        real,
+        row=np.arange(G),
+        node=node,
+        node_parent=parent,
+        logp=logp,
+    )
+    return jax.tree.map(
+        lambda x: jnp.asarray(np.repeat(np.asarray(x), N, 0)),
+        replace(one, token_mask=one.action_mask),
+    )
 
 
 @jax.jit
 @jax.vmap
 def values(group):
     """Of each node: the means of both kinds, and of the leaves less the others."""
-    tree = kernels.tree_of(group["node"], group["node_parent"], group.real)
-    R = jnp.where(group.real, group.reward, 0).sum(-1)
+    tree = kernels.tree_of(group["node"], group["node_parent"], group.segment_mask)
+    R = jnp.where(group.segment_mask, group.reward, 0).sum(-1)
     paths, children = kernels.path_mean(R, tree), kernels.child_mean(R, tree)
-    left = kernels.centre(R, where=group.real.any(-1), leave_one_out=True)
+    left = kernels.center(R, where=group.segment_mask.any(-1), leave_one_out=True)
     label = signals.malt_labels(children)
     return {
         "paths": paths,
@@ -66,9 +102,11 @@ def values(group):
 @jax.vmap
 def shaped(group):
     """MARS^2's rewards of each node, shaped in place and not."""
-    tree = kernels.tree_of(group["node"], group["node_parent"], group.real)
+    tree = kernels.tree_of(group["node"], group["node_parent"], group.segment_mask)
     r, used = node_reward(group, tree)
-    top = jnp.max(group.reward, where=group.real, initial=-jnp.inf)  # which shaping carries through
+    top = jnp.max(
+        group.reward, where=group.segment_mask, initial=-jnp.inf
+    )  # which shaping carries through
     return tuple(top + shape(r, tree, used, in_place=x) for x in (True, False))
 
 
@@ -85,13 +123,19 @@ def forest(seed, longest=LONGEST):
     signal = _tree(rng, real, M)
     kind = rng.integers(0, 2, (N, 1, 1))
     of_node = np.where(kind, rng.normal(size=(N, 1, M)), rng.integers(0, 2, (N, 1, M)))[:, 0]
-    reward = np.take_along_axis(of_node, np.minimum(signal["node"], M - 1).reshape(N, -1), 1).reshape(N, G, K)
+    reward = np.take_along_axis(
+        of_node, np.minimum(signal["node"], M - 1).reshape(N, -1), 1
+    ).reshape(N, G, K)
     reward = np.where(real, reward, 1e3)
     size, p = rng.integers(1, longest + 1, (N, M)), rng.uniform(0.5, 1, (N, M * longest))
     shape, answer = (N, R, T), {}
     for layout in ("paths", "edges"):
         tokens, segment = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
-        mask, valid, row = np.zeros(shape, bool), np.zeros(shape, bool), np.full((N, R), G - 1, np.int32)
+        mask, valid, row = (
+            np.zeros(shape, bool),
+            np.zeros(shape, bool),
+            np.full((N, R), G - 1, np.int32),
+        )
         for n in range(N):
             used = {}  # an edge's row: of the last path through it
             for g in range(G):
@@ -109,10 +153,21 @@ def forest(seed, longest=LONGEST):
             for r, (g, k, t, width, line) in enumerate(used.values() if layout == "edges" else ()):
                 row[n, r], tokens[n, r], segment[n, r, t : t + width] = g, line, k
                 mask[n, r, t : t + width], valid[n, r, : t + width] = True, True
-        logp = np.where(mask, np.log(np.take_along_axis(p, tokens.reshape(N, -1), 1).reshape(shape)), 0)
-        fields = {"tokens": tokens, "mask": mask, "logp": logp.astype(np.float32), "segment": segment, "reward": reward.astype(np.float32)}
-        fields |= {"real": real, "row": row, "valid": valid}
-        answer[layout] = Rollout(**{k: jnp.asarray(v) for k, v in fields.items()}, signals={k: jnp.asarray(v) for k, v in signal.items()})
+        logp = np.where(
+            mask, np.log(np.take_along_axis(p, tokens.reshape(N, -1), 1).reshape(shape)), 0
+        )
+        fields = {
+            "tokens": tokens,
+            "action_mask": mask,
+            "logp": logp.astype(np.float32),
+            "segment": segment,
+            "reward": reward.astype(np.float32),
+        }
+        fields |= {"segment_mask": real, "row": row, "token_mask": valid}
+        answer[layout] = Rollout(
+            **{k: jnp.asarray(v) for k, v in fields.items()},
+            signals={k: jnp.asarray(v) for k, v in signal.items()},
+        )
     return answer["paths"], answer["edges"]
 
 
@@ -126,7 +181,9 @@ def gradient(columns, rollout):
 
     def loss(theta):
         new = theta[at, rollout.tokens]
-        batch = losses.Batch(rollout.mask, jax.lax.stop_gradient(new), **columns, segment=rollout.segment)
+        batch = losses.Batch(
+            rollout.action_mask, jax.lax.stop_gradient(new), **columns, segment=rollout.segment
+        )
         return losses.token_mean(losses.ppo_clip(new, batch), batch)
 
     slope, n = jax.grad(loss, has_aux=True)(jnp.full((rollout.tokens.shape[0], M * LONGEST), -1.0))
@@ -140,22 +197,28 @@ def test_a_tree_as_paths_and_as_edges_gives_one_gradient(credit):
     near(a, b, 1e-6)
     assert float(n) == pytest.approx(float(m)) and float(n) > 20 and (np.abs(a) > 1e-3).sum() > 20
     if credit is not tree_rpo:  # which is 0 on most edges, shared ones among them
-        alike = catalogue.columns(credit(paths), paths) | {"weight": paths.mask * 1.0}
-        assert (jnp.abs(gradient(alike, paths)[0] - b) > 1e-3).any()  # without weights, shared edges count more than once
+        alike = catalogue.columns(credit(paths), paths) | {"weight": paths.action_mask * 1.0}
+        assert (
+            jnp.abs(gradient(alike, paths)[0] - b) > 1e-3
+        ).any()  # without weights, shared edges count more than once
 
 
 def test_each_edge_counts_once():
     for rollout in forest(0):
         weight = np.asarray(malt(rollout)["weight"])
         for w, g in zip(weight, groups(rollout), strict=True):
-            total = np.bincount(g["tokens"][g["mask"]], w[g["mask"]])
+            total = np.bincount(g["tokens"][g["action_mask"]], w[g["action_mask"]])
             near(total[total > 0], 1.0)
 
 
 # ---------------------------------------------------------------- the loops, with other knobs
 
 
-GRPO, ALL, CHILDREN = {"normalize": True}, {"prob_mask": None, "drop": False}, {"std": "children", "mean": "children", "drop": False}
+GRPO, ALL, CHILDREN = (
+    {"normalize": True},
+    {"prob_mask": None, "drop": False},
+    {"std": "children", "mean": "children", "drop": False},
+)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +229,9 @@ GRPO, ALL, CHILDREN = {"normalize": True}, {"prob_mask": None, "drop": False}, {
         (tree_rl, {"weighting": "code"}),
         (tree_rl, {"weighting": "none"}),
         (tree_rpo, CHILDREN),
-        pytest.param(mars2, {"gamma": 0.3, "lam": 0.2, "in_place": False}, marks=pytest.mark.slow),  # its shaping is tested below
+        pytest.param(
+            mars2, {"gamma": 0.3, "lam": 0.2, "in_place": False}, marks=pytest.mark.slow
+        ),  # its shaping is tested below
         (malt, {"leave_one_out": True}),
     ],
     ids=lambda x: x.__name__ if callable(x) else "-".join(f"{k}={v}" for k, v in x.items()),
@@ -180,7 +245,9 @@ def test_oracle_with_knobs(credit, knobs):
     assert any((np.abs(got[name] - other[name]) > 1e-3).any() for name in got)
 
 
-@pytest.mark.parametrize("knobs", [{"prob_mask": 0.3, "whiten": True, "ddof": 1}, {"prob_mask": None}], ids=str)
+@pytest.mark.parametrize(
+    "knobs", [{"prob_mask": 0.3, "whiten": True, "ddof": 1}, {"prob_mask": None}], ids=str
+)
 def test_spo_chain_oracle_with_knobs(knobs):
     rollout = random(3, ("value",), T=14)
     got, want = spo_chain(rollout, **knobs), trees.batch_spo_chain(groups(rollout), **knobs)
@@ -205,9 +272,10 @@ def test_tempo_s_prefix_tree():
     def both(tokens, node, parent):
         tree = kernels.tree_of(node, parent, ones)
         V = [mean(reward, tree) for mean in (kernels.path_mean, kernels.child_mean)]
-        return [jnp.pad(kernels.along(v, tree), ((0, 0), (1, 0)), constant_values=v[0]) for v in V], kernels.prefix_value(
-            tokens, ones, reward, where=ones[:, 0]
-        )
+        return [
+            jnp.pad(kernels.node_to_segment(v, tree), ((0, 0), (1, 0)), constant_values=v[0])
+            for v in V
+        ], kernels.prefix_value(tokens, ones, reward, where=ones[:, 0])
 
     (paths, children), want = both(jnp.asarray(tokens), node, parent)
     near(paths, want, 1e-6)
@@ -227,7 +295,9 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(reward):
     rollout = planted([[1, 3], [1, 4], [1, 5], [2, 6], [2]], [reward] * 5)
     for credit in (spo_tree, tree_rl, tree_rpo, treeps_rag, malt):
         assert (credit(rollout)["advantage"] == 0).all()
-    assert (mars2(replace(rollout, reward=jnp.full_like(rollout.reward, reward)))["advantage"] == 0).all()
+    assert (
+        mars2(replace(rollout, reward=jnp.full_like(rollout.reward, reward)))["advantage"] == 0
+    ).all()
 
 
 def test_siblings_that_are_equal_but_for_rounding_have_no_deviation():
@@ -253,9 +323,17 @@ def test_sums_up_and_down_a_tree_of_parents():
         up[parent[i]] += keep[i] * up[i]
     for i in range(1, M):
         down[i] += keep[i] * down[parent[i]]
-    x, parent, keep = jnp.asarray(x, jnp.float32), jnp.asarray(parent, jnp.int32), jnp.asarray(keep, jnp.float32)
+    x, parent, keep = (
+        jnp.asarray(x, jnp.float32),
+        jnp.asarray(parent, jnp.int32),
+        jnp.asarray(keep, jnp.float32),
+    )
     got = jax.jit(
-        lambda: (kernels.from_children(x, parent, keep), kernels.from_parent(x, parent, keep), kernels.from_children(x, parent))
+        lambda: (
+            kernels.from_children(x, parent, keep),
+            kernels.from_parent(x, parent, keep),
+            kernels.from_children(x, parent),
+        )
     )()
     near(got[0], up, 1e-5)
     near(got[1], down, 1e-5)
@@ -278,10 +356,17 @@ def test_vine_example_and_telescoping():
     several = random(4, ("value",), T=14)
     A = np.asarray(vine(several))
     for a, g in zip(A, groups(several), strict=True):
-        for i in range(len(g["real"])):
-            by_step = {int(k): a[i][(g["segment"][i] == k) & g["mask"][i]] for k in trees.steps(g, i)}
+        for i in range(len(g["segment_mask"])):
+            by_step = {
+                int(k): a[i][(g["segment"][i] == k) & g["action_mask"][i]]
+                for k in trees.steps(g, i)
+            }
             if by_step and all(len(x) for x in by_step.values()):
-                near(sum(x[0] for x in by_step.values()), g["reward"][i][g["real"][i]].sum() - g["value"][i, 0], 1e-4)
+                near(
+                    sum(x[0] for x in by_step.values()),
+                    g["reward"][i][g["segment_mask"][i]].sum() - g["value"][i, 0],
+                    1e-4,
+                )
     near(vine(several), spo_chain(several, prob_mask=None)["advantage"], 0)
     assert (jnp.abs(vine(several) - spo_chain(several)["advantage"]) > 1e-3).any()
 
@@ -299,18 +384,29 @@ def test_spo_chain_example():
 
 def test_cut_points():
     logp, mask = jnp.log(jnp.array([0.5, 0.5, 0.95, 0.5, 0.5])), jnp.array([1, 0, 1, 1, 1], bool)
-    assert kernels.cut_points(logp, mask, interval=1).tolist() == [0, -1, 0, 1, 2]  # a first token in doubt is cut before
+    assert kernels.cut_points(logp, mask, interval=1).tolist() == [
+        0,
+        -1,
+        0,
+        1,
+        2,
+    ]  # a first token in doubt is cut before
     assert kernels.cut_points(logp, mask, interval=1, most=2).tolist() == [0, -1, 0, 1, 1]
     assert kernels.cut_points(logp, mask, rho=0.99, interval=2).tolist() == [0, -1, 0, 1, 1]
     assert kernels.cut_points(logp, mask, rho=0.4).tolist() == [-1] * 5  # no cut, no credit
     whole = kernels.cut_points(logp, mask, interval=10**6)
     assert whole.tolist() == [0, -1, 0, 0, 0]
-    near(vine(make([1], [range(5)], mask=[mask], segment=[whole], value=[[0.3]]))[0, 0], 0.7 * mask)  # r - V(prompt)
+    near(
+        vine(make([1], [range(5)], action_mask=[mask], segment=[whole], value=[[0.3]]))[0, 0],
+        0.7 * mask,
+    )  # r - V(prompt)
 
 
 def test_spo_chain_whitens_over_tokens_with_a_weight_or_over_all():
     logp = np.log([[0.5, 0.95, 0.5], [0.5, 0.5, 0.95]])
-    rollout = make([[0, 1], [0, 0]], segment=[[0, 0, 1], [0, 1, 1]], value=[[0.4, 0.7], [0.4, 0.2]], logp=logp)
+    rollout = make(
+        [[0, 1], [0, 0]], segment=[[0, 0, 1], [0, 1, 1]], value=[[0.4, 0.7], [0.4, 0.2]], logp=logp
+    )
     x = np.array([0.3, 0.3, -0.2, -0.2])
     A = np.asarray(spo_chain(rollout, whiten=True, ddof=1, eps=0.0)["advantage"][0])
     near(A[[0, 0, 1, 1], [0, 2, 0, 1]], (x - x.mean()) / x.std(ddof=1))
@@ -326,7 +422,9 @@ def test_spo_tree_example():
     rollout = planted(PAIRS, [1, 0, 1, 1])
     answer = spo_tree(rollout)
     near(answer["advantage"][0, :4, :2], [[-0.25, 0.5], [-0.25, -0.5], [0.25, 0], [0.25, 0]])
-    near(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])  # equal siblings leave the loss
+    near(
+        answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]]
+    )  # equal siblings leave the loss
     near(spo_tree(rollout, **ALL)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
     near(spo_tree(rollout, **GRPO)["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
     sure = replace(rollout, logp=rollout.logp.at[0, 0, :2].set(jnp.log(jnp.array([0.95, 0.85]))))
@@ -340,10 +438,14 @@ def test_spo_tree_paths_sum_to_leaf_less_root_and_siblings_to_zero():
         tree = trees.Tree(g)
         of = {n: 0.0 for n in tree.parent}
         for (i, k), n in tree.node.items():
-            of[n] = a[i][(g["segment"][i] == k) & g["mask"][i]][0]
+            of[n] = a[i][(g["segment"][i] == k) & g["action_mask"][i]][0]
         for i in tree.R:
             ends = tree.node[i, trees.steps(g, i)[-1]]
-            near(sum(of[n] for n in trees.lineage(tree, ends)), tree.by_children(ends) - tree.by_children(0), 1e-4)
+            near(
+                sum(of[n] for n in trees.lineage(tree, ends)),
+                tree.by_children(ends) - tree.by_children(0),
+                1e-4,
+            )
         for n, children in tree.children.items():
             if children and not tree.ends[n]:
                 assert abs(sum(of[c] for c in children)) < 1e-4
@@ -377,21 +479,31 @@ def test_tree_rl_example():
     near(A[:2, 1], [1.0, -1.666667], 1e-5)
     s = np.sqrt(2)
     code = tree_rl(rollout, weighting="code")["advantage"][0]
-    near(code[[0, 2], 0], [-2 / 3 / s, 2 / 3 / s], 1e-5)  # the root is 0, so its own weight does not show
+    near(
+        code[[0, 2], 0], [-2 / 3 / s, 2 / 3 / s], 1e-5
+    )  # the root is 0, so its own weight does not show
     near(code[:2, 1], [2 / 3 + 1 / 3 / s, -2 + 1 / 3 / s], 1e-5)
     near(tree_rl(rollout, weighting="none")["advantage"][0, :4:2, 0], [-2 / 3, 2 / 3], 1e-5)
 
 
 def test_treeps_rag_is_tree_rl_with_each_leaf_in_its_baseline():
     rollout = forest(2)[0]
-    n = np.asarray(rollout.real.any(-1).sum(-1))[:, None, None]
-    near(treeps_rag(rollout)["advantage"], tree_rl(rollout)["advantage"] * (n - 1) / np.maximum(n, 1), 1e-4)
+    n = np.asarray(rollout.segment_mask.any(-1).sum(-1))[:, None, None]
+    near(
+        treeps_rag(rollout)["advantage"],
+        tree_rl(rollout)["advantage"] * (n - 1) / np.maximum(n, 1),
+        1e-4,
+    )
     assert (jnp.abs(treeps_rag(rollout)["advantage"] - tree_rl(rollout)["advantage"]) > 1e-3).any()
 
 
 def test_tree_rpo_example_and_what_it_has_of_spo_tree():
     answer = tree_rpo(planted(PAIRS, [1, 0, 1, 1]))
-    near(answer["advantage"][0, :4, :2], [[-0.57735, 1], [-0.57735, -1], [0.57735, 0], [0.57735, 0]], 1e-5)
+    near(
+        answer["advantage"][0, :4, :2],
+        [[-0.57735, 1], [-0.57735, -1], [0.57735, 0], [0.57735, 0]],
+        1e-5,
+    )
     near(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])
     rollout = forest(2)[0]
     a, b = tree_rpo(rollout, **CHILDREN), spo_tree(rollout, **GRPO)
@@ -409,13 +521,22 @@ def test_mars2_example():
     off = mars2(rollout, gamma=0.0)["advantage"][0]
     z = (np.array([0.2, 0.6, 0.4, 1]) - 0.55) / np.std([0.2, 0.6, 0.4, 1])
     near([off[0, 0], off[1, 0], off[1, 1], off[2, 1]], z, 1e-5)
-    only = shaped(planted([[1, 2]], [[0.5, 0.9]]))[0]  # an only child is shaped by its parent alone, the first by nobody
+    only = shaped(planted([[1, 2]], [[0.5, 0.9]]))[
+        0
+    ]  # an only child is shaped by its parent alone, the first by nobody
     near(only[0, 1:3], [0.5, 0.9 + 0.5 * 0.4], 1e-6)
     equal = planted(PAIRS, [[0.3, 0.3]] * 4)
     near(shaped(equal)[0][0, 1:7], [0.3] * 6, 1e-6)
 
 
-LEAVES = np.array([[[1, 1, 0], [1, 0, 0], [0, 0, 0]], [[0, 0, 1], [0, 0, 0], [0, 0, 0]], [[1, 1, 1], [1, 1, 0], [0, 1, 1]]], np.float32)
+LEAVES = np.array(
+    [
+        [[1, 1, 0], [1, 0, 0], [0, 0, 0]],
+        [[0, 0, 1], [0, 0, 0], [0, 0, 0]],
+        [[1, 1, 1], [1, 1, 0], [0, 1, 1]],
+    ],
+    np.float32,
+)
 CHAIN = [[1 + a, 4 + 3 * a + b, 13 + 9 * a + 3 * b + c] for a, b, c in np.ndindex(3, 3, 3)]
 
 
@@ -429,7 +550,12 @@ def test_malt_example():
     assert label[4:13].tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 1] and label[1:4].tolist() == [0, 0, 1]
     assert not signals.malt_labels(jnp.array([0.5])).any()  # theta itself is negative
     pairs = {(int(a), int(b)) for a, b in np.argwhere(answer["pairs"])}
-    assert {p for p in pairs if p[0] < 13} == {(3, 1), (3, 2), (4, 5), (4, 6)}  # alike siblings make none
+    assert {p for p in pairs if p[0] < 13} == {
+        (3, 1),
+        (3, 2),
+        (4, 5),
+        (4, 6),
+    }  # alike siblings make none
     assert {p for p in pairs if p[0] >= 31} == {(34, 36), (35, 36), (38, 37), (39, 37)}
     A = malt(rollout)["advantage"][0]
     near(A[::9, 0], LEAVES.mean((1, 2)) - LEAVES.mean(), 1e-5)
@@ -438,7 +564,9 @@ def test_malt_example():
 
 
 def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo_tree():
-    there = np.delete(np.arange(27), [1, 5, 6, 7, 8])  # the third critique of the first answer failed with its refinements
+    there = np.delete(
+        np.arange(27), [1, 5, 6, 7, 8]
+    )  # the third critique of the first answer failed with its refinements
     V = values(planted([CHAIN[i] for i in there], LEAVES.reshape(-1)[there]))["children"][0]
     near(V[jnp.array([1, 4, 5, 6])], [0.5, 0.5, 0.5, 0])
     full = forest(2)[0]
@@ -480,7 +608,7 @@ def test_slate_compares_siblings_alone_and_a_prefix_gets_nothing():
 def test_steps_that_are_compared_among_siblings_have_less_variance():
     """T times less with T equal, uncorrelated steps, T (1 + (T - 1) rho) times with correlated ones; (k - 1) / k of either among k."""
     rng = np.random.default_rng(0)
-    centre = jax.jit(jax.vmap(kernels.centre))
+    centre = jax.jit(jax.vmap(kernels.center))
     own, common = rng.normal(size=(40_000, 5, 4)), rng.normal(size=(40_000, 5, 1))
     for rho, ratio in ((0.0, 4), (0.5, 10)):
         r = np.sqrt(1 - rho) * own + np.sqrt(rho) * common
@@ -523,6 +651,8 @@ def test_grounded_prm_labels():
         near(u(jnp.ones(7), F, where=jnp.arange(7) < N), (N + 1) / (2 * N) + 1 / N, 1e-5)
     near(u(v, -F, where=jnp.arange(7) < 0), -1)
     backed = jax.jit(signals.grounded_prm_values)
-    value, visits = backed(jnp.array([0, 0, 0.5555556, 0.1]), jnp.array([0, 0, 1, 2]), jnp.array([-1, 0, 1, 1]))
+    value, visits = backed(
+        jnp.array([0, 0, 0.5555556, 0.1]), jnp.array([0, 0, 1, 2]), jnp.array([-1, 0, 1, 1])
+    )
     near(value, [0.81 * 0.6555556, 0.9 * 0.6555556, 0.5555556, 0.1], 1e-5)
     assert visits.tolist() == [3, 3, 1, 2]

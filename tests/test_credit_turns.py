@@ -31,15 +31,31 @@ def play(reward, *, per=1, done=True, **signals):
 
     def pad(x, axes):
         width = [*np.shape(x[0])[1:]] if len(axes) > 1 else []
-        out = np.full([sizes.get(a, n) for a, n in zip(axes, [G, len(x[0]) if len(axes) > 1 else 0, *width], strict=False)], float(JUNK))
+        out = np.full(
+            [
+                sizes.get(a, n)
+                for a, n in zip(axes, [G, len(x[0]) if len(axes) > 1 else 0, *width], strict=False)
+            ],
+            float(JUNK),
+        )
         for i, one in enumerate(x):
             out[(i, slice(len(one))) if len(axes) > 1 else i] = one
         return out
 
     mask = np.pad(np.repeat(real, per, 1), ((0, 0), (0, T - K * per)))
     segment = np.where(mask, np.arange(T) // per, -1)
-    signals = {name: pad(x, ["R", "T"] if name == "logp" else SIGNALS[name].axes.split()) for name, x in signals.items()}
-    rollout = make(pad(reward, ["G", "K"]), np.zeros((G, T)), mask=mask, segment=segment, real=real, **signals).filled()
+    signals = {
+        name: pad(x, ["R", "T"] if name == "logp" else SIGNALS[name].axes.split())
+        for name, x in signals.items()
+    }
+    rollout = make(
+        pad(reward, ["G", "K"]),
+        np.zeros((G, T)),
+        action_mask=mask,
+        segment=segment,
+        segment_mask=real,
+        **signals,
+    ).filled()
     rollout = Rollout(**{**vars(rollout), "done": jnp.full((1, G), done)})
     return jax.tree.map(lambda x: jnp.repeat(x, 64, 0), rollout)
 
@@ -64,7 +80,16 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
     [
         ("gigpo", {"normalize": True, "pool": "steps", "singleton": "raw", "ddof": 1}),
         ("hgpo", {"history": 1, "normalize": True, "alpha": 2.0}),
-        ("hae", {"gamma": 0.9, "lam_turn": 0.5, "bootstrap": False, "plan_switch": True, "whiten": True}),
+        (
+            "hae",
+            {
+                "gamma": 0.9,
+                "lam_turn": 0.5,
+                "bootstrap": False,
+                "plan_switch": True,
+                "whiten": True,
+            },
+        ),
         ("a2tgpo", {"gamma": 0.9}),
         ("igpo", {"kind": "prob", "pool": "joint", "gamma": 0.9}),
         ("matchtir", {"singleton": "raw", "ddof": 1}),
@@ -85,7 +110,9 @@ def test_the_other_readings_follow_their_loops(name, knobs):
     needs = (*method_of(credit).needs, *(("token_value",) if name == "archer" else ()))
     rollout = laws.synthetic(13, needs, N=60, T=14, R=7, G=5, kinds=(0, 1, 3))
     if name == "hae":
-        rollout = rollout.with_signals(kind=rollout["kind"] + 1)  # 1 to 3, where the shared test has 0 to 2
+        rollout = rollout.with_signals(
+            kind=rollout["kind"] + 1
+        )  # 1 to 3, where the shared test has 0 to 2
     compare(credit, loop, rollout, whole_batch=whole is not None, atol=5e-5)
 
 
@@ -96,7 +123,11 @@ def test_gigpo_examples():
     r, s = [[0, 10], [0, 0]], [[0, 1], [0, 2]]
     is_(C["gigpo"](play(r, state=s), gamma=1.0), r, [[10, 5], [-10, -5]])
     normed = {"gamma": 1.0, "normalize": True, "ddof": 1}
-    is_(C["gigpo"](play(r, state=s), **normed, pool="steps"), r, [[1.573132, 0.866025], [-1.573132, -0.866025]])
+    is_(
+        C["gigpo"](play(r, state=s), **normed, pool="steps"),
+        r,
+        [[1.573132, 0.866025], [-1.573132, -0.866025]],
+    )
     is_(C["gigpo"](play(r, state=s), **normed), r, [[1.414213, 0.707107], [-1.414213, -0.707107]])
     r, s = [[0, 0, 1], [0]], [[0, 1, 2], [0]]
     is_(C["gigpo"](play(r, state=s), weight=0.0, pool="steps"), r, [[0.25] * 3, [-0.75]])
@@ -118,13 +149,25 @@ def test_gigpo_without_weight_or_repeated_states_is_dr_grpo():
 
 
 def test_gigpo_step_terms_of_a_state_sum_to_zero_and_sparse_returns_are_outcomes():
-    r, s = [[0, 0, 0, 1], [0, 0, 1], [0, 0, 0, 0], [0]], [[0, 1, 0, 2], [0, 0, 1], [3, 1, 1, 0], [1]]
+    r, s = (
+        [[0, 0, 0, 1], [0, 0, 1], [0, 0, 0, 0], [0]],
+        [[0, 1, 0, 2], [0, 0, 1], [3, 1, 1, 0], [1]],
+    )
     step = np.asarray(C["gigpo"](play(r, state=s)) - C["gigpo"](play(r, state=s), weight=0.0))[0]
     for state in range(3):
-        assert abs(sum(step[i, k] for i in range(4) for k in range(len(r[i])) if s[i][k] == state)) < 1e-5
-    whole = np.asarray(C["gigpo"](play(r, state=s), gamma=1.0) - C["gigpo"](play(r, state=s), weight=0.0))[0]
-    outcome = np.array([1, 1, 1, 1, 0])  # the visits of state 0: twice by the first, twice by the second, once by the third
-    near([whole[0, 0], whole[0, 2], whole[1, 0], whole[1, 1], whole[2, 3]], outcome - outcome.mean())
+        assert (
+            abs(sum(step[i, k] for i in range(4) for k in range(len(r[i])) if s[i][k] == state))
+            < 1e-5
+        )
+    whole = np.asarray(
+        C["gigpo"](play(r, state=s), gamma=1.0) - C["gigpo"](play(r, state=s), weight=0.0)
+    )[0]
+    outcome = np.array(
+        [1, 1, 1, 1, 0]
+    )  # the visits of state 0: twice by the first, twice by the second, once by the third
+    near(
+        [whole[0, 0], whole[0, 2], whole[1, 0], whole[1, 1], whole[2, 3]], outcome - outcome.mean()
+    )
 
 
 def test_a_lone_trajectory_gets_nothing_or_what_it_earned():
@@ -132,13 +175,21 @@ def test_a_lone_trajectory_gets_nothing_or_what_it_earned():
         rollout = play(r, state=[list(range(len(r[0])))])
         assert (C["gigpo"](rollout) == 0).all()
         is_(C["gigpo"](rollout, singleton="raw"), r, [[2.0] * len(r[0])])
-    is_(C["gigpo"](play([[0, 2]], state=[[0, 1]]), singleton="raw", pool="steps"), [[0, 2]], [[0, 0]])  # the released pool has two rows
+    is_(
+        C["gigpo"](play([[0, 2]], state=[[0, 1]]), singleton="raw", pool="steps"),
+        [[0, 2]],
+        [[0, 0]],
+    )  # the released pool has two rows
 
 
 def test_hgpo_example_and_levels():
     r, s = [[0, 1], [0, 0], [0, 0]], [[0, 1], [0, 1], [2, 1]]
     near(np.asarray(C["hgpo"](play(r, state=s)))[0, :3, 1], [5 / 9, -4 / 9, -1 / 3])
-    r = [[0, 1], [0, 0], [0, 0.5]]  # the third turn is average among all three, and below the one that it shares a past with
+    r = [
+        [0, 1],
+        [0, 0],
+        [0, 0.5],
+    ]  # the third turn is average among all three, and below the one that it shares a past with
     s = [[0, 1], [2, 1], [0, 1]]
     near(np.asarray(C["hgpo"](play(r, state=s)))[0, 2, 1], (0 + 2 * -0.25) / 3)
     near(np.asarray(C["hgpo"](play(r, state=s), skip_zero=True))[0, 2, 1], -0.25)
@@ -158,7 +209,13 @@ PLAN, LOW, HEAD = [0.4, 0, 0.7, 0], [0.3, 0.5, 0.6, 0.8], [0.35, 0.45, 0.65, 0.7
 
 def hiper(r, *, subgoal=(0, 0, 1, 1), done=True, plan=PLAN, low=LOW, **more):
     """One trajectory; each turn is a subgoal token, a switch token and an action token."""
-    signals = {"value": [low], "value_plan": [plan], "value_switch": [HEAD], "subgoal": [subgoal], "kind": [[1, 2, 3] * 4]}
+    signals = {
+        "value": [low],
+        "value_plan": [plan],
+        "value_switch": [HEAD],
+        "subgoal": [subgoal],
+        "kind": [[1, 2, 3] * 4],
+    }
     return play([r], per=3, done=done, **signals, **more)
 
 
@@ -175,7 +232,9 @@ def test_hae_examples():
     near(A.T, [[0.3, 0, 0, 0], [0.35, 0.25, 0.05, -0.05], [0.4, 0.2, 0.2, 0]])
     A = three(C["hae"](hiper([0, 0, 0, 0], done=False), bootstrap=False))
     near(A.T, [[-0.365, 0, -0.7, 0], [0.35, 0.25, -0.65, -0.75], [0.4, 0.2, -0.6, -0.8]])
-    near(three(C["hae"](hiper([0, 0, 0, 0])))[:, 2], [0.4, 0.2, -0.6, -0.8])  # ended by itself: nothing to bootstrap
+    near(
+        three(C["hae"](hiper([0, 0, 0, 0])))[:, 2], [0.4, 0.2, -0.6, -0.8]
+    )  # ended by itself: nothing to bootstrap
 
 
 def test_hae_targets_are_advantage_plus_value_where_it_was_read():
@@ -187,23 +246,39 @@ def test_hae_targets_are_advantage_plus_value_where_it_was_read():
 
 
 def test_hae_with_one_subgoal_is_flat_gae_and_with_one_a_turn_too():
-    near(three(C["hae"](hiper([0, 0, 0, 1], subgoal=(3, 3, 3, 3)), gamma=0.9, lam_turn=0.5))[:, 2], [0.210525, 0.1345, 0.21, 0.2])
+    near(
+        three(C["hae"](hiper([0, 0, 0, 1], subgoal=(3, 3, 3, 3)), gamma=0.9, lam_turn=0.5))[:, 2],
+        [0.210525, 0.1345, 0.21, 0.2],
+    )
     V = [0.4, 0.5, 0.7, 0.8]
     each = hiper([0, 0, 0, 1], subgoal=(0, 1, 2, 3), plan=V, low=V)
     near(three(C["hae"](each, gamma=0.9, lam_turn=0.5))[:, 0], [0.300776, 0.293305, 0.191, 0.2])
     rollout = random(3, method_of(catalogue.hae).needs)
-    rollout = Rollout(**{**vars(rollout), "done": jnp.ones((64, 6), bool)}).with_signals(kind=jnp.full(rollout.mask.shape, 3))
+    rollout = Rollout(**{**vars(rollout), "done": jnp.ones((64, 6), bool)}).with_signals(
+        kind=jnp.full(rollout.action_mask.shape, 3)
+    )
 
     @jax.jit
     def flat_gae(rollout):
         def one(g):
-            return kernels.spread(kernels.gae(jnp.where(g.real, g.reward, 0), g["value"], gamma=0.9, lam=0.5, where=g.real), g)
+            return kernels.to_tokens(
+                kernels.gae(
+                    jnp.where(g.segment_mask, g.reward, 0),
+                    g["value"],
+                    gamma=0.9,
+                    lam=0.5,
+                    where=g.segment_mask,
+                ),
+                g,
+            )
 
-        return jnp.where(rollout.mask, jax.vmap(one)(rollout), 0)
+        return jnp.where(rollout.action_mask, jax.vmap(one)(rollout), 0)
 
     one = rollout.with_signals(subgoal=jnp.zeros_like(rollout["subgoal"]))
     near(C["hae"](one, gamma=0.9, lam_turn=0.5)["advantage"], flat_gae(one))
-    assert (jnp.abs(C["hae"](rollout, gamma=0.9, lam_turn=0.5)["advantage"] - flat_gae(rollout)) > 1e-2).any()
+    assert (
+        jnp.abs(C["hae"](rollout, gamma=0.9, lam_turn=0.5)["advantage"] - flat_gae(rollout)) > 1e-2
+    ).any()
 
 
 def test_hae_of_exact_critics_is_zero_and_breaks_when_one_errs():
@@ -244,22 +319,32 @@ def test_a2tgpo_without_alpha_and_kappa_is_grpo():
     near(off["advantage"], C["grpo"](rollout))
     assert (off["clip"] == 1).all()
     on = C["a2tgpo"](rollout)
-    assert (jnp.abs(on["advantage"] - off["advantage"]) > 1e-2).any() and (jnp.abs(on["clip"] - 1) > 1e-2).any()
+    assert (jnp.abs(on["advantage"] - off["advantage"]) > 1e-2).any() and (
+        jnp.abs(on["clip"] - 1) > 1e-2
+    ).any()
 
 
 def test_a2tgpo_gives_every_turn_one_variance_where_plain_sums_give_their_number():
     rng, many = np.random.default_rng(0), (3000, 6)
     gain = rng.normal(size=many) * rng.uniform(0.1, 5, 6)
-    rollout = make(np.zeros(many), np.zeros(many), segment=np.broadcast_to(np.arange(6), many), gain=gain)
+    rollout = make(
+        np.zeros(many), np.zeros(many), segment=np.broadcast_to(np.arange(6), many), gain=gain
+    )
     answer = C["a2tgpo"](rollout, alpha=1.0)
     D = np.asarray(answer["advantage"])[0, :, :5]
     near(D.var(0), np.ones(5), 0.08)
     assert ((D * np.sqrt([5, 4, 3, 2, 1])).var(0)[:4] > 1.5).all()
     n = (gain - gain.mean(0)) / gain.std(0)
     c = np.asarray(answer["clip"])[0]
-    assert (np.diff(c[np.argsort(n[:, 0]), 0]) >= 0).all() and (c[:, 5] == 1).all() and (np.abs(c - 1) < 0.3).all()
+    assert (
+        (np.diff(c[np.argsort(n[:, 0]), 0]) >= 0).all()
+        and (c[:, 5] == 1).all()
+        and (np.abs(c - 1) < 0.3).all()
+    )
     near(n.mean(0), np.zeros(6), 1e-6)
-    near(np.log((c - 0.7) / (1.3 - c))[:, :5].mean(0), np.zeros(5), 1e-3)  # the logit of the clip is n, whose mean is 0
+    near(
+        np.log((c - 0.7) / (1.3 - c))[:, :5].mean(0), np.zeros(5), 1e-3
+    )  # the logit of the clip is n, whose mean is 0
 
 
 def a_batch(logp, old, advantage, segment, mask=None, clip=None):
@@ -268,7 +353,12 @@ def a_batch(logp, old, advantage, segment, mask=None, clip=None):
     mask = ones > 0 if mask is None else jnp.asarray(mask)
     clip = ones if clip is None else as_f(clip)
     return losses.Batch(
-        mask=mask, logp=as_f(old), advantage=as_f(advantage), weight=ones, clip=clip, segment=jnp.asarray(segment, jnp.int32)
+        action_mask=mask,
+        logp=as_f(old),
+        advantage=as_f(advantage),
+        weight=ones,
+        clip=clip,
+        segment=jnp.asarray(segment, jnp.int32),
     )
 
 
@@ -278,9 +368,19 @@ turn_clip = jax.jit(losses.turn_clip)
 def test_turn_clip_example():
     """Turn 0 of rollout 0 of the example above: its ratio is held to [1 - 0.2 c, 1 + 0.28 c] with c = 0.8363."""
     segment = [[[0, 0, 1, 1]]]
-    for mean, A, expected in ((0.5, 1.0, -1.2342), (-0.5, -1.0, 0.8327), (0.1, 1.0, -np.exp(0.1)), (0.5, -1.0, np.exp(0.5))):
+    for mean, A, expected in (
+        (0.5, 1.0, -1.2342),
+        (-0.5, -1.0, 0.8327),
+        (0.1, 1.0, -np.exp(0.1)),
+        (0.5, -1.0, np.exp(0.5)),
+    ):
         logp = np.array([[[mean - 0.3, mean + 0.3, 0, 0]]])
-        loss = turn_clip(jnp.asarray(logp), a_batch(logp, 0 * logp, np.full((1, 1, 4), A), segment, clip=[[[0.8363, 0.8363, 1, 1]]]))
+        loss = turn_clip(
+            jnp.asarray(logp),
+            a_batch(
+                logp, 0 * logp, np.full((1, 1, 4), A), segment, clip=[[[0.8363, 0.8363, 1, 1]]]
+            ),
+        )
         near(loss[0, 0], [expected, expected, -A, -A], 1e-4)
 
 
@@ -292,7 +392,14 @@ def some_turns(seed=0, N=3, R=4, S=12):
     old = rng.normal(-2, 0.5, (N, R, S))
     A = rng.normal(size=(N, R, 4))
     A = np.where(segment >= 0, np.take_along_axis(A, np.maximum(segment, 0), -1), 0.3)
-    return old + rng.normal(0, 0.4, (N, R, S)), old, A, segment, mask, rng.uniform(0.5, 1.5, (N, R, S))
+    return (
+        old + rng.normal(0, 0.4, (N, R, S)),
+        old,
+        A,
+        segment,
+        mask,
+        rng.uniform(0.5, 1.5, (N, R, S)),
+    )
 
 
 def test_turn_clip_follows_its_loop():
@@ -301,11 +408,20 @@ def test_turn_clip_follows_its_loop():
     for at in np.ndindex(*logp.shape):
         row = at[:2]
         if mask[at]:
-            mine = [s for s in range(12) if mask[(*row, s)] and segment[(*row, s)] == segment[at]] if segment[at] >= 0 else [at[2]]
+            mine = (
+                [s for s in range(12) if mask[(*row, s)] and segment[(*row, s)] == segment[at]]
+                if segment[at] >= 0
+                else [at[2]]
+            )
             rho = np.exp(np.mean([logp[(*row, s)] - old[(*row, s)] for s in mine]))
-            want[at] = max(-A[at] * rho, -A[at] * np.clip(rho, 1 - 0.2 * clip[at], 1 + 0.28 * clip[at]))
+            want[at] = max(
+                -A[at] * rho, -A[at] * np.clip(rho, 1 - 0.2 * clip[at], 1 + 0.28 * clip[at])
+            )
     bad = np.where(mask, logp, np.nan)
-    got = turn_clip(jnp.asarray(bad, jnp.float32), a_batch(bad, np.where(mask, old, -np.inf), A, segment, mask, clip))
+    got = turn_clip(
+        jnp.asarray(bad, jnp.float32),
+        a_batch(bad, np.where(mask, old, -np.inf), A, segment, mask, clip),
+    )
     near(got, want, 1e-5)
 
 
@@ -323,7 +439,9 @@ def test_turn_clip_of_single_tokens_is_ppo_clip_and_of_a_whole_row_its_geometric
 def test_turn_clip_on_policy_has_the_gradient_of_reinforce_and_nothing_off_the_mask():
     _, old, A, segment, mask, clip = some_turns(2)
     segment = np.maximum(segment, 0)
-    segment = np.maximum.accumulate(segment, -1)  # a turn's tokens share one advantage, and lie together
+    segment = np.maximum.accumulate(
+        segment, -1
+    )  # a turn's tokens share one advantage, and lie together
     A = np.take_along_axis(A[..., :4], segment, -1)
     batch = a_batch(old, old, A, segment, mask, clip)
 
@@ -343,7 +461,11 @@ F1 = [[0, 0, 1], [0, 0, 0]]
 def test_igpo_examples():
     rollout = play(F1, info=GOLD)
     is_(C["igpo"](rollout, kind="prob"), F1, [[2.0142, 0.8310, 1], [-2.0142, -0.4929, -1]])
-    is_(C["igpo"](rollout, kind="prob", pool="joint"), F1, [[1.8086, 1.6695, 2.0868], [-1.8086, -0.8347, -0.6956]])
+    is_(
+        C["igpo"](rollout, kind="prob", pool="joint"),
+        F1,
+        [[1.8086, 1.6695, 2.0868], [-1.8086, -0.8347, -0.6956]],
+    )
     is_(C["igpo"](rollout), F1, [[1.4908, 0.7257, 1], [-1.4908, 0.0233, -1]])
 
 
@@ -392,30 +514,48 @@ def test_answer_weights_examples_and_their_sum():
         near(kernels.answer_weights(cluster, r, eta=eta), [q[0]] * 3 + [q[1]], 1e-4)
     unequal, seen = jnp.array([0.2, 0.8, JUNK, JUNK]), jnp.array([True, True, False, False])
     near(
-        kernels.answer_weights(cluster, unequal, observed=seen), [np.exp(0.5) * 3 / (np.exp(0.5) * 3 + 1)] * 3 + [1 / (3 * np.exp(0.5) + 1)]
+        kernels.answer_weights(cluster, unequal, observed=seen),
+        [np.exp(0.5) * 3 / (np.exp(0.5) * 3 + 1)] * 3 + [1 / (3 * np.exp(0.5) + 1)],
     )
-    near(kernels.answer_weights(cluster, r, where=jnp.array([True, False, False, False])), [1, 0, 0, 0])
+    near(
+        kernels.answer_weights(cluster, r, where=jnp.array([True, False, False, False])),
+        [1, 0, 0, 0],
+    )
     assert (kernels.answer_weights(cluster, r, where=jnp.zeros(4, bool)) == 0).all()
     rng = np.random.default_rng(0)
     cluster = rng.integers(0, 3, 7)
-    q = np.asarray(kernels.answer_weights(jnp.asarray(cluster), jnp.asarray(rng.random(7)), eta=1.7))
-    assert sum({c: x for c, x in zip(cluster, q, strict=True)}.values()) == pytest.approx(1, abs=1e-6)
+    q = np.asarray(
+        kernels.answer_weights(jnp.asarray(cluster), jnp.asarray(rng.random(7)), eta=1.7)
+    )
+    assert sum({c: x for c, x in zip(cluster, q, strict=True)}.values()) == pytest.approx(
+        1, abs=1e-6
+    )
 
 
 def test_siop_example():
     r = [[0, 0], [0, 0]]
-    rollout = play(r, info=np.log([[0.1, 0.2, 0.5], [0.2, 0.15, 0.3]]), answer_weight=[0.66788, 0.33212])
+    rollout = play(
+        r, info=np.log([[0.1, 0.2, 0.5], [0.2, 0.15, 0.3]]), answer_weight=[0.66788, 0.33212]
+    )
     is_(C["siop"](rollout, ddof=1), r, [[1.30046, 1.21703], [-1.30046, -0.07306]])
-    is_(C["siop"](rollout), r, np.array([[1.30046, 1.21703], [-1.30046, -0.07306]]) * np.sqrt(4 / 3))
+    is_(
+        C["siop"](rollout), r, np.array([[1.30046, 1.21703], [-1.30046, -0.07306]]) * np.sqrt(4 / 3)
+    )
 
 
 def test_siop_rewards_telescope_and_do_not_look_at_the_verifier():
     """At the first turn stands the sum of r less as many means: q (log p_K - log p_0) + (1 - lam) q, of one turn (1 - lam) q alone."""
     rng = np.random.default_rng(2)
-    info, q, r = np.log(rng.uniform(0.1, 1, (4, 5))), rng.uniform(0.1, 1, 4), [[0] * 4, [0] * 2, [0] * 3, [0]]
+    info, q, r = (
+        np.log(rng.uniform(0.1, 1, (4, 5))),
+        rng.uniform(0.1, 1, 4),
+        [[0] * 4, [0] * 2, [0] * 3, [0]],
+    )
     A = np.asarray(C["siop"](play(r, info=info, answer_weight=q)))
     rewards = [
-        q[i] * np.diff(info[i, : len(x) + 1]) * (len(x) > 1) + 0.5 * q[i] * (np.arange(len(x)) == len(x) - 1) for i, x in enumerate(r)
+        q[i] * np.diff(info[i, : len(x) + 1]) * (len(x) > 1)
+        + 0.5 * q[i] * (np.arange(len(x)) == len(x) - 1)
+        for i, x in enumerate(r)
     ]
     pool = np.concatenate(rewards)
     for i, x in enumerate(r):
@@ -438,21 +578,36 @@ def test_siop_of_certain_answers_is_igpo_whose_answer_turn_comes_later():
 
 # ---------------------------------------------------------------- MatchTIR and assignments
 
-greedy, optimal, transport = (jax.jit(f) for f in (kernels.greedy_assignment, kernels.optimal_assignment, kernels.transport))
+greedy, optimal, transport = (
+    jax.jit(f) for f in (kernels.greedy_assignment, kernels.optimal_assignment, kernels.transport)
+)
 CALLS = jnp.array([[0.75, 0.5], [0.625, 2 / 3], [0, 0]])
 
 
 def test_matchtir_example():
     r = [[0.75, 1, 1], [0, 0.5, 0], [0.75, 0.25, 1]]
-    is_(C["matchtir"](play(r), ddof=1), r, [[0.8739, 0.9479, 0.7251], [-1.0906, -1.0332, -1.1229], [0.2166, 0.0853, 0.3978]], 2e-4)
+    is_(
+        C["matchtir"](play(r), ddof=1),
+        r,
+        [[0.8739, 0.9479, 0.7251], [-1.0906, -1.0332, -1.1229], [0.2166, 0.0853, 0.3978]],
+        2e-4,
+    )
 
 
 def test_matchtir_turns_that_one_trajectory_alone_has():
     r = [[0, 0, 3.0], [1.0]]
     A = shown(C["matchtir"](play(r)), r)
     near(flat(A), [1, 0.5, 0.5, -1], 1e-4)
-    near(flat(shown(C["matchtir"](play(r), singleton="raw"), r)), [1, (1 + 2.7) / 2, (1 + 3.0) / 2, -1], 1e-4)
-    near(flat(shown(C["matchtir"](play(r[:1]), singleton="raw"), r[:1])), [(3 + 2.43) / 2, (3 + 2.7) / 2, 3], 1e-4)
+    near(
+        flat(shown(C["matchtir"](play(r), singleton="raw"), r)),
+        [1, (1 + 2.7) / 2, (1 + 3.0) / 2, -1],
+        1e-4,
+    )
+    near(
+        flat(shown(C["matchtir"](play(r[:1]), singleton="raw"), r[:1])),
+        [(3 + 2.43) / 2, (3 + 2.7) / 2, 3],
+        1e-4,
+    )
 
 
 def test_matchtir_of_one_turn_is_grpo():
@@ -470,20 +625,39 @@ def test_assignment_examples():
     near(T, [[0.2907, 0.0427], [0.0898, 0.2435], [0.1195, 0.2138]], 2e-4)
     near(kernels.matched(T, CALLS), [0.2393, 0.2185, 0], 2e-4)
     S = jnp.array([[0.9, 0.8], [0.85, 0.1]])
-    assert float((greedy(S) * S).sum()) == pytest.approx(1.0) and float((optimal(S) * S).sum()) == pytest.approx(1.65)
+    assert float((greedy(S) * S).sum()) == pytest.approx(1.0) and float(
+        (optimal(S) * S).sum()
+    ) == pytest.approx(1.65)
     near(kernels.matched(transport(S), S), [0.4019, 0.4110], 2e-4)
 
 
 def test_optimal_is_the_best_of_all_and_greedy_at_least_half():
     rng = np.random.default_rng(0)
     S = rng.integers(0, 5, (40, 3, 4)) / 4 * (rng.random((40, 3, 4)) < 0.8)
-    plans = [np.asarray(jax.jit(jax.vmap(f))(jnp.asarray(S, jnp.float32))) for f in (kernels.greedy_assignment, kernels.optimal_assignment)]
-    best = np.array([max(sum(s[i, p[i]] for i in range(3)) for p in itertools.permutations(range(4), 3)) for s in S])
+    plans = [
+        np.asarray(jax.jit(jax.vmap(f))(jnp.asarray(S, jnp.float32)))
+        for f in (kernels.greedy_assignment, kernels.optimal_assignment)
+    ]
+    best = np.array(
+        [
+            max(sum(s[i, p[i]] for i in range(3)) for p in itertools.permutations(range(4), 3))
+            for s in S
+        ]
+    )
     totals = [(plan * S).sum((1, 2)) for plan in plans]
     near(totals[1], best)
-    assert (totals[0] <= best + 1e-6).all() and (totals[0] >= best / 2 - 1e-6).all() and (totals[0] < best - 0.1).any()
+    assert (
+        (totals[0] <= best + 1e-6).all()
+        and (totals[0] >= best / 2 - 1e-6).all()
+        and (totals[0] < best - 0.1).any()
+    )
     for plan in plans:
-        assert (plan.sum(1) <= 1).all() and (plan.sum(2) <= 1).all() and set(np.unique(plan)) == {0, 1} and (plan[S == 0] == 0).all()
+        assert (
+            (plan.sum(1) <= 1).all()
+            and (plan.sum(2) <= 1).all()
+            and set(np.unique(plan)) == {0, 1}
+            and (plan[S == 0] == 0).all()
+        )
 
 
 def test_assignments_follow_their_predictions_and_pay_a_duplicate_once():
@@ -494,7 +668,10 @@ def test_assignments_follow_their_predictions_and_pay_a_duplicate_once():
     twice = jnp.array([[1.0, 0.2], [1.0, 0.2], [0.2, 1.0]])
     for solve in (greedy, optimal):
         near(kernels.matched(solve(perfect), perfect), [1, 1, 1])
-        near(np.sort(kernels.matched(solve(twice), twice)), [0.0, 1, 1] if solve is greedy else [0, 1, 1])
+        near(
+            np.sort(kernels.matched(solve(twice), twice)),
+            [0.0, 1, 1] if solve is greedy else [0, 1, 1],
+        )
     assert float(kernels.matched(greedy(twice), twice)[1]) == 0  # of equal calls the first
 
 
@@ -504,7 +681,11 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
     T = transport(S)
     near(T.sum(1), np.full(4, 1 / 4), 1e-5)
     near(T.sum(0), np.full(3, 1 / 3), 1e-4)
-    padded, rows, cols = jnp.full((6, 5), 7.0).at[:4, :3].set(S), jnp.arange(6) < 4, jnp.arange(5) < 3
+    padded, rows, cols = (
+        jnp.full((6, 5), 7.0).at[:4, :3].set(S),
+        jnp.arange(6) < 4,
+        jnp.arange(5) < 3,
+    )
     for solve in (greedy, optimal, transport):
         plan = solve(padded, rows, cols)
         near(plan[:4, :3], solve(S), 1e-5)
@@ -512,7 +693,12 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
         for none in ((rows, cols & False), (rows & False, cols)):
             assert (solve(padded, *none) == 0).all()
         assert solve(jnp.zeros((0, 3))).shape == (0, 3)
-    near(kernels.turn_mean(jnp.array([1.0, 0.5, 0.2, 9]), jnp.array([0, 0, 2, 2]), 3, rows=jnp.arange(4) < 3), [0.75, 0, 0.2])
+    near(
+        kernels.turn_mean(
+            jnp.array([1.0, 0.5, 0.2, 9]), jnp.array([0, 0, 2, 2]), 3, rows=jnp.arange(4) < 3
+        ),
+        [0.75, 0, 0.2],
+    )
 
 
 # ---------------------------------------------------------------- SPA and OPRL
@@ -520,7 +706,11 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
 
 def test_spa_example():
     r = [[0, 0, 0.9]]
-    signals = {"progress": [[0.2, 0.1, 0.5]], "grounded": [[1, 0, 1]], "token_value": [[0, 0, 0, 0]]}
+    signals = {
+        "progress": [[0.2, 0.1, 0.5]],
+        "grounded": [[1, 0, 1]],
+        "token_value": [[0, 0, 0, 0]],
+    }
     is_(C["spa"](play(r, **signals), lam=1.0, whiten=False), r, [[1.8, 1.1, 1.0]])
     is_(C["spa"](play(r, **signals), lam=1.0, gamma=0.0, whiten=False), r, [[0.7, 0.1, 1.0]])
     is_(C["spa"](play(r, **signals), lam=1.0, alpha=0.0, beta=0.0, whiten=False), r, [[0, 0, 0]])
@@ -541,7 +731,11 @@ def test_progress_loss_example():
 
 def test_spa_released_path_overwrites_progress_and_leaves_the_last_step_nothing():
     r = [[0, 0, 1.0], [0, 0]]
-    signals = {"progress": [[5, 5, 5], [5, 5]], "grounded": [[1, 0, 1], [0, 1]], "token_value": [[0] * 4] * 2}
+    signals = {
+        "progress": [[5, 5, 5], [5, 5]],
+        "grounded": [[1, 0, 1], [0, 1]],
+        "token_value": [[0] * 4] * 2,
+    }
     got = C["spa"](play(r, **signals), form="code", gamma=0.0, lam=1.0, whiten=False)
     is_(got, r, [[(1 + 0.5) * 2, 1 * 1, 0], [-1 * 1, 0]])
 
@@ -562,18 +756,34 @@ def test_oprl_example():
     rollout = play(r, **PRM)
     is_(C["oprl"](rollout), r, [[1.0233, 1.01], [-1.03, -1.0033]])
     is_(C["oprl"](rollout, baseline="first"), r, [[1.04, 1.02], [-1.04, -1.0]])
-    is_(C["oprl"](play([[0, 1]], **{k: v[:1] for k, v in PRM.items()}), singleton="raw"), [[0, 1]], [[1.03, 1.02]])
+    is_(
+        C["oprl"](play([[0, 1]], **{k: v[:1] for k, v in PRM.items()}), singleton="raw"),
+        [[0, 1]],
+        [[1.03, 1.02]],
+    )
     assert (C["oprl"](play([[0, 1]], prm_logp=[[0.5, 0.5]], ref_logp=[[0, 0]])) == 0).all()
 
 
 def test_trajectory_preference_loss_examples():
     R, there = jnp.array([1.0, 0, JUNK]), jnp.array([True, True, False])
-    for Q, loss in (([0.025, 0.0, JUNK], 0.680725), ([0.05, 0.0, JUNK], 0.668460), ([0.0, 0.0, JUNK], np.log(2))):
+    for Q, loss in (
+        ([0.025, 0.0, JUNK], 0.680725),
+        ([0.05, 0.0, JUNK], 0.668460),
+        ([0.0, 0.0, JUNK], np.log(2)),
+    ):
         total, pairs = kernels.trajectory_preference_loss(jnp.array(Q), R, there)
         assert pairs == 1
         near(total, loss, 1e-6)
-    assert kernels.trajectory_preference_loss(jnp.array([0.3, 0.1, 0.2]), jnp.ones(3), there) == (0, 0)
-    assert kernels.trajectory_preference_loss(jnp.zeros(4), jnp.array([1.0, 0, 2, 0]), jnp.ones(4, bool))[1] == 5
+    assert kernels.trajectory_preference_loss(jnp.array([0.3, 0.1, 0.2]), jnp.ones(3), there) == (
+        0,
+        0,
+    )
+    assert (
+        kernels.trajectory_preference_loss(
+            jnp.zeros(4), jnp.array([1.0, 0, 2, 0]), jnp.ones(4, bool)
+        )[1]
+        == 5
+    )
 
 
 def test_oprl_without_weight_or_with_its_reference_is_rloo():
@@ -586,8 +796,10 @@ def test_oprl_without_weight_or_with_its_reference_is_rloo():
 
 def test_implied_rewards_sum_to_the_log_ratio_of_the_trajectory():
     rollout = random(9, method_of(catalogue.oprl).needs)
-    got = jax.jit(jax.vmap(kernels.implicit_rewards))(rollout["prm_logp"], rollout["ref_logp"], rollout.filled())
-    gap = np.where(rollout.mask, rollout["prm_logp"] - rollout["ref_logp"], 0).sum(-1)
+    got = jax.jit(jax.vmap(kernels.implicit_rewards))(
+        rollout["prm_logp"], rollout["ref_logp"], rollout.filled()
+    )
+    gap = np.where(rollout.action_mask, rollout["prm_logp"] - rollout["ref_logp"], 0).sum(-1)
     near(got.sum(-1), 0.05 * gap)
 
 
@@ -596,12 +808,18 @@ def test_implied_rewards_sum_to_the_log_ratio_of_the_trajectory():
 
 def test_archer_example():
     """Q = min(0.7, 0.5), V = min(0.4, 0.45): one turn of three tokens."""
-    rollout = play([[0]], per=3, action_value=[[0.5]], value=[[0.4]], token_value=[[0.02, 0.05, 0.08]])
+    rollout = play(
+        [[0]], per=3, action_value=[[0.5]], value=[[0.4]], token_value=[[0.02, 0.05, 0.08]]
+    )
     logp = jnp.array([[[-0.2, -0.5, -0.1]]])
     zeros = jnp.zeros((1, 1, 3))
 
     def loss(A, aggregate):
-        return float(losses.divide(*aggregate(losses.reinforce(logp, batch := a_batch(logp, zeros, A, zeros)), batch)))
+        return float(
+            losses.divide(
+                *aggregate(losses.reinforce(logp, batch := a_batch(logp, zeros, A, zeros)), batch)
+            )
+        )
 
     A = C["archer"](rollout)
     near(A[0, 0, :3], [0.1] * 3)
@@ -631,10 +849,14 @@ def test_archer_of_an_exact_value_averages_to_zero_and_unequal_minima_are_biased
     r = [[0]] * 4
 
     def mean(q, v):
-        return float(C["archer"](play(r, action_value=q[:, None], value=np.full((4, 1), v)))[0, :4, 0].mean())
+        return float(
+            C["archer"](play(r, action_value=q[:, None], value=np.full((4, 1), v)))[0, :4, 0].mean()
+        )
 
     assert abs(mean(Q[0], V[0])) < 1e-6
-    assert abs(mean(Q.min(0), V.min())) > 1e-2  # the least of two critics in each action is below the least of two means
+    assert (
+        abs(mean(Q.min(0), V.min())) > 1e-2
+    )  # the least of two critics in each action is below the least of two means
 
 
 # ---------------------------------------------------------------- Search-R2 and Sotopia
@@ -644,32 +866,57 @@ def test_search_r2_selection_and_correction_add_up_to_the_gain():
     """All two-token answers; only 01 is right; alpha accepts, otherwise a uniform cut in {0, 1} is written anew."""
     answers = [(0, 0), (0, 1), (1, 0), (1, 1)]
     p_first, p_one = 0.6, {0: 0.5, 1: 0.8}  # P(0) first; P(1) second given the first
-    pi = np.array([(p_first if a == 0 else 1 - p_first) * (p_one[a] if b else 1 - p_one[a]) for a, b in answers])
+    pi = np.array(
+        [
+            (p_first if a == 0 else 1 - p_first) * (p_one[a] if b else 1 - p_one[a])
+            for a, b in answers
+        ]
+    )
     near(pi, [0.3, 0.3, 0.08, 0.32], 1e-12)
     R = np.array([float(y == (0, 1)) for y in answers])
     alpha = np.where(R > 0, 0.9, 0.3)
-    anew = {0: np.tile(pi, (4, 1)), 1: np.array([[(p_one[a] if d else 1 - p_one[a]) * (c == a) for c, d in answers] for a, _ in answers])}
+    anew = {
+        0: np.tile(pi, (4, 1)),
+        1: np.array(
+            [[(p_one[a] if d else 1 - p_one[a]) * (c == a) for c, d in answers] for a, _ in answers]
+        ),
+    }
     q = pi * alpha + ((pi * (1 - alpha))[:, None] * (anew[0] + anew[1]) / 2).sum(0)
     near(q, [0.228, 0.408, 0.0728, 0.2912], 1e-12)
     V_cut = ((anew[0] + anew[1]) / 2) @ R
     gain, mean = q @ R - pi @ R, pi @ R
     assert q.sum() == pytest.approx(1, abs=1e-12) and gain == pytest.approx(0.108, abs=1e-12)
     assert gain == pytest.approx(pi @ ((1 - alpha) * (V_cut - R)), abs=1e-12)
-    selection, correction = pi @ (alpha * R) - (pi @ alpha) * mean, pi @ ((1 - alpha) * (V_cut - mean))
+    selection, correction = (
+        pi @ (alpha * R) - (pi @ alpha) * mean,
+        pi @ ((1 - alpha) * (V_cut - mean)),
+    )
     assert (selection, correction) == pytest.approx((0.126, -0.018), abs=1e-12)
     assert gain == pytest.approx(selection + correction, abs=1e-12)
 
 
 def test_search_r2_rewards():
     r, d = [[1], [0], [1], [0]], [2 / 6, 2 / 6, 0, 0]
-    for form, H in (("gated", [7 / 6, 0, 1, 0]), ("weighted", [7 / 6, 1 / 6, 1, 0]), ("product", [1 / 3, 0, 0, 0])):
-        near(np.asarray(C["search_r2"](play(r, density=d), form=form))[0, :4, 0], [z(H, h) for h in H], 1e-4)
+    for form, H in (
+        ("gated", [7 / 6, 0, 1, 0]),
+        ("weighted", [7 / 6, 1 / 6, 1, 0]),
+        ("product", [1 / 3, 0, 0, 0]),
+    ):
+        near(
+            np.asarray(C["search_r2"](play(r, density=d), form=form))[0, :4, 0],
+            [z(H, h) for h in H],
+            1e-4,
+        )
 
 
 def test_search_r2_of_equal_density_is_grpo():
     rollout = random(10, ("density",))
     near(C["search_r2"](rollout, weight=0.0), C["grpo"](rollout))
-    near(C["search_r2"](rollout.with_signals(density=jnp.full_like(rollout["density"], 0.4))), C["grpo"](rollout), 1e-4)
+    near(
+        C["search_r2"](rollout.with_signals(density=jnp.full_like(rollout["density"], 0.4))),
+        C["grpo"](rollout),
+        1e-4,
+    )
     assert (jnp.abs(C["search_r2"](rollout) - C["grpo"](rollout)) > 1e-2).any()
 
 
@@ -678,7 +925,9 @@ def test_sotopia_examples():
 
     def rewards(form, marks=(3, 0, 2, 1), score=8.0):
         mark = jnp.array([[*marks, JUNK]], jnp.float32)[..., None]
-        return np.asarray(kernels.utterance_rewards(mark, jnp.array([[score]]), real, form=form))[0, :, 0]
+        return np.asarray(kernels.utterance_rewards(mark, jnp.array([[score]]), real, form=form))[
+            0, :, 0
+        ]
 
     near(rewards("scaled"), [8, 0, 5.33333, 2.66667, 0])
     near(rewards("normalised"), [4, 0, 2.66667, 1.33333, 0])
@@ -691,7 +940,9 @@ def test_sotopia_examples():
     rng = np.random.default_rng(0)
     marks = np.sort(rng.uniform(0, 3, 4))
     assert rewards("normalised", marks).sum() == pytest.approx(8, abs=1e-5)
-    assert (np.diff(rewards("scaled", marks)[:4]) > 0).all() and (rewards("scaled", marks) <= 8).all()
+    assert (np.diff(rewards("scaled", marks)[:4]) > 0).all() and (
+        rewards("scaled", marks) <= 8
+    ).all()
 
 
 def test_sotopia_dimensions_are_put_on_one_scale():
@@ -699,11 +950,26 @@ def test_sotopia_dimensions_are_put_on_one_scale():
     mark = np.zeros((3, 1, 3))
     merged = [6.1111, 3.3333, 5.0]
     want = [[z(merged, x)] for x in merged]
-    for a, b in ((1, 0), (np.array([3.0, 0.1, 7]), np.array([5, -2, 0.0]))):  # no dimension's units matter
-        is_(C["sotopia"](play(r, attribution=mark, score=a * score + b), form="uniform"), r, want, 2e-4)
-    equal = np.array([[8, 5, 1], [4, 5, 0], [6, 5, 3.0]])  # a dimension in which nobody differs is worth 0, not 0/0
+    for a, b in (
+        (1, 0),
+        (np.array([3.0, 0.1, 7]), np.array([5, -2, 0.0])),
+    ):  # no dimension's units matter
+        is_(
+            C["sotopia"](play(r, attribution=mark, score=a * score + b), form="uniform"),
+            r,
+            want,
+            2e-4,
+        )
+    equal = np.array(
+        [[8, 5, 1], [4, 5, 0], [6, 5, 3.0]]
+    )  # a dimension in which nobody differs is worth 0, not 0/0
     two = [np.mean([a, 0, b]) for a, b in ((1, 1 / 3), (0, 0), (0.5, 1))]
-    is_(C["sotopia"](play(r, attribution=mark, score=equal), form="uniform"), r, [[z(two, x)] for x in two], 2e-4)
+    is_(
+        C["sotopia"](play(r, attribution=mark, score=equal), form="uniform"),
+        r,
+        [[z(two, x)] for x in two],
+        2e-4,
+    )
 
 
 # ---------------------------------------------------------------- EPO and masked GAE
@@ -717,11 +983,15 @@ def test_epo_example_and_its_loss():
     near(answer["weight"][0], [[0.25] * 4, [0.5, 0.5, 0, 0], [0] * 4, [0] * 4])
     rng = np.random.default_rng(0)
     logp = -rng.random((1, 4, 4))
-    batch = a_batch(logp, logp, answer["advantage"], np.zeros((1, 4, 4)), mask=play(r).mask[:1, :4, :4])
+    batch = a_batch(
+        logp, logp, answer["advantage"], np.zeros((1, 4, 4)), mask=play(r).action_mask[:1, :4, :4]
+    )
     batch = losses.Batch(**{**vars(batch), "weight": answer["weight"]})
     loss = losses.divide(*losses.token_mean(losses.reinforce(jnp.asarray(logp), batch), batch))
     A = shown(answer, r)
-    near(loss, -np.mean([np.mean(np.array(A[i]) * logp[0, i, : len(A[i])]) for i in range(2)]), 1e-5)
+    near(
+        loss, -np.mean([np.mean(np.array(A[i]) * logp[0, i, : len(A[i])]) for i in range(2)]), 1e-5
+    )
 
 
 def test_epo_ignores_the_scale_of_rewards_and_its_largest_is_one():
@@ -730,25 +1000,41 @@ def test_epo_ignores_the_scale_of_rewards_and_its_largest_is_one():
     near(C["epo"](Rollout(**{**vars(rollout), "reward": 7 * rollout.reward}))["advantage"], A)
     moved = C["epo"](Rollout(**{**vars(rollout), "reward": rollout.reward + 1}))["advantage"]
     assert (jnp.abs(moved - A) > 1e-2).any() and jnp.abs(A).max() == pytest.approx(1, abs=1e-6)
-    weight = np.asarray(C["epo"](rollout)["weight"]).sum((-1, -2)) - np.asarray(rollout.mask.any(-1)).sum(-1)
-    assert (weight < 1e-5).all()  # every trajectory weighs at most 1, and 1 where each of its turns has a token
+    weight = np.asarray(C["epo"](rollout)["weight"]).sum((-1, -2)) - np.asarray(
+        rollout.action_mask.any(-1)
+    ).sum(-1)
+    assert (
+        weight < 1e-5
+    ).all()  # every trajectory weighs at most 1, and 1 where each of its turns has a token
 
 
 def test_masked_gae_example_is_gae_of_what_is_left_without_the_observations():
     tokens, segment, mask = np.zeros((1, 6)), [[0, 0, -1, -1, 1, 1]], [[1, 1, 0, 0, 1, 1]]
     V = [[0.3, 0.4, 9, 9, 0.5, 0.7]]
-    rollout = make([[0.5, 1.0]], tokens, mask=mask, segment=segment, token_value=V)
-    short = make([[0.5, 1.0]], np.zeros((1, 4)), segment=[[0, 0, 1, 1]], token_value=[[0.3, 0.4, 0.5, 0.7]])
-    for knobs, want in (({}, [1.2, 1.1, 0, 0, 0.5, 0.3]), ({"gamma": 0.9, "lam": 0.95}, [0.812791, 0.880457, 0, 0, 0.3865, 0.3])):
+    rollout = make([[0.5, 1.0]], tokens, action_mask=mask, segment=segment, token_value=V)
+    short = make(
+        [[0.5, 1.0]], np.zeros((1, 4)), segment=[[0, 0, 1, 1]], token_value=[[0.3, 0.4, 0.5, 0.7]]
+    )
+    for knobs, want in (
+        ({}, [1.2, 1.1, 0, 0, 0.5, 0.3]),
+        ({"gamma": 0.9, "lam": 0.95}, [0.812791, 0.880457, 0, 0, 0.3865, 0.3]),
+    ):
         A = C["masked_gae"](rollout, whiten=False, **knobs)["advantage"][0, 0]
         near(A, want)
-        near(A[jnp.array([0, 1, 4, 5])], C["masked_gae"](short, whiten=False, **knobs)["advantage"][0, 0])
+        near(
+            A[jnp.array([0, 1, 4, 5])],
+            C["masked_gae"](short, whiten=False, **knobs)["advantage"][0, 0],
+        )
     near(C["rloo"](make([1, 0, 0, 0.5]))[0, :, 0], [0.8333, -0.5, -0.5, 0.1667], 1e-4)
 
 
 def test_masked_gae_is_ppo_at_equal_knobs_and_does_not_look_at_values_off_the_mask():
     rollout = random(12, ("token_value",))
     near(C["masked_gae"](rollout)["advantage"], C["ppo"](rollout, lam=1.0)["advantage"])
-    assert (jnp.abs(C["masked_gae"](rollout)["advantage"] - C["ppo"](rollout)["advantage"]) > 1e-2).any()
-    other = rollout.with_signals(token_value=jnp.where(rollout.mask, rollout["token_value"], 9.0))
+    assert (
+        jnp.abs(C["masked_gae"](rollout)["advantage"] - C["ppo"](rollout)["advantage"]) > 1e-2
+    ).any()
+    other = rollout.with_signals(
+        token_value=jnp.where(rollout.action_mask, rollout["token_value"], 9.0)
+    )
     near(C["masked_gae"](other)["advantage"], C["masked_gae"](rollout)["advantage"], 1e-6)

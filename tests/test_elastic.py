@@ -28,10 +28,10 @@ CONFIG = '''
 """The last letter of three, on a mesh."""
 import itertools
 import optax
-from jaxcredit.experiment import Experiment
+from jaxcredit.train.experiment import Experiment
 from jaxcredit.policy import presets
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.policy.tokenizer import Chars
 
 def score(meta, text, ids):
     return float(text[:1] == meta[:1])
@@ -42,7 +42,7 @@ def experiment(steps: int = 6, fsdp: int = 8) -> Experiment:
     return Experiment(
         name="micro", task=Task("micro", items[:48], items[48:], score), tokenizer=chars,
         policy=presets.micro(7, width=16, layers=1, heads=4, kv_heads=2), optimizer=optax.adam(1e-2, eps=1e-3),
-        prompts=16, group=2, buckets=(4,), new=4, steps=steps, eval_every=10, save_every=50, mesh={"fsdp": fsdp},
+        prompts_per_step=16, group_size=2, buckets=(4,), max_new_tokens=4, steps=steps, eval_every=10, save_every=50, mesh={"fsdp": fsdp},
     )
 '''
 # Steps take milliseconds: this makes them last, so that a signal can be aimed.
@@ -67,7 +67,10 @@ def config(tmp_path):
 
 def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     built = {}
-    monkeypatch.setattr("jaxcredit.train.run.build", lambda exp: built.setdefault(str(exp.mesh), programs.build(exp)))
+    monkeypatch.setattr(
+        "jaxcredit.train.run.build",
+        lambda exp: built.setdefault(str(exp.mesh), programs.build(exp)),
+    )
     eight, _ = find.experiment(config)
     eight = dataclasses.replace(eight, optimizer=optax.adam(1e-2, eps=1e-3))
     four = dataclasses.replace(eight, mesh={"fsdp": 2, "tensor": 2})
@@ -76,23 +79,46 @@ def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     run(four, tmp_path / "moved", resume=True)
     whole, moved = timeless(tmp_path / "whole"), timeless(tmp_path / "moved")
     looked = 3  # at its accuracy, where it was the last step
-    close(*([line for line in lines if line["step"] != looked] for lines in (moved, whole)), rtol=5e-3, atol=1e-4)
+    close(
+        *([line for line in lines if line["step"] != looked] for lines in (moved, whole)),
+        rtol=5e-3,
+        atol=1e-4,
+    )
     assert len({line["loss"] for line in whole[1:]}) == 6 and len(moved) == 7
     _, a, _ = reopen(eight, tmp_path / "whole")
     _, b, _ = reopen(four, tmp_path / "moved")
-    assert len(jax.tree.leaves(a)[0].sharding.device_set) == 8 and len(jax.tree.leaves(b)[0].sharding.device_set) == 4
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-4), a, b)
+    assert (
+        len(jax.tree.leaves(a)[0].sharding.device_set) == 8
+        and len(jax.tree.leaves(b)[0].sharding.device_set) == 4
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(np.asarray(x), np.asarray(y), atol=1e-4), a, b
+    )
 
 
 @pytest.mark.timeout(1800)  # of a machine that does much else
 def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(config, tmp_path):
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", "--steps", "400"]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
-    job = [*words, "--run", "two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
+    job = [
+        *words,
+        "--run",
+        "two",
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--processes",
+        "2",
+        "--process",
+    ]
     told = [open(tmp_path / f"{i}.txt", "w+") for i in range(2)]  # noqa: SIM115
     metrics = tmp_path / "two/metrics.jsonl"
     jobs = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(SLOWLY), *job, str(i)], env=env, stdout=told[i], stderr=told[i])
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(SLOWLY), *job, str(i)],
+            env=env,
+            stdout=told[i],
+            stderr=told[i],
+        )
         for i in range(2)
     ]
 
@@ -119,12 +145,20 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(c
     assert timeless(tmp_path / "two")[-1]["step"] == stopped
     for i in range(2):  # each host's log says the same
         log = (tmp_path / f"two/hosts/{i:05d}.log").read_text()
-        assert f"save step {stopped}, asked to stop" in log and "end with code 143" in log and f"process {i} of 2" in log
+        assert (
+            f"save step {stopped}, asked to stop" in log
+            and "end with code 143" in log
+            and f"process {i} of 2" in log
+        )
 
     more = [*words[:-1], str(stopped + 2)]
     cli.main([*more, "--run", "two", "--resume", "auto"])
     cli.main([*more, "--run", "one"])
     one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")
     assert len(one) == stopped + 3
-    close(*([line for line in lines if line["step"] > stopped - 3] for lines in (two, one)), rtol=5e-3, atol=1e-4)
+    close(
+        *([line for line in lines if line["step"] > stopped - 3] for lines in (two, one)),
+        rtol=5e-3,
+        atol=1e-4,
+    )
     assert all(a["tokens"] > 0 for a in itertools.islice(two, 1, None))

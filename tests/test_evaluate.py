@@ -12,7 +12,10 @@ from jaxcredit.tasks import statistics as evaluate
 def test_pass_at_k_is_the_mean_over_all_subsets(n):
     scores = np.array([[1.0] * c + [0.0] * (n - c) for c in range(n + 1)])
     for k in range(1, n + 1):
-        brute = [np.mean([row[list(s)].max() for s in itertools.combinations(range(n), k)]) for row in scores]
+        brute = [
+            np.mean([row[list(s)].max() for s in itertools.combinations(range(n), k)])
+            for row in scores
+        ]
         np.testing.assert_allclose(evaluate.pass_at_k(scores, k), brute, atol=1e-12)
 
 
@@ -42,8 +45,13 @@ def test_bootstrap_is_seeded_and_covers():
     a, b = evaluate.bootstrap(values, seed=3), evaluate.bootstrap(values, seed=3)
     assert a == b != evaluate.bootstrap(values, seed=4)
     half = 1.96 * values.std() / np.sqrt(200)
-    assert a.value == pytest.approx(values.mean()) and a.high - a.value == pytest.approx(half, rel=0.2)
-    covered = [(e := evaluate.bootstrap(rng.normal(size=60), draws=300, seed=i)).low < 0 < e.high for i in range(200)]
+    assert a.value == pytest.approx(values.mean()) and a.high - a.value == pytest.approx(
+        half, rel=0.2
+    )
+    covered = [
+        (e := evaluate.bootstrap(rng.normal(size=60), draws=300, seed=i)).low < 0 < e.high
+        for i in range(200)
+    ]
     assert 0.88 <= np.mean(covered) <= 0.99
     with pytest.raises(ValueError, match="average over a prompt's answers"):
         evaluate.bootstrap(np.zeros((3, 2)))
@@ -53,12 +61,20 @@ def test_summary_of_a_worked_example():
     scores = np.array([[1.0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0]])
     lengths = np.array([[2, 9, 9, 9], [4, 4, 4, 4], [9, 9, 9, 9]])
     done = lengths < 9
-    out = evaluate.summary(scores, greedy=np.array([0, 1, 1]), lengths=lengths, done=done, ks=(1, 2))
-    assert out["mean@4"].value == pytest.approx(5 / 12) and out["pass@1"].value == pytest.approx(5 / 12)
+    out = evaluate.summary(
+        scores, greedy=np.array([0, 1, 1]), lengths=lengths, done=done, ks=(1, 2)
+    )
+    assert out["mean@4"].value == pytest.approx(5 / 12) and out["pass@1"].value == pytest.approx(
+        5 / 12
+    )
     assert out["pass@2"].value == pytest.approx((0.5 + 1 + 0) / 3)
     assert out["greedy_accuracy"] == evaluate.wilson(2, 3)
     assert out["mixed"] == pytest.approx(1 / 3) and out["truncated"] == pytest.approx(7 / 12)
-    assert out["length_right/mean"] == pytest.approx(18 / 5) and out["length_right/min"] == 2 and out["length_right/median"] == 4
+    assert (
+        out["length_right/mean"] == pytest.approx(18 / 5)
+        and out["length_right/min"] == 2
+        and out["length_right/median"] == 4
+    )
     assert out["length_wrong/min"] == out["length_wrong/max"] == 9
 
 
@@ -67,12 +83,16 @@ def test_unscored_answers_are_in_no_mean_and_counted():
     scores = np.array([[1.0, 0, nan], [nan, nan, nan], [1, 1, nan], [0, nan, nan]])
     out = evaluate.summary(scores, greedy=np.array([1, nan, 0.5, nan]), ks=(1, 2))
     assert out["unscored"] == 7 + 2
-    assert out["mean@3"].value == pytest.approx((0.5 + 1 + 0) / 3) and out["mixed"] == pytest.approx(1 / 3)
+    assert out["mean@3"].value == pytest.approx((0.5 + 1 + 0) / 3) and out[
+        "mixed"
+    ] == pytest.approx(1 / 3)
     np.testing.assert_allclose(evaluate.pass_at_k(scores, 1), [0.5, nan, 1, 0])
     np.testing.assert_allclose(evaluate.pass_at_k(scores, 2), [1, nan, 1, nan])
     assert out["pass@1"].value == pytest.approx(0.5) and out["pass@2"].value == 1
     assert out["greedy_accuracy"] == evaluate.wilson(1, 2) and out["greedy_reward"].value == 0.75
-    nothing = evaluate.summary(np.full((2, 2), nan), greedy=np.full(2, nan), lengths=np.ones((2, 2)), done=np.ones((2, 2)))
+    nothing = evaluate.summary(
+        np.full((2, 2), nan), greedy=np.full(2, nan), lengths=np.ones((2, 2)), done=np.ones((2, 2))
+    )
     assert nothing == {"unscored": 6.0, "truncated": 0.0}
     assert "unscored" not in evaluate.summary(np.zeros((2, 2)))
 
@@ -89,13 +109,18 @@ def test_what_summary_refuses():
 def test_the_table_shows_every_number_of_every_run():
     from rich.console import Console
 
-    before, after = evaluate.summary(np.zeros((4, 2))), evaluate.summary(np.ones((4, 2)), greedy=np.ones(4))
+    before, after = (
+        evaluate.summary(np.zeros((4, 2))),
+        evaluate.summary(np.ones((4, 2)), greedy=np.ones(4)),
+    )
     console = Console(width=120, record=True, file=open("/dev/null", "w"))
     with console.file:
         console.print(evaluate.table({"before": before, "after": after}, "sums"))
         text = console.export_text()
     line = next(row for row in text.splitlines() if "greedy_accuracy" in row)
-    assert "sums" in text and "before" in text and "-" in line and "1.000" in line and "pass@2" in text
+    assert (
+        "sums" in text and "before" in text and "-" in line and "1.000" in line and "pass@2" in text
+    )
 
 
 def test_equal_means_and_pass_rates_are_one_row_of_the_table():
@@ -104,4 +129,6 @@ def test_equal_means_and_pass_rates_are_one_row_of_the_table():
         return [name for name, _ in evaluate.table({"run": numbers}).texts]
 
     assert names([[1.0, 0], [0, 0], [1, 1]]) == ["mean@2, pass@1", "pass@2", "mixed", "truncated"]
-    assert names([[0.5, 0], [0, 0], [1, 1]])[:3] == ["mean@2", "pass@1, pass@2", "mixed"], "a graded reward is not a share of solved ones"
+    assert names([[0.5, 0], [0, 0], [1, 1]])[:3] == ["mean@2", "pass@1, pass@2", "mixed"], (
+        "a graded reward is not a share of solved ones"
+    )

@@ -28,10 +28,20 @@ def pull(place):
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
 
-@pytest.mark.parametrize("shape", [{"fsdp": 2, "expert": 2, "tensor": 2}, pytest.param({"data": 4, "expert": 2}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"fsdp": 2, "expert": 2, "tensor": 2},
+        pytest.param({"data": 4, "expert": 2}, marks=pytest.mark.slow),
+    ],
+)
 def test_many_devices_are_one(shape):
     rng = np.random.default_rng(0)
-    y, by, w = rng.normal(size=(N, T, D)).astype(np.float32), rng.normal(size=(N, T, D)).astype(np.float32), weights(rng)
+    y, by, w = (
+        rng.normal(size=(N, T, D)).astype(np.float32),
+        rng.normal(size=(N, T, D)).astype(np.float32),
+        weights(rng),
+    )
     (_, want), wanted = pull(None)(y, w, by)
     devices = mesh.make(shape)
     place = mesh.Layout(devices, tuple(mesh.fsdp_tensor.items()))
@@ -41,7 +51,9 @@ def test_many_devices_are_one(shape):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)
     assert all(np.abs(x).max() > 0.1 for x in jax.tree.leaves(gradient))
     text = pull(place).lower(lies, w, by).compile().as_text()
-    assert f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text  # nobody ever holds all tokens
+    assert (
+        f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text
+    )  # nobody ever holds all tokens
 
 
 @pytest.mark.slow
@@ -49,7 +61,9 @@ def test_a_token_takes_its_likeliest_experts():
     """One expert is the MLP; and an expert that nobody chooses may hold anything."""
     rng = np.random.default_rng(1)
     y, w = rng.normal(size=(2, 3, D)).astype(np.float32), weights(rng)
-    alone = {"w_router": w["w_router"][:, :1]} | {name: w[name][:1] for name in ("w_gate", "w_up", "w_down")}
+    alone = {"w_router": w["w_router"][:, :1]} | {
+        name: w[name][:1] for name in ("w_gate", "w_up", "w_down")
+    }
     mlp = (jax.nn.silu(y @ w["w_gate"][0]) * (y @ w["w_up"][0])) @ w["w_down"][0]
     np.testing.assert_allclose(routed(y, alone, jax.nn.silu, 1), mlp, atol=1e-4)
     y = np.abs(y)

@@ -47,7 +47,10 @@ def dense(q, k, v, mask, cfg):
 def compare(cfg, valid, P, S, *windows, heads=4, kv_heads=2):
     """Values and gradients of a kernel at the tokens that count, those of the formula."""
     (N, T), h, rng = valid.shape, cfg.head_dim, np.random.default_rng(0)
-    q, k, v, w = (jnp.asarray(rng.normal(size=(N, T, n, h)), jnp.float32) for n in (heads, kv_heads, kv_heads, heads))
+    q, k, v, w = (
+        jnp.asarray(rng.normal(size=(N, T, n, h)), jnp.float32)
+        for n in (heads, kv_heads, kv_heads, heads)
+    )
     w = jnp.where(valid[..., None, None], w, 0)  # nobody asks for what padding sees
 
     def told(attend):
@@ -83,12 +86,20 @@ def test_a_mask_is_who_sees_whom():
     whole = mask[:, :]
     np.testing.assert_array_equal(whole[:23, :23], seen(np.ones((1, 23), bool), 5, 6, 4)[0])
     assert np.array_equal(mask[8:16, 16:24], whole[8:16, 16:24]) and whole.any(1).all()
-    np.testing.assert_array_equal(splash.Packed(20, 9, 0, FAR)[:, :], np.tril(np.ones((20, 20), bool)))
+    np.testing.assert_array_equal(
+        splash.Packed(20, 9, 0, FAR)[:, :], np.tril(np.ones((20, 20), bool))
+    )
 
 
 @pytest.mark.parametrize(
     "name, prompts, kv_heads",
-    [("splash", 2, 1), *(pytest.param(*x, marks=pytest.mark.slow) for x in (("splash", 2, 2), ("splash", 3, 4), ("cudnn", 2, 1)))],
+    [
+        ("splash", 2, 1),
+        *(
+            pytest.param(*x, marks=pytest.mark.slow)
+            for x in (("splash", 2, 2), ("splash", 3, 4), ("cudnn", 2, 1))
+        ),
+    ],
 )
 def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_heads):
     """One kv head over two devices is copied; three prompts over two are computed by both. In many blocks, of which some are left out:
@@ -96,25 +107,37 @@ def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_hea
     monkeypatch.setattr(splash, "BLOCK", 128)
     valid = np.ones((prompts, 60 + 6 * 65), bool)
     valid[0, :7] = valid[-1, 300:305] = False
-    place = mesh.Layout(mesh.make({"fsdp": 2, "tensor": 2}), tuple(sorted(mesh.fsdp_tensor.items())))
-    compare(dataclasses.replace(LLAMA, attention=name, place=place), valid, 60, 65, kv_heads=kv_heads)
+    place = mesh.Layout(
+        mesh.make({"fsdp": 2, "tensor": 2}), tuple(sorted(mesh.fsdp_tensor.items()))
+    )
+    compare(
+        dataclasses.replace(LLAMA, attention=name, place=place), valid, 60, 65, kv_heads=kv_heads
+    )
 
 
 @pytest.mark.parametrize(
     "name, cfg",
-    [pytest.param(name, cfg, marks=pytest.mark.slow) for name, cfg in (("splash", FULL), ("splash", GEMMA), ("cudnn", UNCAPPED))],
+    [
+        pytest.param(name, cfg, marks=pytest.mark.slow)
+        for name, cfg in (("splash", FULL), ("splash", GEMMA), ("cudnn", UNCAPPED))
+    ],
     ids=["splash", "windows", "cudnn"],
 )
 def test_a_policy_is_the_same_with_a_kernel(name, cfg):
     """Logits, log-probs, entropies and gradients; grouped heads, padding on both sides, a hole, an empty row, windows and a cap."""
     tree, (tokens, valid) = make(cfg), batch(1)
-    asked = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])  # behind padding stands a state that nobody asks for
+    asked = jnp.asarray(
+        valid[:, :, P:] & valid[:, :, P - 1 : -1]
+    )  # behind padding stands a state that nobody asks for
     weight = jax.random.normal(jax.random.key(3), (2, *asked.shape))
 
     def told(w, cfg):
         def loss(w):
             out = tf.logprob(w, tokens, valid, cfg, prompt=P)
-            value = [jnp.where(asked, a * b, 0).sum() for a, b in zip(weight, (out["logp"], out["entropy"]), strict=True)]
+            value = [
+                jnp.where(asked, a * b, 0).sum()
+                for a, b in zip(weight, (out["logp"], out["entropy"]), strict=True)
+            ]
             return sum(value), out | {"logits": tf.logits(w, flat(tokens), flat(valid), cfg)}
 
         return jax.grad(loss, has_aux=True)(w)
@@ -123,7 +146,9 @@ def test_a_policy_is_the_same_with_a_kernel(name, cfg):
     g, got = told(tree, dataclasses.replace(cfg, attention=name))
     h, want = told(tree, dataclasses.replace(cfg, attention="plain"))
     for key in ("logp", "entropy"):
-        np.testing.assert_allclose(np.where(asked, got[key], 0), np.where(asked, want[key], 0), atol=1e-5)
+        np.testing.assert_allclose(
+            np.where(asked, got[key], 0), np.where(asked, want[key], 0), atol=1e-5
+        )
     np.testing.assert_allclose(got["logits"][flat(valid)], want["logits"][flat(valid)], atol=1e-4)
     for (path, a), b in zip(jax.tree.leaves_with_path(g), jax.tree.leaves(h), strict=True):
         assert np.abs(b).max() > 1e-4, path
@@ -149,7 +174,9 @@ def test_nothing_behind_the_end_of_a_row_is_used(monkeypatch):
 
 
 def device(platform, version="", **facts):
-    return SimpleNamespace(platform=platform, client=SimpleNamespace(platform_version=version), **facts)
+    return SimpleNamespace(
+        platform=platform, client=SimpleNamespace(platform_version=version), **facts
+    )
 
 
 TPU, CPU, ROCM = device("tpu"), device("cpu"), device("gpu", "PJRT C API\nrocm 60000")
@@ -178,14 +205,18 @@ def test_who_gets_which(monkeypatch, on, cfg, name, why):
     got, reason = fused.chosen(cfg)
     assert got == name and (why in reason if why else not reason)
     if why:
-        with pytest.raises(ValueError, match=f"attention = 'cudnn' .*{why}.*take 'auto' or 'plain'"):
+        with pytest.raises(
+            ValueError, match=f"attention = 'cudnn' .*{why}.*take 'auto' or 'plain'"
+        ):
             fused.chosen(dataclasses.replace(cfg, attention="cudnn"))
 
 
 def test_a_mesh_that_cuts_the_tokens_is_left_to_plain():
     for rules, name in ((mesh.fsdp_context, "plain"), (mesh.fsdp_tensor, "splash")):
         where = SimpleNamespace(devices=np.array([TPU]), shape={"fsdp": 2, "context": 2})
-        got, why = fused.chosen(dataclasses.replace(REAL, place=SimpleNamespace(mesh=where, rules=tuple(rules.items()))))
+        got, why = fused.chosen(
+            dataclasses.replace(REAL, place=SimpleNamespace(mesh=where, rules=tuple(rules.items())))
+        )
         assert got == name and ("this mesh cuts" in why) == (name == "plain")
     with pytest.raises(ValueError, match="attention = 'flash' is not known: take 'auto'"):
         dataclasses.replace(LLAMA, attention="flash")
@@ -206,7 +237,12 @@ def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
     out = jax.eval_shape(fused.fused(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
     assert out.shape == q.shape and len(asked) == 2
     for how, window in zip(asked, ((2, 0), None), strict=True):
-        assert how["implementation"] == "cudnn" and how["is_causal"] and how["scale"] == 5**-0.5 and how["local_window_size"] == window
+        assert (
+            how["implementation"] == "cudnn"
+            and how["is_causal"]
+            and how["scale"] == 5**-0.5
+            and how["local_window_size"] == window
+        )
         even = (P + S + 1) // 2 * 2
         assert how["shapes"] == [(9, even, 4, 8), (9, even, 2, 8), (9, even, 2, 8)]
         assert how["query_seq_lengths"] is how["key_value_seq_lengths"]
@@ -223,7 +259,10 @@ def test_jax_takes_what_cudnn_is_asked_for(monkeypatch, windows, S):
     monkeypatch.setattr(mesh, "available", lambda: [H100])
     cfg = dataclasses.replace(LLAMA, head_dim=16, dtype="bfloat16", windows=windows)
     assert fused.chosen(cfg) == ("cudnn", "")
-    tree, valid = jax.eval_shape(lambda: params.init(tf.specs(cfg), jax.random.key(0))), jnp.ones((2, 3, 8 + S), bool)
+    tree, valid = (
+        jax.eval_shape(lambda: params.init(tf.specs(cfg), jax.random.key(0))),
+        jnp.ones((2, 3, 8 + S), bool),
+    )
 
     def loss(weights, tokens):
         return tf.logprob(weights, tokens, valid, cfg, prompt=8)["logp"].sum()
@@ -240,8 +279,9 @@ import jax, jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 sys.path.insert(0, sys.argv[1])
 from test_fused import CAPPED
-from jaxcredit import mesh, topology
-from jaxcredit.policy import fused
+from jaxcredit.parallel import mesh
+from jaxcredit.train.planning import topology
+from jaxcredit.policy import fused_attention as fused
 
 devices = mesh.make({"fsdp": 2, "tensor": 2}, topology.describe("v5e:2x2").devices)
 place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
@@ -259,5 +299,12 @@ for head_dim, dtype in ((8, "float32"), (64, "bfloat16"), (96, "bfloat16"), (256
 def test_the_compiler_of_tpus_takes_splash():
     """Forward and backward on a mesh, small and large heads, two windows, a cap, one kv head for two devices."""
     pytest.importorskip("libtpu", reason=ABSENT)
-    done = subprocess.run([sys.executable, "-c", COMPILE, str(Path(__file__).parent)], capture_output=True, text=True, timeout=550)
-    assert done.stdout.count("['splash_mha_fwd', 'splash_mha_dq', 'splash_mha_dkv']") == 4, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.stdout.count("['splash_mha_fwd', 'splash_mha_dq', 'splash_mha_dkv']") == 4, (
+        done.stdout + done.stderr
+    )

@@ -34,7 +34,9 @@ def _end():
 
 def judge(reward, n=4, **kw):
     task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], reward)
-    return tasks.score(task, list(range(n)), [f"text {i}" for i in range(n)], [[i] for i in range(n)], **kw)
+    return tasks.score(
+        task, list(range(n)), [f"text {i}" for i in range(n)], [[i] for i in range(n)], **kw
+    )
 
 
 def elsewhere(reward):
@@ -44,22 +46,47 @@ def elsewhere(reward):
 
 # Numbers
 
-NUMBERS = [True, 2, 0.25, np.float32(0.5), np.int64(3), np.bool_(True), np.array(0.125), [0.75], -0.1, np.array([0.5]), 1e30, 5e-324]
-NUMBERS += [decimal.Decimal("0.5"), fractions.Fraction(1, 4), np.float16(2), [decimal.Decimal(3)], jnp.float32(0.5), jnp.bfloat16(0.25)]
+NUMBERS = [
+    True,
+    2,
+    0.25,
+    np.float32(0.5),
+    np.int64(3),
+    np.bool_(True),
+    np.array(0.125),
+    [0.75],
+    -0.1,
+    np.array([0.5]),
+    1e30,
+    5e-324,
+]
+NUMBERS += [
+    decimal.Decimal("0.5"),
+    fractions.Fraction(1, 4),
+    np.float16(2),
+    [decimal.Decimal(3)],
+    jnp.float32(0.5),
+    jnp.bfloat16(0.25),
+]
 
 
 @WORKERS
 def test_rewards_come_back_in_order_as_floats(workers):
     out = judge(lambda m, t, i: NUMBERS[m], len(NUMBERS), workers=workers)
     assert out.dtype == np.float64 and out.shape == (len(NUMBERS), 1)
-    np.testing.assert_array_equal(out[:, 0], [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1, 0.5, 1e30, 5e-324, 0.5, 0.25, 2, 3, 0.5, 0.25])
+    np.testing.assert_array_equal(
+        out[:, 0],
+        [1, 2, 0.25, 0.5, 3, 1, 0.125, 0.75, -0.1, 0.5, 1e30, 5e-324, 0.5, 0.25, 2, 3, 0.5, 0.25],
+    )
 
 
 @WORKERS
 def test_a_reward_for_each_segment(workers):
     out = judge(lambda m, t, i: [0.5] * (m + 1), 3, segments=[1, 2, 3], workers=workers)
     np.testing.assert_array_equal(out, [[0.5, 0, 0], [0.5, 0.5, 0], [0.5, 0.5, 0.5]])
-    with pytest.raises(RewardError, match=r"returned a list of 2, \[0.5, 0.5\], where 1 is due(.|\n)*text 1"):
+    with pytest.raises(
+        RewardError, match=r"returned a list of 2, \[0.5, 0.5\], where 1 is due(.|\n)*text 1"
+    ):
         judge(lambda m, t, i: [0.5] * (2 if m == 1 else 1), 3, workers=workers)
     with pytest.raises(RewardError, match="returned one number, 0.5, where 2 are due"):
         judge(lambda m, t, i: 0.5, 1, segments=[2], workers=workers)
@@ -78,18 +105,44 @@ class Unprintable:
         raise ValueError
 
 
-NONSENSE = [float("nan"), float("-inf"), "1", {"a": 1}, 1j, np.array([np.nan]), decimal.Decimal("NaN"), decimal.Decimal("sNaN")]
+NONSENSE = [
+    float("nan"),
+    float("-inf"),
+    "1",
+    {"a": 1},
+    1j,
+    np.array([np.nan]),
+    decimal.Decimal("NaN"),
+    decimal.Decimal("sNaN"),
+]
 assert LARGEST == LARGEST_RETURN  # the worker imports nothing of ours
-HUGE = [1.01e30, 1e39, -1e39, np.float64(3.5e38), 10**5000, decimal.Decimal("1e400"), fractions.Fraction(10**400), 2**128]
+HUGE = [
+    1.01e30,
+    1e39,
+    -1e39,
+    np.float64(3.5e38),
+    10**5000,
+    decimal.Decimal("1e400"),
+    fractions.Fraction(10**400),
+    2**128,
+]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nonsense_is_refused_by_name(workers):
     cases = [(x, "not finite|not a number") for x in [*NONSENSE, Unprintable()]]
     cases += [(x, r"rewards go up to 1e\+30") for x in HUGE]
-    task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], lambda meta, text, ids: cases[meta][0] if ids else 1.0)
+    task = tasks.Task(
+        "toy",
+        [{"prompt": "p", "meta": 0}],
+        [],
+        lambda meta, text, ids: cases[meta][0] if ids else 1.0,
+    )
     for i, (_, why) in enumerate(cases):
-        with pytest.raises(RewardError, match=rf"(?s)returned .*({why}).*meta: *{i}.*'text 1'.*Return a finite float"):
+        with pytest.raises(
+            RewardError,
+            match=rf"(?s)returned .*({why}).*meta: *{i}.*'text 1'.*Return a finite float",
+        ):
             tasks.score(task, [i, i], ["text 0", "text 1"], [[], [1]], workers=workers)
 
 
@@ -111,9 +164,17 @@ def test_a_raising_reward_shows_its_trace_the_prompt_the_response_and_the_mend(w
     with pytest.raises(RewardError) as caught:
         judge(reward, prompts=["zero", "one", "two", "three"], workers=workers)
     message = str(caught.value)
-    wanted = f"{reward.__name__} of task 'toy' raised ZeroDivisionError", "return 1 / 0 if meta == 2", "'two'", "'text 2'", "0.0 where no"
+    wanted = (
+        f"{reward.__name__} of task 'toy' raised ZeroDivisionError",
+        "return 1 / 0 if meta == 2",
+        "'two'",
+        "'text 2'",
+        "0.0 where no",
+    )
     assert all(part in message for part in wanted), message
-    assert not any(own in message for own in ("tasks/guard.py", "worker.py", "workers.py", "asyncio/"))
+    assert not any(
+        own in message for own in ("tasks/guard.py", "worker.py", "workers.py", "asyncio/")
+    )
 
 
 def whispers(meta, text, ids):
@@ -124,7 +185,11 @@ def whispers(meta, text, ids):
 def test_control_characters_of_errors_answers_and_prompts_are_shown_escaped(workers):
     with pytest.raises(RewardError) as caught:
         judge(whispers, 1, prompts=["\x1b[2J\u202e"], workers=workers)
-    assert "\x1b" not in str(caught.value) and "\u202e" not in str(caught.value) and r"\x1b[31mred" in str(caught.value)
+    assert (
+        "\x1b" not in str(caught.value)
+        and "\u202e" not in str(caught.value)
+        and r"\x1b[31mred" in str(caught.value)
+    )
 
 
 def exits(meta, text, ids):
@@ -145,7 +210,12 @@ def crashes(meta, text, ids):
 
 @pytest.mark.parametrize(
     "ends, how",
-    [(exits, "raised SystemExit: 4"), (interrupts, "raised KeyboardInterrupt"), (leaves, "exit code 3"), (crashes, "signal SIGSEGV")],
+    [
+        (exits, "raised SystemExit: 4"),
+        (interrupts, "raised KeyboardInterrupt"),
+        (leaves, "exit code 3"),
+        (crashes, "signal SIGSEGV"),
+    ],
 )
 def test_a_reward_that_ends_its_process_does_not_end_ours(ends, how):
     def reward(meta, text, ids):
@@ -198,7 +268,11 @@ def alarm(meta, text, ids):
 
 def deaf(meta, text, ids):
     """Every signal but those that nobody can refuse."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, *range(signal.SIGRTMIN - 2, signal.SIGRTMAX + 1)}:
+    for number in signal.valid_signals() - {
+        signal.SIGKILL,
+        signal.SIGSTOP,
+        *range(signal.SIGRTMIN - 2, signal.SIGRTMAX + 1),
+    }:
         signal.signal(number, signal.SIG_IGN) if meta == 1 else None
     return sleep(meta, text, ids)
 
@@ -225,9 +299,14 @@ async def refuses_to_be_cancelled(meta, text, ids):
 HANGS = [spin, regex, stubborn, sleep, alarm, awaits, blocks_the_loop, refuses_to_be_cancelled]
 
 
-@pytest.mark.parametrize("hang, workers", [*((hang, workers) for hang in HANGS for workers in (0, 1)), (deaf, 1), (spin, 3), (awaits, 3)])
+@pytest.mark.parametrize(
+    "hang, workers",
+    [*((hang, workers) for hang in HANGS for workers in (0, 1)), (deaf, 1), (spin, 3), (awaits, 3)],
+)
 def test_a_hanging_reward_is_stopped_and_named(hang, workers):
-    with pytest.raises(RewardTimeout, match="(?s)did not return within 0.3 s.*two.*'text 1'.*timeout_s"):
+    with pytest.raises(
+        RewardTimeout, match="(?s)did not return within 0.3 s.*two.*'text 1'.*timeout_s"
+    ):
         judge(hang, prompts=["one", "two", "three", "four"], timeout_s=0.3, workers=workers)
     assert judge(lambda m, t, i: 1.0, workers=workers).sum() == 4  # nothing is left behind
     assert not [p for p in psutil.Process().children(recursive=True) if p.cpu_percent(0.05) > 50]
@@ -275,7 +354,10 @@ def test_somebody_elses_timer_is_left_alone():
     try:
         for workers in (0, 1):
             judge(lambda m, t, i: 1.0, workers=workers)
-        assert 50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100 and signal.getsignal(signal.SIGALRM) is before
+        assert (
+            50 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+            and signal.getsignal(signal.SIGALRM) is before
+        )
     finally:
         signal.setitimer(signal.ITIMER_REAL, *outer)
 
@@ -310,7 +392,11 @@ def test_a_reward_runs_in_a_process_that_is_kept_and_leaves_the_accelerator_alon
         return os.getpid() * 1e3 + len(seen)
 
     first, second = judge(reward, 2).ravel(), judge(reward, 2).ravel()
-    assert np.diff([*first, *second]).tolist() == [1, 1, 1] and first[0] // 1e3 != os.getpid() and not seen
+    assert (
+        np.diff([*first, *second]).tolist() == [1, 1, 1]
+        and first[0] // 1e3 != os.getpid()
+        and not seen
+    )
     assert judge(reward_here, 1, workers=0)[0, 0] == os.getpid()
 
 
@@ -328,19 +414,28 @@ def python(code, shell='exec "$@"', **environment):
     """A Python process that has imported this file as t."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", "import test_guard as t; " + code]
-    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
-@pytest.mark.parametrize("shell, shown", [('exec "$@"', r"na\xefve 1"), ('exec "$@" >&-', ""), ('exec "$@" >/dev/full', "")])
+@pytest.mark.parametrize(
+    "shell, shown",
+    [('exec "$@"', r"na\xefve 1"), ('exec "$@" >&-', ""), ('exec "$@" >/dev/full', "")],
+)
 def test_what_a_reward_prints_is_shown_and_may_fail(shell, shown):
-    out, told = python("t.sys.stderr.write(str(t.judge(t.prints).sum()))", shell, PYTHONIOENCODING="ascii").communicate(timeout=100)
+    out, told = python(
+        "t.sys.stderr.write(str(t.judge(t.prints).sum()))", shell, PYTHONIOENCODING="ascii"
+    ).communicate(timeout=100)
     assert "4.0" in told and shown in out, told
 
 
 @pytest.mark.parametrize("hang, number", [("deaf", signal.SIGKILL), ("sleep", signal.SIGTERM)])
 def test_no_process_outlives_the_trainer(hang, number, tmp_path):
     pid = tmp_path / "pid"
-    trainer = python(f"t.judge(lambda m, x, i: (t.pathlib.Path({str(pid)!r}).write_text(str(t.os.getpid())), t.{hang}(1, x, i)))")
+    trainer = python(
+        f"t.judge(lambda m, x, i: (t.pathlib.Path({str(pid)!r}).write_text(str(t.os.getpid())), t.{hang}(1, x, i)))"
+    )
     while not pid.exists() or not pid.read_text():
         assert trainer.poll() is None, trainer.communicate()
         time.sleep(0.1)
@@ -379,8 +474,12 @@ def test_a_reward_that_cannot_be_copied_runs_here_and_says_why():
     assert not away and "arrays of JAX" in why
     away, why = elsewhere(heavy(np.zeros(9_000_000)))
     assert not away and "it carries 69 MiB" in why
-    task = tasks.Task("toy", [{"prompt": "p", "meta": LOCK}], [], reward := lambda m, t, i: os.getpid())
-    assert tasks.score(task, [LOCK], [""], [[]])[0, 0] == os.getpid() and "lock" in processes.stays(reward)
+    task = tasks.Task(
+        "toy", [{"prompt": "p", "meta": LOCK}], [], reward := lambda m, t, i: os.getpid()
+    )
+    assert tasks.score(task, [LOCK], [""], [[]])[0, 0] == os.getpid() and "lock" in processes.stays(
+        reward
+    )
 
 
 CONFIG = """
@@ -402,7 +501,9 @@ HOME = os.getpid()
 """
 
 
-@pytest.mark.parametrize("gold, away", [("meta.gold", True), ("compared(meta.gold, text) and text", False)])
+@pytest.mark.parametrize(
+    "gold, away", [("meta.gold", True), ("compared(meta.gold, text) and text", False)]
+)
 def test_rewards_of_config_files_and_of_files_beside_them_run_there(tmp_path, gold, away):
     from jaxcredit.cli import loading as find
 
@@ -411,8 +512,14 @@ def test_rewards_of_config_files_and_of_files_beside_them_run_there(tmp_path, go
     config = find.module(str(tmp_path / "typing.py"))
     task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], config.judge)
     out = tasks.score(task, [config.Meta("a"), config.Meta("b")], ["a", "a"], [[], []])
-    assert (out.ravel() % 10).tolist() == [1, 0] and (out[0, 0] > 9) == away, processes.stays(config.judge)
-    assert away or "cache" in processes.stays(config.judge) or "No module" in processes.stays(config.judge)
+    assert (out.ravel() % 10).tolist() == [1, 0] and (out[0, 0] > 9) == away, processes.stays(
+        config.judge
+    )
+    assert (
+        away
+        or "cache" in processes.stays(config.judge)
+        or "No module" in processes.stays(config.judge)
+    )
 
 
 @pytest.mark.parametrize("name", ["sums", "spell_backward", "number_sorting"])
@@ -430,7 +537,9 @@ def test_the_tasks_of_the_library_run_in_a_process_of_their_own(name):
 def test_async_rewards_are_awaited_many_at_a_time(workers):
     here = []
 
-    async def together(meta, text, ids):  # nobody passes before all are there: one after the other, it hangs
+    async def together(
+        meta, text, ids
+    ):  # nobody passes before all are there: one after the other, it hangs
         here.append(meta)
         while len(here) < 64:
             await asyncio.sleep(0.001)

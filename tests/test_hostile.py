@@ -18,7 +18,22 @@ from jaxcredit.credit.laws import synthetic
 from jaxcredit.rollout import transforms as variants
 
 GROUPS, BATCHES, FEW = 2048, 7, 64
-SOON = ("grpo", "tempo", "sploo", "dr_mas", "mars", "hae", "ma_rlhf", "san", "passk", "reinforce_pp", "gigpo", "spo_tree", "r3l", "scrl")
+SOON = (
+    "grpo",
+    "tempo",
+    "sploo",
+    "dr_mas",
+    "mars",
+    "hae",
+    "ma_rlhf",
+    "san",
+    "passk",
+    "reinforce_pp",
+    "gigpo",
+    "spo_tree",
+    "r3l",
+    "scrl",
+)
 
 
 @cache
@@ -28,7 +43,10 @@ def program(name):
 
 def run(name, rollout):
     answer = program(name)(rollout)
-    return {k: np.asarray(x, np.float64) for k, x in (answer if isinstance(answer, dict) else {"advantage": answer}).items()}
+    return {
+        k: np.asarray(x, np.float64)
+        for k, x in (answer if isinstance(answer, dict) else {"advantage": answer}).items()
+    }
 
 
 def apart(a, b, whole_batch):
@@ -53,14 +71,16 @@ def examine(name, groups, batches):
         if set(LABELS) & set(method.needs):
             renamed = run(name, relabelled(rollout, 100 + seed))
             for column, x in answer.items():
-                assert apart(renamed[column], x, together) < 1e-3, f"{column} of seed {seed}: labels renamed"
+                assert apart(renamed[column], x, together) < 1e-3, (
+                    f"{column} of seed {seed}: labels renamed"
+                )
 
 
 def order_of_a_sum(name, groups):
     """Whoever does not care for the order of whole rewards, whose sums are exact, does not care for that of rewards that cancel."""
     method, rng = method_of(getattr(catalogue, name)), np.random.default_rng(3)
     base = synthetic(5, method.needs, N=groups, **SHAPE)
-    real = np.asarray(base.real)
+    real = np.asarray(base.segment_mask)
 
     def differ(reward):
         one = dataclasses.replace(base, reward=jnp.asarray(reward, jnp.float32))
@@ -70,7 +90,9 @@ def order_of_a_sum(name, groups):
     if differ(rng.integers(-3, 4, real.shape)) > 1e-3:
         return False
     for total in (0, 1, 0.3):
-        assert differ(sums(rng, real, total, 33.3)) < 2e-3, f"returns of {33.3 * total} in two orders"  # parts that float32 rounds
+        assert differ(sums(rng, real, total, 33.3)) < 2e-3, (
+            f"returns of {33.3 * total} in two orders"
+        )  # parts that float32 rounds
     return True
 
 
@@ -78,16 +100,20 @@ def unit_of_rewards(name, groups):
     """Whoever scales with the rewards, or not at all, from 1 to 16, does so up to 2^90 and, where it scales, down to 2^-80."""
     method, rng = method_of(getattr(catalogue, name)), np.random.default_rng(4)
     base = synthetic(6, method.needs, N=groups, **SHAPE)
-    reward = np.where(base.real, np.round(rng.normal(size=base.real.shape), 2), 0)
+    reward = np.where(base.segment_mask, np.round(rng.normal(size=base.segment_mask.shape), 2), 0)
 
     def at(scale):
-        return run(name, dataclasses.replace(base, reward=jnp.asarray(reward * scale, jnp.float32)))["advantage"]
+        return run(
+            name, dataclasses.replace(base, reward=jnp.asarray(reward * scale, jnp.float32))
+        )["advantage"]
 
     plain = at(1.0)
     for degree in (0, 1):
         if apart(at(16.0) / 16.0**degree, plain, False) < 1e-3:
             for scale in (2.0**70, 2.0**90, *([2.0**-80] if degree else [])):
-                assert apart(at(scale) / scale**degree, plain, False) < 1e-2, f"rewards of {scale:g}"
+                assert apart(at(scale) / scale**degree, plain, False) < 1e-2, (
+                    f"rewards of {scale:g}"
+                )
             return degree
     return None
 
@@ -105,7 +131,9 @@ def test_a_hundred_thousand_hostile_rollouts(name):
     examine(name, GROUPS, BATCHES)
     order_of_a_sum(name, GROUPS)
     unit_of_rewards(name, GROUPS)
-    assert program(name)._cache_size() <= 2  # one program for all that is GROUPS large (and the fast test's)
+    assert (
+        program(name)._cache_size() <= 2
+    )  # one program for all that is GROUPS large (and the fast test's)
 
 
 @pytest.mark.slow
@@ -113,13 +141,25 @@ def test_a_hundred_thousand_hostile_rollouts(name):
 def test_padding_does_not_leak_into_hostile_rollouts(name):
     together = method_of(getattr(catalogue, name)).scope == "batch"
     for seed in range(2):
-        rollout = hostile(seed, method_of(getattr(catalogue, name)).needs, GROUPS, together=together)
+        rollout = hostile(
+            seed, method_of(getattr(catalogue, name)).needs, GROUPS, together=together
+        )
         padded = run(name, reduce(variants.padded, ("T", "K", "R", "G"), rollout))
         for column, x in run(name, rollout).items():
-            assert apart(padded[column][:, : SHAPE["R"], : SHAPE["T"]], x, together) < 1e-3, f"{column} of seed {seed}"
+            assert apart(padded[column][:, : SHAPE["R"], : SHAPE["T"]], x, together) < 1e-3, (
+                f"{column} of seed {seed}"
+            )
 
 
 def test_who_reads_outcomes_alone_is_found_out():
     """The two tests above find out by themselves whom they concern: here is who must be among them."""
-    assert order_of_a_sum("grpo", FEW) and order_of_a_sum("tempo", FEW) and not order_of_a_sum("reinforce_pp", FEW)
-    assert unit_of_rewards("grpo", FEW) == 0 and unit_of_rewards("sploo", FEW) == 1 and unit_of_rewards("r3l", FEW) is None
+    assert (
+        order_of_a_sum("grpo", FEW)
+        and order_of_a_sum("tempo", FEW)
+        and not order_of_a_sum("reinforce_pp", FEW)
+    )
+    assert (
+        unit_of_rewards("grpo", FEW) == 0
+        and unit_of_rewards("sploo", FEW) == 1
+        and unit_of_rewards("r3l", FEW) is None
+    )

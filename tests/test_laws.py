@@ -7,14 +7,23 @@ import pytest
 
 import jaxcredit.credit as catalogue
 from jaxcredit.credit import laws, method_of, per_batch, per_group
-from jaxcredit.kernels import centre, spread
+from jaxcredit.kernels import center, to_tokens
 from jaxcredit.rollout import SIGNALS, outcome
 
-THOROUGH = ("grpo", "reinforce_pp")  # one of each scope; all laws on all estimators are for the slow stage
-SOON = {*THOROUGH, *catalogue.__all__[::4]}  # every fourth one, as they compile for two seconds each
+THOROUGH = (
+    "grpo",
+    "reinforce_pp",
+)  # one of each scope; all laws on all estimators are for the slow stage
+SOON = {
+    *THOROUGH,
+    *catalogue.__all__[::4],
+}  # every fourth one, as they compile for two seconds each
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in SOON else pytest.mark.slow) for n in catalogue.__all__])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in SOON else pytest.mark.slow) for n in catalogue.__all__],
+)
 def test_laws_hold(name):
     results = laws.check(getattr(catalogue, name), laws=laws.QUICK, shapes=laws.SHAPES[2:])
     assert len(results) == len(laws.QUICK)
@@ -31,7 +40,9 @@ def test_all_laws_hold_in_all_shapes(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in catalogue.__all__ if n not in THOROUGH])
 def test_the_other_laws_hold(name):
-    assert not [r for r in laws.check(getattr(catalogue, name), laws=laws.PROGRAMS) if r.passed is False]
+    assert not [
+        r for r in laws.check(getattr(catalogue, name), laws=laws.PROGRAMS) if r.passed is False
+    ]
 
 
 @pytest.mark.parametrize("name", catalogue.__all__)
@@ -55,9 +66,15 @@ def test_a_hundred_thousand_rollouts_are_finite(name):
     @jax.jit
     def ok(rollout):
         def total(reward):
-            changed = rollout.filled().__class__(**{**vars(rollout), "reward": jnp.where(rollout.real, reward, 0)})
-            answer = credit.unlifted(changed) if method.scope == "batch" else jax.vmap(credit.unlifted)(changed)
-            return sum(jnp.where(rollout.mask, x, 0).sum() for x in jax.tree.leaves(answer))
+            changed = rollout.filled().__class__(
+                **{**vars(rollout), "reward": jnp.where(rollout.segment_mask, reward, 0)}
+            )
+            answer = (
+                credit.unlifted(changed)
+                if method.scope == "batch"
+                else jax.vmap(credit.unlifted)(changed)
+            )
+            return sum(jnp.where(rollout.action_mask, x, 0).sum() for x in jax.tree.leaves(answer))
 
         finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(credit(rollout))]
         return jnp.stack(finite).all(), jnp.isfinite(jax.grad(total)(rollout.reward)).all()
@@ -73,7 +90,9 @@ def test_a_hundred_thousand_rollouts_are_finite(name):
 @pytest.mark.parametrize("seed", range(5))
 def test_synthetic_rollouts_are_sound_and_cover_the_hard_cases(seed):
     rollout = laws.synthetic(seed, N=64, R=8, G=5).check()
-    mask, valid, real = (np.asarray(x) for x in (rollout.mask, rollout.valid, rollout.real))
+    mask, valid, real = (
+        np.asarray(x) for x in (rollout.action_mask, rollout.token_mask, rollout.segment_mask)
+    )
     assert (mask <= valid).all()
     alive = real.any(-1).sum(-1)
     assert (alive == 1).any() and (alive == 0).any() and (alive == 5).any()
@@ -83,57 +102,61 @@ def test_synthetic_rollouts_are_sound_and_cover_the_hard_cases(seed):
 
 
 def _sums(batch):
-    return spread_all(centre(outcome(batch)), batch)
+    return spread_all(center(outcome(batch)), batch)
 
 
 def spread_all(x, batch):
-    return jax.vmap(spread)(x, batch)
+    return jax.vmap(to_tokens)(x, batch)
 
 
 @per_group
 def honest(group):
     """A mean."""
-    return spread(centre(outcome(group), where=group.real.any(-1)), group)
+    return to_tokens(center(outcome(group), where=group.segment_mask.any(-1)), group)
 
 
 @per_group
 def by_position(group):
     """The first row is special."""
-    return jnp.zeros(group.mask.shape).at[0].set(1.0)
+    return jnp.zeros(group.action_mask.shape).at[0].set(1.0)
 
 
 @per_group
 def by_padding(group):
     """Divides by the bucket."""
-    return spread(outcome(group) / group.mask.shape[1], group)
+    return to_tokens(outcome(group) / group.action_mask.shape[1], group)
 
 
 @per_group
 def explodes(group):
     """0 / 0."""
-    return spread(outcome(group) / (outcome(group) - outcome(group).mean()), group)
+    return to_tokens(outcome(group) / (outcome(group) - outcome(group).mean()), group)
 
 
 @per_group(affine=True)
 def one_pass(group):
     """E[x^2] - E[x]^2 loses everything to an offset."""
-    R, there = outcome(group), group.real.any(-1)
+    R, there = outcome(group), group.segment_mask.any(-1)
     n = jnp.maximum(there.sum(), 1)
     mean, square = jnp.where(there, R, 0).sum() / n, jnp.where(there, R * R, 0).sum() / n
-    return spread(jnp.where(there, R - mean, 0) / (jnp.sqrt(jnp.maximum(square - mean**2, 0)) + 1e-6), group)
+    return to_tokens(
+        jnp.where(there, R - mean, 0) / (jnp.sqrt(jnp.maximum(square - mean**2, 0)) + 1e-6), group
+    )
 
 
 @per_group(zero_sum=True)
 def uneven(group):
     """The outcome itself."""
-    return spread(outcome(group), group)
+    return to_tokens(outcome(group), group)
 
 
 @per_group(zero_sum=True)
 def careless_mean(group):
     """Seven times 0.7, over seven, is not 0.7."""
-    R, there = outcome(group), group.real.any(-1)
-    return spread(jnp.where(there, R - jnp.where(there, R, 0).sum() / jnp.maximum(there.sum(), 1), 0), group)
+    R, there = outcome(group), group.segment_mask.any(-1)
+    return to_tokens(
+        jnp.where(there, R - jnp.where(there, R, 0).sum() / jnp.maximum(there.sum(), 1), 0), group
+    )
 
 
 @per_batch
@@ -143,15 +166,15 @@ def whole_batch(batch):
 
 
 def unmasked(rollout):
-    return jnp.ones(rollout.mask.shape)
+    return jnp.ones(rollout.action_mask.shape)
 
 
 def leaky(rollout):
-    return jnp.where(rollout.mask, rollout.logp, 0)
+    return jnp.where(rollout.action_mask, rollout.logp, 0)
 
 
 def crowd(rollout):
-    return jnp.where(rollout.mask, jnp.mean(outcome(rollout)), 0)
+    return jnp.where(rollout.action_mask, jnp.mean(outcome(rollout)), 0)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +194,9 @@ def crowd(rollout):
     ids=lambda x: x.__name__,
 )
 def test_a_law_catches_who_breaks_it(credit, law):
-    case = laws.Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), 0, laws.SHAPES)
+    case = laws.Case(
+        credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), 0, laws.SHAPES
+    )
     assert law(case)
 
 

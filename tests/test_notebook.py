@@ -13,9 +13,23 @@ NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 def test_a_notebook_says_what_its_source_says(path):
     """jupytext --to ipynb NAME.py && jupyter-execute --inplace NAME.ipynb makes the one from the other."""
     notebook, source = jupytext.read(path), jupytext.read(path.with_suffix(".py"))
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in source.cells]
-    pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
-    assert pictures and not [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "error"]
+    assert [(c.cell_type, c.source) for c in notebook.cells] == [
+        (c.cell_type, c.source) for c in source.cells
+    ]
+    pictures = [
+        o
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "image/png" in o.get("data", {})
+    ]
+    assert pictures and not [
+        o
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if o.output_type == "error"
+    ]
 
 
 @pytest.mark.slow
@@ -24,6 +38,17 @@ def test_a_notebook_says_what_its_source_says(path):
 def test_a_notebook_runs(path):
     nbclient = pytest.importorskip("nbclient")
     notebook = jupytext.read(path.with_suffix(".py"))
-    nbclient.NotebookClient(notebook, timeout=800, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
-    pictures = [o for c in notebook.cells if c.cell_type == "code" for o in c.outputs if "image/png" in o.get("data", {})]
+    nbclient.NotebookClient(
+        notebook,
+        timeout=800,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(path.parent)}},
+    ).execute()
+    pictures = [
+        o
+        for c in notebook.cells
+        if c.cell_type == "code"
+        for o in c.outputs
+        if "image/png" in o.get("data", {})
+    ]
     assert len(pictures) == 3

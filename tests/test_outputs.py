@@ -21,13 +21,27 @@ from jaxcredit.cli import main as cli
 from jaxcredit.train.evaluation import Answers
 from jaxcredit.train.runs import host_log as hosts
 from jaxcredit.train.runs import plots
-from jaxcredit.train.runs.console import ACCURACY, HELD_OUT_REWARD, SHOWN, Display, Summary, final_table
+from jaxcredit.train.runs.console import (
+    ACCURACY,
+    HELD_OUT_REWARD,
+    SHOWN,
+    Display,
+    Summary,
+    final_table,
+)
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.metrics import Records, read
+from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.metrics import Records
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.utils import terminal
 
-NAMES = ["a_b$x$[bold]{0}", "_under$\\frac$", "[/red]{", ":smile: %s {task.x}", "x\x1b[2Jy\n1  forged\r\b\u202e"]
+NAMES = [
+    "a_b$x$[bold]{0}",
+    "_under$\\frac$",
+    "[/red]{",
+    ":smile: %s {task.x}",
+    "x\x1b[2Jy\n1  forged\r\b\u202e",
+]
 
 
 def shown(*renderables, width=160, terminal=False):
@@ -38,7 +52,13 @@ def shown(*renderables, width=160, terminal=False):
 
 
 def literal(name):
-    return name.replace("\x1b", "\\x1b").replace("\n", "\\n").replace("\r", "\\r").replace("\b", "\\b").replace("\u202e", "\\u202e")
+    return (
+        name.replace("\x1b", "\\x1b")
+        .replace("\n", "\\n")
+        .replace("\r", "\\r")
+        .replace("\b", "\\b")
+        .replace("\u202e", "\\u202e")
+    )
 
 
 # -- names are data --
@@ -63,11 +83,15 @@ def test_names_on_the_console_are_literal(tmp_path, name, in_terminal):
 def test_names_in_pictures_are_literal(tmp_path, usetex, monkeypatch):
     seen = []
     save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, out: (seen.append(figure), save(figure, out))[1])
+    monkeypatch.setattr(
+        plots, "_save", lambda figure, out: (seen.append(figure), save(figure, out))[1]
+    )
     with matplotlib.rc_context({"text.usetex": usetex}):
         for i, name in enumerate(NAMES):
             folder = tmp_path / name.replace("/", "|")
-            with Records(folder, steps=2, console=Console(file=io.StringIO()), config={"i": i}) as records:
+            with Records(
+                folder, steps=2, console=Console(file=io.StringIO()), config={"i": i}
+            ) as records:
                 records.log(1, {"reward": 0.5, ACCURACY: 0.5})
                 records.log(2, {"reward": 0.5, ACCURACY: 0.5})
         table, _ = plots.compare(sorted(tmp_path.iterdir()), tmp_path / "out.png")
@@ -87,13 +111,21 @@ def test_names_in_pictures_are_literal(tmp_path, usetex, monkeypatch):
 
 
 def line(step):
-    return {"step": step, "reward": np.sin(step), "tokens": 3, **({ACCURACY: step % 7 / 7} if step % 5 == 0 else {})}
+    return {
+        "step": step,
+        "reward": np.sin(step),
+        "tokens": 3,
+        **({ACCURACY: step % 7 / 7} if step % 5 == 0 else {}),
+    }
 
 
 def test_the_summary_is_that_of_all_lines():
     lines = [line(i) for i in range(100)]
     summary = Summary(lines)
-    rewards, accuracies = [x["reward"] for x in lines], [x[ACCURACY] for x in lines if ACCURACY in x]
+    rewards, accuracies = (
+        [x["reward"] for x in lines],
+        [x[ACCURACY] for x in lines if ACCURACY in x],
+    )
     assert summary.values == {
         "reward": (rewards[0], max(rewards), rewards[-1]),
         ACCURACY: (accuracies[0], max(accuracies), accuracies[-1]),
@@ -102,7 +134,9 @@ def test_the_summary_is_that_of_all_lines():
 
 
 def test_held_out_reward_is_shown_where_it_is_not_the_accuracy():
-    graded, binary = ([{"step": i, ACCURACY: 0.0, HELD_OUT_REWARD: x * i} for i in range(3)] for x in (0.25, 0.0))
+    graded, binary = (
+        [{"step": i, ACCURACY: 0.0, HELD_OUT_REWARD: x * i} for i in range(3)] for x in (0.25, 0.0)
+    )
     assert "eval/greedy_reward" in shown(final_table(Summary(graded), "", ""))
     assert "eval/greedy_reward" not in shown(final_table(Summary(binary), "", ""))
 
@@ -136,7 +170,9 @@ def test_what_a_run_keeps_does_not_grow(tmp_path):
 def test_a_history_is_columns():
     history = History([line(i) for i in range(23)])
     x, y = history.series(ACCURACY)
-    assert x.tolist() == [0, 5, 10, 15, 20] and y.tolist() == [i % 7 / 7 for i in (0, 5, 10, 15, 20)]
+    assert x.tolist() == [0, 5, 10, 15, 20] and y.tolist() == [
+        i % 7 / 7 for i in (0, 5, 10, 15, 20)
+    ]
     assert history.total("tokens") == 69 and len(history) == 23
     assert history.first["step"] == 0 and history.last["step"] == 22
     assert np.isnan(history.column(ACCURACY)[21:]).all() and np.isnan(history.column("none")).all()
@@ -148,16 +184,24 @@ def test_pictures_of_long_runs_are_thinned(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).mkdir()
         with open(tmp_path / name / "metrics.jsonl", "w") as f:
-            f.writelines(json.dumps({"step": i, "reward": float(i == 777), ACCURACY: i / n, "tokens": 1}) + "\n" for i in range(n))
+            f.writelines(
+                json.dumps({"step": i, "reward": float(i == 777), ACCURACY: i / n, "tokens": 1})
+                + "\n"
+                for i in range(n)
+            )
     seen = []
     save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, out: (seen.append(figure), save(figure, out))[1])
+    monkeypatch.setattr(
+        plots, "_save", lambda figure, out: (seen.append(figure), save(figure, out))[1]
+    )
     table, _ = plots.compare([tmp_path / "a", tmp_path / "b"], tmp_path / "out.png")
     plots.curves(tmp_path / "a")
     drawn = [line for figure in seen for axis in figure.axes for line in axis.get_lines()]
     assert max(len(x.get_xdata()) for x in drawn) == plots.DRAWN
     assert {x.get_xdata()[-1] for x in seen[0].axes[0].get_lines()[:2]} == {n - 1}
-    assert max(seen[1].axes[1].get_lines()[0].get_ydata()) == 1  # the one step that shines is not lost
+    assert (
+        max(seen[1].axes[1].get_lines()[0].get_ydata()) == 1
+    )  # the one step that shines is not lost
     assert table.texts[0][4:6] == [str(int(0.9 * n)), f"{n:,}"]
 
 
@@ -187,7 +231,9 @@ BREAKS = {
 
 
 def play(folder, steps=5, console=None):
-    with Records(folder, steps=steps, console=console or Console(file=io.StringIO()), pace_s=0) as records:
+    with Records(
+        folder, steps=steps, console=console or Console(file=io.StringIO()), pace_s=0
+    ) as records:
         for step in range(1, steps + 1):
             records.samples(step, [{"prompt": "x"}])
             records.note("a note")
@@ -199,8 +245,17 @@ def play(folder, steps=5, console=None):
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_broken_console_is_said_once(tmp_path, error, after):
     # Where nobody reads a pipe, rich leads the process' own standard output elsewhere: a stand-in spares that of the tests.
-    with pytest.warns(UserWarning, match="the console failed") as said, contextlib.redirect_stdout(io.StringIO()):
-        assert play(tmp_path, console=Console(file=Broken(error, after), width=160)) == [1, 2, 3, 4, 5]
+    with (
+        pytest.warns(UserWarning, match="the console failed") as said,
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        assert play(tmp_path, console=Console(file=Broken(error, after), width=160)) == [
+            1,
+            2,
+            3,
+            4,
+            5,
+        ]
     assert len(said) == 1
 
 
@@ -229,7 +284,10 @@ def test_an_optional_output_that_fails_is_said_once(tmp_path, monkeypatch, what,
 
 def test_a_host_log_that_fails_is_said_once(tmp_path, monkeypatch):
     (tmp_path / "hosts").write_text("a file where the folder should be")
-    with pytest.warns(UserWarning, match="log of this process") as said, hosts.Host(tmp_path) as host:
+    with (
+        pytest.warns(UserWarning, match="log of this process") as said,
+        hosts.Host(tmp_path) as host,
+    ):
         host.say("one")
         host.step(1)
     assert len(said) == 1
@@ -246,14 +304,19 @@ def test_warnings_are_lines_of_the_host_log(tmp_path):
 @pytest.mark.parametrize("trace", ["0", "1"])
 def test_warnings_of_commands_are_plain_text(monkeypatch, capsys, trace):
     def command(typed):  # pytest keeps warnings to itself: what they would be shown as
-        print(warnings.formatwarning(UserWarning("first\x1b[2J\nsecond"), UserWarning, __file__, 7), file=sys.stderr)
+        print(
+            warnings.formatwarning(UserWarning("first\x1b[2J\nsecond"), UserWarning, __file__, 7),
+            file=sys.stderr,
+        )
 
     monkeypatch.setenv("JAXCREDIT_TRACE", trace)
     monkeypatch.setattr(cli, "_command", command)
     before = warnings.formatwarning
     cli.main(["train"])
     said = capsys.readouterr().err
-    assert said.startswith("UserWarning: first\\x1b[2J\n  second") and (__file__ in said) == (trace == "1")
+    assert said.startswith("UserWarning: first\\x1b[2J\n  second") and (__file__ in said) == (
+        trace == "1"
+    )
     assert warnings.formatwarning is before
 
 
@@ -275,13 +338,19 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, name, monkeypatch)
             fail()
 
     def opened(path, *args, **kwargs):
-        return Full(open(path, "ab")) if str(path).endswith(name) and "a" in args and full else open(path, *args, **kwargs)
+        return (
+            Full(open(path, "ab"))
+            if str(path).endswith(name) and "a" in args and full
+            else open(path, *args, **kwargs)
+        )
 
     full = False
     monkeypatch.setattr("jaxcredit.train.runs.metrics.open", opened, raising=False)
     play(tmp_path, steps=2)
     full = True
-    with pytest.raises(OSError, match=rf"{name} cannot be written \(No space left on device\).*--resume auto"):
+    with pytest.raises(
+        OSError, match=rf"{name} cannot be written \(No space left on device\).*--resume auto"
+    ):
         play(tmp_path, steps=5)
     full = False
     assert play(tmp_path, steps=5) == [1, 2, 3, 4, 5]
@@ -329,14 +398,26 @@ def test_no_standard_stream_ends_a_run(tmp_path, kind, streams, env):
         to = stack.enter_context(open(path, "a")).fileno() if path else write_end
 
         command = [sys.executable, "-c", CHILD, tmp_path / "done", terminal.__file__]
-        if kind == "closed":  # by a shell: a child of a process that runs JAX must not run Python before its exec
-            command = ["sh", "-c", 'exec "$@" ' + " ".join(f"{i}>&-" for i in streams), "sh", *command]
+        if (
+            kind == "closed"
+        ):  # by a shell: a child of a process that runs JAX must not run Python before its exec
+            command = [
+                "sh",
+                "-c",
+                'exec "$@" ' + " ".join(f"{i}>&-" for i in streams),
+                "sh",
+                *command,
+            ]
         at = {i: to if i in streams else subprocess.DEVNULL for i in (1, 2)}
-        done = subprocess.run(command, env={**os.environ, **env}, stdout=at[1], stderr=at[2], timeout=60)
+        done = subprocess.run(
+            command, env={**os.environ, **env}, stdout=at[1], stderr=at[2], timeout=60
+        )
     assert done.returncode == 0
     assert (tmp_path / "done").read_text() == "done"
     if kind == "a file":
-        assert (tmp_path / "text").read_text().count(("\\xe9\\u2581" if env else "é▁") + " line 2999") == len(streams)
+        assert (tmp_path / "text").read_text().count(
+            ("\\xe9\\u2581" if env else "é▁") + " line 2999"
+        ) == len(streams)
 
 
 def test_text_goes_on_when_a_reader_comes_back():
@@ -378,8 +459,16 @@ def test_the_table_says_who_it_is_about():
 def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys):
     hostile = "\x1b]52;c;x\x07[bold]:smile:\r\n  1  forged\n1+1="
     exp = micro.experiment()
-    exp = dataclasses.replace(exp, task=dataclasses.replace(exp.task, test=[{"prompt": hostile, "meta": 0}]))
-    answers = Answers([{"prompt": hostile}], [[hostile, "2"]], np.array([[0.5, 1.0]]), np.zeros((1, 2)), np.ones((1, 2)))
+    exp = dataclasses.replace(
+        exp, task=dataclasses.replace(exp.task, test=[{"prompt": hostile, "meta": 0}])
+    )
+    answers = Answers(
+        [{"prompt": hostile}],
+        [[hostile, "2"]],
+        np.array([[0.5, 1.0]]),
+        np.zeros((1, 2)),
+        np.ones((1, 2)),
+    )
     monkeypatch.setattr("jaxcredit.cli.loading.opened", lambda *args: (exp, None, None, 4))
     monkeypatch.setattr("jaxcredit.train.run.sampled", lambda *args, **kwargs: answers)
     cli.main(["sample", "runs/x", "--n", "1"])
@@ -406,16 +495,32 @@ def test_a_reward_that_prints_outlives_standard_output(tmp_path):
         "    print(score(Task('t', [{'prompt': '', 'meta': 0}], [], reward), [0] * 9, ['a'] * 9, [[1]] * 9).sum(), file=sys.stderr)\n"
     )
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, tmp_path / "printing.py"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, tmp_path / "printing.py"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+        )
     assert done.returncode == 0 and done.stderr.splitlines()[-1] == "9.0", done.stderr
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("env, to", [({}, ">/dev/full"), ({}, ">&-"), ({}, "2>/dev/full >&2"), ({}, "| true"), (ASCII, ">text")])
+@pytest.mark.parametrize(
+    "env, to",
+    [({}, ">/dev/full"), ({}, ">&-"), ({}, "2>/dev/full >&2"), ({}, "| true"), (ASCII, ">text")],
+)
 def test_training_ends_well_whatever_its_standard_output_is(tmp_path, env, to):
     main = "from jaxcredit.cli.main import main; main()"
     command = f"set -o pipefail; {sys.executable} -c '{main}' train {micro.__file__} --steps 2 {to}"
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env={**os.environ, **env}, stderr=subprocess.PIPE, text=True, timeout=600)
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, **env},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
     assert [x["step"] for x in read(tmp_path / "runs/micro")] == [0, 1, 2]
     assert to not in (">/dev/full", "| true") or done.stderr.count("standard output failed") == 1

@@ -25,10 +25,10 @@ CONFIG = '''
 import itertools
 import optax
 from jaxcredit import signals
-from jaxcredit.experiment import Experiment, Warmup
+from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.policy.tokenizer import Chars
 
 def score(meta, text, ids):
     return float(text[:1] == meta[:1])
@@ -43,8 +43,8 @@ def experiment(steps: int = 3, resample: int = 1, fsdp: int = 0, all: bool = Tru
         policy=presets.micro(7, width=16, layers=2 if all else 1, heads=4, kv_heads=2),
         warmup=Warmup(steps=2, batch=16, every=2, optimizer=adam) if all else None, optimizer=adam,
         signals={"reference": signals.reference()} if all else {}, beta=0.1 if all else 0.0,
-        prompts=16, group=2, minibatch=8 if all else None, micro=4 if all else None, epochs=2 if all else 1, resample=resample,
-        buckets=(4,), new=4, steps=steps,
+        prompts_per_step=16, group_size=2, minibatch=8 if all else None, micro_batch=4 if all else None, epochs=2 if all else 1, max_sampling_rounds=resample,
+        buckets=(4,), max_new_tokens=4, steps=steps,
         eval_every=2, save_every=2, mesh={"fsdp": fsdp} if fsdp else {},
     )
 '''
@@ -60,16 +60,30 @@ def config(tmp_path_factory):
 def trained(exp):
     """The metrics of each step, the accuracy and the state at the end, without a run folder."""
     made = programs.build(exp)
-    state, _ = warm_up(exp, made, made.init(jax.random.key(exp.seed)), lambda weights: greedy(exp, made, weights)[0], lambda text: None)
-    for frozen, weight in zip(jax.tree.leaves(state.aux["reference"]), jax.tree.leaves(state.params), strict=True):
-        np.testing.assert_array_equal(frozen, weight)  # the policy that the warm-up left, not the one before it
-    batches, history = Batches(len(exp.task.train), exp.prompts, exp.seed), []
+    state, _ = warm_up(
+        exp,
+        made,
+        made.init(jax.random.key(exp.seed)),
+        lambda weights: greedy(exp, made, weights)[0],
+        lambda text: None,
+    )
+    for frozen, weight in zip(
+        jax.tree.leaves(state.aux["reference"]), jax.tree.leaves(state.params), strict=True
+    ):
+        np.testing.assert_array_equal(
+            frozen, weight
+        )  # the policy that the warm-up left, not the one before it
+    batches, history = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed), []
 
     def log(state, collected, metrics):
-        history.append(jax.device_get({k: v for k, v in metrics.items() if not k.startswith("time/")}))
+        history.append(
+            jax.device_get({k: v for k, v in metrics.items() if not k.startswith("time/")})
+        )
         return len(history) == exp.steps
 
-    state = train(state, batches, collect=_collector(exp, made, batches), log=log, **steps_of(exp, made))
+    state = train(
+        state, batches, collect=_collector(exp, made, batches), log=log, **steps_of(exp, made)
+    )
     return made, state, history, greedy(exp, made, state.params)[0]
 
 
@@ -82,12 +96,20 @@ def test_eight_devices_train_as_one(config):
     for step, (a, b) in enumerate(zip(got, want, strict=True)):
         assert a.keys() == b.keys()
         for name in a:
-            np.testing.assert_allclose(a[name], b[name], rtol=2e-4, atol=2e-5, err_msg=f"step {step}, {name}")
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, alone.params)
+            np.testing.assert_allclose(
+                a[name], b[name], rtol=2e-4, atol=2e-5, err_msg=f"step {step}, {name}"
+            )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), state.params, alone.params
+    )
     where = jax.tree.map(lambda x: x.sharding, made.state)
     mesh.assert_placed(state, where)
     moments = state.opt_state[0].mu["layers"]["w_up"]
-    assert moments.sharding.shard_shape(moments.shape) == (2, 4, 32) and moments.shape == (2, 16, 64)
+    assert moments.sharding.shard_shape(moments.shape) == (2, 4, 32) and moments.shape == (
+        2,
+        16,
+        64,
+    )
     frozen = state.aux["reference"]["layers"]["w_up"]
     assert frozen.sharding.is_equivalent_to(moments.sharding, 3)
 
@@ -98,11 +120,24 @@ def test_two_processes_train_as_one(config, tmp_path, options):
     """`jaxcredit train` in two processes of two devices, each feeding its half of the prompts, against one process with four."""
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", *options]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
-    job = ["--run", "two", "--coordinator", f"127.0.0.1:{free_port()}", "--processes", "2", "--process"]
+    job = [
+        "--run",
+        "two",
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--processes",
+        "2",
+        "--process",
+    ]
     start = [sys.executable, "-c", "from jaxcredit.cli.main import main; main()"]
     with open(tmp_path / "0.txt", "w+") as first, open(tmp_path / "1.txt", "w+") as second:
         told = first, second
-        jobs = [subprocess.Popen([*start, *words, *job, str(i)], env=env, stdout=told[i], stderr=told[i]) for i in range(2)]
+        jobs = [
+            subprocess.Popen(
+                [*start, *words, *job, str(i)], env=env, stdout=told[i], stderr=told[i]
+            )
+            for i in range(2)
+        ]
         try:
             codes = [job.wait(timeout=400) for job in jobs]
         finally:

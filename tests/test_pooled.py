@@ -11,7 +11,14 @@ import pytest
 from oracle import groups, random
 
 from jaxcredit import arena, credit, signals
-from jaxcredit.kernels import Evidence, coherence, common_prefix, evidence, relative_weight, remember
+from jaxcredit.kernels import (
+    Evidence,
+    accumulate_evidence,
+    coherence,
+    common_prefix,
+    evidence,
+    relative_weight,
+)
 from jaxcredit.rollout import outcome
 from jaxcredit.signals.decision_points import depth, same_column, turn, unsure, visited
 from jaxcredit.train import programs
@@ -24,7 +31,14 @@ def nodes(tokens, mask, prefix):
         while left:
             node = [j for j in left if prefix[left[0], j] >= t]
             left = [j for j in left if j not in node]
-            yield t, node, [[j for j in node if tokens[j, t] == a] for a in sorted({tokens[j, t] for j in node})]
+            yield (
+                t,
+                node,
+                [
+                    [j for j in node if tokens[j, t] == a]
+                    for a in sorted({tokens[j, t] for j in node})
+                ],
+            )
 
 
 def loop_coherence(x, tokens, mask, prefix):
@@ -33,7 +47,11 @@ def loop_coherence(x, tokens, mask, prefix):
     for t, node, children in nodes(tokens, mask, prefix):
         mean, n = np.mean([x[j] for j in node]), len(node)
         energy = sum((sum(x[j] - mean for j in c)) ** 2 for c in children)
-        chance = np.var([x[j] for j in node], ddof=1) * (n - sum(len(c) ** 2 for c in children) / n) if n > 1 else 0
+        chance = (
+            np.var([x[j] for j in node], ddof=1) * (n - sum(len(c) ** 2 for c in children) / n)
+            if n > 1
+            else 0
+        )
         answer[t] += energy - chance
     return answer
 
@@ -58,11 +76,19 @@ def test_coherence_is_that_of_a_loop_over_nodes(columns):
     seen, alone = 0.0, jax.jit(coherence)
     for g in groups(random(5, R=7))[:24]:
         R, T = g["tokens"].shape
-        x = np.where(g["real"], g["reward"], 0).sum(-1)[g["row"]]
-        prefix = np.full((R, R), T) if columns else np.asarray(common_prefix(jnp.asarray(g["tokens"]), jnp.asarray(g["valid"])))
-        got = alone(*(jnp.asarray(v) for v in (np.float32(x), g["tokens"], g["mask"], prefix)))
-        want = loop_coherence(x, g["tokens"], g["mask"], prefix)
-        np.testing.assert_allclose(np.asarray(got).sum(0), want, rtol=1e-3, atol=1e-3 * (1 + np.abs(want).max()))
+        x = np.where(g["segment_mask"], g["reward"], 0).sum(-1)[g["row"]]
+        prefix = (
+            np.full((R, R), T)
+            if columns
+            else np.asarray(common_prefix(jnp.asarray(g["tokens"]), jnp.asarray(g["token_mask"])))
+        )
+        got = alone(
+            *(jnp.asarray(v) for v in (np.float32(x), g["tokens"], g["action_mask"], prefix))
+        )
+        want = loop_coherence(x, g["tokens"], g["action_mask"], prefix)
+        np.testing.assert_allclose(
+            np.asarray(got).sum(0), want, rtol=1e-3, atol=1e-3 * (1 + np.abs(want).max())
+        )
         seen += np.abs(want).max()
     assert seen > 1
 
@@ -73,10 +99,14 @@ def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
     prefix = jnp.int32(tokens[:, :1] == tokens[:, 0])
     deals = np.array(list(itertools.permutations((0.3, 1.0, 0, 0.1, 0.7, 1.0))), np.float32)
     ones = jnp.ones((6, 2), bool)
-    each = jax.jit(jax.vmap(lambda x: coherence(x, tokens, ones, prefix)))(jnp.asarray(deals)).sum(1)
+    each = jax.jit(jax.vmap(lambda x: coherence(x, tokens, ones, prefix)))(jnp.asarray(deals)).sum(
+        1
+    )
     assert np.abs(each.mean(0)).max() < 1e-5 < 0.1 < each.std(0).min()
     decided = np.asarray(coherence(jnp.asarray([1.0, 1, 1, 0, 0, 0]), tokens, ones, prefix))
-    np.testing.assert_allclose(decided.sum(0), [2 * 1.5**2 - 0.3 * 3, 0], atol=1e-6)  # below a settled node nothing is left to decide
+    np.testing.assert_allclose(
+        decided.sum(0), [2 * 1.5**2 - 0.3 * 3, 0], atol=1e-6
+    )  # below a settled node nothing is left to decide
     logp, place = jnp.full((6, 2), jnp.log(0.25)), jnp.tile(jnp.array([2, 0]), (6, 1))
     e = evidence(jnp.asarray(decided), jnp.asarray([1.0, 1, 1, 0, 0, 0]), logp, ones, place, 4)
     np.testing.assert_allclose(e.found, [0, 0, 3.6, 0], atol=1e-6)
@@ -93,10 +123,12 @@ def test_weights():
     np.testing.assert_allclose((w * e.tokens).sum() / e.tokens.sum(), 1, rtol=1e-6)
     scaled = e._replace(found=e.found * 9, noise=e.noise * 9, square=e.square * 81)
     np.testing.assert_allclose(relative_weight(scaled, 0.1), w, rtol=1e-5)
-    assert (relative_weight(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1).all()  # they differ by less than chance
+    assert (
+        relative_weight(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1
+    ).all()  # they differ by less than chance
     assert (relative_weight(jax.tree.map(jnp.zeros_like, e)) == 1).all()
     assert (relative_weight(e._replace(found=-e.found)) > 0).all()
-    twice = remember(e, e, 0.5)
+    twice = accumulate_evidence(e, e, 0.5)
     np.testing.assert_allclose(twice.noise, 1.5 * e.noise)
     np.testing.assert_allclose(twice.square, 1.25 * e.square)
 
@@ -109,7 +141,9 @@ def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
     signal = make(None, None)
     aux = signal.init(None, None)
     first = signal.annotate(aux, None, draw(jax.random.key(0)), None)
-    assert make.provides == ("decision_weight",) and (first["decision_weight"] == 1).all()  # nothing is known
+    assert (
+        make.provides == ("decision_weight",) and (first["decision_weight"] == 1).all()
+    )  # nothing is known
     for step in range(30):
         aux, told = signal.update(aux, None, draw(jax.random.key(step)), {})
     rollout = draw(jax.random.key(99))
@@ -119,18 +153,26 @@ def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
     other = dataclasses.replace(rollout, reward=1 - rollout.reward)
     np.testing.assert_array_equal(signal.annotate(aux, None, other, None)["decision_weight"], w)
     given = rollout.with_signals(decision_weight=w)
-    np.testing.assert_allclose(credit.pooled(given, base=credit.rloo), credit.rloo(rollout) * w, rtol=1e-6)
+    np.testing.assert_allclose(
+        credit.pooled(given, base=credit.rloo), credit.rloo(rollout) * w, rtol=1e-6
+    )
     assert float(outcome(rollout).std()) > 0.1
 
 
 def test_places():
     rollout = random(3, ("entropy",)).filled()
-    mask = np.asarray(rollout.mask)
+    mask = np.asarray(rollout.action_mask)
     before = mask.cumsum(-1) - mask
     np.testing.assert_array_equal(depth(2)(rollout), before // 2)
     surprise = np.where(mask, -np.asarray(rollout.logp), 0)
-    np.testing.assert_array_equal(visited((0.5, 2.0))(rollout), np.digitize(surprise.cumsum(-1) - surprise, (0.5, 2.0), right=True))
-    np.testing.assert_array_equal(unsure((-0.2, 0.4))(rollout), np.digitize(np.asarray(rollout["entropy"]), (-0.2, 0.4), right=True))
+    np.testing.assert_array_equal(
+        visited((0.5, 2.0))(rollout),
+        np.digitize(surprise.cumsum(-1) - surprise, (0.5, 2.0), right=True),
+    )
+    np.testing.assert_array_equal(
+        unsure((-0.2, 0.4))(rollout),
+        np.digitize(np.asarray(rollout["entropy"]), (-0.2, 0.4), right=True),
+    )
     np.testing.assert_array_equal(turn(rollout), rollout.segment)
     assert same_column(rollout).min() == rollout.tokens.shape[-1]
 
@@ -140,5 +182,9 @@ def test_an_experiment_carries_the_totals_in_its_state():
     exp = dataclasses.replace(micro.experiment(), credit=credit.pooled)
     with pytest.raises(ValueError, match="pooled needs the signal decision_weight"):
         exp.check()
-    state = programs.build(dataclasses.replace(exp, signals={"decision": signals.decision(places=8)}).check()).state
-    assert {name: x.shape for name, x in state.aux["decision"].items()} == dict.fromkeys(Evidence._fields, (8,))
+    state = programs.build(
+        dataclasses.replace(exp, signals={"decision": signals.decision(places=8)}).check()
+    ).state
+    assert {name: x.shape for name, x in state.aux["decision"].items()} == dict.fromkeys(
+        Evidence._fields, (8,)
+    )

@@ -15,13 +15,24 @@ def everything(tokens, valid, reward, where, row):
     """The values, and their differences from the branches alone: V, its differences, shared lengths, changes, how many share."""
     shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
     change, sharing = branches(shared, row, reward, where=where)
-    scattered = at_branches(jnp.zeros(tokens.shape[0], reward.dtype), shared, change, tokens.shape[1])
-    return prefix_value(tokens, valid, reward, where=where, row=row), scattered, shared, change, sharing
+    scattered = at_branches(
+        jnp.zeros(tokens.shape[0], reward.dtype), shared, change, tokens.shape[1]
+    )
+    return (
+        prefix_value(tokens, valid, reward, where=where, row=row),
+        scattered,
+        shared,
+        change,
+        sharing,
+    )
 
 
 def keys(tokens, valid):
     """A row as a tuple in which padding is None, so that prefixes are equal exactly where they should be."""
-    return [tuple(int(y) if v else None for y, v in zip(row, real, strict=True)) for row, real in zip(tokens, valid, strict=True)]
+    return [
+        tuple(int(y) if v else None for y, v in zip(row, real, strict=True))
+        for row, real in zip(tokens, valid, strict=True)
+    ]
 
 
 def shared_oracle(tokens, valid):
@@ -40,7 +51,10 @@ def value_oracle(tokens, valid, reward, where, row):
             if where[row[i]]:
                 members.add(int(row[i]))
     M = [[sorted(has[key[:t]]) for t in range(T + 1)] for key in rows]
-    V = [[np.mean([reward[g] for g in m]) if m else where[row[i]] * reward[row[i]] for m in ms] for i, ms in enumerate(M)]
+    V = [
+        [np.mean([reward[g] for g in m]) if m else where[row[i]] * reward[row[i]] for m in ms]
+        for i, ms in enumerate(M)
+    ]
     return np.array(V), np.array([[len(m) for m in ms] for ms in M])
 
 
@@ -81,7 +95,9 @@ def test_common_prefix_finds_a_difference_in_any_column():
 
 
 def test_padding_agrees_with_padding_and_with_nothing_else():
-    tokens = np.array([[5, 1, 2, 9, 9], [8, 1, 2, 0, 7], [5, 1, 2, 0, 0], [5, 1, 0, 2, 0]], np.int32)
+    tokens = np.array(
+        [[5, 1, 2, 9, 9], [8, 1, 2, 0, 7], [5, 1, 2, 0, 0], [5, 1, 0, 2, 0]], np.int32
+    )
     valid = np.array([[0, 1, 1, 0, 0], [0, 1, 1, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 0]], bool)
     want = [[5, 5, 3, 2], [5, 5, 3, 2], [3, 3, 5, 2], [2, 2, 2, 5]]
     np.testing.assert_array_equal(jit_prefix(tokens, valid), want)
@@ -92,16 +108,28 @@ def test_worked_example():
     """Four answers, computed by hand: values, differences, and the advantage they make (arXiv 2509.18314)."""
     tokens = jnp.array([[1, 2, 3, 4], [1, 2, 5, 6], [1, 7, 8, 9], [1, 7, 8, 10]])
     reward = jnp.array([1.0, 0, 1, 1])
-    V = [[0.75, 0.75, 0.5, 1, 1], [0.75, 0.75, 0.5, 0, 0], [0.75, 0.75, 1, 1, 1], [0.75, 0.75, 1, 1, 1]]
-    got, _, shared, change, _ = everything(tokens, tokens > 0, reward, jnp.ones(4, bool), jnp.arange(4))
+    V = [
+        [0.75, 0.75, 0.5, 1, 1],
+        [0.75, 0.75, 0.5, 0, 0],
+        [0.75, 0.75, 1, 1, 1],
+        [0.75, 0.75, 1, 1, 1],
+    ]
+    got, _, shared, change, _ = everything(
+        tokens, tokens > 0, reward, jnp.ones(4, bool), jnp.arange(4)
+    )
     np.testing.assert_allclose(got, V)
     std = reward.std()
     got = at_branches((reward - reward.mean()) / std, shared, change / std, 4)
-    want = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [[0.57735, 1.154701, 0.57735, 0.57735]] * 2
+    want = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [
+        [0.57735, 1.154701, 0.57735, 0.57735]
+    ] * 2
     np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.parametrize("R, G, x64", [(1, 1, False), (2, 2, False), (6, 6, True), (7, 3, False), (7, 3, True), (2, 4, False)])
+@pytest.mark.parametrize(
+    "R, G, x64",
+    [(1, 1, False), (2, 2, False), (6, 6, True), (7, 3, False), (7, 3, True), (2, 4, False)],
+)
 def test_value_and_its_sparse_differences(R, G, x64):
     """V, V(t+1) - V(t) scattered from the branches, and the sizes of the sets, in both precisions, with trajectories of several rows."""
     rng = np.random.default_rng(R * 10 + G)
@@ -124,7 +152,9 @@ def test_value_and_its_sparse_differences(R, G, x64):
         assert np.isfinite(got).all()
         at = np.minimum(shared + 1, 33)
         inside = (np.asarray(shared) < 33) & where & alive[:, None]
-        np.testing.assert_array_equal(np.asarray(sharing)[inside], np.take_along_axis(M, at, 1)[inside])
+        np.testing.assert_array_equal(
+            np.asarray(sharing)[inside], np.take_along_axis(M, at, 1)[inside]
+        )
 
 
 def test_rows_of_one_trajectory_count_once_and_one_without_rows_shares_only_the_empty_prefix():
@@ -164,7 +194,11 @@ def test_rows_that_did_not_take_place_do_not_count():
 def test_permuting_the_rows_permutes_the_values():
     rng = np.random.default_rng(7)
     tokens, valid = tree(rng, 6, 40)
-    reward, order, rest = rng.normal(size=6).astype(np.float32), rng.permutation(6), (jnp.ones(6, bool), jnp.arange(6))
+    reward, order, rest = (
+        rng.normal(size=6).astype(np.float32),
+        rng.permutation(6),
+        (jnp.ones(6, bool), jnp.arange(6)),
+    )
     here = everything(tokens, valid, reward, *rest)
     there = everything(tokens[order], valid[order], reward[order], *rest)
     for a, b in zip(here[:2], there[:2], strict=True):
@@ -175,10 +209,20 @@ def test_the_gradient_in_the_rewards_is_who_shares_the_prefix():
     """V is linear in the rewards: dV(i, t) / dR_j = 1 / |M(i, t)| for members, and the differences' gradient is that of V's differences."""
     rng = np.random.default_rng(11)
     tokens, valid = tree(rng, 5, 20)
-    want = np.stack([value_oracle(tokens, valid, unit, np.ones(5, bool), np.arange(5))[0] for unit in np.eye(5)], -1)
+    want = np.stack(
+        [
+            value_oracle(tokens, valid, unit, np.ones(5, bool), np.arange(5))[0]
+            for unit in np.eye(5)
+        ],
+        -1,
+    )
     R = jnp.asarray(rng.normal(size=5), jnp.float32)
     for jacobian in (jax.jacrev, jax.jacfwd):
-        of_value, of_differences = jacobian(lambda r: everything(jnp.asarray(tokens), jnp.asarray(valid), r, R < 9, jnp.arange(5))[:2])(R)
+        of_value, of_differences = jacobian(
+            lambda r: everything(jnp.asarray(tokens), jnp.asarray(valid), r, R < 9, jnp.arange(5))[
+                :2
+            ]
+        )(R)
         np.testing.assert_allclose(of_value, want, atol=1e-6)
         np.testing.assert_allclose(of_differences, np.diff(want, axis=1), atol=1e-6)
 
@@ -193,7 +237,14 @@ def test_sharded_prompts_need_no_collective_and_little_memory():
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
     shapes = [((64, 16, 1024), jnp.int32), ((64, 16, 1024), bool), ((64, 16), jnp.float32)]
-    program = jax.jit(jax.vmap(differences)).lower(*(jax.ShapeDtypeStruct(s, d, sharding=spread) for s, d in shapes)).compile()
+    program = (
+        jax.jit(jax.vmap(differences))
+        .lower(*(jax.ShapeDtypeStruct(s, d, sharding=spread) for s, d in shapes))
+        .compile()
+    )
     text = program.as_text()
-    assert not any(op in text for op in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter"))
+    assert not any(
+        op in text
+        for op in ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+    )
     assert program.memory_analysis().temp_size_in_bytes < 64 * 16 * 1024 * 4 / 8 / 2

@@ -29,14 +29,25 @@ FEATURES = {
     "qwen2": {"rope_scaling": None, "qkv_bias": False},
     "qwen3": {"qk_norm": False, "rope_theta": 2e5},
     "mistral": {"windows": (8,)},
-    "gemma2": {"windows": (), "score_cap": 0, "logit_cap": 0, "score_dim": 0, "norm_offset": 0, "act": "silu"},
+    "gemma2": {
+        "windows": (),
+        "score_cap": 0,
+        "logit_cap": 0,
+        "score_dim": 0,
+        "norm_offset": 0,
+        "act": "silu",
+    },
     "gemma3": {"windows": (6, 0, 6), "local_theta": 0, "rope_scaling": None, "embed_scale": 1},
     "qwen3_moe": {"experts_per_token": 3},
 }
 
 
 def tensors(folder) -> dict[str, np.ndarray]:
-    return {name: x for file in sorted(Path(folder).glob("*.safetensors")) for name, x in load_file(file).items()}
+    return {
+        name: x
+        for file in sorted(Path(folder).glob("*.safetensors"))
+        for name, x in load_file(file).items()
+    }
 
 
 def same(a, b):
@@ -47,9 +58,13 @@ def same(a, b):
 def off(family, cfg, weights) -> float:
     """Largest difference of our logits to torch's on the real tokens of ragged, left-padded rows."""
     golden = np.load(GOLDENS / family / "golden.npz")
-    logits = jax.jit(transformer.logits, static_argnums=3)(weights, golden["ids"], golden["valid"], cfg)
+    logits = jax.jit(transformer.logits, static_argnums=3)(
+        weights, golden["ids"], golden["valid"], cfg
+    )
     columns = golden["columns"]
-    return float(np.abs(np.asarray(logits)[:, columns] - golden["logits"])[golden["valid"][:, columns]].max())
+    return float(
+        np.abs(np.asarray(logits)[:, columns] - golden["logits"])[golden["valid"][:, columns]].max()
+    )
 
 
 ROPES = json.loads((GOLDENS / "rope.json").read_text())
@@ -67,7 +82,9 @@ def test_scaled_positions_are_those_of_transformers(name, tmp_path):
     """Logits on both sides of the original length, and the same config out and in again."""
     cfg, weights = scaled(name, tmp_path)
     golden = np.load(GOLDENS / "rope.npz")
-    logits = np.asarray(jax.jit(transformer.logits, static_argnums=3)(weights, golden["ids"], golden["valid"], cfg))
+    logits = np.asarray(
+        jax.jit(transformer.logits, static_argnums=3)(weights, golden["ids"], golden["valid"], cfg)
+    )
     columns = golden["columns"]
     theirs, seen = golden["logits"][list(ROPES).index(name)], golden["valid"][:, columns]
     assert np.abs(logits[:, columns] - theirs)[seen].max() < 1e-5
@@ -76,13 +93,20 @@ def test_scaled_positions_are_those_of_transformers(name, tmp_path):
     from transformers import AutoConfig
 
     read = [AutoConfig.from_pretrained(tmp_path / f, local_files_only=True) for f in ("out", "m")]
-    ours, theirs = (getattr(c, "rope_parameters", None) or c.rope_scaling for c in read)  # rope_scaling: transformers 4
-    merged = {"type", "mscale", "mscale_all_dim"} | ({"factor"} if "longrope" in name else set())  # in rope_type and attention_factor
+    ours, theirs = (
+        getattr(c, "rope_parameters", None) or c.rope_scaling for c in read
+    )  # rope_scaling: transformers 4
+    merged = {"type", "mscale", "mscale_all_dim"} | (
+        {"factor"} if "longrope" in name else set()
+    )  # in rope_type and attention_factor
     written = {key: x for key, x in theirs.items() if key not in merged}
     assert {key: x for key, x in ours.items() if key in written} == written
 
 
-@pytest.mark.parametrize("name, S", [("yarn", 12), ("dynamic beyond", 12), ("longrope beyond", 12), ("longrope beyond", 7)])
+@pytest.mark.parametrize(
+    "name, S",
+    [("yarn", 12), ("dynamic beyond", 12), ("longrope beyond", 12), ("longrope beyond", 7)],
+)
 def test_sampling_beyond_the_original_length_is_the_full_forward(name, S, tmp_path):
     """Behind 58 tokens S more cross the original 64: log-probabilities of the sampler, of `logprob` and of the plain forward agree.
 
@@ -92,13 +116,21 @@ def test_sampling_beyond_the_original_length_is_the_full_forward(name, S, tmp_pa
     golden = np.load(GOLDENS / "rope.npz")
     P = 58
     prompt, valid = golden["ids"][:, 40 : 40 + P], golden["valid"][:, 40 : 40 + P]
-    out = decode.sample(weights, prompt, valid, jax.random.key(0), cfg, rows=2, new=S)
+    out = decode.sample(weights, prompt, valid, jax.random.key(0), cfg, rows=2, max_new_tokens=S)
     tokens = np.concatenate([np.broadcast_to(prompt[:, None], (2, 2, P)), out["tokens"]], 2)
-    whole = np.concatenate([np.broadcast_to(valid[:, None], (2, 2, P)), np.ones((2, 2, S), bool)], 2)
-    packed = transformer.logprob(weights, jnp.asarray(tokens), jnp.asarray(whole), cfg, prompt=P)["logp"]
+    whole = np.concatenate(
+        [np.broadcast_to(valid[:, None], (2, 2, P)), np.ones((2, 2, S), bool)], 2
+    )
+    packed = transformer.logprob(weights, jnp.asarray(tokens), jnp.asarray(whole), cfg, prompt=P)[
+        "logp"
+    ]
     np.testing.assert_allclose(out["logp"], packed, atol=2e-5)
-    z = transformer.logits(weights, jnp.asarray(tokens.reshape(4, -1)), jnp.asarray(whole.reshape(4, -1)), cfg)
-    plain = np.take_along_axis(np.asarray(jax.nn.log_softmax(z[:, P - 1 : -1])), tokens.reshape(4, -1)[:, P:, None], -1)[..., 0]
+    z = transformer.logits(
+        weights, jnp.asarray(tokens.reshape(4, -1)), jnp.asarray(whole.reshape(4, -1)), cfg
+    )
+    plain = np.take_along_axis(
+        np.asarray(jax.nn.log_softmax(z[:, P - 1 : -1])), tokens.reshape(4, -1)[:, P:, None], -1
+    )[..., 0]
     np.testing.assert_allclose(np.asarray(packed).reshape(4, S), plain, atol=2e-5)
 
 
@@ -107,12 +139,18 @@ def test_the_scale_of_scaled_positions_reaches_the_kernels(attention, tmp_path):
     cfg, weights = scaled("yarn with every key", tmp_path)
     golden = np.load(GOLDENS / "rope.npz")
     ids, valid = golden["ids"][:, :128], golden["valid"][:, :128]
-    plain, kernel = (transformer.logits(weights, ids, valid, dataclasses.replace(cfg, attention=name)) for name in ("plain", attention))
+    plain, kernel = (
+        transformer.logits(weights, ids, valid, dataclasses.replace(cfg, attention=name))
+        for name in ("plain", attention)
+    )
     np.testing.assert_allclose(np.asarray(kernel)[valid], np.asarray(plain)[valid], atol=2e-5)
 
 
 def fast(*families):
-    return [family if family in families else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+    return [
+        family if family in families else pytest.param(family, marks=pytest.mark.slow)
+        for family in FAMILIES
+    ]
 
 
 @pytest.mark.parametrize("family", fast("llama", "qwen2", "qwen3", "gemma3", "qwen3_moe"))
@@ -126,7 +164,14 @@ def test_greedy_answers_are_those_of_transformers(family):
     cfg, weights = pretrained.load(GOLDENS / family)
     golden = np.load(GOLDENS / family / "golden.npz")
     out = decode.sample(
-        weights, golden["ids"], golden["valid"], jax.random.key(0), cfg, rows=1, new=golden["greedy"].shape[1], temperature=0.0
+        weights,
+        golden["ids"],
+        golden["valid"],
+        jax.random.key(0),
+        cfg,
+        rows=1,
+        max_new_tokens=golden["greedy"].shape[1],
+        temperature=0.0,
     )
     np.testing.assert_array_equal(out["tokens"][:, 0], golden["greedy"])
 
@@ -136,17 +181,42 @@ def test_greedy_answers_are_those_of_transformers(family):
 def test_a_golden_notices_what_is_wrong(family):
     cfg, weights = pretrained.load(GOLDENS / family)
     for field, wrong in FEATURES[family].items():
-        assert off(family, dataclasses.replace(cfg, **{field: wrong}), weights) > 1e-3, f"the golden would not notice a wrong {field}"
+        assert off(family, dataclasses.replace(cfg, **{field: wrong}), weights) > 1e-3, (
+            f"the golden would not notice a wrong {field}"
+        )
 
 
 def test_the_families_differ_in_what_is_tested():
-    llama, qwen2, qwen3, mistral, gemma2, gemma3, moe = (pretrained.config(GOLDENS / family) for family in FAMILIES)
-    assert llama.rope_scaling == ("llama3", 8.0, 1.0, 4.0, 64.0) and not llama.tied and llama.heads == 2 * llama.kv_heads
-    assert qwen2.qkv_bias and qwen2.rope_scaling == ("linear", 2.0) and (GOLDENS / "qwen2/model.safetensors.index.json").is_file()
+    llama, qwen2, qwen3, mistral, gemma2, gemma3, moe = (
+        pretrained.config(GOLDENS / family) for family in FAMILIES
+    )
+    assert (
+        llama.rope_scaling == ("llama3", 8.0, 1.0, 4.0, 64.0)
+        and not llama.tied
+        and llama.heads == 2 * llama.kv_heads
+    )
+    assert (
+        qwen2.qkv_bias
+        and qwen2.rope_scaling == ("linear", 2.0)
+        and (GOLDENS / "qwen2/model.safetensors.index.json").is_file()
+    )
     assert qwen3.qk_norm and qwen3.tied and qwen3.head_dim != qwen3.width // qwen3.heads
-    assert mistral.windows == (7,) and gemma2.windows == (9, 0) and gemma3.windows == (6, 6, 0) and not llama.windows
-    assert (gemma2.score_dim, gemma2.score_cap, gemma2.logit_cap) == (5, 1.5, 2.0) and gemma3.post_norm and not gemma2.qk_norm
-    assert (gemma3.rope_theta, gemma3.local_theta, gemma3.rope_scaling) == (1e6, 1e4, ("linear", 2.0))
+    assert (
+        mistral.windows == (7,)
+        and gemma2.windows == (9, 0)
+        and gemma3.windows == (6, 6, 0)
+        and not llama.windows
+    )
+    assert (
+        (gemma2.score_dim, gemma2.score_cap, gemma2.logit_cap) == (5, 1.5, 2.0)
+        and gemma3.post_norm
+        and not gemma2.qk_norm
+    )
+    assert (gemma3.rope_theta, gemma3.local_theta, gemma3.rope_scaling) == (
+        1e6,
+        1e4,
+        ("linear", 2.0),
+    )
     assert (moe.experts, moe.experts_per_token, moe.ffn) == (6, 2, 16)
     assert sum(f.stat().st_size for f in GOLDENS.rglob("*") if f.is_file()) < 1_000_000
 
@@ -190,23 +260,32 @@ def test_transformers_reads_the_exported_config(family, tmp_path):
 
     cfg, weights = pretrained.load(GOLDENS / family)
     pretrained.export(weights, cfg, tmp_path)
-    ours, theirs = (AutoConfig.from_pretrained(f, local_files_only=True) for f in (tmp_path, GOLDENS / family))
+    ours, theirs = (
+        AutoConfig.from_pretrained(f, local_files_only=True) for f in (tmp_path, GOLDENS / family)
+    )
     assert type(ours) is type(theirs)
     sizes = "vocab_size hidden_size num_hidden_layers num_attention_heads num_key_value_heads intermediate_size".split()
     for key in [*sizes, "rms_norm_eps", "tie_word_embeddings"]:
-        assert getattr(ours, key) == getattr(theirs, key) or (cfg.experts and key == "intermediate_size"), key  # no layer has one
+        assert getattr(ours, key) == getattr(theirs, key) or (
+            cfg.experts and key == "intermediate_size"
+        ), key  # no layer has one
     assert ours.rope_parameters == theirs.rope_parameters
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_transformers_computes_the_same_from_an_export(family, tmp_path):
-    torch = pytest.importorskip("torch", reason="torch is not installed: exported folders were NOT compared with transformers' model")
+    torch = pytest.importorskip(
+        "torch",
+        reason="torch is not installed: exported folders were NOT compared with transformers' model",
+    )
     from transformers import AutoModelForCausalLM
 
     cfg, weights = pretrained.load(GOLDENS / family)
     pretrained.export(weights, cfg, tmp_path, shard_bytes=30_000)
-    model = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager", dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        tmp_path, attn_implementation="eager", dtype=torch.float32
+    ).eval()
     ids = np.arange(3, 80)[None] % cfg.vocab
     with torch.no_grad():
         theirs = model(torch.tensor(ids)).logits.numpy()
@@ -217,10 +296,15 @@ def test_transformers_computes_the_same_from_an_export(family, tmp_path):
 @pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
 def test_a_sharding_tree_places_every_array(family, tmp_path):
     cfg = pretrained.config(GOLDENS / family)
-    m = mesh.make({"fsdp": 4, "tensor": 2} if family == "llama" else {"fsdp": 2, "tensor": 2, "expert": 2})
+    m = mesh.make(
+        {"fsdp": 4, "tensor": 2} if family == "llama" else {"fsdp": 2, "tensor": 2, "expert": 2}
+    )
     where = mesh.shardings(transformer.specs(cfg), mesh.fsdp_tensor, m)
     weights = pretrained.load(GOLDENS / family, shardings=where)[1]
-    assert all(x.sharding == s for x, s in zip(jax.tree.leaves(weights), jax.tree.leaves(where), strict=True))
+    assert all(
+        x.sharding == s
+        for x, s in zip(jax.tree.leaves(weights), jax.tree.leaves(where), strict=True)
+    )
     cut = weights["layers"]["wq" if family == "llama" else "w_gate"]
     assert cut.addressable_shards[0].data.size == cut.size // 8
     same(weights, pretrained.load(GOLDENS / family)[1])
@@ -241,12 +325,16 @@ def test_the_host_holds_what_one_device_holds():
             read.append((self.name, x := have[self.name][cut]))
             return x
 
-    where = mesh.shardings(transformer.specs(cfg), mesh.fsdp_tensor, mesh.make({"fsdp": 2, "tensor": 2, "expert": 2}))
+    where = mesh.shardings(
+        transformer.specs(cfg), mesh.fsdp_tensor, mesh.make({"fsdp": 2, "tensor": 2, "expert": 2})
+    )
     same(pretrained.assemble(cfg, Slice, where), pretrained.load(GOLDENS / "qwen3_moe")[1])
     for name, x in have.items():
         parts = [part.size for n, part in read if n == name]
         assert sum(parts) == x.size, name
-        assert len(parts) == (1 if x.ndim == 1 else 2 if "mlp.gate." in name else 4), name  # norms lie everywhere
+        assert len(parts) == (1 if x.ndim == 1 else 2 if "mlp.gate." in name else 4), (
+            name
+        )  # norms lie everywhere
 
 
 # Bad input. Each case spoils a copy of a golden and names the words its error must hold.
@@ -279,38 +367,122 @@ BAD = {
         lambda f: edit(f, rope_parameters={"rope_type": "mrope", "factor": 4.0}),
         r"rope_parameters.rope_type = 'mrope' is not supported, only default or linear or .* yarn",
     ),
-    "yarn": ("llama", lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": "4"}), "factor = '4', expected a number"),
-    "half rope": ("llama", lambda f: edit(f, partial_rotary_factor=0.5), "partial_rotary_factor = 0.5 is not supported"),
-    "number for rope": ("llama", lambda f: edit(f, rope_parameters=3), "config.json: rope_parameters = 3, expected an object"),
-    "unnormalised": ("qwen3_moe", lambda f: edit(f, norm_topk_prob=False), "norm_topk_prob = False is not supported"),
-    "dense layers": ("qwen3_moe", lambda f: edit(f, mlp_only_layers=[0]), r"mlp_only_layers = \[0\] is not supported"),
-    "capped": ("gemma3", lambda f: edit(f, attn_logit_softcapping=50.0), "attn_logit_softcapping = 50.0 is not supported"),
-    "both ways": ("gemma3", lambda f: edit(f, use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
-    "an expert": ("qwen3_moe", lambda f: edit(f, num_experts=7), r"config.json: num_experts = 7.* weights hold 6 \(axis 0 of .*gate"),
-    "bias": ("llama", lambda f: edit(f, attention_bias=True), "attention_bias = True is not supported"),
-    "activation": ("llama", lambda f: edit(f, hidden_act="gelu"), "hidden_act = 'gelu' is not supported"),
-    "quantised": ("llama", lambda f: edit(f, quantization_config={"bits": 4}), "quantization_config = .* is not supported"),
-    "not json": ("llama", lambda f: cut(f / "config.json", 100), "config.json is not JSON.*download it again"),
+    "yarn": (
+        "llama",
+        lambda f: edit(f, rope_parameters={"rope_type": "yarn", "factor": "4"}),
+        "factor = '4', expected a number",
+    ),
+    "half rope": (
+        "llama",
+        lambda f: edit(f, partial_rotary_factor=0.5),
+        "partial_rotary_factor = 0.5 is not supported",
+    ),
+    "number for rope": (
+        "llama",
+        lambda f: edit(f, rope_parameters=3),
+        "config.json: rope_parameters = 3, expected an object",
+    ),
+    "unnormalised": (
+        "qwen3_moe",
+        lambda f: edit(f, norm_topk_prob=False),
+        "norm_topk_prob = False is not supported",
+    ),
+    "dense layers": (
+        "qwen3_moe",
+        lambda f: edit(f, mlp_only_layers=[0]),
+        r"mlp_only_layers = \[0\] is not supported",
+    ),
+    "capped": (
+        "gemma3",
+        lambda f: edit(f, attn_logit_softcapping=50.0),
+        "attn_logit_softcapping = 50.0 is not supported",
+    ),
+    "both ways": (
+        "gemma3",
+        lambda f: edit(f, use_bidirectional_attention=True),
+        "use_bidirectional_attention = True is not supported",
+    ),
+    "an expert": (
+        "qwen3_moe",
+        lambda f: edit(f, num_experts=7),
+        r"config.json: num_experts = 7.* weights hold 6 \(axis 0 of .*gate",
+    ),
+    "bias": (
+        "llama",
+        lambda f: edit(f, attention_bias=True),
+        "attention_bias = True is not supported",
+    ),
+    "activation": (
+        "llama",
+        lambda f: edit(f, hidden_act="gelu"),
+        "hidden_act = 'gelu' is not supported",
+    ),
+    "quantised": (
+        "llama",
+        lambda f: edit(f, quantization_config={"bits": 4}),
+        "quantization_config = .* is not supported",
+    ),
+    "not json": (
+        "llama",
+        lambda f: cut(f / "config.json", 100),
+        "config.json is not JSON.*download it again",
+    ),
     "no width": (
         "llama",
-        lambda f: (f / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 4}'),
+        lambda f: (f / "config.json").write_text(
+            '{"model_type": "llama", "num_attention_heads": 4}'
+        ),
         "lacks 'vocab_size'",
     ),
     "no config": ("llama", lambda f: (f / "config.json").unlink(), "has no config.json"),
-    "no weights": ("llama", lambda f: (f / "model.safetensors").unlink(), "neither model.safetensors nor"),
-    "pickled": ("llama", lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled .bin weights.*convert them"),
-    "truncated": ("llama", lambda f: cut(f / "model.safetensors"), r"model.safetensors \(87760 bytes\) is truncated or damaged"),
-    "cut header": ("llama", lambda f: cut(f / "model.safetensors", 88000), "is truncated or damaged"),
-    "shard gone": ("qwen2", lambda f: (f / "model-00002-of-00003.safetensors").unlink(), "00002-of-00003.safetensors is missing"),
-    "shard cut": ("qwen2", lambda f: cut(f / "model-00003-of-00003.safetensors"), "00003-of-00003.safetensors .* is truncated"),
-    "index": ("qwen2", lambda f: cut(f / "model.safetensors.index.json", 50), "index.json cannot be read.*download it again"),
+    "no weights": (
+        "llama",
+        lambda f: (f / "model.safetensors").unlink(),
+        "neither model.safetensors nor",
+    ),
+    "pickled": (
+        "llama",
+        lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
+        "pickled .bin weights.*convert them",
+    ),
+    "truncated": (
+        "llama",
+        lambda f: cut(f / "model.safetensors"),
+        r"model.safetensors \(87760 bytes\) is truncated or damaged",
+    ),
+    "cut header": (
+        "llama",
+        lambda f: cut(f / "model.safetensors", 88000),
+        "is truncated or damaged",
+    ),
+    "shard gone": (
+        "qwen2",
+        lambda f: (f / "model-00002-of-00003.safetensors").unlink(),
+        "00002-of-00003.safetensors is missing",
+    ),
+    "shard cut": (
+        "qwen2",
+        lambda f: cut(f / "model-00003-of-00003.safetensors"),
+        "00003-of-00003.safetensors .* is truncated",
+    ),
+    "index": (
+        "qwen2",
+        lambda f: cut(f / "model.safetensors.index.json", 50),
+        "index.json cannot be read.*download it again",
+    ),
     "wrong shard": (
         "qwen2",
-        lambda f: shutil.copy(f / "model-00003-of-00003.safetensors", f / "model-00001-of-00003.safetensors"),
+        lambda f: shutil.copy(
+            f / "model-00003-of-00003.safetensors", f / "model-00001-of-00003.safetensors"
+        ),
         "index.json in .* lists .* do not hold",
     ),
     "missing": ("llama", lambda f: resave(f, lambda t: t.pop(Q)), f"{Q} missing"),
-    "no lm_head": ("llama", lambda f: resave(f, lambda t: t.pop("lm_head.weight")), "lm_head.weight missing.*set tie_word_embeddings"),
+    "no lm_head": (
+        "llama",
+        lambda f: resave(f, lambda t: t.pop("lm_head.weight")),
+        "lm_head.weight missing.*set tie_word_embeddings",
+    ),
     "shape": (
         "llama",
         lambda f: resave(f, lambda t: t.update({Q: t[Q][:, :-1].copy()})),
@@ -321,10 +493,16 @@ BAD = {
         lambda f: resave(f, lambda t: t.update({"model.layers.0.mlp.gate.weight": t[Q]})),
         "hold model.layers.0.mlp.gate.weight",
     ),
-    "layers": ("llama", lambda f: edit(f, num_hidden_layers=3), "config.json: num_hidden_layers = 3.* weights hold 2 "),
+    "layers": (
+        "llama",
+        lambda f: edit(f, num_hidden_layers=3),
+        "config.json: num_hidden_layers = 3.* weights hold 2 ",
+    ),
     "a layer's tensors": (
         "llama",
-        lambda f: resave(f, lambda t: [t.pop(name) for name in list(t) if name.startswith("model.layers.1.mlp")]),
+        lambda f: resave(
+            f, lambda t: [t.pop(name) for name in list(t) if name.startswith("model.layers.1.mlp")]
+        ),
         "model.layers.1.mlp.down_proj.weight, .*missing in the weights",
     ),
 }
@@ -349,28 +527,44 @@ def test_windows_of_config_json(tmp_path):
         edit(tmp_path / "m", **changes)
         return pretrained.config(tmp_path / "m")
 
-    assert read("llama", model_type="mistral").windows == (4096,) and read("mistral", sliding_window=None).windows == ()
+    assert (
+        read("llama", model_type="mistral").windows == (4096,)
+        and read("mistral", sliding_window=None).windows == ()
+    )
     slides = dict(use_sliding_window=True, sliding_window=3, layer_types=None)
-    assert read("qwen2", **slides).windows == () and read("qwen2", **slides, max_window_layers=1).windows == (0, 3)
+    assert read("qwen2", **slides).windows == () and read(
+        "qwen2", **slides, max_window_layers=1
+    ).windows == (0, 3)
     assert read("gemma2", layer_types=None, num_hidden_layers=4).windows == (9, 0)
     older = dict(layer_types=None, rope_parameters=None, rope_local_base_freq=123.0, rope_theta=5e5)
     older |= dict(rope_scaling={"rope_type": "linear", "factor": 8.0}, num_hidden_layers=12)
     gemma = read("gemma3", **older)
     assert gemma.windows == (6, 6, 6, 6, 6, 0)
-    assert (gemma.local_theta, gemma.rope_theta, gemma.rope_scaling) == (123.0, 5e5, ("linear", 8.0))
+    assert (gemma.local_theta, gemma.rope_theta, gemma.rope_scaling) == (
+        123.0,
+        5e5,
+        ("linear", 8.0),
+    )
 
 
 def test_the_text_model_of_a_gemma_that_sees(tmp_path):
     """As its folders lie on the hub: a config within the config, names with a prefix, and a vision tower beside it."""
     want = pretrained.load(GOLDENS / "gemma3")
     c = json.loads((GOLDENS / "gemma3/config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": c, "vision_config": {"hidden_size": 8}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"model_type": "gemma3", "text_config": c, "vision_config": {"hidden_size": 8}})
+    )
     have = tensors(GOLDENS / "gemma3")
-    tower = {"vision_tower.x": np.ones(3, np.float32), "multi_modal_projector.y": np.ones(2, np.float32)}
+    tower = {
+        "vision_tower.x": np.ones(3, np.float32),
+        "multi_modal_projector.y": np.ones(2, np.float32),
+    }
     for inside in ("language_model.model.", "model.language_model."):
         renamed = {name.replace("model.", inside, 1): x for name, x in have.items()}
         save_file(renamed | tower, tmp_path / "model.safetensors")
-        with pytest.warns(UserWarning, match="2 tensors are not read.*: multi_modal_projector.y, vision_tower.x"):
+        with pytest.warns(
+            UserWarning, match="2 tensors are not read.*: multi_modal_projector.y, vision_tower.x"
+        ):
             cfg, weights = pretrained.load(tmp_path)
         assert cfg == want[0]
         same(weights, want[1])
@@ -378,7 +572,12 @@ def test_the_text_model_of_a_gemma_that_sees(tmp_path):
 
 def test_what_no_architecture_computes_is_not_exported(tmp_path):
     cfg, weights = pretrained.load(GOLDENS / "qwen3")
-    for change in ({"score_cap": 2.0}, {"windows": (4, 8)}, {"local_theta": 5.0, "windows": (4,)}, {"act": "gelu", "logit_cap": 3.0}):
+    for change in (
+        {"score_cap": 2.0},
+        {"windows": (4, 8)},
+        {"local_theta": 5.0, "windows": (4,)},
+        {"act": "gelu", "logit_cap": 3.0},
+    ):
         with pytest.raises(ValueError, match="no Hugging Face architecture.*cannot be exported"):
             pretrained.export(weights, dataclasses.replace(cfg, **change), tmp_path)
         assert not list(tmp_path.iterdir())
@@ -387,7 +586,9 @@ def test_what_no_architecture_computes_is_not_exported(tmp_path):
 def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B"):
         pretrained.load("Qwen/Qwen3-0.6B")
-    with pytest.raises(FileNotFoundError, match="is no folder: give the folder that holds config.json"):
+    with pytest.raises(
+        FileNotFoundError, match="is no folder: give the folder that holds config.json"
+    ):
         pretrained.load(tmp_path / "nothing")
     cfg, weights = pretrained.load(GOLDENS / "llama")
     (tmp_path / "model.safetensors").touch()
@@ -400,20 +601,31 @@ def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
     resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
-    resave(tmp_path / "q", lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}))
-    with pytest.warns(UserWarning, match="1 tensors are not read.*: model.layers.0.self_attn.rotary_emb.inv_freq"):
+    resave(
+        tmp_path / "q",
+        lambda t: t.update(
+            {"model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(8, np.float32)}
+        ),
+    )
+    with pytest.warns(
+        UserWarning, match="1 tensors are not read.*: model.layers.0.self_attn.rotary_emb.inv_freq"
+    ):
         same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
     shutil.copytree(GOLDENS / "llama", tmp_path / "l")
     c = json.loads((tmp_path / "l/config.json").read_text())
     rope = c.pop("rope_parameters")
     theta = rope.pop("rope_theta")
-    (tmp_path / "l/config.json").write_text(json.dumps(c | {"rope_scaling": rope, "rope_theta": theta}))
+    (tmp_path / "l/config.json").write_text(
+        json.dumps(c | {"rope_scaling": rope, "rope_theta": theta})
+    )
     assert pretrained.config(tmp_path / "l") == pretrained.config(GOLDENS / "llama")
 
 
 def test_an_unembedding_that_a_tied_config_ignores_is_named(tmp_path):
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
-    resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1}))
+    resave(
+        tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"] + 1})
+    )
     words = "lm_head.weight is not read, since tie_word_embeddings is true .*config.json, but its values differ"
     with pytest.warns(UserWarning, match=words):
         same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
@@ -422,7 +634,10 @@ def test_an_unembedding_that_a_tied_config_ignores_is_named(tmp_path):
 def test_a_tokenizer_larger_than_the_checkpoint_is_refused():
     cfg = pretrained.config(GOLDENS / "llama")
     pretrained.check_tokenizer(Chars("0123456789"), cfg)
-    with pytest.raises(ValueError, match="tokenizer has 320 ids, but the checkpoint embeds 96.*do not belong together"):
+    with pytest.raises(
+        ValueError,
+        match="tokenizer has 320 ids, but the checkpoint embeds 96.*do not belong together",
+    ):
         pretrained.check_tokenizer(tiny_tokenizer(), cfg)
 
 
@@ -433,7 +648,9 @@ def test_the_tiny_checkpoint_is_whole(tmp_path):
     pretrained.check_tokenizer(tok, cfg)
     assert cfg.qk_norm and cfg.vocab == tok.vocab_size + 16 and cfg.forbidden == (0,)
     ids = jnp.asarray([tok.chat("Tom has 12 apples.")])
-    logits = jax.jit(transformer.logits, static_argnums=3)(weights, ids, jnp.ones(ids.shape, bool), cfg)
+    logits = jax.jit(transformer.logits, static_argnums=3)(
+        weights, ids, jnp.ones(ids.shape, bool), cfg
+    )
     assert bool(jnp.isfinite(logits[..., 1:]).all())
 
 
@@ -487,14 +704,22 @@ def test_presets_have_the_published_number_of_parameters():
         counted[name] += sight(rows[name]["width"])
     assert counted == PUBLISHED
     assert presets.qwen3_8b(dtype="bfloat16", layers=2).dtype == "bfloat16"
-    active = {name: row["active"] for name, row in rows.items() if row["active"] < row["parameters"]}
-    assert {name: round(n / 1e9, 1) for name, n in active.items()} == {"qwen3_30b_a3b": 3.4, "qwen3_235b_a22b": 22.2}  # Qwen: 3.3, 22
+    active = {
+        name: row["active"] for name, row in rows.items() if row["active"] < row["parameters"]
+    }
+    assert {name: round(n / 1e9, 1) for name, n in active.items()} == {
+        "qwen3_30b_a3b": 3.4,
+        "qwen3_235b_a22b": 22.2,
+    }  # Qwen: 3.3, 22
 
 
 def test_models_are_listed(capsys):
     cli.main(["models", "gemma", "12b", "--json"])
     (row,) = json.loads(capsys.readouterr().out)
-    assert (row["hub"], row["cache_bytes_per_token"]) == ("google/gemma-3-12b-pt", 2 * 48 * 8 * 256 * 2)
+    assert (row["hub"], row["cache_bytes_per_token"]) == (
+        "google/gemma-3-12b-pt",
+        2 * 48 * 8 * 256 * 2,
+    )
     assert row["features"] == ["window 1024 in 5 of 6 layers", "q/k norm", "post-norms", "tied"]
     cli.main(["models", "qwen3", "b_a"])
     told = capsys.readouterr().out
@@ -544,7 +769,13 @@ def write_gguf(path, *, kind=None, arch="llama", leave_out=(), pre="smollm"):
     table = gguf_package.get_tensor_name_map(gguf_package.MODEL_ARCH.LLAMA, cfg.layers)
     for name, x in have.items():
         new = table.get_name(name, try_suffixes=(".weight",))
-        x = permute(x, cfg.heads) if "q_proj" in name else permute(x, cfg.kv_heads) if "k_proj" in name else x
+        x = (
+            permute(x, cfg.heads)
+            if "q_proj" in name
+            else permute(x, cfg.kv_heads)
+            if "k_proj" in name
+            else x
+        )
         if name not in leave_out and (kind is None or x.ndim == 1 or x.shape[-1] % 32):
             w.add_tensor(new, x)
         elif name not in leave_out:
@@ -578,7 +809,11 @@ def test_gguf_brings_its_tokenizer(tmp_path):
         assert ours.encode(text) == tiny.encode(text)
         assert ours.decode(ours.encode(text)) == tiny.decode(tiny.encode(text))
     assert ours.chat("2?") == tiny.chat("2?")
-    assert (ours.stop_ids, ours.pad_id, ours.vocab_size) == (tiny.stop_ids, tiny.pad_id, tiny.vocab_size)
+    assert (ours.stop_ids, ours.pad_id, ours.vocab_size) == (
+        tiny.stop_ids,
+        tiny.pad_id,
+        tiny.vocab_size,
+    )
 
 
 def test_bad_gguf_is_named(tmp_path):
@@ -587,7 +822,11 @@ def test_bad_gguf_is_named(tmp_path):
         gguf.load(path)
     write_gguf(path)
     whole = path.read_bytes()
-    for size, words in ((len(whole) - 500, "is truncated: .* ends at byte"), (3000, "is truncated or damaged"), (2, "not a GGUF file")):
+    for size, words in (
+        (len(whole) - 500, "is truncated: .* ends at byte"),
+        (3000, "is truncated or damaged"),
+        (2, "not a GGUF file"),
+    ):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=words):
             gguf.load(path)
@@ -625,6 +864,16 @@ def test_smollm2_answers_in_its_chat_format():
     assert (tok.vocab_size, tok.stop_ids) == (49152, (0, 2))
     prompt = jnp.asarray([tok.chat("What is 3 + 4?")])
     out = decode.sample(
-        weights, prompt, jnp.ones(prompt.shape, bool), jax.random.key(0), cfg, rows=1, new=8, temperature=0.0, stop=tok.stop_ids
+        weights,
+        prompt,
+        jnp.ones(prompt.shape, bool),
+        jax.random.key(0),
+        cfg,
+        rows=1,
+        max_new_tokens=8,
+        temperature=0.0,
+        stop=tok.stop_ids,
     )
-    assert tok.decode(np.asarray(out["tokens"][0, 0])[np.asarray(out["mask"][0, 0])]).startswith("3 + 4 = 7")
+    assert tok.decode(np.asarray(out["tokens"][0, 0])[np.asarray(out["mask"][0, 0])]).startswith(
+        "3 + 4 = 7"
+    )

@@ -27,7 +27,7 @@ def test_what_compiles_is_told(monkeypatch):
     exp = experiment()
     made = programs.build(exp)
     state, key = made.state, jax.eval_shape(lambda: jax.random.key(0))
-    prompt = [jax.ShapeDtypeStruct((exp.prompts, 4), dtype) for dtype in ("int32", "bool")]
+    prompt = [jax.ShapeDtypeStruct((exp.prompts_per_step, 4), dtype) for dtype in ("int32", "bool")]
     for call in (
         lambda: made.init(jax.random.key(0)),
         lambda: made.draw.lower(state.params, *prompt, key, **made.sample.keywords).compile(),

@@ -50,7 +50,9 @@ def test_the_version_is_in_one_place():
     text = (ROOT / PYPROJECT["tool"]["hatch"]["version"]["path"]).read_text()
     (version,) = re.findall(r'^__version__ = "(\d+\.\d+\.\d+)"$', text, re.M)
     for file in (ROOT / "pyproject.toml", CITATION, ROOT / "README.md"):
-        assert f'"{version}"' not in file.read_text() and f"version: {version}" not in file.read_text(), file.name
+        assert (
+            f'"{version}"' not in file.read_text() and f"version: {version}" not in file.read_text()
+        ), file.name
 
 
 def test_the_sdist_and_the_type_marker_are_there():
@@ -61,8 +63,12 @@ def test_the_sdist_and_the_type_marker_are_there():
 
 def test_citation_and_package_agree():
     cited = yaml.safe_load(CITATION.read_text())
-    assert cited["license"] == PROJECT["license"] and cited["title"].startswith(f"{PROJECT['name']}: ")
-    assert [author["name"].lower() for author in cited["authors"]] == [author["name"].lower() for author in PROJECT["authors"]]
+    assert cited["license"] == PROJECT["license"] and cited["title"].startswith(
+        f"{PROJECT['name']}: "
+    )
+    assert [author["name"].lower() for author in cited["authors"]] == [
+        author["name"].lower() for author in PROJECT["authors"]
+    ]
     assert {"cff-version", "message", "type"} <= cited.keys() and "version" not in cited
 
 
@@ -89,23 +95,43 @@ def test_a_workflow_runs_what_is_there(path):
 
 def test_the_workflow_checks_what_ci_checks():
     jobs = yaml.safe_load((ROOT / ".github/workflows/test.yml").read_text())["jobs"]
-    commands = {name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()}
+    commands = {
+        name: [step["run"] for step in job["steps"] if "run" in step] for name, job in jobs.items()
+    }
     install = "python -m pip install -e '.[dev]'"
     stages = re.findall(r"^stage ((?:ruff|pyright).*)$", (ROOT / ".ci/run").read_text(), re.M)
-    assert commands == {"static": [install, *stages], "fast": [install, "pytest"], "floors": [".ci/floors"]}
+    assert commands == {
+        "static": [install, *stages],
+        "fast": [install, "pytest"],
+        "floors": [".ci/floors"],
+    }
     versions = jobs["fast"]["strategy"]["matrix"]["python-version"]
-    classified = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", line)}
+    classified = {
+        line.rpartition(" ")[2]
+        for line in PROJECT["classifiers"]
+        if re.search(r"Python :: 3\.\d+$", line)
+    }
     assert versions == ["3.11", "3.13"] and set(versions) <= classified
 
 
 def test_hooks_install_what_they_run():
-    hooks = {hook["id"]: hook for repo in yaml.safe_load(HOOKS.read_text())["repos"] for hook in repo["hooks"]}
+    hooks = {
+        hook["id"]: hook
+        for repo in yaml.safe_load(HOOKS.read_text())["repos"]
+        for hook in repo["hooks"]
+    }
     assert hooks.keys() == {"ruff-check", "ruff-format", "codespell", "nbstripout"}
     for name, hook in hooks.items():
         first = hook["entry"].split()[0]
-        installed = DEV if hook["language"] == "system" else {distribution(need) for need in hook["additional_dependencies"]}
+        installed = (
+            DEV
+            if hook["language"] == "system"
+            else {distribution(need) for need in hook["additional_dependencies"]}
+        )
         assert first in installed, name
-    assert "--keep-output" in hooks["nbstripout"]["entry"]  # the README shows pictures of the notebook
+    assert (
+        "--keep-output" in hooks["nbstripout"]["entry"]
+    )  # the README shows pictures of the notebook
 
 
 # Issue templates
@@ -116,7 +142,9 @@ def test_an_issue_template_is_a_form(path):
     form = yaml.safe_load(path.read_text())
     assert form["name"] and form["description"] and form["body"]
     ids = [field["id"] for field in form["body"]]
-    assert len(ids) == len(set(ids)) and any(field.get("validations", {}).get("required") for field in form["body"])
+    assert len(ids) == len(set(ids)) and any(
+        field.get("validations", {}).get("required") for field in form["body"]
+    )
     for field in form["body"]:
         assert field["type"] in ("input", "textarea") and field["attributes"]["label"]
 
@@ -140,7 +168,11 @@ def test_commands_in_templates_and_pages_are_commands(capsys):
 @pytest.mark.parametrize("page", [*PAGES, *TEMPLATES], ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page):
     text = page.read_text()
-    names = set(re.findall(r"`((?:\.ci|\.github|configs|docs|jaxcredit|launch|notebooks|tests)/[\w./-]*)`", text))
+    names = set(
+        re.findall(
+            r"`((?:\.ci|\.github|configs|docs|jaxcredit|launch|notebooks|tests)/[\w./-]*)`", text
+        )
+    )
     links = {link for link in re.findall(r"\]\(([^)#]+)", text) if "://" not in link}
     missing = [name for name in names if not (ROOT / name).exists()]
     missing += [link for link in links if not (page.parent / link).exists()]
@@ -172,10 +204,19 @@ def test_the_changelog_has_its_headings_and_its_renames_are_true():
     releases = re.split(r"^## ", text, flags=re.M)[1:]
     assert releases
     for release in releases:
-        assert re.findall(r"^### (.+)$", release, re.M) == ["New", "Breaking", "Deprecations", "Fixes"], release.splitlines()[0]
-    table = re.search(r"#### Moves and renames\n+\| old \| new \|\n\|---\|---\|\n((?:\|.*\n)*)", text)
-    assert table
-    for row in table[1].splitlines():
+        assert re.findall(r"^### (.+)$", release, re.M) == [
+            "New",
+            "Breaking",
+            "Deprecations",
+            "Fixes",
+        ], release.splitlines()[0]
+    section = re.search(r"^#### Moves and renames\n(.*?)^#", text, re.M | re.S)
+    assert section
+    tables = re.findall(
+        r"^\| old [a-z]+ \| new [a-z]+ \|\n\|---\|---\|\n((?:\|.*\n)*)", section[1], re.M
+    )
+    assert len(tables) == 2
+    for row in "".join(tables).splitlines():
         old, new = (cell.strip() for cell in row.strip("|").split("|"))
         assert all(resolves(name) for name in re.findall(r"`(jaxcredit\.[\w.]+)`", new)), row
         assert not any(resolves(name) for name in re.findall(r"`(jaxcredit\.[\w.]+)`", old)), row
@@ -186,7 +227,10 @@ def test_the_glossary_is_in_alphabetical_order_with_one_sentence_a_term():
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     terms = [term.lower() for term, _ in rows]
     assert terms == sorted(set(terms)) and len(terms) >= 40
-    assert all(re.fullmatch(r"[A-Z][^.]*\.", meaning.replace("jaxcredit.SIGNALS", "")) for _, meaning in rows)
+    assert all(
+        re.fullmatch(r"[A-Z][^.]*\.", meaning.replace("jaxcredit.SIGNALS", ""))
+        for _, meaning in rows
+    )
 
 
 # Trees of folders in Markdown
@@ -195,16 +239,24 @@ TREE = re.compile(r"(?<=<!-- tree -->\n).*?(?=<!-- /tree -->)", re.S)
 
 
 def pages_with_a_tree() -> list[Path]:
-    return [page for page in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")}) if "<!-- tree -->" in page.read_text()]
+    return [
+        page
+        for page in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})
+        if "<!-- tree -->" in page.read_text()
+    ]
 
 
 def tree() -> str:
     """One line for every package folder: its path and the first sentence of its `__init__` docstring."""
     lines = []
-    for init in sorted((ROOT / "jaxcredit").rglob("__init__.py"), key=lambda file: file.parent.parts):
+    for init in sorted(
+        (ROOT / "jaxcredit").rglob("__init__.py"), key=lambda file: file.parent.parts
+    ):
         paragraph = (ast.get_docstring(ast.parse(init.read_text())) or "").partition("\n\n")[0]
         sentence = re.split(r"(?<=\.) ", " ".join(paragraph.split()))[0]
-        assert sentence.endswith("."), f"{init.relative_to(ROOT)}: the docstring begins with a sentence, which README's tree repeats"
+        assert sentence.endswith("."), (
+            f"{init.relative_to(ROOT)}: the docstring begins with a sentence, which README's tree repeats"
+        )
         lines.append(f"- `{init.parent.relative_to(ROOT)}/`: {sentence}\n")
     return "".join(lines)
 
@@ -213,13 +265,19 @@ def test_trees_show_the_folders():
     assert ROOT / "docs/architecture.md" in pages_with_a_tree()
     for page in pages_with_a_tree():
         shown = TREE.findall(page.read_text())
-        assert shown == [tree()], f"{page.relative_to(ROOT)}: `python tests/test_project_files.py` rewrites its file tree"
+        assert shown == [tree()], (
+            f"{page.relative_to(ROOT)}: `python tests/test_project_files.py` rewrites its file tree"
+        )
 
 
 def test_no_folder_is_without_python_or_a_purpose():
     """Every folder with Python files is a package, so the trees show it."""
-    listed = subprocess.run(["git", "ls-files", "jaxcredit"], cwd=ROOT, capture_output=True, text=True).stdout.split()
-    folders = {(ROOT / name).parent for name in listed if name.endswith(".py") and (ROOT / name).exists()}
+    listed = subprocess.run(
+        ["git", "ls-files", "jaxcredit"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split()
+    folders = {
+        (ROOT / name).parent for name in listed if name.endswith(".py") and (ROOT / name).exists()
+    }
     assert all((folder / "__init__.py").is_file() for folder in folders)
 
 

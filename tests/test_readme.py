@@ -26,7 +26,9 @@ def listed():
 
 
 def test_the_table_is_the_catalogue():
-    assert README.split("<!-- estimators -->\n")[1].split("<!-- end -->")[0].splitlines() == listed()
+    assert (
+        README.split("<!-- estimators -->\n")[1].split("<!-- end -->")[0].splitlines() == listed()
+    )
 
 
 def test_its_python_runs(monkeypatch):
@@ -34,8 +36,14 @@ def test_its_python_runs(monkeypatch):
     names = {}
     for block in re.findall(r"```python\n(.*?)```", README, re.S):
         exec(block, names)
-    assert names["advantage"].shape == (1, 4, 3) and names["V"].shape == (4, 4) and names["A"].shape == (3,)
-    own = re.search(r"@per_group.*?def (\w+)\(", README, re.S).group(1)  # the estimator of "Write your own"
+    assert (
+        names["advantage"].shape == (1, 4, 3)
+        and names["V"].shape == (4, 4)
+        and names["A"].shape == (3,)
+    )
+    own = re.search(r"@per_group.*?def (\w+)\(", README, re.S).group(
+        1
+    )  # the estimator of "Write your own"
     assert names[own](names["rollout"]).shape == (1, 4, 3) and len(names["task"].train) > 300
 
 
@@ -45,8 +53,17 @@ def test_the_estimator_it_shows_is_the_one_in_the_configs():
 
 
 def test_its_commands_are_commands():
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines()]
-    commands = [shlex.split(part, comments=True) for line in lines for part in line.split("&&") if part.strip().startswith("jaxcredit")]
+    lines = [
+        line
+        for block in re.findall(r"```bash\n(.*?)```", README, re.S)
+        for line in block.splitlines()
+    ]
+    commands = [
+        shlex.split(part, comments=True)
+        for line in lines
+        for part in line.split("&&")
+        if part.strip().startswith("jaxcredit")
+    ]
     assert len(commands) > 8
     parser, _ = options.parser()
     for _, *words in commands:
@@ -56,7 +73,9 @@ def test_its_commands_are_commands():
             assert (ROOT / file).is_file(), file
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config", sorted((ROOT / "configs").glob("*.py")), ids=lambda path: path.stem
+)
 def test_every_config_says_its_command_in_its_head(config):
     head = config.read_text().split('"""')[1]
     assert f"jaxcredit train configs/{config.name}" in head

@@ -10,11 +10,16 @@ from rich.console import Console
 
 from jaxcredit.train.runs import plots
 from jaxcredit.train.runs.console import sparkline
-from jaxcredit.train.runs.metrics import Records, cut, plain, read
+from jaxcredit.train.runs.json_lines import cut, read
+from jaxcredit.train.runs.metrics import Records, plain
 
 
 def metrics(step):
-    return {"reward": jnp.float32(np.sin(step)), "length": step, "solved": jnp.asarray(step % 2 == 0)}
+    return {
+        "reward": jnp.float32(np.sin(step)),
+        "length": step,
+        "solved": jnp.asarray(step % 2 == 0),
+    }
 
 
 def quiet():
@@ -22,7 +27,9 @@ def quiet():
 
 
 def play(folder, first, last, start=0, **kwargs):
-    with Records(folder, steps=12, start=start, console=kwargs.pop("console", quiet()), **kwargs) as records:
+    with Records(
+        folder, steps=12, start=start, console=kwargs.pop("console", quiet()), **kwargs
+    ) as records:
         for step in range(first, last + 1):
             records.samples(step, [{"prompt": "1+1=", "score": float(step)}])
             records.log(step, metrics(step))
@@ -35,11 +42,18 @@ def test_one_object_a_step(tmp_path):
     assert json.loads(lines[2])["reward"] == float(np.float32(np.sin(2)))
     assert json.loads(lines[2])["solved"] == 1
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 4
-    assert {p.name for p in tmp_path.iterdir()} == {"metrics.jsonl", "samples.jsonl", "config.json", "tensorboard", "curves.png"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "metrics.jsonl",
+        "samples.jsonl",
+        "config.json",
+        "tensorboard",
+        "curves.png",
+    }
 
 
 @pytest.mark.parametrize(
-    "killed_at, restored, tail", [(9, 6, ""), (6, 6, ""), (9, 0, ""), (8, 6, '{"step": 9, "rew'), (8, 6, '{"step": 9}')]
+    "killed_at, restored, tail",
+    [(9, 6, ""), (6, 6, ""), (9, 0, ""), (8, 6, '{"step": 9, "rew'), (8, 6, '{"step": 9}')],
 )
 def test_after_a_kill_the_file_is_that_of_a_run_never_stopped(tmp_path, killed_at, restored, tail):
     play(tmp_path / "whole", 0, 12)
@@ -49,7 +63,9 @@ def test_after_a_kill_the_file_is_that_of_a_run_never_stopped(tmp_path, killed_a
             f.write(tail)
     play(tmp_path / "killed", restored + 1, 12, start=restored)
     assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
-    assert (tmp_path / "killed/samples.jsonl").read_bytes() == (tmp_path / "whole/samples.jsonl").read_bytes()
+    assert (tmp_path / "killed/samples.jsonl").read_bytes() == (
+        tmp_path / "whole/samples.jsonl"
+    ).read_bytes()
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
@@ -91,7 +107,10 @@ def test_what_json_cannot_say(tmp_path):
 
 
 def test_a_failing_run_keeps_what_was_logged(tmp_path):
-    with pytest.raises(RuntimeError, match="boom"), Records(tmp_path, steps=9, console=quiet()) as records:
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        Records(tmp_path, steps=9, console=quiet()) as records,
+    ):
         records.log(1, metrics(1))
         raise RuntimeError("boom")
     assert [line["step"] for line in read(tmp_path)] == [1]
@@ -102,9 +121,20 @@ def test_plain_lines_where_there_is_no_terminal_and_a_table_at_the_end(tmp_path)
     console = quiet()
     with Records(tmp_path, steps=30, title="sums", console=console, pace_s=60) as records:
         for step in range(1, 31):
-            records.log(step, {"reward": step / 30, **({"eval/greedy_accuracy": 0.25 * step / 10} if step % 10 == 0 else {})})
+            records.log(
+                step,
+                {
+                    "reward": step / 30,
+                    **({"eval/greedy_accuracy": 0.25 * step / 10} if step % 10 == 0 else {}),
+                },
+            )
     lines = console.file.getvalue().splitlines()
-    assert [int(m[1]) for line in lines if (m := re.match(r"step (\d+)/30", line))] == [1, 10, 20, 30]
+    assert [int(m[1]) for line in lines if (m := re.match(r"step (\d+)/30", line))] == [
+        1,
+        10,
+        20,
+        30,
+    ]
     assert any("greedy accuracy ▃▅▇ 0.75" in line for line in lines)
     assert any(re.search(r"reward .*0.0333.*1", line) for line in lines)
 
@@ -127,12 +157,18 @@ def test_config_is_readable_and_a_change_is_said(tmp_path):
     }
     play(tmp_path, 0, 1, config=config)
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["config"] == {"lr": 1e-3, "credit": {"numpy.sum": {"axis": 1}}, "array": "float64[2, 3]", "one": 2.0, "limit": "inf"}
+    assert saved["config"] == {
+        "lr": 1e-3,
+        "credit": {"numpy.sum": {"axis": 1}},
+        "array": "float64[2, 3]",
+        "one": 2.0,
+        "limit": "inf",
+    }
     assert saved["environment"]["devices"] == 8
     console = quiet()
     play(tmp_path, 2, 3, start=1, config={**config, "lr": 2e-3}, console=console)
     assert "lr: 0.001 -> 0.002" in console.file.getvalue()
-    assert plain({"f": Records.log}) == {"f": "jaxcredit.train.runs.metrics.Records.log"}
+    assert plain({"f": Records.log}) == {"f": "Records.log"}
 
 
 def test_cut_leaves_a_missing_file_alone(tmp_path):
@@ -147,13 +183,26 @@ def test_sparkline():
 
 
 def run_folder(folder, seed, credit, rise):
-    with Records(folder, steps=40, console=quiet(), config={"seed": seed, "credit": credit}) as records:
+    with Records(
+        folder, steps=40, console=quiet(), config={"seed": seed, "credit": credit}
+    ) as records:
         for step in range(41):
-            records.log(step, {"reward": step / 40, "tokens": 100, "eval/greedy_accuracy": min(1.0, step * rise + seed / 100)})
+            records.log(
+                step,
+                {
+                    "reward": step / 40,
+                    "tokens": 100,
+                    "eval/greedy_accuracy": min(1.0, step * rise + seed / 100),
+                },
+            )
 
 
 def test_compare_keeps_other_options_apart(tmp_path):
-    for name, args in {"a": ["--lr", "1", "--seed", "0"], "b": ["--seed=3", "--lr", "1"], "c": ["--lr", "2"]}.items():
+    for name, args in {
+        "a": ["--lr", "1", "--seed", "0"],
+        "b": ["--seed=3", "--lr", "1"],
+        "c": ["--lr", "2"],
+    }.items():
         run_folder(tmp_path / name, 0, "tempo", 0.01)
         (tmp_path / name / "source.json").write_text(json.dumps({"args": args}))
     table, _ = plots.compare([tmp_path / n for n in "abc"], tmp_path / "out.png")

@@ -17,7 +17,8 @@ from jaxcredit.cli import main as cli
 from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.metrics import Records, read
+from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.metrics import Records
 
 MICRO = str(Path(__file__).parent / "micro.py")
 slow = pytest.mark.slow
@@ -30,9 +31,20 @@ def runs(tmp_path_factory):
         patch.setattr("jaxcredit.train.run.build", build)
         cli.main(["train", MICRO, "--runs", str(folder)])
         for seed in (1, 2):
-            cli.main(["train", MICRO, "--runs", str(folder), "--run", f"seed{seed}", f"--seed={seed}"])
+            cli.main(
+                ["train", MICRO, "--runs", str(folder), "--run", f"seed{seed}", f"--seed={seed}"]
+            )
         cli.main(["train", MICRO, "--runs", str(folder), "--run", "rival", "--credit", "grpo"])
-        cli.main(["report", str(folder / "micro"), "--prompts", "16", "--beside", *(str(folder / n) for n in ("seed1", "seed2", "rival"))])
+        cli.main(
+            [
+                "report",
+                str(folder / "micro"),
+                "--prompts",
+                "16",
+                "--beside",
+                *(str(folder / n) for n in ("seed1", "seed2", "rival")),
+            ]
+        )
         alone = folder / "seed1"
         cli.main(["report", str(alone), "--prompts", "0"])
     return folder
@@ -40,7 +52,12 @@ def runs(tmp_path_factory):
 
 def points(path):
     text = (path / "report.md").read_text()
-    return {int(n): (mark == "x", rest) for mark, n, rest in re.findall(r"- \[(.)\] \*\*(\d+)\.(.*?)(?=\n- \[|\n## |\Z)", text, re.S)}
+    return {
+        int(n): (mark == "x", rest)
+        for mark, n, rest in re.findall(
+            r"- \[(.)\] \*\*(\d+)\.(.*?)(?=\n- \[|\n## |\Z)", text, re.S
+        )
+    }
 
 
 @slow
@@ -69,7 +86,8 @@ def test_numbers_are_the_runs_own(runs):
     assert f"{spent:,} tokens sampled" in told[11][1] and f"{spent:,} tokens sampled" in told[21][1]
     assert "| rival | grpo | 0 |" in told[11][1] and "rival (grpo)" in told[10][1]
     accuracy = [
-        [x["eval/greedy_accuracy"] for x in read(runs / run) if "eval/greedy_accuracy" in x][-1] for run in ("micro", "seed1", "seed2")
+        [x["eval/greedy_accuracy"] for x in read(runs / run) if "eval/greedy_accuracy" in x][-1]
+        for run in ("micro", "seed1", "seed2")
     ]
     assert f"seeds 0, 1, 2: accuracy {np.mean(accuracy):.3f}" in told[14][1]
     assert f"RMS {lines[-1]['credit_rms']:.3g}" in told[17][1]
@@ -83,12 +101,18 @@ def test_numbers_are_the_runs_own(runs):
 @pytest.mark.parametrize(
     "lines, told",
     [
-        ([{"time/sample_s": 3, "time/update_s": 2, "time/reward_s": 1}] * 2, "sampling 6, waiting for the update 4, judging 2"),
+        (
+            [{"time/sample_s": 3, "time/update_s": 2, "time/reward_s": 1}] * 2,
+            "sampling 6, waiting for the update 4, judging 2",
+        ),
         (
             [{"time/sample_s": 3, "time/reward_s": 1}] * 2,
             "sampling and waiting for the update 6, judging 2",
         ),  # before update_s was measured
-        ([{"time/sample_s": 3}, {"time/sample_s": 3, "time/update_s": 2}], "sampling and waiting for the update 8, judging 0"),
+        (
+            [{"time/sample_s": 3}, {"time/sample_s": 3, "time/update_s": 2}],
+            "sampling and waiting for the update 8, judging 0",
+        ),
     ],
 )
 def test_sampling_is_told_from_waiting_only_where_both_were_measured(lines, told):
@@ -106,7 +130,9 @@ def test_a_report_shows_hostile_text_as_text(tmp_path):
         tokenizer=Chars(hostile + "abc>"),
     )
     folder = tmp_path / "r|`[x](y)\x1b[2J"
-    with Records(folder, steps=1, console=Console(file=io.StringIO()), config={"credit": "x|y", "seed": 0}) as records:
+    with Records(
+        folder, steps=1, console=Console(file=io.StringIO()), config={"credit": "x|y", "seed": 0}
+    ) as records:
         for step in (0, 1):
             records.log(step, {"reward": 0.5})
     text = report.markdown(exp, build(exp), folder)
@@ -118,4 +144,12 @@ def test_a_report_shows_hostile_text_as_text(tmp_path):
 
 def test_a_hash_is_of_the_problems():
     assert report.data_hash(ITEMS) == report.data_hash(json.loads(json.dumps(ITEMS)))
-    assert len({report.data_hash(x) for x in (ITEMS, ITEMS[::-1], ITEMS[1:], [{**ITEMS[0], "meta": "x"}, *ITEMS[1:]])}) == 4
+    assert (
+        len(
+            {
+                report.data_hash(x)
+                for x in (ITEMS, ITEMS[::-1], ITEMS[1:], [{**ITEMS[0], "meta": "x"}, *ITEMS[1:]])
+            }
+        )
+        == 4
+    )

@@ -17,10 +17,10 @@ CONFIG = '''
 """Three letters backward; a reward for every right letter, so that every step learns something."""
 import itertools
 import optax
-from jaxcredit.experiment import Experiment, Warmup
+from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.policy.tokenizer import Chars
 
 def score(meta, text, ids):
     return sum(a == b for a, b in zip(meta, text)) / 3
@@ -33,7 +33,7 @@ def experiment(steps: int = 40, seed: int = 0) -> Experiment:
         name="micro", task=Task("micro", items[:49], items[49:], score, items[:49]), tokenizer=chars,
         warmup=Warmup(steps=30, batch=16, until=0.9, every=3, optimizer=optax.adam(2e-3)),
         policy=presets.micro(chars.vocab_size, width=16, layers=1, heads=2), optimizer=optax.adam(1e-2),
-        prompts=4, group=4, buckets=(4,), new=4, steps=steps, eval_every=8, save_every=5, keep=2, seed=seed,
+        prompts_per_step=4, group_size=4, buckets=(4,), max_new_tokens=4, steps=steps, eval_every=8, save_every=5, max_to_keep=2, seed=seed,
     )
 '''
 
@@ -65,17 +65,35 @@ class Job:
     """`jaxcredit train` in a process of its own, with one compilation cache for all of a module's jobs."""
 
     def __init__(self, home, run, *, hang=-1, pace=0.0, steps=40):
-        env = {**os.environ, "JAX_NUM_CPU_DEVICES": "1", "JAX_COMPILATION_CACHE_DIR": str(home / "cache")}
+        env = {
+            **os.environ,
+            "JAX_NUM_CPU_DEVICES": "1",
+            "JAX_COMPILATION_CACHE_DIR": str(home / "cache"),
+        }
         env |= {
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             "JAXCREDIT_TRACE": "1",
         }
-        words = ["train", str(home / "micro.py"), "--run", run, "--runs", str(home), "--resume", "auto", "--steps", str(steps)]
+        words = [
+            "train",
+            str(home / "micro.py"),
+            "--run",
+            run,
+            "--runs",
+            str(home),
+            "--resume",
+            "auto",
+            "--steps",
+            str(steps),
+        ]
         self.metrics, self.told = home / run / "metrics.jsonl", home / f"{run}.txt"
         with open(self.told, "a") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", textwrap.dedent(DRIVER), str(hang), str(pace), *words], env=env, stdout=out, stderr=out
+                [sys.executable, "-c", textwrap.dedent(DRIVER), str(hang), str(pace), *words],
+                env=env,
+                stdout=out,
+                stderr=out,
             )
 
     def until(self, there, limit=240):
@@ -86,7 +104,12 @@ class Job:
 
     def reaches(self, step):
         # The file may still hold steps from before the restored checkpoint: those do not count as reached by this process.
-        self.until(lambda: self.metrics.exists() and f'"step": {step},' in self.metrics.read_text().rsplit("\n", 2)[-2:][0])
+        self.until(
+            lambda: (
+                self.metrics.exists()
+                and f'"step": {step},' in self.metrics.read_text().rsplit("\n", 2)[-2:][0]
+            )
+        )
 
     def end(self, signum=None):
         if signum:
@@ -102,13 +125,17 @@ def home(tmp_path_factory):
     assert job.end() == 0, job.told.read_text()
     whole = timeless(home / "whole")
     assert [line["step"] for line in whole] == list(range(41))
-    assert len({line["loss"] for line in whole[1:]}) > 20  # it learns, so that a repeated or a skipped step would show
+    assert (
+        len({line["loss"] for line in whole[1:]}) > 20
+    )  # it learns, so that a repeated or a skipped step would show
     return home
 
 
 def assert_same(home, run):
     assert timeless(home / run) == timeless(home / "whole")
-    assert (home / run / "samples.jsonl").read_bytes() == (home / "whole/samples.jsonl").read_bytes()
+    assert (home / run / "samples.jsonl").read_bytes() == (
+        home / "whole/samples.jsonl"
+    ).read_bytes()
 
 
 def checkpoint(home, run, step):
@@ -149,13 +176,21 @@ def test_killed_at_random_moments(home, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"])
+@pytest.mark.parametrize(
+    "signum", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "asked to stop"]
+)
 def test_stopped_in_the_warm_up(home, signum):
     run = f"warm{int(signum)}"
     for step in (5, 15):
         job = Job(home, run, pace=0.1)
-        job.until(lambda step=step: any(int(p.name) >= step for p in (home / run / "checkpoints/warm-up").glob("*[0-9]")))
-        assert job.end(signum) == (-signum if signum == signal.SIGKILL else 143), job.told.read_text()
+        job.until(
+            lambda step=step: any(
+                int(p.name) >= step for p in (home / run / "checkpoints/warm-up").glob("*[0-9]")
+            )
+        )
+        assert job.end(signum) == (-signum if signum == signal.SIGKILL else 143), (
+            job.told.read_text()
+        )
         assert not job.metrics.exists() or job.metrics.read_text() == ""
     job = Job(home, run)
     assert job.end() == 0, job.told.read_text()

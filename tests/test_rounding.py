@@ -19,8 +19,16 @@ def test_sums_in_two_orders_differ_by_less_than_their_rounding(n):
     rng = np.random.default_rng(n)
     x = (rng.normal(size=(200, n)) * 10.0 ** rng.uniform(-3, 3, (200, n))).astype(np.float32)
     x[:, -1] = -x[:, :-1].sum(-1)  # which cancels
-    orders = [np.cumsum(np.take_along_axis(x, rng.permuted(np.tile(np.arange(n), (200, 1)), axis=1), 1), 1)[:, -1] for _ in range(20)]
-    apart, bound = np.ptp(orders, axis=0), np.asarray(k.rounding(jnp.abs(jnp.asarray(x)).sum(-1), n))
+    orders = [
+        np.cumsum(
+            np.take_along_axis(x, rng.permuted(np.tile(np.arange(n), (200, 1)), axis=1), 1), 1
+        )[:, -1]
+        for _ in range(20)
+    ]
+    apart, bound = (
+        np.ptp(orders, axis=0),
+        np.asarray(k.rounding(jnp.abs(jnp.asarray(x)).sum(-1), n)),
+    )
     assert (apart <= bound).all() and apart.max() > 1e-3 * bound.max()
 
 
@@ -38,7 +46,9 @@ def test_equal_numbers_are_merged_and_others_are_not():
     merge = jax.jit(k.merge_equal)
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        x = (rng.choice([-0.3, 0.0, 0.3, 0.7, 5.0], 9) + rng.choice([-1e-6, 0, 1e-6, 1e-3], 9)).astype(np.float32)
+        x = (
+            rng.choice([-0.3, 0.0, 0.3, 0.7, 5.0], 9) + rng.choice([-1e-6, 0, 1e-6, 1e-3], 9)
+        ).astype(np.float32)
         slack, where = rng.choice([1e-8, 3e-6, 1e-5], 9).astype(np.float32), rng.random(9) < 0.8
         want = x.copy()
         for i in np.flatnonzero(where):
@@ -47,14 +57,23 @@ def test_equal_numbers_are_merged_and_others_are_not():
         got = np.asarray(merge(*map(jnp.asarray, (x, slack, where))))
         np.testing.assert_array_equal(got, want)
         order = rng.permutation(9)
-        np.testing.assert_array_equal(merge(*map(jnp.asarray, (x[order], slack[order], where[order]))), got[order])
+        np.testing.assert_array_equal(
+            merge(*map(jnp.asarray, (x[order], slack[order], where[order]))), got[order]
+        )
 
 
 def test_returns_that_cancel_are_nothing_and_a_tie_is_a_tie():
     orders = list(itertools.permutations([0.1, 0.2, -0.3]))
     R = np.asarray(outcome(make([*orders, [0, 0, 1e-6]], np.zeros((7, 3)))))
     assert (R[0, :6] == 0).all() and R[0, 6] > 0
-    best = catalogue.r3l(make([[0.1, 0.2, 0.7], [0.7, 0.2, 0.1], [0, 0, 0]], np.zeros((3, 3)), pivot=[0] * 3, pair=[0, 1, 2]))["advantage"]
+    best = catalogue.r3l(
+        make(
+            [[0.1, 0.2, 0.7], [0.7, 0.2, 0.1], [0, 0, 0]],
+            np.zeros((3, 3)),
+            pivot=[0] * 3,
+            pair=[0, 1, 2],
+        )
+    )["advantage"]
     assert (best[0, 0] == best[0, 1]).all() and (best[0, 0] == 3).all()
 
 
@@ -62,13 +81,13 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=12), jnp.float32)
 BY = jnp.arange(12) % 3
 ALL = jnp.ones(12, bool)
 STATISTICS = {
-    "centre": (1, lambda x: k.centre(x)),
-    "centre by": (1, lambda x: k.centre(x, BY)),
+    "centre": (1, lambda x: k.center(x)),
+    "centre by": (1, lambda x: k.center(x, BY)),
     "std": (1, lambda x: k.std_by(x, BY)),
-    "standardise": (0, lambda x: k.standardise(x, eps=0.0)),
-    "standardise by": (0, lambda x: k.standardise(x, BY, eps=0.0)),
-    "roles": (1, lambda x: k.centre_roles(x, BY, ALL)),
-    "roles scaled": (0, lambda x: k.centre_roles(x, BY, ALL, normalize=True, eps=0.0)),
+    "standardise": (0, lambda x: k.standardize(x, eps=0.0)),
+    "standardise by": (0, lambda x: k.standardize(x, BY, eps=0.0)),
+    "roles": (1, lambda x: k.center_by_role(x, BY, ALL)),
+    "roles scaled": (0, lambda x: k.center_by_role(x, BY, ALL, normalize=True, eps=0.0)),
     "masked std": (1, lambda x: k.masked_std(x.reshape(3, 4), axis=-1)),
     "leave one out": (1, lambda x: k.mean_by(x, leave_one_out=True)),
 }
@@ -80,12 +99,16 @@ def test_statistics_are_the_same_bits_in_any_power_of_two(name):
     plain = np.asarray(f(X), np.float64)
     assert np.abs(plain).max() > 0.1
     for power in (-90, -3, 5, 70, 110):
-        np.testing.assert_array_equal(np.asarray(f(X * 2.0**power), np.float64), plain * 2.0 ** (power * degree))
+        np.testing.assert_array_equal(
+            np.asarray(f(X * 2.0**power), np.float64), plain * 2.0 ** (power * degree)
+        )
 
 
 THREE = [list(order) for order in itertools.permutations([11.1, 22.2, -33.3])]
 TURNS = np.tile([0, 1, 2, 3], (6, 1))
-LATER = [[0.0, *order] for order in THREE]  # the first turn of each is followed by the same rewards in another order
+LATER = [
+    [0.0, *order] for order in THREE
+]  # the first turn of each is followed by the same rewards in another order
 SEEN = {
     "matchtir": (dict(gamma=1.0), {}),
     "gigpo": (dict(gamma=1.0, normalize=True), {"state": [[0, 1, 2, 3]] * 6}),
@@ -114,16 +137,22 @@ def test_a_return_counts_once_among_different_ones_in_whatever_order_it_was_adde
         rollout = make(np.zeros((7, 4)), np.zeros((7, 4)), segment=turns, agent=[[0] * 4] * 7)
         return catalogue.mars(dataclasses.replace(rollout, reward=reward[None]), unique=True)
 
-    decimal, whole = (np.asarray(run(jnp.asarray(reward))) for reward in (decimals, (decimals / 1.11).round()))
+    decimal, whole = (
+        np.asarray(run(jnp.asarray(reward))) for reward in (decimals, (decimals / 1.11).round())
+    )
     np.testing.assert_allclose(decimal, 1.11 * whole, rtol=1e-4, atol=1e-4)
 
 
 def test_gains_are_differences_and_their_rounding_is_that_of_the_potentials():
     """Every turn gains 0.1 on potentials of about -50: what is left of that is rounding, and no turn is better than another."""
     start = np.random.default_rng(0).uniform(-60, -40, (6, 1))
-    rollout = make(np.ones((6, 4)), np.zeros((6, 4)), segment=TURNS, info=start + 0.1 * np.arange(5))
+    rollout = make(
+        np.ones((6, 4)), np.zeros((6, 4)), segment=TURNS, info=start + 0.1 * np.arange(5)
+    )
     assert np.asarray(jax.jit(lambda r: catalogue.igpo(r))(rollout) == 0).all()
-    better = rollout.with_signals(info=rollout["info"] + 0.1 * (jnp.arange(6)[:, None] == 2) * (jnp.arange(5) > 1))
+    better = rollout.with_signals(
+        info=rollout["info"] + 0.1 * (jnp.arange(6)[:, None] == 2) * (jnp.arange(5) > 1)
+    )
     assert jnp.abs(jax.jit(lambda r: catalogue.igpo(r))(better)).max() > 1
 
 
@@ -134,5 +163,13 @@ def test_a_perfect_critic_leaves_no_advantage():
     value = np.cumsum(reward[:, ::-1].astype(np.float64), 1)[:, ::-1].astype(np.float32)
     for name in ("ppo", "vapo", "poad"):
         run = jax.jit(lambda r, name=name: getattr(catalogue, name)(r, gamma=1.0))
-        assert (np.asarray(run(rollout.with_signals(token_value=jnp.asarray(value)[None]))["advantage"]) == 0).all()
-        assert np.abs(run(rollout.with_signals(token_value=jnp.asarray(value * 1.01)[None]))["advantage"]).max() > 0.5
+        assert (
+            np.asarray(run(rollout.with_signals(token_value=jnp.asarray(value)[None]))["advantage"])
+            == 0
+        ).all()
+        assert (
+            np.abs(
+                run(rollout.with_signals(token_value=jnp.asarray(value * 1.01)[None]))["advantage"]
+            ).max()
+            > 0.5
+        )

@@ -23,8 +23,9 @@ from jaxcredit.train.runs import folder as home
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints
 from jaxcredit.train.runs.folder import Home, run_address
+from jaxcredit.train.runs.json_lines import cut, read
 from jaxcredit.train.runs.lock import LOCK, FolderGone, Lock, Locked, _this_process
-from jaxcredit.train.runs.metrics import Records, cut, read
+from jaxcredit.train.runs.metrics import Records
 from jaxcredit.utils import files
 
 MICRO = str(os.path.join(os.path.dirname(__file__), "micro.py"))
@@ -51,30 +52,56 @@ def copy(made, tmp_path):
 
 
 def contents(folder) -> dict:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+    }
 
 
 # Names
 
 
-@pytest.mark.parametrize("name", [".", "..", "../thesis", "a/b", "/etc", "a\\b", "a\nb", "a\0b", "\x1b[31m", " a", "a" * 300])
+@pytest.mark.parametrize(
+    "name",
+    [".", "..", "../thesis", "a/b", "/etc", "a\\b", "a\nb", "a\0b", "\x1b[31m", " a", "a" * 300],
+)
 def test_a_run_name_is_one_part_of_a_path(name, tmp_path, capsys):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis/thesis.tex").write_text("years")
     before = contents(tmp_path)
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", MICRO, "--steps", "1", "--runs", str(tmp_path / "runs"), "--run", name, "--overwrite"])
-    assert stop.value.code == 1 and "cannot be the name of a run" in " ".join(capsys.readouterr().err.split())
+        cli.main(
+            [
+                "train",
+                MICRO,
+                "--steps",
+                "1",
+                "--runs",
+                str(tmp_path / "runs"),
+                "--run",
+                name,
+                "--overwrite",
+            ]
+        )
+    assert stop.value.code == 1 and "cannot be the name of a run" in " ".join(
+        capsys.readouterr().err.split()
+    )
     assert contents(tmp_path) == before and not (tmp_path / "runs").exists()
 
 
 def test_where_runs_lie_must_be_said():
     with pytest.raises(ValueError, match="--runs is empty"):
         run_address("", "a")
-    assert [run_address(runs, "a") for runs in ("runs", "runs/", "/", "gs://b/r/")] == ["runs/a", "runs/a", "/a", "gs://b/r/a"]
+    assert [run_address(runs, "a") for runs in ("runs", "runs/", "/", "gs://b/r/")] == [
+        "runs/a",
+        "runs/a",
+        "/a",
+        "gs://b/r/a",
+    ]
 
 
-@pytest.mark.parametrize("name", ["", "/etc/passwd", "..", "../a", "a/../../b", "a//b", "./a", "a/", "a\0"])
+@pytest.mark.parametrize(
+    "name", ["", "/etc/passwd", "..", "../a", "a/../../b", "a//b", "./a", "a/", "a\0"]
+)
 def test_a_name_from_outside_stays_inside(name):
     with pytest.raises(ValueError, match="must be relative"):
         files.inside(name)
@@ -99,7 +126,9 @@ def test_what_is_no_run_is_neither_deleted_nor_trained_in(what, tmp_path):
     folder.mkdir()
     FOREIGN[what](folder)
     before = contents(folder)
-    with pytest.raises(FileExistsError, match="is not a run that jaxcredit created.*--overwrite does not delete it"):
+    with pytest.raises(
+        FileExistsError, match="is not a run that jaxcredit created.*--overwrite does not delete it"
+    ):
         run(experiment(), folder, overwrite=True)
     if what != "metrics of something else":
         for resume in (False, True):
@@ -123,7 +152,10 @@ def test_a_run_is_deleted_when_the_new_one_is_checked(older, copy, monkeypatch):
     (copy / "report.md").write_text("old")
     before = contents(copy)
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="no such device"):
-        patch.setattr("jaxcredit.train.run.build", lambda exp: (_ for _ in ()).throw(RuntimeError("no such device")))
+        patch.setattr(
+            "jaxcredit.train.run.build",
+            lambda exp: (_ for _ in ()).throw(RuntimeError("no such device")),
+        )
         run(experiment(steps=1), copy, overwrite=True)
     assert contents(copy) == before
     run(experiment(steps=1), copy, overwrite=True)
@@ -135,7 +167,7 @@ def test_a_run_is_deleted_when_the_new_one_is_checked(older, copy, monkeypatch):
 
 
 CHANGED = {
-    "another batch": {"prompts": 8},
+    "another batch": {"prompts_per_step": 8},
     "another seed": {"seed": 1},
     "another architecture": {"policy": presets.micro(7, width=32, layers=1, heads=2)},
 }
@@ -147,7 +179,12 @@ def test_a_refused_resume_changes_nothing(what, copy, tmp_path):
     (tmp_path / "config.py").write_text("x = 1")
     source = {"config": str(tmp_path / "config.py"), "args": [], "credit": None}
     with pytest.raises((ValueError, CheckpointError)):
-        run(dataclasses.replace(experiment(steps=6), **CHANGED[what]), copy, resume=True, source=source)
+        run(
+            dataclasses.replace(experiment(steps=6), **CHANGED[what]),
+            copy,
+            resume=True,
+            source=source,
+        )
     assert contents(copy) == before
 
 
@@ -172,7 +209,16 @@ def test_small_files_are_whole_or_not_there(tmp_path, monkeypatch):
 
 # Damaged lines
 
-BROKEN = [b"\0", b'{"step": 2, "rew', b"[1]", b"null", b'{"reward": 1.0}', b'{"step": "2"}', b"\xff\xfe", b"[" * 20000]
+BROKEN = [
+    b"\0",
+    b'{"step": 2, "rew',
+    b"[1]",
+    b"null",
+    b'{"reward": 1.0}',
+    b'{"step": "2"}',
+    b"\xff\xfe",
+    b"[" * 20000,
+]
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
@@ -195,14 +241,23 @@ def test_a_resume_keeps_the_lines_behind_a_damaged_one(copy, capsys):
     run(experiment(steps=5), copy, resume=True)
     assert [line["step"] for line in read(copy)] == [0, 2, 3, 4, 5]
     said = " ".join(capsys.readouterr().out.split())
-    assert "metrics.jsonl: damaged lines (1) are set aside" in said and "samples.jsonl: damaged lines (1)" in said
+    assert (
+        "metrics.jsonl: damaged lines (1) are set aside" in said
+        and "samples.jsonl: damaged lines (1)" in said
+    )
 
 
 # A second trainer
 
 
 def held(folder, **fields):
-    entry = {**_this_process(), "since": "long ago", "token": "theirs", "beat": time.time(), **fields}
+    entry = {
+        **_this_process(),
+        "since": "long ago",
+        "token": "theirs",
+        "beat": time.time(),
+        **fields,
+    }
     (folder / LOCK).write_text(json.dumps(entry))
 
 
@@ -218,7 +273,9 @@ def test_the_second_trainer_is_refused_and_changes_nothing(copy):
     assert lock.take(wait=False) == ""
     before = contents(copy)
     for how in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(Locked, match=rf"process {os.getpid()} on .* has been training in .*micro since .*UTC"):
+        with pytest.raises(
+            Locked, match=rf"process {os.getpid()} on .* has been training in .*micro since .*UTC"
+        ):
             run(experiment(steps=6), copy, **how)
     assert contents(copy) == before
     lock.release()
@@ -240,7 +297,9 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_stolen_at_once(fields, tm
     lock.release()
 
 
-@pytest.mark.parametrize("fields", [{"host": "another"}, {"boot": "another"}, {"namespace": "another"}])
+@pytest.mark.parametrize(
+    "fields", [{"host": "another"}, {"boot": "another"}, {"namespace": "another"}]
+)
 def test_a_lock_of_another_machine_is_watched(fields, tmp_path):
     held(tmp_path, pid=dead(), **fields)
     with pytest.raises(Locked, match="has been training"):
@@ -332,13 +391,17 @@ def bucket():
     server.server_close()
 
 
-@pytest.mark.parametrize("name", ["../../PWNED", "hosts/../../PWNED", "/PWNED", "a//PWNED", "./PWNED"])
+@pytest.mark.parametrize(
+    "name", ["../../PWNED", "hosts/../../PWNED", "/PWNED", "a//PWNED", "./PWNED"]
+)
 def test_an_object_whose_name_leads_out_is_not_written(name, bucket, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = f"runs/{abs(hash(name))}"
     bucket.store("shelf", f"{folder}/metrics.jsonl", b'{"step": 0}\n', None)
     bucket.store("shelf", f"{folder}/{name}", b"a stranger's\n", None)
-    with pytest.raises(ValueError, match="an object in the bucket has a name outside the run folder"):
+    with pytest.raises(
+        ValueError, match="an object in the bucket has a name outside the run folder"
+    ):
         read(f"gs://shelf/{folder}")
     assert not list(tmp_path.rglob("PWNED"))
     with pytest.raises(ValueError, match="must be relative"):
@@ -399,27 +462,42 @@ def swapped(folder):
         (folder / old).rename(folder / new)
 
 
-DAMAGE = {f"a manifest of {text}": tampered("manifest.json", text) for text in ("{}", "[]", "null", "3", '"a"', '{"side.json": 3}', "[[")}
-DAMAGE |= {f"a side of {text}": tampered("side.json", text) for text in ("{}", "[]", "null", '{"step": 3}', "\0", '{"step": "3"}')}
+DAMAGE = {
+    f"a manifest of {text}": tampered("manifest.json", text)
+    for text in ("{}", "[]", "null", "3", '"a"', '{"side.json": 3}', "[[")
+}
+DAMAGE |= {
+    f"a side of {text}": tampered("side.json", text)
+    for text in ("{}", "[]", "null", '{"step": 3}', "\0", '{"step": "3"}')
+}
 DAMAGE |= {"the step of another": lambda folder: (folder / "00000003").rename(folder / "00000007")}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
 def test_a_damaged_manifest_or_side_is_named_and_the_one_before_is_used(what, saved):
     DAMAGE[what](saved)
-    with Checkpoints(saved, run="mine") as checkpoints, pytest.warns(UserWarning, match="0000000[37] .*skipped, trying the one before"):
+    with (
+        Checkpoints(saved, run="mine") as checkpoints,
+        pytest.warns(UserWarning, match="0000000[37] .*skipped, trying the one before"),
+    ):
         _, side, step = checkpoints.restore(state(0))
     assert (side["at"], step) == (2, 2)
 
 
 def test_swapped_steps_are_both_refused(saved):
     swapped(saved)
-    with Checkpoints(saved, run="mine") as checkpoints, pytest.warns(UserWarning, match="not the step of its folder"):
+    with (
+        Checkpoints(saved, run="mine") as checkpoints,
+        pytest.warns(UserWarning, match="not the step of its folder"),
+    ):
         assert checkpoints.restore(state(0))[2] == 1
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_one_of_before_is_taken(saved):
-    with Checkpoints(saved, run="another") as checkpoints, pytest.warns(UserWarning, match="belongs to another run"):
+    with (
+        Checkpoints(saved, run="another") as checkpoints,
+        pytest.warns(UserWarning, match="belongs to another run"),
+    ):
         assert checkpoints.restore(state(0)) is None
     side = json.loads((saved / "00000003/side.json").read_text())
     del side["run"]  # as it was before runs had an identity

@@ -42,18 +42,30 @@ def train(folder, *words):
     cli.main(["train", str(folder / "secretive.py"), "--runs", str(folder), "--run", "r", *words])
 
 
-def test_options_are_kept_said_when_a_resume_changes_them_and_told_apart_by_compare(tmp_path, capsys):
+def test_options_are_kept_said_when_a_resume_changes_them_and_told_apart_by_compare(
+    tmp_path, capsys
+):
     train(tmp_path, "--lr", "0.5")
     assert run_source.options(tmp_path / "r") == {"steps": 2, "lr": 0.5, "api_key": "", "seed": 0}
     shutil.copytree(tmp_path / "r", tmp_path / "before")
     capsys.readouterr()
     train(tmp_path, "--steps", "3", "--resume", "auto")
     told = " ".join("".join(capsys.readouterr()).split())
-    assert "WARNING: from step 2 on this run has other options: steps: 2 -> 3; lr: 0.5 -> 0.01" in told
+    assert (
+        "WARNING: from step 2 on this run has other options: steps: 2 -> 3; lr: 0.5 -> 0.01" in told
+    )
     assert "other options" in (tmp_path / "r/hosts/00000.log").read_text()
     made = json.loads((tmp_path / "r/source.json").read_text())
     assert made["changes"] == [{"step": 2, "options": {"steps": [2, 3], "lr": [0.5, 0.01]}}]
-    cli.main(["compare", str(tmp_path / "before"), str(tmp_path / "r"), "--out", str(tmp_path / "both.png")])
+    cli.main(
+        [
+            "compare",
+            str(tmp_path / "before"),
+            str(tmp_path / "r"),
+            "--out",
+            str(tmp_path / "both.png"),
+        ]
+    )
     assert "lr: before 0.5, r 0.01" in capsys.readouterr().out
     train(tmp_path, "--steps", "3", "--resume", "auto")
     assert "WARNING" not in "".join(capsys.readouterr())
@@ -61,19 +73,42 @@ def test_options_are_kept_said_when_a_resume_changes_them_and_told_apart_by_comp
 
 def test_options_of_a_run_made_before_their_values_were_kept(tmp_path):
     args = ["--lr", "1e-2", "--seed=3", "--names", "a", "b", "--fast"]
-    (tmp_path / "source.json").write_text(json.dumps({"config": "c.py", "args": args, "credit": None}))
-    assert run_source.options(tmp_path) == {"lr": "1e-2", "seed": "3", "names": "a b", "fast": "True"}
-    new = {"credit": None, "options": {"lr": 0.01, "seed": 4, "names": "a b", "fast": True, "unknown": 5}}
+    (tmp_path / "source.json").write_text(
+        json.dumps({"config": "c.py", "args": args, "credit": None})
+    )
+    assert run_source.options(tmp_path) == {
+        "lr": "1e-2",
+        "seed": "3",
+        "names": "a b",
+        "fast": "True",
+    }
+    new = {
+        "credit": None,
+        "options": {"lr": 0.01, "seed": 4, "names": "a b", "fast": True, "unknown": 5},
+    }
     assert run_source.changed(tmp_path, new) == {"seed": ("3", 4)}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"args": 3}', '{"options": [], "args": [1]}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "null", '{"args": 3}', '{"options": [], "args": [1]}']
+)
 def test_a_damaged_source_json_has_no_options(text, tmp_path):
     (tmp_path / "source.json").write_text(text)
     assert run_source.options(tmp_path) == {}
 
 
-SECRET = ["api_key", "--api-key", "apiKey", "OPENAI_API_KEY", "token", "hf_token", "hfToken", "password", "db.password", "client-secret"]
+SECRET = [
+    "api_key",
+    "--api-key",
+    "apiKey",
+    "OPENAI_API_KEY",
+    "token",
+    "hf_token",
+    "hfToken",
+    "password",
+    "db.password",
+    "client-secret",
+]
 SECRET += ["credentials", "auth", "Authorization", "key"]
 OPEN = [
     "tokenizer",
@@ -92,7 +127,9 @@ OPEN = [
 
 
 def test_names_of_credentials():
-    assert [name for name in SECRET if not is_secret(name)] == [] and [name for name in OPEN if is_secret(name)] == []
+    assert [name for name in SECRET if not is_secret(name)] == [] and [
+        name for name in OPEN if is_secret(name)
+    ] == []
 
 
 def test_credentials_are_masked_in_values():
@@ -105,26 +142,54 @@ def test_credentials_are_masked_in_values():
         api_key: str
         headers: dict
 
-    said = json.dumps(plain([functools.partial(judge, "S3CRET", "open"), Judge("open", "S3CRET", {"Authorization": ["S3CRET"], "n": 1})]))
+    said = json.dumps(
+        plain(
+            [
+                functools.partial(judge, "S3CRET", "open"),
+                Judge("open", "S3CRET", {"Authorization": ["S3CRET"], "n": 1}),
+            ]
+        )
+    )
     assert "S3CRET" not in said and said.count("open") == 2 and said.count(HIDDEN) == 3
     assert plain({"key": 3, "token": None, "auth": True}) == {"key": 3, "token": None, "auth": True}
 
 
 def test_credentials_are_masked_in_arguments_and_asked_for_again(monkeypatch):
-    words = ["--lr", "1", "--api-key", "S3CRET", "--token=S3CRET", "--keys", "S3CRET", "S3CRET", "--top-key", "3", "--name", "open"]
+    words = [
+        "--lr",
+        "1",
+        "--api-key",
+        "S3CRET",
+        "--token=S3CRET",
+        "--keys",
+        "S3CRET",
+        "S3CRET",
+        "--top-key",
+        "3",
+        "--name",
+        "open",
+    ]
     hidden = mask_arguments(words)
-    assert hidden == [HIDDEN if word == "S3CRET" else word.replace("S3CRET", HIDDEN) for word in words]
-    with pytest.raises(ValueError, match="runs/a was made with --api-key, .* set API_KEY in the environment"):
+    assert hidden == [
+        HIDDEN if word == "S3CRET" else word.replace("S3CRET", HIDDEN) for word in words
+    ]
+    with pytest.raises(
+        ValueError, match="runs/a was made with --api-key, .* set API_KEY in the environment"
+    ):
         unmask_arguments(hidden, "runs/a")
     for name in ("API_KEY", "TOKEN", "KEYS"):
         monkeypatch.setenv(name, "S3CRET")
     assert unmask_arguments(hidden, "runs/a") == words
 
 
-def test_no_file_of_a_run_holds_a_credential_and_it_opens_when_it_is_given_again(tmp_path, monkeypatch, capsys):
+def test_no_file_of_a_run_holds_a_credential_and_it_opens_when_it_is_given_again(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("JUDGE", "S3CRET")
     train(tmp_path, "--api-key", "S3CRET", "--steps", "1")
-    assert [p for p in (tmp_path / "r").rglob("*") if p.is_file() and b"S3CRET" in p.read_bytes()] == []
+    assert [
+        p for p in (tmp_path / "r").rglob("*") if p.is_file() and b"S3CRET" in p.read_bytes()
+    ] == []
     with pytest.raises(ValueError, match="set API_KEY in the environment to open the run"):
         find.of_run(str(tmp_path / "r"))
     monkeypatch.setenv("API_KEY", "S3CRET")
@@ -160,13 +225,22 @@ def project(tmp_path):
 
 
 def test_the_files_that_a_config_imports_are_found(project):
-    want = {"helper_n.py", "lazy_n.py", "pack_n/__init__.py", "pack_n/inner.py", "pack_n/deep.py", "pack_n/late.py"}
+    want = {
+        "helper_n.py",
+        "lazy_n.py",
+        "pack_n/__init__.py",
+        "pack_n/inner.py",
+        "pack_n/deep.py",
+        "pack_n/late.py",
+    }
     find.module(str(project / "main.py"))
     assert set(kept_modules.local_imports(project / "main.py")) == want
 
 
 @pytest.mark.parametrize("after", ["changed", "gone"])
-def test_a_kept_copy_is_imported_in_place_of_a_file_that_is_changed_or_gone(after, project, tmp_path):
+def test_a_kept_copy_is_imported_in_place_of_a_file_that_is_changed_or_gone(
+    after, project, tmp_path
+):
     run = tmp_path / "run"
     run.mkdir()
     find.module(str(project / "main.py"))
@@ -188,14 +262,14 @@ def test_a_kept_copy_is_imported_in_place_of_a_file_that_is_changed_or_gone(afte
 
 ESTIMATOR = '''
 from jaxcredit.credit import per_group
-from jaxcredit.kernels import centre, spread
-from jaxcredit.rollout import alive, outcome
+from jaxcredit.kernels import center, to_tokens
+from jaxcredit.rollout import trajectory_mask, outcome
 from scale_n import SCALE
 
 @per_group(granularity="trajectory")
 def mine(group, *, scale: float = SCALE):
     """A_i = scale (R_i - mean R)"""
-    return scale * spread(centre(outcome(group), where=alive(group)), group)
+    return scale * to_tokens(center(outcome(group), where=trajectory_mask(group)), group)
 '''
 
 

@@ -55,7 +55,11 @@ def test_knapsack_example():
     assert budgets.rollout_value(n, p).sum() == pytest.approx(0.151977, abs=1e-6)
     assert budgets.rollout_value(4, p) == pytest.approx([0.027848, 0.109375, 0.003094], abs=1e-6)
     assert budgets.rollout_value(4, p).sum() == pytest.approx(0.140317, abs=1e-6)
-    assert budgets.information(1 / 3) == pytest.approx(0.148148, abs=1e-6) == budgets.information(np.linspace(0, 1, 301)).max()
+    assert (
+        budgets.information(1 / 3)
+        == pytest.approx(0.148148, abs=1e-6)
+        == budgets.information(np.linspace(0, 1, 301)).max()
+    )
     assert budgets.mixed_chance(21.9, 0.1) == pytest.approx(0.9, abs=1e-3)
 
 
@@ -75,10 +79,18 @@ def test_knapsack_is_optimal():
 def test_knapsack_invariants():
     p = np.array([0.2, 0.5, 0.0, 1.0, 0.85])
     grown = [budgets.knapsack(p, total, high=12) for total in range(10, 61)]
-    assert all((b >= a).all() for a, b in zip(grown, grown[1:], strict=False))  # monotone in the budget
+    assert all(
+        (b >= a).all() for a, b in zip(grown, grown[1:], strict=False)
+    )  # monotone in the budget
     assert grown[20][2] == grown[20][3] == 2  # nothing to learn: the minimum
     assert budgets.knapsack(p, 40, high=12).tolist() == [12, 12, 2, 2, 12]
-    assert budgets.knapsack(p, 45, high=12).tolist() == [12, 12, 7, 2, 12]  # what is left goes to the unsolved first
+    assert budgets.knapsack(p, 45, high=12).tolist() == [
+        12,
+        12,
+        7,
+        2,
+        12,
+    ]  # what is left goes to the unsolved first
     equal = budgets.knapsack([0.3] * 7, 24)
     assert np.ptp(equal) == 1 and equal.sum() == 24
     assert budgets.knapsack([0.5, math.nan], 10).tolist() == [5, 5]
@@ -100,7 +112,9 @@ def controller(seed):
     """One that minds the state."""
     weights = exposure.init(3, key=jax.random.key(seed))
     rng = np.random.default_rng(seed)
-    return {k: v + jnp.asarray(0.3 * rng.normal(size=v.shape), jnp.float32) for k, v in weights.items()}
+    return {
+        k: v + jnp.asarray(0.3 * rng.normal(size=v.shape), jnp.float32) for k, v in weights.items()
+    }
 
 
 @jax.jit
@@ -112,7 +126,10 @@ def look(weights, stats, share, reward, bonus):
 
 @pytest.mark.slow  # the sampler is a minute's compiling on a busy machine
 def test_the_exposed_share_lies_inside():
-    weights, stats = controller(0), jnp.asarray(np.random.default_rng(1).normal(size=(2000, 3)), jnp.float32)
+    weights, stats = (
+        controller(0),
+        jnp.asarray(np.random.default_rng(1).normal(size=(2000, 3)), jnp.float32),
+    )
     e = np.asarray(jax.jit(exposure.sample)(weights, stats, key=jax.random.key(3)))
     a, b = exposure.shape(weights, stats)
     assert ((e > 0) & (e < 1)).all()
@@ -147,15 +164,35 @@ def test_the_exposure_density_and_its_slope():
 
 
 def test_exposure_is_reinforced_by_progress_alone():
-    metric, follow = jnp.array([3.0, 2.0, 2.5, 1.0]), jax.jit(lambda L, gamma: exposure.progress(L, gamma=gamma))
+    metric, follow = (
+        jnp.array([3.0, 2.0, 2.5, 1.0]),
+        jax.jit(lambda L, gamma: exposure.progress(L, gamma=gamma)),
+    )
     near(exposure.progress(metric, gamma=0.0), [1, -0.5, 1.5])  # at once
     near(follow(metric, 0.5), [1 - 0.25 + 0.375, -0.5 + 0.75, 1.5])
     near(follow(metric, 1.0), metric[:-1] - metric[-1])  # telescopes
-    weights, stats, share = controller(1), np.ones((2000, 3), np.float32), np.full(2000, 0.9, np.float32)
-    still = look(weights, stats, share, jnp.zeros(2000), 0.0)[2]  # of a constant metric, progress is 0
-    assert all((g == 0).all() for g in jax.tree.leaves(still)) and (follow(jnp.full(4, 2.0), 0.9) == 0).all()
-    before = look(weights, stats, share, jnp.ones(2000), 0.0)  # a share that was followed by progress becomes likelier
-    after = look(jax.tree.map(lambda w, g: w - 0.1 * g, weights, before[2]), stats, share, jnp.ones(2000), 0.0)
+    weights, stats, share = (
+        controller(1),
+        np.ones((2000, 3), np.float32),
+        np.full(2000, 0.9, np.float32),
+    )
+    still = look(weights, stats, share, jnp.zeros(2000), 0.0)[
+        2
+    ]  # of a constant metric, progress is 0
+    assert (
+        all((g == 0).all() for g in jax.tree.leaves(still))
+        and (follow(jnp.full(4, 2.0), 0.9) == 0).all()
+    )
+    before = look(
+        weights, stats, share, jnp.ones(2000), 0.0
+    )  # a share that was followed by progress becomes likelier
+    after = look(
+        jax.tree.map(lambda w, g: w - 0.1 * g, weights, before[2]),
+        stats,
+        share,
+        jnp.ones(2000),
+        0.0,
+    )
     assert after[1][0] > before[1][0]
     near(exposure.moved(jnp.float32(1.0), jnp.array([2.0, 4.0]), decay=0.75), 1.5)
 
@@ -169,18 +206,25 @@ def test_scope_weights_example():
     w = partial(two_path_weights, jnp.float32(logp), jnp.float32(teacher), correct)
     near(w(), [1 / 3, 2 / 3, 2 / 3, 1 / 3], 1e-6)
     near(w(to_size=True), [2 / 3, 4 / 3, 4 / 3, 2 / 3], 1e-6)
-    near(w(inverted=True), [2 / 3, 1 / 3, 2 / 3, 1 / 3], 1e-6)  # what the release does with its own settings
+    near(
+        w(inverted=True), [2 / 3, 1 / 3, 2 / 3, 1 / 3], 1e-6
+    )  # what the release does with its own settings
     near(w(temperature=1e6), [0.5] * 4, 1e-5)
     near(w(where=jnp.array([True, False, True, True])), [1, 0, 2 / 3, 1 / 3], 1e-6)
     near(two_path_weights(jnp.full(4, -2.0), jnp.full(4, -1.0), correct), [0.5] * 4)
-    near(two_path_weights(jnp.full(2, -2.0), jnp.full(2, -1.0), jnp.array([True, True])), [0.5, 0.5])
+    near(
+        two_path_weights(jnp.full(2, -2.0), jnp.full(2, -1.0), jnp.array([True, True])), [0.5, 0.5]
+    )
 
 
 def test_scope_weights_are_positive_and_sum_to_one_on_each_path():
     rng = np.random.default_rng(0)
     logp, teacher = (jnp.asarray(-rng.exponential(size=(20, 6)) * 3, jnp.float32) for _ in range(2))
     correct, where = jnp.asarray(rng.random((20, 6)) < 0.5), jnp.asarray(rng.random((20, 6)) < 0.8)
-    w = np.asarray(jax.jit(partial(two_path_weights, temperature=0.7))(logp, teacher, correct, where), np.float64)
+    w = np.asarray(
+        jax.jit(partial(two_path_weights, temperature=0.7))(logp, teacher, correct, where),
+        np.float64,
+    )
     for n, i in np.ndindex(20, 6):
         path = np.asarray(where[n] & (correct[n] == correct[n, i]))
         x = -np.asarray(logp[n]) / 0.7 if correct[n, i] else np.asarray(teacher[n]) / 0.7
@@ -190,8 +234,18 @@ def test_scope_weights_are_positive_and_sum_to_one_on_each_path():
 def a_batch(logp, ref_logp, **fields):
     """The fields of a batch [1, R, S] in which every token counts."""
     ones = jnp.ones(logp.shape)
-    full = {"mask": ones > 0, "advantage": 0 * ones, "weight": ones, "clip": ones, "segment": jnp.zeros(ones.shape, int), **fields}
-    return {k: jnp.broadcast_to(v, ones.shape) for k, v in {"logp": logp, "ref_logp": ref_logp, **full}.items()}
+    full = {
+        "action_mask": ones > 0,
+        "advantage": 0 * ones,
+        "weight": ones,
+        "clip": ones,
+        "segment": jnp.zeros(ones.shape, int),
+        **fields,
+    }
+    return {
+        k: jnp.broadcast_to(v, ones.shape)
+        for k, v in {"logp": logp, "ref_logp": ref_logp, **full}.items()
+    }
 
 
 def test_distillation_follows_the_slope_of_kl():
@@ -207,7 +261,9 @@ def test_distillation_follows_the_slope_of_kl():
     def kl(z):
         return (jnp.exp(jax.nn.log_softmax(z)) * (jax.nn.log_softmax(z) - teacher)).sum()
 
-    (value, g), (divergence, true) = jax.jit(lambda z: [jax.value_and_grad(f)(z) for f in (expected, kl)])(z)
+    (value, g), (divergence, true) = jax.jit(
+        lambda z: [jax.value_and_grad(f)(z) for f in (expected, kl)]
+    )(z)
     near(g, true, 1e-5)
     near(value, divergence, 1e-6)
 
@@ -216,13 +272,15 @@ def test_scope_imitates_what_is_right_and_corrects_what_is_wrong():
     old = np.log([[[0.5, 0.2], [0.4, 0.1]]]).astype(np.float32)
     logp = old + np.float32([[[0.1, -0.2], [0.3, 0.0]]])
     teacher = np.log([[[0.6, 0.3], [0.2, 0.3]]]).astype(np.float32)
-    fields = a_batch(old, teacher, advantage=jnp.array([[[1.0], [0.0]]]), weight=jnp.array([[[2.0], [0.5]]]))
+    fields = a_batch(
+        old, teacher, advantage=jnp.array([[[1.0], [0.0]]]), weight=jnp.array([[[2.0], [0.5]]])
+    )
     rho = np.exp(logp - old)
     imitate, correct = -rho[0, 0], (rho * (logp - teacher))[0, 1]
 
     @jax.jit
     def loss(logp, mask):
-        batch = Batch(**{**fields, "mask": mask})
+        batch = Batch(**{**fields, "action_mask": mask})
 
         def total(logp):
             numerator, rows = losses.sequence_sum(losses.scope(logp, batch), batch)
@@ -230,15 +288,19 @@ def test_scope_imitates_what_is_right_and_corrects_what_is_wrong():
 
         return jax.value_and_grad(total, has_aux=True)(logp)
 
-    (value, each), slope = loss(logp, fields["mask"])
+    (value, each), slope = loss(logp, fields["action_mask"])
     near(each[0], [imitate, correct])
     near(value, (2 * imitate.sum() + 0.5 * correct.sum()) / 2)
-    near(slope[0], [2 * imitate / 2, 0.5 * correct / 2])  # the likelihood's slope, where the teacher has no say; and the teacher's
+    near(
+        slope[0], [2 * imitate / 2, 0.5 * correct / 2]
+    )  # the likelihood's slope, where the teacher has no say; and the teacher's
     logp[0, 0, 1] = -np.inf
     holed = loss(logp, jnp.array([[[True, False], [True, True]]]))[1]
     assert jnp.isfinite(holed).all() and holed[0, 0, 1] == 0
     with pytest.raises(ValueError, match="teacher"):
-        losses.scope(jnp.asarray(logp), Batch(**{k: v for k, v in fields.items() if k != "ref_logp"}))
+        losses.scope(
+            jnp.asarray(logp), Batch(**{k: v for k, v in fields.items() if k != "ref_logp"})
+        )
 
 
 def test_distillation_term_example():
@@ -257,7 +319,9 @@ def test_distillation_term_example():
 def test_dpo_example():
     numbers = [jnp.float32(x) for x in (-3.0, -4.0, -3.5, -3.8)]
     near(preferences.dpo(*numbers), 0.658760, 1e-6)
-    near(preferences.dpo(*numbers[:2], *numbers[:2]), math.log(2), 1e-6)  # the policy is the reference
+    near(
+        preferences.dpo(*numbers[:2], *numbers[:2]), math.log(2), 1e-6
+    )  # the policy is the reference
     logp, ref, mask = (
         jnp.array([[-1.0, -2.0, 9.0], [-4.0, 9.0, 9.0]]),
         jnp.array([[-1.5, -2.0, 9.0], [-3.8, 9.0, 9.0]]),
@@ -266,7 +330,9 @@ def test_dpo_example():
     r = preferences.implicit_reward(logp, ref, jnp.array(mask, bool))
     near(r, [0.05, -0.02])
     near(preferences.prefer(*r), 0.658760, 1e-6)
-    assert jnp.isfinite(preferences.implicit_reward(logp.at[0, 2].set(-jnp.inf), ref, jnp.array(mask, bool))).all()
+    assert jnp.isfinite(
+        preferences.implicit_reward(logp.at[0, 2].set(-jnp.inf), ref, jnp.array(mask, bool))
+    ).all()
 
 
 def test_a_shared_beginning_does_not_move():

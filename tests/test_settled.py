@@ -10,7 +10,8 @@ from micro import experiment
 from jaxcredit.collect.single_turn import put
 from jaxcredit.parallel import mesh
 from jaxcredit.train import programs
-from jaxcredit.train.planning import collectives, plan
+from jaxcredit.train.planning import collectives, memory, plan
+from jaxcredit.train.planning.advice import STAY, smaller
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -18,7 +19,10 @@ MESH = {"fsdp": 4, "tensor": 2}
 @pytest.fixture(scope="module")
 def made():
     exp = dataclasses.replace(experiment(), mesh=MESH)
-    return [programs.build(dataclasses.replace(exp, sampling=rules)) for rules in (None, mesh.settled)]
+    return [
+        programs.build(dataclasses.replace(exp, sampling_rules=rules))
+        for rules in (None, mesh.settled)
+    ]
 
 
 def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
@@ -27,7 +31,11 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
     assert stay.settle is None
     settled = settle.settle(weights)
     w = settled["layers"]["w_up"]
-    assert weights["layers"]["w_up"].sharding.shard_shape(w.shape) == (w.shape[0], w.shape[1] // 4, w.shape[2] // 2)
+    assert weights["layers"]["w_up"].sharding.shard_shape(w.shape) == (
+        w.shape[0],
+        w.shape[1] // 4,
+        w.shape[2] // 2,
+    )
     assert w.sharding.shard_shape(w.shape) == (w.shape[0], w.shape[1], w.shape[2] // 2)
     prompt = put(np.random.default_rng(0).integers(0, 4, (4, 4), np.int32), stay.batch)
     valid = put(np.ones((4, 4), bool), stay.batch)
@@ -37,24 +45,34 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
 
     devices = mesh.make(MESH)
     told = [
-        collectives.sent(m.draw.lower(w, prompt, valid, jax.random.key(1), **m.sample.keywords).compile().as_text(), devices)
+        collectives.sent(
+            m.draw.lower(w, prompt, valid, jax.random.key(1), **m.sample.keywords)
+            .compile()
+            .as_text(),
+            devices,
+        )
         for m, w in zip(made, (weights, settled), strict=True)
     ]
-    gathered = [sum(n for (kind, axis), n in sent.items() if kind == "all-gather" and "fsdp" in axis) for sent in told]
+    gathered = [
+        sum(n for (kind, axis), n in sent.items() if kind == "all-gather" and "fsdp" in axis)
+        for sent in told
+    ]
     assert gathered[0] > 10 * gathered[1]
 
 
 def test_the_plan_counts_the_move(made):
-    exp = dataclasses.replace(experiment(), mesh=MESH, sampling=mesh.settled)
+    exp = dataclasses.replace(experiment(), mesh=MESH, sampling_rules=mesh.settled)
     kinds = {}
     for name, lowered, beside in plan.programs(exp, made[1]):
         kinds[name] = beside
         if name == "settle":
             sent = collectives.sent(lowered.compile().as_text(), mesh.make(MESH))
-            whole = sum(x.size * 4 for x in jax.tree.leaves(made[1].state.params) if x.ndim > 1) / 2  # what tensor leaves to a device
+            whole = (
+                sum(x.size * 4 for x in jax.tree.leaves(made[1].state.params) if x.ndim > 1) / 2
+            )  # what tensor leaves to a device
             assert 0.5 * whole < sum(sent.values()) < 1.2 * whole
         if name == "evaluate":
             break
     for name in ("settle", "sample"):
-        assert plan.STAY in plan.advice(exp, made[1], name, 10**9)
-    assert kinds["sample"] == plan.nbytes(made[1].state)  # training's own stays beside it
+        assert STAY in smaller(exp, made[1], name, 10**9)
+    assert kinds["sample"] == memory.nbytes(made[1].state)  # training's own stays beside it

@@ -20,10 +20,10 @@ SBIN = os.environ["PATH"] + ":/usr/sbin:/sbin"
 CONFIG = """
 import itertools, os, time
 import optax
-from jaxcredit.experiment import Experiment
+from jaxcredit.train.experiment import Experiment
 from jaxcredit.policy import presets
 from jaxcredit.tasks import Task
-from jaxcredit.tokenize import Chars
+from jaxcredit.policy import Chars
 
 def score(meta, text, ids):
     if not os.path.exists({go!r}):
@@ -34,7 +34,7 @@ def experiment(steps: int = 40) -> Experiment:
     items = [{{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))}} for w in itertools.product("abcd", repeat=3)]
     return Experiment(
         name="slow", task=Task("slow", items[:48], items[48:], score), tokenizer=Chars("abcd>"),
-        policy=presets.micro(7, width=16, layers=1, heads=2), optimizer=optax.adam(1e-2), prompts=8, group=4, buckets=(4,), new=4,
+        policy=presets.micro(7, width=16, layers=1, heads=2), optimizer=optax.adam(1e-2), prompts_per_step=8, group_size=4, buckets=(4,), max_new_tokens=4,
         steps=steps, eval_every=1000, save_every=1000, mesh={{"fsdp": 2}},
     )
 """
@@ -80,7 +80,9 @@ def slurm(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons need root: gpu.sbatch was not run")
     if missing := [name for name in DAEMONS if not shutil.which(name, path=SBIN)]:
-        pytest.skip(f"no {', '.join(missing)} here (on Debian: apt-get install slurm-wlm munge): gpu.sbatch was not run")
+        pytest.skip(
+            f"no {', '.join(missing)} here (on Debian: apt-get install slurm-wlm munge): gpu.sbatch was not run"
+        )
     at, host = tmp_path, socket.gethostname().split(".")[0]
     for name in ("state", "spool"):
         (at / name).mkdir()
@@ -93,8 +95,19 @@ def slurm(tmp_path):
         (at / f"gpu{i}").touch()
     env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "JAXCREDIT"))}
     env |= {"SLURM_CONF": str(at / "slurm.conf"), "PATH": f"{Path(sys.executable).parent}:{SBIN}"}
-    munge = ["munged", "--foreground", "--force", "--num-threads=1", f"--socket={at}/munge.sock", f"--key-file={at}/key"]
-    munge += [f"--pid-file={at}/munge.pid", f"--log-file={at}/munge.log", f"--seed-file={at}/munge.seed"]
+    munge = [
+        "munged",
+        "--foreground",
+        "--force",
+        "--num-threads=1",
+        f"--socket={at}/munge.sock",
+        f"--key-file={at}/key",
+    ]
+    munge += [
+        f"--pid-file={at}/munge.pid",
+        f"--log-file={at}/munge.log",
+        f"--seed-file={at}/munge.seed",
+    ]
     daemons = []
     try:
         for words in (munge, ["slurmctld", "-D"], ["slurmd", "-D", "-N", "localhost"]):
@@ -103,7 +116,9 @@ def slurm(tmp_path):
             until(lambda: (at / "munge.sock").exists(), 10)
 
         def call(*words, **more):
-            told = subprocess.run(words, env=env | more, capture_output=True, text=True, cwd=ROOT, timeout=60)
+            told = subprocess.run(
+                words, env=env | more, capture_output=True, text=True, cwd=ROOT, timeout=60
+            )
             assert told.returncode == 0, told
             return told.stdout
 
@@ -126,15 +141,35 @@ def until(true, seconds):
 
 def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):
     (tmp_path / "slow.py").write_text(CONFIG.format(go=str(tmp_path / "go")))
-    script, log, metrics = ROOT / "launch/slurm/gpu.sbatch", tmp_path / "job.log", tmp_path / "runs/a/metrics.jsonl"
-    words = ["--parsable", "--ntasks-per-node=2", f"--output={log}", script, tmp_path / "slow.py", "--runs", tmp_path / "runs"]
-    job = slurm("sbatch", *map(str, words), "--run", "a", JAXCREDIT_DEVICE="cpu", JAX_NUM_CPU_DEVICES="1").strip()
+    script, log, metrics = (
+        ROOT / "launch/slurm/gpu.sbatch",
+        tmp_path / "job.log",
+        tmp_path / "runs/a/metrics.jsonl",
+    )
+    words = [
+        "--parsable",
+        "--ntasks-per-node=2",
+        f"--output={log}",
+        script,
+        tmp_path / "slow.py",
+        "--runs",
+        tmp_path / "runs",
+    ]
+    job = slurm(
+        "sbatch", *map(str, words), "--run", "a", JAXCREDIT_DEVICE="cpu", JAX_NUM_CPU_DEVICES="1"
+    ).strip()
 
     def facts():
-        return dict(word.partition("=")[::2] for word in slurm("scontrol", "show", "job", job).split())
+        return dict(
+            word.partition("=")[::2] for word in slurm("scontrol", "show", "job", job).split()
+        )
 
     def steps():
-        return [json.loads(line)["step"] for line in metrics.read_text().splitlines()] if metrics.exists() else []
+        return (
+            [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+            if metrics.exists()
+            else []
+        )
 
     def shown():
         return log.read_text() if log.exists() else ""
@@ -142,7 +177,9 @@ def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):
     try:
         assert facts()["TresPerNode"].endswith("gpu:8") and facts()["Requeue"] == "1"
         until(lambda: len(steps()) > 3, 600)
-        slurm("scancel", "--signal=TERM", job)  # to the tasks, as --signal does when the time is nearly up
+        slurm(
+            "scancel", "--signal=TERM", job
+        )  # to the tasks, as --signal does when the time is nearly up
         until(lambda: facts()["Restarts"] == "1", 300)
         stopped = steps()[-1]
         (tmp_path / "go").touch()
@@ -153,5 +190,11 @@ def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):
         print(shown())
         raise
     assert steps() == list(range(41))
-    assert "process 0 of 2" in shown() and "process 1 of 2" in shown() and "back into the queue" in shown()
-    assert sorted(int(p.parent.name) for p in (tmp_path / "runs/a/checkpoints").glob("*/manifest.json")) == [stopped, 40]  # two are kept
+    assert (
+        "process 0 of 2" in shown()
+        and "process 1 of 2" in shown()
+        and "back into the queue" in shown()
+    )
+    assert sorted(
+        int(p.parent.name) for p in (tmp_path / "runs/a/checkpoints").glob("*/manifest.json")
+    ) == [stopped, 40]  # two are kept

@@ -31,7 +31,11 @@ def one_compile(monkeypatch):
 def warm(steps=2):
     """A warm-up of six steps, looked at every second one, saved every second one."""
     plan = Warmup(steps=6, batch=16, until=2.0, every=2, optimizer=optax.adam(1e-2))
-    return dataclasses.replace(experiment(steps=steps), task=Task("micro", ITEMS[:48], ITEMS[48:], score, DEMOS), warmup=plan)
+    return dataclasses.replace(
+        experiment(steps=steps),
+        task=Task("micro", ITEMS[:48], ITEMS[48:], score, DEMOS),
+        warmup=plan,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,12 @@ def whole(tmp_path_factory):
 
 # Calls during which the request comes: three looks in the warm-up, one at its end, then two steps, each with answers that are judged.
 MOMENTS = {
-    "the first step of the warm-up": (warmup, "demonstrations", 1, "step 1 of the warm-up is saved"),
+    "the first step of the warm-up": (
+        warmup,
+        "demonstrations",
+        1,
+        "step 1 of the warm-up is saved",
+    ),
     "a later step of the warm-up": (warmup, "demonstrations", 3, "step 3 of the warm-up is saved"),
     "a look in the warm-up": (assess, "answer", 1, "step 2 of the warm-up is saved"),
     "the last look in the warm-up": (assess, "answer", 3, "step 6 of the warm-up is saved"),
@@ -71,7 +80,9 @@ def asking(monkeypatch, where, name, call, signum=signal.SIGTERM):
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_never_had(moment, whole, tmp_path, monkeypatch):
+def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_never_had(
+    moment, whole, tmp_path, monkeypatch
+):
     *where, kept = MOMENTS[moment]
     before = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)]
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
@@ -118,7 +129,14 @@ def test_a_warm_up_that_was_stopped_is_a_run_that_is_not_begun_anew(tmp_path, mo
 
 def test_ctrl_c_saves_and_names_the_step_and_the_command_to_go_on(tmp_path, monkeypatch, capfd):
     asking(monkeypatch, collect, "score", 3, signal.SIGINT)
-    argv = ["train", os.path.join(os.path.dirname(__file__), "micro.py"), "--runs", str(tmp_path), "--steps", "9"]
+    argv = [
+        "train",
+        os.path.join(os.path.dirname(__file__), "micro.py"),
+        "--runs",
+        str(tmp_path),
+        "--steps",
+        "9",
+    ]
     with pytest.raises(SystemExit) as stop:
         cli.main(argv)
     assert stop.value.code == 130

@@ -28,13 +28,21 @@ def printed(sheet, width: int) -> str:
 
 def lines(text: str) -> list[list[str]]:
     """The cells of each printed line of a table's body."""
-    return [[part.strip() for part in line.strip("│").split("│")] for line in text.splitlines() if line.startswith("│")]
+    return [
+        [part.strip() for part in line.strip("│").split("│")]
+        for line in text.splitlines()
+        if line.startswith("│")
+    ]
 
 
 def columns(text: str) -> list[str]:
     """What stands in each column, from top to bottom; cells that go on in the next line are one text."""
     tables = re.split(r"(?m)^└.*$", text)
-    return [" ".join(" ".join(column).split()) for table in tables for column in zip(*lines(table), strict=True)]
+    return [
+        " ".join(" ".join(column).split())
+        for table in tables
+        for column in zip(*lines(table), strict=True)
+    ]
 
 
 def whole(sheet: Sheet, text: str, titles=None) -> None:
@@ -55,14 +63,23 @@ def numbers(value: float) -> dict[str, metrics.Estimate]:
 def test_the_arena_cuts_no_number_and_no_name(width):
     families, names = sorted(matrix.QUICK), sorted(credit.estimators())
     rng = np.random.default_rng(0)
-    found = [matrix.Cell(f, n, numbers(float(rng.normal() * 10.0 ** rng.integers(-3, 4)))) for f in families for n in names]
+    found = [
+        matrix.Cell(f, n, numbers(float(rng.normal() * 10.0 ** rng.integers(-3, 4))))
+        for f in families
+        for n in names
+    ]
     hostile = "needs [bold]brackets[/] \x1b[31mred"
     found[5] = found[5]._replace(numbers={}, reason=hostile)
     text = printed(matrix.table(found), width)
-    rows = {row[0]: {x for other in lines(text) if other[0] == row[0] for x in other} for row in lines(text)}
+    rows = {
+        row[0]: {x for other in lines(text) if other[0] == row[0] for x in other}
+        for row in lines(text)
+    }
     for cell in found:
         e = cell.numbers.get("versus/asnr")
-        assert (f"{e.value:.3g} {e.low:.2g}..{e.high:.2g}" if e else "note 1") in rows[cell.estimator]
+        assert (f"{e.value:.3g} {e.low:.2g}..{e.high:.2g}" if e else "note 1") in rows[
+            cell.estimator
+        ]
     assert all(re.search(rf"\b{family}\b", text) for family in families)
     assert "needs [bold]brackets[/] \\x1b[31mred" in text.replace("\n", "") and "…" not in text
 
@@ -77,10 +94,15 @@ def test_an_arena_of_some_families_says_nothing_of_the_others_estimators(width):
 def listed(sheet, width):
     """The titles that are printed or named as left out."""
     shown, left_out = sheet.split(width)
-    return [sheet.columns[i].title for group in shown for i in group], [sheet.columns[i].title for i in left_out]
+    return [sheet.columns[i].title for group in shown for i in group], [
+        sheet.columns[i].title for i in left_out
+    ]
 
 
-SHEETS = {"methods": lambda: catalogue.table(catalogue.methods()), "models": lambda: listing.table(listing.rows())}
+SHEETS = {
+    "methods": lambda: catalogue.table(catalogue.methods()),
+    "models": lambda: listing.table(listing.rows()),
+}
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
@@ -89,9 +111,13 @@ def test_a_list_names_the_columns_that_it_leaves_out(name, width):
     sheet = SHEETS[name]()
     text = printed(sheet, width)
     shown, left_out = listed(sheet, width)
-    assert len(sheet.split(width)[0]) == 1 and set(shown) | set(left_out) == {c.title for c in sheet.columns}
+    assert len(sheet.split(width)[0]) == 1 and set(shown) | set(left_out) == {
+        c.title for c in sheet.columns
+    }
     last = " ".join(text.partition("Left out")[2].split())
-    assert all(title in last for title in left_out) and ("--json or a terminal of" in last) == bool(left_out)
+    assert all(title in last for title in left_out) and ("--json or a terminal of" in last) == bool(
+        left_out
+    )
     whole(sheet, text, shown)
     if left_out:  # as wide as it says, it leaves out nothing
         needed = int(re.search(r"terminal of (\d+) columns", last)[1])
@@ -102,7 +128,16 @@ def test_a_list_names_the_columns_that_it_leaves_out(name, width):
 def test_claims_are_read_whole(width):
     estimates = [metrics.Estimate(v, v - 0.5, v + 0.25) for v in (1.23, 0.987)]
     claim = claims.Claim("TEMPO's branch credit beats GRPO [sic]", "tempo", "grpo")
-    finding = claims.Finding(claim, "2509.18314", "KeyBranch", (1, 0.5), estimates, estimates, "c_pre", [(12, 30), (5, np.inf)])
+    finding = claims.Finding(
+        claim,
+        "2509.18314",
+        "KeyBranch",
+        (1, 0.5),
+        estimates,
+        estimates,
+        "c_pre",
+        [(12, 30), (5, np.inf)],
+    )
     sheet = claims.table([finding])
     assert [cell.plain for cell in sheet.rows[0]] == list(claims.rows([finding])[0])
     whole(sheet, printed(sheet, width))
@@ -110,7 +145,13 @@ def test_claims_are_read_whole(width):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_many_runs_beside_each_other_keep_their_numbers(width):
-    runs = {f"runs/tempo-{i}, step 240": {"greedy_accuracy": evaluate.wilson(17 * i + 3, 128), "mixed": 0.123 * i} for i in range(7)}
+    runs = {
+        f"runs/tempo-{i}, step 240": {
+            "greedy_accuracy": evaluate.wilson(17 * i + 3, 128),
+            "mixed": 0.123 * i,
+        }
+        for i in range(7)
+    }
     text = printed(evaluate.table(runs), width)
     whole(evaluate.table(runs), text)
     for run, found in runs.items():
@@ -179,7 +220,9 @@ def test_progress_that_nobody_can_read_is_left_out():
         flush = write
 
     for terminal in (False, True):
-        with progress.shown("arena", Console(file=Full(), force_terminal=terminal), pace_s=0.001) as tell:
+        with progress.shown(
+            "arena", Console(file=Full(), force_terminal=terminal), pace_s=0.001
+        ) as tell:
             tell("KeyBranch", 1, 2)
 
 
@@ -188,6 +231,10 @@ def test_each_tells_of_every_item():
 
     heard = []
     with ThreadPoolExecutor(4) as pool:
-        squares = progress.each(pool, lambda x: x * x, range(20), lambda *said: heard.append(said), str)
+        squares = progress.each(
+            pool, lambda x: x * x, range(20), lambda *said: heard.append(said), str
+        )
     assert squares == [x * x for x in range(20)] and heard[0] == ("", 0, 20)
-    assert sorted(done for _, done, _ in heard) == list(range(21)) and {what for what, *_ in heard[1:]} == set(map(str, range(20)))
+    assert sorted(done for _, done, _ in heard) == list(range(21)) and {
+        what for what, *_ in heard[1:]
+    } == set(map(str, range(20)))

@@ -13,7 +13,13 @@ from tiny import tiny_tokenizer
 from jaxcredit.policy import chat_template
 from jaxcredit.policy.tokenizer import HF, Chars
 
-TEXTS = ["3 + 4 = 7", "  two  spaces\n\nand\ttabs ", "Größe 1,024 – 日本 🙂", "def f(x):\n    return x**2", ""]
+TEXTS = [
+    "3 + 4 = 7",
+    "  two  spaces\n\nand\ttabs ",
+    "Größe 1,024 – 日本 🙂",
+    "def f(x):\n    return x**2",
+    "",
+]
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +41,17 @@ def test_chars_give_each_character_its_place_behind_pad_and_eos():
     assert (tok.vocab_size, tok.pad_id, tok.stop_ids) == (5, 0, (1,))
     assert tok.encode("ab ") == [3, 2, 4]
     assert tok.decode(np.array([3, 0, 2, 1, 4], np.int32)) == "ab "
-    assert tok.chat("ab") == tok.encode("ab") == tok.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    assert (
+        tok.chat("ab")
+        == tok.encode("ab")
+        == tok.chat([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+    )
 
 
 def test_chars_name_the_unknown_character_and_the_id_outside():
-    with pytest.raises(ValueError, match=r"'é' \(U\+00E9\) at position 3 of 'café' is not in the alphabet"):
+    with pytest.raises(
+        ValueError, match=r"'é' \(U\+00E9\) at position 3 of 'café' is not in the alphabet"
+    ):
         Chars("cafe").encode("café")
     with pytest.raises(ValueError, match="id 6 is outside the vocabulary of 6"):
         Chars("cafe").decode([2, 6])
@@ -57,7 +69,11 @@ def test_chars_saved_are_a_hugging_face_tokenizer_with_the_same_ids(tmp_path):
     for text in ("12+30=42", "1 .\n\n  =", "+"):
         assert hf.encode(text) == chars.encode(text)
         assert hf.decode([*hf.encode(text), 1, 0]) == text
-    assert (hf.stop_ids, hf.pad_id, hf.vocab_size) == (chars.stop_ids, chars.pad_id, chars.vocab_size)
+    assert (hf.stop_ids, hf.pad_id, hf.vocab_size) == (
+        chars.stop_ids,
+        chars.pad_id,
+        chars.vocab_size,
+    )
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -69,7 +85,9 @@ def test_hf_chat_is_the_template_with_the_answer_opened(hf):
     ids = hf.chat("2 + 2?")
     assert hf.tokenizer.decode(ids) == "<|im_start|>user\n2 + 2?<|im_end|>\n<|im_start|>assistant\n"
     assert ids == hf.chat([{"role": "user", "content": "2 + 2?"}])
-    assert ids.count(hf.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2, "special tokens are one id each"
+    assert ids.count(hf.tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2, (
+        "special tokens are one id each"
+    )
 
 
 def test_hf_decode_drops_specials_and_keeps_the_rest(hf):
@@ -88,7 +106,9 @@ def test_hf_passes_keywords_to_the_template(hf):
 
 def test_hf_from_a_folder_equals_the_one_saved_and_reads_further_ends(hf, tmp_path):
     hf.save(tmp_path)
-    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [hf.stop_ids[0], 77]}))
+    (tmp_path / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [hf.stop_ids[0], 77]})
+    )
     again = HF(str(tmp_path))
     assert again.chat("Tom has 12 apples.") == hf.chat("Tom has 12 apples.")
     assert again.stop_ids == (*hf.stop_ids, 77)
@@ -127,27 +147,55 @@ def test_a_conversation_is_rendered_as_transformers_does(hf):
 
     tok = tiny_tokenizer()
     tok.tokenizer.chat_template = QWEN
-    messages = [{"role": "user", "content": "\n2 + 2? \u2028 é"}, {"role": "assistant", "content": "4", "tool_calls": None}]
-    for options in ({}, {"enable_thinking": False}, {"tools": [look]}, {"chat_template": "{{ messages[0].content }}"}):
-        theirs = tok.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False, **options)
+    messages = [
+        {"role": "user", "content": "\n2 + 2? \u2028 é"},
+        {"role": "assistant", "content": "4", "tool_calls": None},
+    ]
+    for options in (
+        {},
+        {"enable_thinking": False},
+        {"tools": [look]},
+        {"chat_template": "{{ messages[0].content }}"},
+    ):
+        theirs = tok.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False, **options
+        )
         assert HF(tok.tokenizer, **options).chat(messages) == theirs
 
 
 HOSTILE = {
-    "loops": ("{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}", "more than 1 s of processor time"),
+    "loops": (
+        "{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}",
+        "more than 1 s of processor time",
+    ),
     "a power": ("{{ 9 ** (9 ** 9) }}", "more than 1 s of processor time|too much memory or time"),
-    "a large string": ("{{ 'a' * 10 ** 11 }}", "line 1: it takes more memory|: it takes more memory"),
+    "a large string": (
+        "{{ 'a' * 10 ** 11 }}",
+        "line 1: it takes more memory|: it takes more memory",
+    ),
     "doubling": (  # either limit comes first, by how fast the machine gives memory
         "{% set n = namespace(s='ab') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}",
         "takes more memory|more than 1 s of processor time",
     ),
     "a long answer": ("{{ 'a' * 20000000 }}", "it writes 20000000 characters"),
-    "recursion": ("{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}", "calls itself without end|ended with status"),
+    "recursion": (
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "calls itself without end|ended with status",
+    ),
     "no template": ("a\n\n{{", "line 3: TemplateSyntaxError: unexpected 'end of template'"),
-    "its own error": ("{{ raise_exception('roles must alternate\x1b[2J') }}", r"line 1: TemplateError: roles must alternate\\x1b\[2J"),
-    "undefined": ("\n{{ messages[0].image.url }}", "line 2: UndefinedError: 'dict object' has no attribute 'image'"),
+    "its own error": (
+        "{{ raise_exception('roles must alternate\x1b[2J') }}",
+        r"line 1: TemplateError: roles must alternate\\x1b\[2J",
+    ),
+    "undefined": (
+        "\n{{ messages[0].image.url }}",
+        "line 2: UndefinedError: 'dict object' has no attribute 'image'",
+    ),
     "the sandbox": ("{{ messages.__class__.__mro__ }}", "line 1: SecurityError"),
-    "not a filter": ("{{ messages | nonesuch }}", "line 1: TemplateAssertionError: No filter named 'nonesuch'"),
+    "not a filter": (
+        "{{ messages | nonesuch }}",
+        "line 1: TemplateAssertionError: No filter named 'nonesuch'",
+    ),
 }
 
 
@@ -176,7 +224,10 @@ def test_a_template_that_is_no_text_is_named(tmp_path):
 
 def test_values_that_are_no_json_are_named():
     tok = tiny_tokenizer()
-    with pytest.raises(ValueError, match="the messages or the options of the chat template .* are not plain JSON values"):
+    with pytest.raises(
+        ValueError,
+        match="the messages or the options of the chat template .* are not plain JSON values",
+    ):
         tok.chat([{"role": "user", "content": b"bytes"}])  # pyright: ignore
 
 
@@ -214,11 +265,17 @@ def test_hf_without_a_template_takes_strings_only(hf):
 
 
 def test_a_hub_id_is_looked_up_and_without_a_network_told_how_to_get_it(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="the hub did not give it.*hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="the hub did not give it.*hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B",
+    ):
         HF("Qwen/Qwen3-0.6B")
     Chars("0123456789").save(tmp_path)
     asked = []
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **kw: asked.append((a, kw["revision"])) or str(tmp_path))
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download",
+        lambda *a, **kw: asked.append((a, kw["revision"])) or str(tmp_path),
+    )
     assert HF("Qwen/Qwen3-0.6B@v1").encode("17") == HF(tmp_path).encode("17")
     assert asked == [(("Qwen/Qwen3-0.6B",), "v1")]
 
@@ -235,8 +292,6 @@ def test_missing_and_damaged_folders_are_named(tmp_path):
 
 def test_importing_and_loading_says_nothing(hf, tmp_path):
     hf.save(tmp_path)
-    code = (
-        f"from jaxcredit.policy.tokenizer import HF; import sys; assert 'transformers' not in sys.modules; HF({str(tmp_path)!r}).chat('a')"
-    )
+    code = f"from jaxcredit.policy.tokenizer import HF; import sys; assert 'transformers' not in sys.modules; HF({str(tmp_path)!r}).chat('a')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

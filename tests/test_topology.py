@@ -89,7 +89,9 @@ _xla_host_transfer_handler_name="xla_megascale_runtime",_xla_megascale_target="{
 
 
 def test_bytes_sent_between_slices():
-    chips = np.array([types.SimpleNamespace(slice_index=i) for i in range(3) for _ in range(4)]).reshape(3, 4)
+    chips = np.array(
+        [types.SimpleNamespace(slice_index=i) for i in range(3) for _ in range(4)]
+    ).reshape(3, 4)
     pod = types.SimpleNamespace(devices=chips, axis_names=("data", "fsdp"), size=12)
     assert collectives.sent(SLICES, pod) == {
         ("all-gather", "fsdp"): 1024 * 1024 * 2 * 3 / 4,
@@ -103,12 +105,19 @@ def test_bytes_sent_by_a_program_that_runs():
     cut, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
 
     def turn(x, _):
-        return jax.lax.with_sharding_constraint(jnp.sin(jax.lax.with_sharding_constraint(x, whole)), cut), None
+        return jax.lax.with_sharding_constraint(
+            jnp.sin(jax.lax.with_sharding_constraint(x, whole)), cut
+        ), None
 
     def f(x):
         return jax.lax.scan(turn, x, length=5)[0]
 
-    text = jax.jit(f, out_shardings=cut).lower(jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=cut)).compile().as_text()
+    text = (
+        jax.jit(f, out_shardings=cut)
+        .lower(jax.ShapeDtypeStruct((16, 8), jnp.float32, sharding=cut))
+        .compile()
+        .as_text()
+    )
     assert collectives.sent(text, devices) == {("all-gather", "fsdp"): 5 * 16 * 8 * 4 * 3 / 4}
 
 
@@ -116,14 +125,16 @@ def test_without_libtpu_the_error_names_the_mend(monkeypatch, capsys):
     monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["plan", str(HERE / "micro.py"), "--topology", "v5e:2x2"])
-    assert stopped.value.code == 1 and "pip install 'jaxcredit[tpu]'" in " ".join(capsys.readouterr().err.split())
+    assert stopped.value.code == 1 and "pip install 'jaxcredit[tpu]'" in " ".join(
+        capsys.readouterr().err.split()
+    )
 
 
 def test_a_line_through_two_batches():
     """Bytes of a batch: 10 + 3 a prompt; the largest that 31 hold is 7, unless the third compilation takes more than the line says."""
 
     class Exp:
-        mesh, rules, group = {"fsdp": 4}, mesh.fsdp, 2
+        mesh, rules, group_size = {"fsdp": 4}, mesh.fsdp, 2
 
     asked = []
 
@@ -139,7 +150,9 @@ def test_a_line_through_two_batches():
     try:
         assert "28 prompts (56 rows)" in largest() and asked == [1, 2, 7]
         assert "less than 28 prompts" in largest(more=1)
-        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (two" in largest(refuse=2)
+        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (two" in largest(
+            refuse=2
+        )
     finally:
         fit.scaled = original
 
@@ -159,14 +172,30 @@ def test_two_plans_for_tpus(tmp_path):
     env = {**os.environ, "PYTHONPATH": str(HERE)}
 
     def told(*words, on="v5e:2x2"):
-        done = subprocess.run([*start, *words, "--topology", on], env=env, capture_output=True, text=True, timeout=550)
+        done = subprocess.run(
+            [*start, *words, "--topology", on], env=env, capture_output=True, text=True, timeout=550
+        )
         return done.returncode, done.stdout + done.stderr
 
     code, text = told(str(HERE / "micro.py"))
-    assert code == 0 and text.count(" fits: ") == 4 and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}, attention splash" in text, text
+    assert (
+        code == 0
+        and text.count(" fits: ") == 4
+        and "TPU v5 lite (v5e:2x2), mesh {'fsdp': 4}, attention splash" in text
+    ), text
     assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
-    code, text = told(str(HERE / "micro.py"), "--slices", "2", "--fsdp", "2", on="2xv5e:2x2")  # only sums cross the network between slices
-    assert code == 0 and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text and " data: all-reduce " in text.split("update fits")[1], text
+    code, text = told(
+        str(HERE / "micro.py"), "--slices", "2", "--fsdp", "2", on="2xv5e:2x2"
+    )  # only sums cross the network between slices
+    assert (
+        code == 0
+        and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text
+        and " data: all-reduce " in text.split("update fits")[1]
+    ), text
     words = "--model", "8b", "--rows", "32", "--group", "8", "--seq", "512"
     code, text = told(str(HERE.parent / "configs/gsm8k_qwen3.py"), *words)
-    assert code == 1 and "update does not fit: " in text and "the state alone takes 22.89 GiB a device" in text, text
+    assert (
+        code == 1
+        and "update does not fit: " in text
+        and "the state alone takes 22.89 GiB a device" in text
+    ), text

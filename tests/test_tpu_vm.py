@@ -18,14 +18,21 @@ __all__ = ["metadata"]  # a fixture
 def cloud(tmp_path, metadata):
     fake = tmp_path / "cloud"
     fake.mkdir()
-    program(tmp_path / "bin/gcloud", f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/fake_gcloud.py "$@"\n')
+    program(
+        tmp_path / "bin/gcloud",
+        f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/fake_gcloud.py "$@"\n',
+    )
     for worker in range(2):
         (fake / f"w{worker}.port").write_text(str(metadata(worker, "t-0,t-1")))
     return fake
 
 
 def calls(cloud):
-    return [json.loads(line) for line in (cloud / "calls").read_text().splitlines()] if (cloud / "calls").exists() else []
+    return (
+        [json.loads(line) for line in (cloud / "calls").read_text().splitlines()]
+        if (cloud / "calls").exists()
+        else []
+    )
 
 
 def test_tpu_vm_says_it_to_every_worker(cloud, tmp_path):
@@ -53,18 +60,42 @@ def test_tpu_vm_says_it_to_every_worker(cloud, tmp_path):
     ssh = [*start, "tpu-vm", "ssh", "a", *where]
     assert run[:-1] == [*ssh, "--worker=all"]
     words = run[-1].split("worker.sh start ")[1]
-    assert sh("bash", "-c", f"printf '%s\\n' {words}").stdout.splitlines() == command  # quoted for the shell over there
+    assert (
+        sh("bash", "-c", f"printf '%s\\n' {words}").stdout.splitlines() == command
+    )  # quoted for the shell over there
     assert stop[:-1] == [*ssh, "--worker=all"] and logs[:-1] == [*ssh, "--worker=1"]
     assert delete == [*start, "queued-resources", "delete", "a", *where, "--force", "--quiet"]
 
 
 @pytest.mark.parametrize(
-    "words", ["create --type v6e-8", "state", "wait", "setup", "run -- train x.py", "status", "logs", "stop", "delete"]
+    "words",
+    [
+        "create --type v6e-8",
+        "state",
+        "wait",
+        "setup",
+        "run -- train x.py",
+        "status",
+        "logs",
+        "stop",
+        "delete",
+    ],
 )
 def test_a_dry_run_prints_and_does_nothing(cloud, tmp_path, words):
     verb, *more = words.split()
-    told = sh(LAUNCH / "tpu_vm.sh", verb, "a", "--zone", "z", "--dry-run", *more, env=clean(tmp_path / "bin", FAKE=str(cloud)))
-    assert told.returncode == 0 and (verb == "wait" or told.stdout.startswith("gcloud compute tpus ")), told
+    told = sh(
+        LAUNCH / "tpu_vm.sh",
+        verb,
+        "a",
+        "--zone",
+        "z",
+        "--dry-run",
+        *more,
+        env=clean(tmp_path / "bin", FAKE=str(cloud)),
+    )
+    assert told.returncode == 0 and (
+        verb == "wait" or told.stdout.startswith("gcloud compute tpus ")
+    ), told
     assert calls(cloud) == []
 
 
@@ -106,8 +137,15 @@ def test_gcloud_itself_knows_these_commands(tmp_path):
     commands = "".join(said).splitlines()
     assert len(commands) == 6
     env = clean(HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path))
-    for command, good in [*((command, True) for command in commands), (commands[0] + "--no-such-flag", False)]:
-        told = json.loads(sh("gcloud", "meta", "lint-gcloud-commands", f"--command-string={command}", env=env).stdout)[0]
+    for command, good in [
+        *((command, True) for command in commands),
+        (commands[0] + "--no-such-flag", False),
+    ]:
+        told = json.loads(
+            sh(
+                "gcloud", "meta", "lint-gcloud-commands", f"--command-string={command}", env=env
+            ).stdout
+        )[0]
         assert told["success"] == good, told["error_message"]
 
 
@@ -126,7 +164,9 @@ sys.exit({code})
 
 def babysit(cloud, tmp_path, code, **more):
     """A babysitter, and the run folder of what it watches, which ends with `code` when there is a file `go`."""
-    repo = tmp_path / "repo"  # workers get the last commit: one of our own, so that what is tested is what lies here
+    repo = (
+        tmp_path / "repo"
+    )  # workers get the last commit: one of our own, so that what is tested is what lies here
     shutil.copytree(LAUNCH, repo / "launch")
     me = ["-c", "user.name=test", "-c", "user.email=test"]
     for words in (["init"], ["add", "."], [*me, "commit", "-m", "as it is"]):
@@ -135,10 +175,28 @@ def babysit(cloud, tmp_path, code, **more):
     install = f'mkdir -p "$5/bin" && touch "$5/bin/python" && chmod +x "$5/bin/python" && cp {tmp_path}/trainer "$5/bin/jaxcredit"'
     program(tmp_path / "bin/uv", f'#!/bin/sh\n[ "$1" != venv ] || {{ {install}; }}\n')
     (tmp_path / "runs/a").mkdir(parents=True)
-    env = clean(tmp_path / "bin", FAKE=str(cloud), JAXCREDIT_POLL="0.2", JAXCREDIT_GRACE="1", **more)
-    words = ["a", "--zone", "z", "--type", "v5litepod-16", "--spot", "--", "train", "x.py", "--run", "a", "--runs", str(tmp_path / "runs")]
+    env = clean(
+        tmp_path / "bin", FAKE=str(cloud), JAXCREDIT_POLL="0.2", JAXCREDIT_GRACE="1", **more
+    )
+    words = [
+        "a",
+        "--zone",
+        "z",
+        "--type",
+        "v5litepod-16",
+        "--spot",
+        "--",
+        "train",
+        "x.py",
+        "--run",
+        "a",
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
     with open(tmp_path / "said", "w") as log:
-        return subprocess.Popen([repo / "launch/babysit.sh", *words], env=env, stdout=log, stderr=log), tmp_path / "runs/a"
+        return subprocess.Popen(
+            [repo / "launch/babysit.sh", *words], env=env, stdout=log, stderr=log
+        ), tmp_path / "runs/a"
 
 
 def trainers(cloud):
@@ -151,7 +209,12 @@ def test_a_run_outlives_its_machines(cloud, tmp_path):
     try:
 
         def lives(n):
-            return until(lambda: (folder / "began").exists() and len((folder / "began").read_text().splitlines()) == 2 * n)
+            return until(
+                lambda: (
+                    (folder / "began").exists()
+                    and len((folder / "began").read_text().splitlines()) == 2 * n
+                )
+            )
 
         lives(1)
         (cloud / "state").write_text("SUSPENDED\n")
@@ -168,12 +231,19 @@ def test_a_run_outlives_its_machines(cloud, tmp_path):
     finally:
         sitter.kill()
         sitter.wait()
-    assert sorted((folder / "began").read_text().splitlines()) == [f"process {i} of 2 resume auto" for i in (0, 0, 0, 1, 1, 1)]
+    assert sorted((folder / "began").read_text().splitlines()) == [
+        f"process {i} of 2 resume auto" for i in (0, 0, 0, 1, 1, 1)
+    ]
     assert not (cloud / "state").exists()
     said = (tmp_path / "said").read_text()
     assert "taken away (SUSPENDED)" in said and "exit 137, exit 143" in said
     verbs = [" ".join(words[2:4]) for words in calls(cloud)]
-    assert verbs.count("queued-resources create") == verbs.count("tpu-vm scp") == verbs.count("queued-resources delete") == 2
+    assert (
+        verbs.count("queued-resources create")
+        == verbs.count("tpu-vm scp")
+        == verbs.count("queued-resources delete")
+        == 2
+    )
 
 
 def test_a_trainer_that_only_fails_is_given_up(cloud, tmp_path):
@@ -184,7 +254,10 @@ def test_a_trainer_that_only_fails_is_given_up(cloud, tmp_path):
     finally:
         sitter.kill()
         sitter.wait()
-    assert "failed 2 times: giving up" in (tmp_path / "said").read_text() and not (cloud / "state").exists()
+    assert (
+        "failed 2 times: giving up" in (tmp_path / "said").read_text()
+        and not (cloud / "state").exists()
+    )
 
 
 def test_a_run_without_a_name_or_a_folder_is_not_watched(tmp_path):

@@ -25,33 +25,55 @@ def world(**pay):
     The policy is a table, a distribution for each place: credit on a wrong place teaches nothing about the right one.
     """
     devices = mesh.make({"fsdp": 8})
-    batch, everywhere = mesh.batch(N, mesh.fsdp, devices), jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec())
+    batch, everywhere = (
+        mesh.batch(N, mesh.fsdp, devices),
+        jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()),
+    )
     prompt = jax.device_put(jnp.full((N, P), V, jnp.int32), batch)
 
     def logprob(table, rollout):
         scores = jax.nn.log_softmax(table["logits"])
         logp = jnp.take_along_axis(scores[None, None], rollout.tokens[..., P:, None], -1)[..., 0]
-        return {"logp": logp, "entropy": jnp.broadcast_to(-(jnp.exp(scores) * scores).sum(-1), logp.shape)}
+        return {
+            "logp": logp,
+            "entropy": jnp.broadcast_to(-(jnp.exp(scores) * scores).sum(-1), logp.shape),
+        }
 
     @functools.partial(jax.jit, out_shardings=batch)
     def play(table, key):
-        tokens = jax.random.categorical(key, table["logits"], shape=(N, G, planted.S)).astype(jnp.int32)
-        logp = jnp.take_along_axis(jax.nn.log_softmax(table["logits"])[None, None], tokens[..., None], -1)[..., 0]
+        tokens = jax.random.categorical(key, table["logits"], shape=(N, G, planted.S)).astype(
+            jnp.int32
+        )
+        logp = jnp.take_along_axis(
+            jax.nn.log_softmax(table["logits"])[None, None], tokens[..., None], -1
+        )[..., 0]
         return planted.plant(planted.rollout(tokens, logp, prompt, **pay))
 
     @jax.jit
     def chance(table):
         return jax.nn.softmax(table["logits"])[planted.KEY, planted.RIGHT]
 
-    optimizer = optax.chain(optax.normalize_by_update_norm(), optax.scale(-0.3))  # steps of one length, whatever the scale of the credit
+    optimizer = optax.chain(
+        optax.normalize_by_update_norm(), optax.scale(-0.3)
+    )  # steps of one length, whatever the scale of the credit
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def begin():
         table = {"logits": jnp.zeros((planted.S, V))}
-        return TrainState(table, optimizer.init(table), {}, jax.random.key_data(jax.random.key(1)), jnp.int32(0))
+        return TrainState(
+            table, optimizer.init(table), {}, jax.random.key_data(jax.random.key(1)), jnp.int32(0)
+        )
 
     place = jax.tree.map(lambda _: everywhere, jax.eval_shape(begin))
-    return begin, play, make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer, sharding=batch, where=place), chance, batch
+    return (
+        begin,
+        play,
+        make_update(
+            logprob, losses.ppo_clip, losses.token_mean, optimizer, sharding=batch, where=place
+        ),
+        chance,
+        batch,
+    )
 
 
 def elsewhere(answer, key):
@@ -78,7 +100,9 @@ def learn(credit, **pay):
         answer = judge(rollout)
         assert len(answer["advantage"].addressable_shards) == 8
         earned.append(float((rollout.tokens[..., P + planted.KEY] == planted.RIGHT).mean()))
-        misled, _ = update(jax.tree.map(jnp.copy, state), rollout, move(answer, jax.random.key(step)))
+        misled, _ = update(
+            jax.tree.map(jnp.copy, state), rollout, move(answer, jax.random.key(step))
+        )
         state, _ = update(state, rollout, answer)
         ahead.append(float(chance(state.params) - chance(misled.params)))
     return np.array(earned), np.array(ahead)
@@ -90,8 +114,15 @@ WORLDS = {"scrl": {"by_turn": True}, "mars2": {"by_turn": True}, "passk": {"tie_
 KNOBS = {"pppo": {"eta": 0.5}, "vsrm": {"gamma": 0.0}}
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in catalogue.__all__])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in catalogue.__all__],
+)
 def test_every_estimator_trains(name):
-    earned, ahead = learn(functools.partial(getattr(catalogue, name), **KNOBS.get(name, {})), **WORLDS.get(name, {}))
+    earned, ahead = learn(
+        functools.partial(getattr(catalogue, name), **KNOBS.get(name, {})), **WORLDS.get(name, {})
+    )
     assert earned[-4:].mean() > earned[0] + 0.2, f"it does not learn: {np.round(earned, 2)}"
-    assert ahead.mean() > ahead.std() / len(ahead) ** 0.5, f"no better than misplaced: {np.round(ahead, 4)}"
+    assert ahead.mean() > ahead.std() / len(ahead) ** 0.5, (
+        f"no better than misplaced: {np.round(ahead, 4)}"
+    )

@@ -10,9 +10,29 @@ import pytest
 from jaxcredit.parallel import params
 from jaxcredit.policy import transformer as tf
 
-LLAMA = tf.Config(vocab=23, width=16, layers=2, heads=4, kv_heads=2, head_dim=8, ffn=24, remat="none", vocab_chunk=5, forbidden=(0, 7))
-QWEN2 = dataclasses.replace(LLAMA, qkv_bias=True, tied=False, remat="full", forbidden=(), rope_scaling=("llama3", 8.0, 1.0, 4.0, 16))
-QWEN3 = dataclasses.replace(LLAMA, qk_norm=True, kv_heads=4, rope_theta=1e6, forbidden=(), rope_scaling=("linear", 4.0))
+LLAMA = tf.Config(
+    vocab=23,
+    width=16,
+    layers=2,
+    heads=4,
+    kv_heads=2,
+    head_dim=8,
+    ffn=24,
+    remat="none",
+    vocab_chunk=5,
+    forbidden=(0, 7),
+)
+QWEN2 = dataclasses.replace(
+    LLAMA,
+    qkv_bias=True,
+    tied=False,
+    remat="full",
+    forbidden=(),
+    rope_scaling=("llama3", 8.0, 1.0, 4.0, 16),
+)
+QWEN3 = dataclasses.replace(
+    LLAMA, qk_norm=True, kv_heads=4, rope_theta=1e6, forbidden=(), rope_scaling=("linear", 4.0)
+)
 FULL = dataclasses.replace(QWEN2, qk_norm=True, forbidden=(0, 7))
 GEMMA = dataclasses.replace(
     LLAMA, windows=(3, 0), local_theta=50.0, rope_scaling=("linear", 4.0), score_dim=5, score_cap=1.5, logit_cap=2.0, norm_offset=1.0,
@@ -25,7 +45,12 @@ N, R, P, S = 3, 3, 5, 6
 def make(cfg, seed=0):
     """Parameters none of which is zero or one: a norm or a bias left out would show."""
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda p: (0.2 * rng.normal(size=p.shape) + (p.init is jax.nn.initializers.ones)).astype(np.float32), tf.specs(cfg))
+    return jax.tree.map(
+        lambda p: (0.2 * rng.normal(size=p.shape) + (p.init is jax.nn.initializers.ones)).astype(
+            np.float32
+        ),
+        tf.specs(cfg),
+    )
 
 
 def batch(seed=0):
@@ -46,7 +71,10 @@ def batch(seed=0):
 def oracle(tree, ids, cfg):
     """Logits behind every token of `ids`, one token and one head at a time, in float64, written from the papers."""
     w = jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
-    norm = lambda x, g: x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * (cfg.norm_offset + g)  # noqa: E731
+
+    def norm(x, g):
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + cfg.norm_eps) * (cfg.norm_offset + g)  # noqa: E731
+
     cap = lambda x, c: c * np.tanh(x / c) if c else x  # noqa: E731
     gelu = lambda x: x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) / 2  # noqa: E731
     act = gelu if cfg.act == "gelu" else lambda x: x / (1 + np.exp(-x))
@@ -89,7 +117,9 @@ def oracle(tree, ids, cfg):
             q, k = (np.array([rotate(z, t, turn) for t, z in enumerate(zs)]) for zs in (q, k))
             for t in range(len(ids)):
                 seen = range(max(0, t + 1 - window) if window else 0, t + 1)
-                e = np.exp(cap(q[t] @ k[seen].T / np.sqrt(cfg.score_dim or cfg.head_dim), cfg.score_cap))
+                e = np.exp(
+                    cap(q[t] @ k[seen].T / np.sqrt(cfg.score_dim or cfg.head_dim), cfg.score_cap)
+                )
                 mixed[t, head] = (e / e.sum()) @ v[seen]
         y = sum(mixed[:, head] @ p["wo"][head] for head in range(cfg.heads))
         x = x + (norm(y, p["attn_post_norm"]) if cfg.post_norm else y)
@@ -99,18 +129,29 @@ def oracle(tree, ids, cfg):
             for t, z in enumerate(y):
                 e = np.exp(z @ p["w_router"])
                 best = np.argsort(-e)[: cfg.experts_per_token]
-                parts[t] = sum(e[j] / e[best].sum() * mlp(z, *(p[name][j] for name in ("w_gate", "w_up", "w_down"))) for j in best)
+                parts[t] = sum(
+                    e[j]
+                    / e[best].sum()
+                    * mlp(z, *(p[name][j] for name in ("w_gate", "w_up", "w_down")))
+                    for j in best
+                )
             y = parts
         else:
             y = mlp(y, p["w_gate"], p["w_up"], p["w_down"])
         x = x + (norm(y, p["mlp_post_norm"]) if cfg.post_norm else y)
-    logits = cap(norm(x, w["final_norm"]) @ (w["embed"].T if cfg.tied else w["unembed"]), cfg.logit_cap)
+    logits = cap(
+        norm(x, w["final_norm"]) @ (w["embed"].T if cfg.tied else w["unembed"]), cfg.logit_cap
+    )
     logits[:, list(cfg.forbidden)] = -np.inf
     return logits
 
 
 def log_softmax(z):
-    return z - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)) - z.max(-1, keepdims=True)
+    return (
+        z
+        - np.log(np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - z.max(-1, keepdims=True)
+    )
 
 
 def flat(x):
@@ -118,12 +159,16 @@ def flat(x):
 
 
 @pytest.mark.parametrize(
-    "cfg", [LLAMA, QWEN2, QWEN3, GEMMA, pytest.param(MOE, marks=pytest.mark.slow)], ids=["llama", "qwen2", "qwen3", "gemma", "moe"]
+    "cfg",
+    [LLAMA, QWEN2, QWEN3, GEMMA, pytest.param(MOE, marks=pytest.mark.slow)],
+    ids=["llama", "qwen2", "qwen3", "gemma", "moe"],
 )
 def test_the_oracle(cfg):
     """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
     tree, (tokens, valid) = make(cfg), batch()
-    plain = np.asarray(jax.jit(tf.logits, static_argnums=3)(tree, flat(tokens), flat(valid), cfg)).reshape(N, R, P + S, -1)
+    plain = np.asarray(
+        jax.jit(tf.logits, static_argnums=3)(tree, flat(tokens), flat(valid), cfg)
+    ).reshape(N, R, P + S, -1)
     packed = jax.jit(lambda w: tf.logprob(w, tokens, valid, cfg, prompt=P, temperature=0.7))(tree)
     for n, r in np.ndindex(N - 1, R):
         where = np.flatnonzero(valid[n, r])
@@ -133,9 +178,17 @@ def test_the_oracle(cfg):
         p = np.exp(logp)
         for j, t in enumerate(where[:-1]):
             c = where[j + 1]
-            if c >= P and c == t + 1:  # behind a hole stands the padding's hidden state, which nobody asks for
-                np.testing.assert_allclose(packed["logp"][n, r, c - P], logp[j, tokens[n, r, c]], atol=1e-4)
-                np.testing.assert_allclose(packed["entropy"][n, r, c - P], -np.sum(p[j][p[j] > 0] * logp[j][p[j] > 0]), atol=1e-4)
+            if (
+                c >= P and c == t + 1
+            ):  # behind a hole stands the padding's hidden state, which nobody asks for
+                np.testing.assert_allclose(
+                    packed["logp"][n, r, c - P], logp[j, tokens[n, r, c]], atol=1e-4
+                )
+                np.testing.assert_allclose(
+                    packed["entropy"][n, r, c - P],
+                    -np.sum(p[j][p[j] > 0] * logp[j][p[j] > 0]),
+                    atol=1e-4,
+                )
 
 
 def plain_logprob(tree, tokens, valid, cfg):
@@ -145,7 +198,11 @@ def plain_logprob(tree, tokens, valid, cfg):
     return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1).reshape(N, R, S)
 
 
-@pytest.mark.parametrize("cfg", [FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))], ids=["full", "gemma", "moe"])
+@pytest.mark.parametrize(
+    "cfg",
+    [FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))],
+    ids=["full", "gemma", "moe"],
+)
 def test_packed_equals_unpacked(cfg):
     """The prompt computed once, the vocabulary in chunks, layers recomputed in the backward: the same log-probs, entropies and gradients
     as every row for itself with all logits at once; finite whatever is padding."""
@@ -161,7 +218,9 @@ def test_packed_equals_unpacked(cfg):
         return value(out["logp"], out["entropy"]), (out["logp"], out["entropy"])
 
     def unpacked(w):
-        out = plain_logprob(w, jnp.asarray(tokens), jnp.asarray(valid), dataclasses.replace(cfg, remat="none"))
+        out = plain_logprob(
+            w, jnp.asarray(tokens), jnp.asarray(valid), dataclasses.replace(cfg, remat="none")
+        )
         return value(*out), out
 
     (_, got), g = jax.jit(jax.value_and_grad(packed, has_aux=True))(tree)
@@ -177,12 +236,21 @@ def test_the_logits_of_a_batch_never_exist_whole():
     """A vocabulary of 50k, 512 tokens of each prompt: the compiled backward needs less room than one copy of all logits."""
     cfg = dataclasses.replace(LLAMA, vocab=50_000, layers=1, forbidden=(), vocab_chunk=16)
     tree = params.abstract(tf.specs(cfg))
-    tokens, valid = jax.ShapeDtypeStruct((1, 8, 68), jnp.int32), jax.ShapeDtypeStruct((1, 8, 68), bool)
+    tokens, valid = (
+        jax.ShapeDtypeStruct((1, 8, 68), jnp.int32),
+        jax.ShapeDtypeStruct((1, 8, 68), bool),
+    )
 
     def loss(w, tokens, valid):
         return tf.logprob(w, tokens, valid, cfg, prompt=4)["logp"].sum()
 
-    temporaries = jax.jit(jax.grad(loss)).lower(tree, tokens, valid).compile().memory_analysis().temp_size_in_bytes
+    temporaries = (
+        jax.jit(jax.grad(loss))
+        .lower(tree, tokens, valid)
+        .compile()
+        .memory_analysis()
+        .temp_size_in_bytes
+    )
     assert temporaries < 512 * 50_000 * 4 / 2
 
 
@@ -200,9 +268,14 @@ def test_rows_do_not_see_each_other_nor_the_future():
 def test_padding_does_not_matter():
     """What stands in invalid columns, and how many there are on the left, changes no log-prob."""
     tree, (tokens, valid) = make(QWEN2), batch()
-    f = jax.jit(lambda t, v, prompt: tf.logprob(tree, t, v, QWEN2, prompt=prompt)["logp"], static_argnums=2)
+    f = jax.jit(
+        lambda t, v, prompt: tf.logprob(tree, t, v, QWEN2, prompt=prompt)["logp"], static_argnums=2
+    )
     a = f(tokens, valid, P)
-    wide = [np.concatenate([np.full((N, R, 3), fill), x], 2) for fill, x in ((9, np.where(valid, tokens, 3)), (False, valid))]
+    wide = [
+        np.concatenate([np.full((N, R, 3), fill), x], 2)
+        for fill, x in ((9, np.where(valid, tokens, 3)), (False, valid))
+    ]
     b = f(np.asarray(wide[0], np.int32), wide[1].astype(bool), P + 3)
     both = valid[:, :, P:] & valid[:, :, P - 1 : -1]
     np.testing.assert_allclose(np.where(both, a, 0), np.where(both, b, 0), atol=1e-5)
@@ -213,23 +286,37 @@ def test_bfloat16_is_near_float32():
     tree, (tokens, valid) = make(LLAMA), batch()
     cfg = dataclasses.replace(LLAMA, layers=1, forbidden=(), vocab_chunk=100)
     tree["layers"] = jax.tree.map(lambda w: w[:1], tree["layers"])
-    f = lambda w: tf.logprob(w, tokens, valid, dataclasses.replace(cfg, dtype="bfloat16"), prompt=P)["logp"][0, 0].mean()  # noqa: E731
+
+    def f(w):
+        return tf.logprob(w, tokens, valid, dataclasses.replace(cfg, dtype="bfloat16"), prompt=P)[
+            "logp"
+        ][0, 0].mean()  # noqa: E731
+
     a, g = jax.jit(jax.value_and_grad(f))(tree)
-    z = log_softmax(oracle(tree, tokens[0, 0, valid[0, 0]], cfg))[P - 3 : -1]  # two columns are padding
+    z = log_softmax(oracle(tree, tokens[0, 0, valid[0, 0]], cfg))[
+        P - 3 : -1
+    ]  # two columns are padding
     b = np.take_along_axis(z, tokens[0, 0, P:, None], -1).mean()
     assert 1e-6 < abs(a - b) < 0.05
-    assert all(x.dtype == jnp.float32 and np.isfinite(x).all() and np.any(x != 0) for x in jax.tree.leaves(g))
+    assert all(
+        x.dtype == jnp.float32 and np.isfinite(x).all() and np.any(x != 0)
+        for x in jax.tree.leaves(g)
+    )
 
 
 def test_parameters_are_declared_once():
     for cfg in (LLAMA, QWEN2, QWEN3, FULL, GEMMA, MOE):
-        tree = jax.eval_shape(lambda cfg=cfg: params.init(tf.specs(cfg), jax.random.key(0), "bfloat16"))
+        tree = jax.eval_shape(
+            lambda cfg=cfg: params.init(tf.specs(cfg), jax.random.key(0), "bfloat16")
+        )
         assert tree == params.abstract(tf.specs(cfg), "bfloat16")
         assert params.count(tf.specs(cfg)) == sum(x.size for x in jax.tree.leaves(tree))
     layers = tf.specs(dataclasses.replace(LLAMA, width=64))["layers"]
     some = {name: layers[name] for name in ("attn_norm", "w_gate", "w_up", "w_down")}
     tree = jax.jit(lambda key: params.init(some, key))(jax.random.key(0))
-    assert abs(float(tree["w_gate"].std()) - 1 / 8) < 1e-2 and np.all(tree["attn_norm"] == 1)  # 64^-1/2
+    assert abs(float(tree["w_gate"].std()) - 1 / 8) < 1e-2 and np.all(
+        tree["attn_norm"] == 1
+    )  # 64^-1/2
     assert abs(float(tree["w_down"].std()) - 1 / 16) < 5e-3  # / sqrt(2 * 2 layers)
     assert not np.array_equal(tree["w_gate"], tree["w_up"])
 

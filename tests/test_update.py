@@ -36,7 +36,10 @@ def logprob(params, rollout):
 def a_policy(seed=0, dtype=jnp.float32):
     keys = jax.random.split(jax.random.key(seed), 3)
     shapes = {"embed": (V, D), "mix": (D, D), "out": (D, V)}
-    return {name: jax.random.normal(k, s, dtype) for (name, s), k in zip(shapes.items(), keys, strict=True)}
+    return {
+        name: jax.random.normal(k, s, dtype)
+        for (name, s), k in zip(shapes.items(), keys, strict=True)
+    }
 
 
 def a_rollout(seed=0):
@@ -48,18 +51,20 @@ def a_rollout(seed=0):
     mask = (at >= 0) & (at < length)
     rollout = Rollout(
         tokens=jnp.asarray(rng.integers(0, V, (N, R, T)), jnp.int32),
-        mask=jnp.asarray(mask),
+        action_mask=jnp.asarray(mask),
         logp=jnp.asarray(rng.normal(-2, 0.5, (N, R, T)), jnp.float32),
         segment=jnp.where(jnp.asarray(mask), 0, -1),
         reward=jnp.asarray(rng.normal(size=(N, R, 1)), jnp.float32),
-        real=jnp.ones((N, R, 1), bool),
+        segment_mask=jnp.ones((N, R, 1), bool),
         signals={"ref_logp": jnp.asarray(rng.normal(-2, 0.5, (N, R, T)), jnp.float32)},
     )
     return rollout, jnp.asarray(np.where(mask, rng.normal(size=(N, R, T)), 0), jnp.float32)
 
 
 def begin(params, optimizer):
-    return TrainState(params, optimizer.init(params), {}, jax.random.key_data(jax.random.key(5)), jnp.int32(0))
+    return TrainState(
+        params, optimizer.init(params), {}, jax.random.key_data(jax.random.key(5)), jnp.int32(0)
+    )
 
 
 def run(update, optimizer, rollout, credit, params=None, *, steps=1):
@@ -82,19 +87,33 @@ def eight():
 
 
 @pytest.mark.parametrize(
-    "aggregate", [pytest.param(f, id=name, marks=() if name == "token_mean" else pytest.mark.slow) for name, f in AGGREGATES.items()]
+    "aggregate",
+    [
+        pytest.param(f, id=name, marks=() if name == "token_mean" else pytest.mark.slow)
+        for name, f in AGGREGATES.items()
+    ],
 )
 def test_micro_batches_and_shards_change_nothing(aggregate):
     rollout, credit = a_rollout()
-    make = functools.partial(make_update, logprob, losses.gspo, aggregate, optax.sgd(0.5), beta=0.3, entropy_bonus=0.01)
+    make = functools.partial(
+        make_update, logprob, losses.gspo, aggregate, optax.sgd(0.5), beta=0.3, entropy_bonus=0.01
+    )
     whole, facts = run(make(), optax.sgd(0.5), rollout, credit)
-    pieces, again = run(make(micro=2), optax.sgd(0.5), rollout, credit)
+    pieces, again = run(make(micro_batch=2), optax.sgd(0.5), rollout, credit)
     close(whole, pieces)
     close(facts, again, 1e-5)
 
     _, cut, everywhere = eight()
-    params = {k: jax.device_put(x, cut if x.shape[0] % 8 == 0 else everywhere) for k, x in a_policy().items()}
-    sharded, third = run(make(micro=8, sharding=cut), optax.sgd(0.5), *jax.device_put((rollout, credit), cut), params)
+    params = {
+        k: jax.device_put(x, cut if x.shape[0] % 8 == 0 else everywhere)
+        for k, x in a_policy().items()
+    }
+    sharded, third = run(
+        make(micro_batch=8, sharding=cut),
+        optax.sgd(0.5),
+        *jax.device_put((rollout, credit), cut),
+        params,
+    )
     close(whole, sharded)
     close(facts, third, 1e-5)
 
@@ -102,8 +121,10 @@ def test_micro_batches_and_shards_change_nothing(aggregate):
 def test_minibatches_and_epochs_are_the_same_on_eight_devices_and_nothing_moves_or_compiles_again():
     rollout, credit = a_rollout()
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(1e-2))
-    make = functools.partial(make_update, logprob, losses.ppo_clip, losses.token_mean, optimizer, minibatch=8, epochs=2)
-    one, facts = run(make(micro=4), optimizer, rollout, credit, steps=2)
+    make = functools.partial(
+        make_update, logprob, losses.ppo_clip, losses.token_mean, optimizer, minibatch=8, epochs=2
+    )
+    one, facts = run(make(micro_batch=4), optimizer, rollout, credit, steps=2)
 
     devices, cut, everywhere = eight()
     lies = {k: cut if x.shape[0] % 8 == 0 else everywhere for k, x in a_policy().items()}
@@ -124,14 +145,23 @@ def test_every_device_does_its_share_of_a_micro_batch():
     seen = []
 
     def watched(params, rollout):
-        jax.debug.inspect_array_sharding(rollout.tokens, callback=lambda s: seen.append(s.shard_shape(rollout.tokens.shape)[0]))
+        jax.debug.inspect_array_sharding(
+            rollout.tokens, callback=lambda s: seen.append(s.shard_shape(rollout.tokens.shape)[0])
+        )
         return logprob(params, rollout)
 
     _, cut, everywhere = eight()
     rollout, credit = jax.device_put(a_rollout(), cut)
     for minibatch, epochs in ((None, 1), (8, 2)):
         update = make_update(
-            watched, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), minibatch=minibatch, micro=8, epochs=epochs, sharding=cut
+            watched,
+            losses.ppo_clip,
+            losses.token_mean,
+            optax.sgd(1.0),
+            minibatch=minibatch,
+            micro_batch=8,
+            epochs=epochs,
+            sharding=cut,
         )
         run(update, optax.sgd(1.0), rollout, credit, jax.device_put(a_policy(), everywhere))
     assert seen and set(seen) == {1}
@@ -141,7 +171,15 @@ def test_the_stated_number_of_steps_over_whole_prompts_each_once_an_epoch():
     rollout, credit = a_rollout()
     optimizer = optax.adam(1e-2)
     for minibatch, epochs, micro, steps in ((None, 3, None, 3), (8, 3, 4, 6)):
-        update = make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer, minibatch=minibatch, epochs=epochs, micro=micro)
+        update = make_update(
+            logprob,
+            losses.ppo_clip,
+            losses.token_mean,
+            optimizer,
+            minibatch=minibatch,
+            epochs=epochs,
+            micro_batch=micro,
+        )
         state, _ = run(update, optimizer, rollout, credit)
         assert state.opt_state[0].count == steps and state.step == 1
 
@@ -150,8 +188,14 @@ def test_the_stated_number_of_steps_over_whole_prompts_each_once_an_epoch():
 def test_minibatches_are_a_permutation_that_changes_with_the_step():
     """Plain SGD on a loss whose gradient is the same everywhere adds up all prompts: each must have been there once."""
     rollout, credit = a_rollout()
-    linear = lambda params, rollout: {"logp": params["w"] * rollout.tokens[..., -S:], "entropy": 0.0 * rollout.tokens[..., -S:]}  # noqa: E731
-    full = dataclasses.replace(rollout, mask=jnp.arange(T) * jnp.ones((N, R, 1)) >= T - S)
+
+    def linear(params, rollout):
+        return {
+            "logp": params["w"] * rollout.tokens[..., -S:],
+            "entropy": 0.0 * rollout.tokens[..., -S:],
+        }  # noqa: E731
+
+    full = dataclasses.replace(rollout, action_mask=jnp.arange(T) * jnp.ones((N, R, 1)) >= T - S)
     credit = jnp.ones((N, R, T))
     optimizer = optax.trace(1.0)  # the sum of all gradients so far, in the state
     make = functools.partial(make_update, linear, losses.reinforce, losses.token_mean, optimizer)
@@ -160,7 +204,9 @@ def test_minibatches_are_a_permutation_that_changes_with_the_step():
     close(parts.opt_state.trace["w"] / (N // 2), whole.opt_state.trace["w"])
 
     decayed = optax.trace(0.5)  # now the order shows
-    make = functools.partial(make_update, linear, losses.reinforce, losses.token_mean, decayed, minibatch=2)
+    make = functools.partial(
+        make_update, linear, losses.reinforce, losses.token_mean, decayed, minibatch=2
+    )
     traces = []
     for step in (0, 0, 1):
         state = dataclasses.replace(begin({"w": jnp.float32(1)}, decayed), step=jnp.int32(step))
@@ -174,34 +220,59 @@ def test_one_step_has_ratio_one_and_several_steps_keep_the_first_log_probabiliti
     _, metrics = run(update, optax.sgd(1.0), rollout, credit)
     assert metrics["ratio_max"] == 1 and metrics["clip_share"] == 0
 
-    update = make_update(logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), epochs=2, micro=4)
+    update = make_update(
+        logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), epochs=2, micro_batch=4
+    )
     state, metrics = run(update, optax.sgd(1.0), rollout, credit)
     ones = jnp.ones((N, R, S))
     params = a_policy()
     old = logprob(params, rollout)["logp"]
-    batch = losses.Batch(rollout.mask[..., -S:], old, credit[..., -S:], ones, ones, rollout.segment[..., -S:])
+    batch = losses.Batch(
+        rollout.action_mask[..., -S:], old, credit[..., -S:], ones, ones, rollout.segment[..., -S:]
+    )
     ratio = 1.0
     for _ in range(2):
 
         def loss(p, batch=batch):
-            return losses.divide(*losses.token_mean(losses.ppo_clip(logprob(p, rollout)["logp"], batch), batch))
+            return losses.divide(
+                *losses.token_mean(losses.ppo_clip(logprob(p, rollout)["logp"], batch), batch)
+            )
 
-        ratio = jnp.max(jnp.where(batch.mask, jnp.exp(logprob(params, rollout)["logp"] - old), 0))
+        ratio = jnp.max(
+            jnp.where(batch.action_mask, jnp.exp(logprob(params, rollout)["logp"] - old), 0)
+        )
         params = jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
     close(state.params, params, 1e-5)
-    assert metrics["ratio_max"] == pytest.approx(float(ratio), rel=1e-4) and ratio > 1.05 and metrics["clip_share"] > 0
+    assert (
+        metrics["ratio_max"] == pytest.approx(float(ratio), rel=1e-4)
+        and ratio > 1.05
+        and metrics["clip_share"] > 0
+    )
 
 
 def test_metrics_are_what_they_are_called():
     rollout, credit = a_rollout()
     weight = jnp.asarray(np.random.default_rng(1).integers(0, 2, (N, R, T)), jnp.float32)
-    update = make_update(logprob, losses.reinforce, losses.token_mean, optax.sgd(0.5), beta=0.2, kl=losses.k2, micro=4)
+    update = make_update(
+        logprob,
+        losses.reinforce,
+        losses.token_mean,
+        optax.sgd(0.5),
+        beta=0.2,
+        kl=losses.k2,
+        micro_batch=4,
+    )
     state, metrics = run(update, optax.sgd(0.5), rollout, {"advantage": credit, "weight": weight})
 
     out = jax.tree.map(np.asarray, logprob(a_policy(), rollout))
-    on = np.asarray(rollout.mask & (weight > 0))[..., -S:]
-    logp, A, ref, sampler = (np.asarray(x)[..., -S:][on] for x in (out["logp"], credit, rollout["ref_logp"], rollout.logp))
-    moved = np.sqrt(sum(np.sum((state.params[k] - np.asarray(p)) ** 2) for k, p in a_policy().items()))
+    on = np.asarray(rollout.action_mask & (weight > 0))[..., -S:]
+    logp, A, ref, sampler = (
+        np.asarray(x)[..., -S:][on]
+        for x in (out["logp"], credit, rollout["ref_logp"], rollout.logp)
+    )
+    moved = np.sqrt(
+        sum(np.sum((state.params[k] - np.asarray(p)) ** 2) for k, p in a_policy().items())
+    )
     expected = {
         "loss": np.mean(-A * logp + 0.2 * 0.5 * (logp - ref) ** 2),
         "entropy": out["entropy"][on].mean(),
@@ -209,7 +280,7 @@ def test_metrics_are_what_they_are_called():
         "sampler_gap": np.abs(logp - sampler).mean(),
         "sampler_gap_max": np.abs(logp - sampler).max(),
         "advantage_rms": np.sqrt((A**2).mean()),
-        "active": on.sum() / np.asarray(rollout.mask).sum(),
+        "active": on.sum() / np.asarray(rollout.action_mask).sum(),
         "update_norm": moved,
         "grad_norm": moved / 0.5,
         "ratio_max": 1.0,
@@ -226,12 +297,20 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted_and_the_run_goes_o
     before = jax.tree.map(np.asarray, begin(a_policy(), optimizer))
     state, metrics = update(begin(a_policy(), optimizer), rollout, credit.at[0, 0].set(jnp.nan))
     assert metrics["skipped"] == 1 and metrics["update_norm"] == 0 and state.step == 1
-    jax.tree.map(np.testing.assert_array_equal, (before.params, before.opt_state), (state.params, state.opt_state))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        (before.params, before.opt_state),
+        (state.params, state.opt_state),
+    )
     state, metrics = update(state, rollout, credit)
     assert metrics["skipped"] == 0 and metrics["update_norm"] > 0 and np.isfinite(metrics["loss"])
 
     minibatches = make_update(logprob, losses.reinforce, losses.token_mean, optimizer, minibatch=4)
-    state, metrics = minibatches(begin(a_policy(), optimizer), rollout, credit.at[int(rollout.mask.any((1, 2)).argmax())].set(jnp.nan))
+    state, metrics = minibatches(
+        begin(a_policy(), optimizer),
+        rollout,
+        credit.at[int(rollout.action_mask.any((1, 2)).argmax())].set(jnp.nan),
+    )
     assert metrics["skipped"] == 1 and state.opt_state[0].count == 3
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(state.params))
 
@@ -239,15 +318,26 @@ def test_a_gradient_that_is_not_finite_is_skipped_and_counted_and_the_run_goes_o
 def test_a_change_that_is_not_finite_is_skipped_too():
     rollout, credit = a_rollout()
     optimizer = optax.chain(optax.scale(1e30), optax.scale(1e30))
-    state, metrics = make_update(logprob, losses.reinforce, losses.token_mean, optimizer)(begin(a_policy(), optimizer), rollout, credit)
-    assert metrics["skipped"] == 1 and metrics["update_norm"] == 0 and np.isfinite(metrics["grad_norm"])
+    state, metrics = make_update(logprob, losses.reinforce, losses.token_mean, optimizer)(
+        begin(a_policy(), optimizer), rollout, credit
+    )
+    assert (
+        metrics["skipped"] == 1
+        and metrics["update_norm"] == 0
+        and np.isfinite(metrics["grad_norm"])
+    )
     jax.tree.map(np.testing.assert_array_equal, state.params, a_policy())
 
 
 def test_a_rollout_without_any_token_moves_nothing():
     rollout, credit = a_rollout()
-    rollout = dataclasses.replace(rollout, mask=jnp.zeros_like(rollout.mask))
-    state, metrics = run(make_update(logprob, losses.gmpo, losses.sequence_mean, optax.sgd(1.0), micro=4), optax.sgd(1.0), rollout, credit)
+    rollout = dataclasses.replace(rollout, action_mask=jnp.zeros_like(rollout.action_mask))
+    state, metrics = run(
+        make_update(logprob, losses.gmpo, losses.sequence_mean, optax.sgd(1.0), micro_batch=4),
+        optax.sgd(1.0),
+        rollout,
+        credit,
+    )
     jax.tree.map(np.testing.assert_array_equal, state.params, jax.tree.map(np.asarray, a_policy()))
     assert all(np.isfinite(x) for x in metrics.values()) and metrics["loss"] == 0
 
@@ -256,7 +346,9 @@ def test_bfloat16_parameters_keep_their_dtype_and_accumulate_in_float32():
     """64 equal gradients of 2^-9 beside one of 1: a bfloat16 sum would stay at 1."""
     rollout, _ = a_rollout()
     tall = jax.tree.map(lambda x: jnp.concatenate([x] * 4)[:, :1], rollout)
-    tall = dataclasses.replace(tall, mask=jnp.broadcast_to(jnp.arange(T) == T - 1, (64, 1, T)))
+    tall = dataclasses.replace(
+        tall, action_mask=jnp.broadcast_to(jnp.arange(T) == T - 1, (64, 1, T))
+    )
     credit = jnp.full((64, 1, T), 2.0**-9).at[0].set(1.0)
 
     def flat(params, rollout):
@@ -264,7 +356,7 @@ def test_bfloat16_parameters_keep_their_dtype_and_accumulate_in_float32():
         return {"logp": params["w"] * ones, "entropy": 0 * ones}
 
     optimizer = optax.adam(1e-2)
-    update = make_update(flat, losses.reinforce, losses.token_mean, optimizer, micro=1)
+    update = make_update(flat, losses.reinforce, losses.token_mean, optimizer, micro_batch=1)
     state = begin({"w": jnp.ones((), jnp.bfloat16)}, optimizer)
     for _ in range(2):
         state, metrics = update(state, tall, credit)
@@ -277,8 +369,13 @@ def test_sizes_that_leave_prompts_over_are_named_before_anything_runs():
     _, cut, _ = eight()
     for knobs, message in (
         ({"minibatch": 5}, "16 prompts a rollout, 5 a minibatch"),
-        ({"micro": 3}, "3 a micro-batch"),
-        ({"micro": 4, "sharding": cut}, "multiple of 8"),
+        ({"micro_batch": 3}, "3 a micro-batch"),
+        ({"micro_batch": 4, "sharding": cut}, "multiple of 8"),
     ):
         with pytest.raises(ValueError, match=message):
-            run(make_update(logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), **knobs), optax.sgd(1.0), rollout, credit)
+            run(
+                make_update(logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), **knobs),
+                optax.sgd(1.0),
+                rollout,
+                credit,
+            )

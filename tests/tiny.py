@@ -28,21 +28,32 @@ def tiny_tokenizer(size: int = 320) -> tokenize.HF:
     """Byte-level BPE trained on a few lines: it can spell anything."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
     )
     tok.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
+    )
     tok.train_from_iterator(TEXT.splitlines(), trainer)
-    return tokenize.HF(tokenize.fast(tok, chat_template=CHAT, eos_token="<|im_end|>", pad_token="<|endoftext|>"))
+    return tokenize.HF(
+        tokenize.fast(tok, chat_template=CHAT, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    )
 
 
 def write_tiny_checkpoint(folder, *, seed: int = 0, **fields) -> None:
     """Qwen3 (q/k norm, tied, heads wider than width / heads), vocabulary padded beyond the tokenizer's as real ones are."""
     tok = tiny_tokenizer()
-    shape = dict(vocab=tok.vocab_size + 16, width=64, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=128)
+    shape = dict(
+        vocab=tok.vocab_size + 16, width=64, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=128
+    )
     cfg = presets.qwen3_0p6b(**(shape | fields))
-    pretrained.export(params.init(transformer.specs(cfg), jax.random.key(seed)), cfg, folder, tokenizer=tok)
+    pretrained.export(
+        params.init(transformer.specs(cfg), jax.random.key(seed)), cfg, folder, tokenizer=tok
+    )
 
 
 if __name__ == "__main__":

@@ -4,20 +4,14 @@ The thresholds were found in small worlds (`jaxcredit.arena`): first guesses for
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.rollout import SIGNALS, Rollout, diagnostics, outcome
+from jaxcredit.rollout import Rollout, diagnostics, outcome
 from jaxcredit.tasks.statistics import Estimate
-
-KEYS = """a .npz of one array for each field of jaxcredit.Rollout, N prompts, R rows of T tokens, G trajectories of K segments:
-  tokens [N, R, T] int, mask [N, R, T] bool (tokens the policy chose), reward [N, G] or [N, G, K] are needed;
-  valid [N, R, T], segment [N, R, T], real [N, G, K], row [N, R], done [N, G], logp [N, R, T] (the sampler's), trainer_logp [N, R, T] and
-  any signal by its name (state, stratum, value, process, agent, ...) are taken where they are"""
 
 
 class Measured(NamedTuple):
@@ -40,64 +34,11 @@ class Step(NamedTuple):
     avoid: tuple[str, ...] = ()
 
 
-def load(path: str | Path) -> tuple[Rollout, np.ndarray | None]:
-    """The rollouts of a file, and the trainer's log-probabilities if they are there."""
-    try:
-        return _load(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # of NumPy, zipfile, zlib, or what the arrays say
-        text = str(error).strip() or type(error).__name__
-        raise ValueError(text if str(path) in text else f"{path}: {text}; expected {KEYS}") from error
-
-
-def _load(path):
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK":
-            raise ValueError("it is no .npz file (np.savez writes one)")
-        file.seek(0)
-        with np.load(file, allow_pickle=False) as arrays:
-            x = {name: arrays[name] for name in arrays.files}
-    kinds = {name: x[name].dtype for name in x if x[name].dtype.kind not in ("iu" if name in ("tokens", "segment", "row") else "biuf")}
-    if kinds:
-        raise ValueError(f"{', '.join(f'{name} is of {kind}' for name, kind in kinds.items())}, not of numbers that fit")
-    needed = [name for name in ("tokens", "mask", "reward") if name not in x]
-    fields = {"tokens", "mask", "reward", "valid", "segment", "real", "row", "done", "logp", "trainer_logp"}
-    unknown = [name for name in x if name not in fields and name not in SIGNALS]
-    if needed or unknown:
-        what = f"lacks {', '.join(needed)}" if needed else f"holds {', '.join(unknown)}, which no field or signal is called"
-        raise ValueError(f"{path} {what}; expected {KEYS}")
-    mask = x["mask"].astype(bool)
-    reward = x["reward"].astype(np.float32)
-    reward = reward[..., None] if reward.ndim == 2 else reward
-    segment = x.get("segment", np.where(mask, 0, -1) if reward.shape[-1] == 1 else None)
-    if segment is None:
-        raise ValueError(f"{path} has rewards of {reward.shape[-1]} segments and does not say which tokens belong to each: add segment")
-    rollout = Rollout(
-        tokens=jnp.asarray(x["tokens"], jnp.int32),
-        mask=jnp.asarray(mask),
-        logp=jnp.asarray(x.get("logp", np.zeros(mask.shape)), jnp.float32),
-        segment=jnp.asarray(segment, jnp.int32),
-        reward=jnp.asarray(reward),
-        real=jnp.asarray(x.get("real", np.ones(reward.shape)), bool),
-        signals={name: jnp.asarray(value) for name, value in x.items() if name in SIGNALS},
-        **{name: jnp.asarray(x[name]) for name in ("row", "valid", "done") if name in x},
-    ).check()
-    if "trainer_logp" in x and "logp" not in x:
-        raise ValueError(f"{path} has trainer_logp without logp: the gap between sampler and trainer needs both")
-    return rollout, x.get("trainer_logp")
-
-
-def save(path: str | Path, rollout: Rollout, logp: np.ndarray | None = None) -> None:
-    """Write what `load` reads."""
-    fields: dict[str, Any] = {name: x for name, x in vars(rollout).items() if name != "signals" and x is not None}
-    fields |= rollout.signals | ({} if logp is None else {"trainer_logp": logp})
-    np.savez_compressed(path, **fields)
-
-
 def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int = 0) -> Measured:
     """Everything the tree asks for. `logp` [N, R, T]: the trainer's log-probabilities of the same tokens."""
-    per = jax.tree.map(lambda x: np.asarray(x, np.float64), dict(jax.jit(diagnostics.sums)(rollout)))
+    per = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), dict(jax.jit(diagnostics.sums)(rollout))
+    )
     N = rollout.tokens.shape[0]
     value = diagnostics.read({name: x.sum(0) for name, x in per.items()})
     rng = np.random.default_rng(seed)
@@ -108,15 +49,17 @@ def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int =
         low, high = np.quantile([a[name] for a in again if name in a] or [x], [0.025, 0.975])
         numbers[name] = Estimate(x, float(low), float(high))
     groups = max(per["groups"].sum(), 1.0)
-    depths = [d for d in diagnostics.DEPTHS if d < int(rollout.mask.sum(-1).max())]
+    depths = [d for d in diagnostics.DEPTHS if d < int(rollout.action_mask.sum(-1).max())]
     if "state" in rollout.signals:
-        met = np.asarray(diagnostics.pool_sizes(rollout["state"], rollout.real))
+        met = np.asarray(diagnostics.pool_sizes(rollout["state"], rollout.segment_mask))
         numbers["anchor_median"] = float(np.median(met[met > 0])) if met.any() else 0.0
     if "value" in rollout.signals:
         numbers["critic_explains"] = float(diagnostics.explained(rollout))
     if logp is not None:
-        numbers |= {name: float(x) for name, x in diagnostics.gap(rollout, jnp.asarray(logp)).items()}
-    R = np.asarray(outcome(rollout))[np.asarray(rollout.real.any(-1))]
+        numbers |= {
+            name: float(x) for name, x in diagnostics.gap(rollout, jnp.asarray(logp)).items()
+        }
+    R = np.asarray(outcome(rollout))[np.asarray(rollout.segment_mask.any(-1))]
     numbers["two_valued"] = float(len(np.unique(R)) <= 2)
     lengths = jax.device_get(jax.jit(diagnostics.by_outcome)(rollout))
     if rollout.reward.shape[-1] == 1:
@@ -125,14 +68,22 @@ def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int =
         numbers,
         {d: float(per["modal"].sum(0)[i] / groups) for i, d in enumerate(depths)},
         {name: {k: float(v) for k, v in five.items()} for name, five in lengths.items()},
-        {"prompts": N, "group": rollout.reward.shape[-2], "segments": rollout.reward.shape[-1], "tokens": int(rollout.mask.sum())},
+        {
+            "prompts": N,
+            "group": rollout.reward.shape[-2],
+            "segments": rollout.reward.shape[-1],
+            "tokens": int(rollout.action_mask.sum()),
+        },
         tuple(sorted(rollout.signals)),
     )
 
 
 def recommend(m: Measured) -> list[Step]:
     """The method-selection tree, question by question."""
-    x, has = {name: v.value if isinstance(v, Estimate) else v for name, v in m.numbers.items()}, set(m.signals)
+    x, has = (
+        {name: v.value if isinstance(v, Estimate) else v for name, v in m.numbers.items()},
+        set(m.signals),
+    )
     steps = [_sound(x), _teaches(x, m.size["group"])]
     if "agent" in has:
         steps.append(_agents(has))
@@ -143,7 +94,12 @@ def recommend(m: Measured) -> list[Step]:
     steps.append(_critic(x, m.size["group"]))
     if has & {"gain", "info"}:
         steps.append(
-            Step("Is the answer known in training?", "gain is there", "information gained a turn, normalised turn by turn", ("igpo",))
+            Step(
+                "Is the answer known in training?",
+                "gain is there",
+                "information gained a turn, normalised turn by turn",
+                ("igpo",),
+            )
         )
     steps.append(_lengths(m, x))
     if m.size["group"] > 1 and not any(s.take for s in steps):
@@ -155,18 +111,29 @@ def recommend(m: Measured) -> list[Step]:
 def chosen(steps: list[Step]) -> list[tuple[str, str]]:
     """Estimators in the order of the tree, each with its reason; one that any step speaks against is not among them."""
     against = {name for s in steps for name in s.avoid}
-    found = {name: f"{s.question} {s.measured}: {s.verdict}" for s in reversed(steps) for name in reversed(s.take) if name not in against}
+    found = {
+        name: f"{s.question} {s.measured}: {s.verdict}"
+        for s in reversed(steps)
+        for name in reversed(s.take)
+        if name not in against
+    }
     return list(reversed(found.items()))
 
 
 def _sound(x) -> Step:
     ask = "Do sampler and trainer agree?"
     if "gap_mean" not in x:
-        return Step(ask, "not measured", "give the trainer's log-probabilities too (trainer_logp): nothing else can be trusted before")
+        return Step(
+            ask,
+            "not measured",
+            "give the trainer's log-probabilities too (trainer_logp): nothing else can be trusted before",
+        )
     told = f"log-probs differ by {x['gap_mean']:.2g} on average, {x['gap_max']:.2g} at most, {x['gap_off']:.1%} of tokens by more than 0.1"
     if x["gap_mean"] > 0.05 or x["gap_off"] > 0.05:
         return Step(
-            ask, told, "no: mend it first (dtype, temperature, kernels), or losses.truncated_importance; no credit by restored states"
+            ask,
+            told,
+            "no: mend it first (dtype, temperature, kernels), or losses.truncated_importance; no credit by restored states",
         )
     return Step(ask, told, "yes")
 
@@ -175,22 +142,42 @@ def _teaches(x, group) -> Step:
     ask, told = "Do groups teach anything?", f"{x['zero_signal']:.0%} of groups have equal rewards"
     if group < 2:
         return Step(
-            ask, "one answer a prompt", "no group to compare with: a critic, or a greedy answer as the baseline", ("ppo", "vapo", "remax")
+            ask,
+            "one answer a prompt",
+            "no group to compare with: a critic, or a greedy answer as the baseline",
+            ("ppo", "vapo", "remax"),
         )
     if x["zero_signal"] > 0.5:
         what = "easier" if x["reward"] < 0.5 else "harder"
-        return Step(ask, told, f"mostly not: {what} prompts, larger groups (now {group}) or resample > 1, before another estimator")
+        return Step(
+            ask,
+            told,
+            f"mostly not: {what} prompts, larger groups (now {group}) or resample > 1, before another estimator",
+        )
     return Step(ask, told, "yes")
 
 
 def _agents(has) -> Step:
     ask = "Who shares the reward?"
     if "counterfactual" in has:
-        return Step(ask, "agent and counterfactual are there", "what each message changed, unbiased", ("difference_rewards", "coma"))
+        return Step(
+            ask,
+            "agent and counterfactual are there",
+            "what each message changed, unbiased",
+            ("difference_rewards", "coma"),
+        )
     if "coalition" in has:
-        return Step(ask, "agent and coalition are there", "least variance under redundancy; biased by the default action", ("shapley",))
+        return Step(
+            ask,
+            "agent and coalition are there",
+            "least variance under redundancy; biased by the default action",
+            ("shapley",),
+        )
     return Step(
-        ask, "agent is there", "each agent against its own kind; resampling one message given the rest would be better", ("dr_mas",)
+        ask,
+        "agent is there",
+        "each agent against its own kind; resampling one message given the rest would be better",
+        ("dr_mas",),
     )
 
 
@@ -198,7 +185,10 @@ def _judged(has) -> Step:
     names = ", ".join(sorted(has & {"process", "verdict", "error"}))
     verdict = "the least score to come, mixed with the verified outcome; sums of scores over a free number of steps get hacked"
     return Step(
-        "Is there a judge of steps?", f"{names} is there", verdict, ("pure",) if "process" in has else ("capo",) if "error" in has else ()
+        "Is there a judge of steps?",
+        f"{names} is there",
+        verdict,
+        ("pure",) if "process" in has else ("capo",) if "error" in has else (),
     )
 
 
@@ -215,30 +205,61 @@ def _tree(m, x) -> Step:
     if low > 0 and x["decided"] >= 0.1 and tau > 0.4:
         return Step(ask, told, "yes: credit by prefix trees", ("tempo", "sploo"))
     if low <= 0 or x["decided"] < 0.05 or tau < 0.2:
-        return Step(ask, told, "no: a prefix tree would put noise on the tokens where answers part", avoid=("tempo",))
-    return Step(ask, told, "a little: a baseline that follows a prefix only as far as there is evidence", ("sploo",))
+        return Step(
+            ask,
+            told,
+            "no: a prefix tree would put noise on the tokens where answers part",
+            avoid=("tempo",),
+        )
+    return Step(
+        ask,
+        told,
+        "a little: a baseline that follows a prefix only as far as there is evidence",
+        ("sploo",),
+    )
 
 
 def _anchors(x, segments) -> Step:
     ask = "Do states come back?"
     if "anchor_median" not in x:
-        why = "there is one segment: no states between" if segments == 1 else "no signal `state`: name what is equal in two turns"
+        why = (
+            "there is one segment: no states between"
+            if segments == 1
+            else "no signal `state`: name what is equal in two turns"
+        )
         return Step(ask, "not measured", why)
     told = f"a turn's state is met {x['anchor_median']:g} times in its group (median), {x['turns_alone']:.0%} of turns by nobody else"
     if x["anchor_median"] >= 4:
-        return Step(ask, told, "yes, if equal states really continue alike: compare turns of one state", ("gigpo", "hgpo"))
-    return Step(ask, told, "too seldom: make the keys coarser (no clock, nearest page), not finer", avoid=("gigpo", "hgpo"))
+        return Step(
+            ask,
+            told,
+            "yes, if equal states really continue alike: compare turns of one state",
+            ("gigpo", "hgpo"),
+        )
+    return Step(
+        ask,
+        told,
+        "too seldom: make the keys coarser (no clock, nearest page), not finer",
+        avoid=("gigpo", "hgpo"),
+    )
 
 
 def _strata(x, has) -> Step:
     ask = "Are unlike answers compared?"
     if "strata_ratio" not in x or x["strata"] < 1.05:
-        return Step(ask, "one stratum a group, or none told" if "strata" not in x else "one stratum a group", "nothing to compare apart")
+        return Step(
+            ask,
+            "one stratum a group, or none told" if "strata" not in x else "one stratum a group",
+            "nothing to compare apart",
+        )
     by = "signal stratum" if "stratum" in has else "number of segments"
     told = f"variance between strata is {x['strata_ratio']:.2g} times that within ({by}, {x['strata']:.1f} a group)"
     if x["strata_ratio"] > 1:
         return Step(
-            ask, told, "yes: within strata, blended, since a stratum that the policy chose deserves credit too (alpha < 1)", ("san",)
+            ask,
+            told,
+            "yes: within strata, blended, since a stratum that the policy chose deserves credit too (alpha < 1)",
+            ("san",),
         )
     return Step(ask, told, "hardly", avoid=("san",))
 
@@ -246,23 +267,49 @@ def _strata(x, has) -> Step:
 def _critic(x, group) -> Step:
     ask = "Is there a critic worth having?"
     if "critic_explains" not in x:
-        return Step(ask, "no signal `value`", "not needed while groups compare; for long horizons or a single answer, signals.critic()")
+        return Step(
+            ask,
+            "no signal `value`",
+            "not needed while groups compare; for long horizons or a single answer, signals.critic()",
+        )
     told = f"it explains {x['critic_explains']:.0%} of the variance of what follows"
     if x["critic_explains"] > 0.3:
-        return Step(ask, told, "yes: GAE with lambda about .95; by segments (hae) if it learns only at their ends", ("ppo", "hae"))
-    return Step(ask, told, "not yet: its errors would be the credit", avoid=("ppo", "hae") if group > 1 else ())
+        return Step(
+            ask,
+            told,
+            "yes: GAE with lambda about .95; by segments (hae) if it learns only at their ends",
+            ("ppo", "hae"),
+        )
+    return Step(
+        ask,
+        told,
+        "not yet: its errors would be the credit",
+        avoid=("ppo", "hae") if group > 1 else (),
+    )
 
 
 def _lengths(m, x) -> Step:
     a, b = m.lengths["tokens_better"], m.lengths["tokens_worse"]
-    told = f"better answers have {a['median']:g} tokens, worse {b['median']:g} (medians)" if a["count"] and b["count"] else "all are alike"
+    told = (
+        f"better answers have {a['median']:g} tokens, worse {b['median']:g} (medians)"
+        if a["count"] and b["count"]
+        else "all are alike"
+    )
     told += f"; {x['truncated']:.0%} cut off"
     r = x.get("length_reward", 0.0)
     if x["truncated"] > 0.2:
-        return Step("Is length a hidden reward?", told, "too many are cut off: raise `new`, or leave those out of the loss")
+        return Step(
+            "Is length a hidden reward?",
+            told,
+            "too many are cut off: raise `new`, or leave those out of the loss",
+        )
     if abs(r) > 0.3:
         how = "losses.token_mean or constant, not sequence_mean, which weighs the tokens of short answers more"
-        return Step("Is length a hidden reward?", f"{told}; correlation {r:+.2f} within groups", f"length tells the reward: {how}")
+        return Step(
+            "Is length a hidden reward?",
+            f"{told}; correlation {r:+.2f} within groups",
+            f"length tells the reward: {how}",
+        )
     return Step("Is length a hidden reward?", told, "no")
 
 
@@ -288,13 +335,26 @@ def show(m: Measured, steps: list[Step], title: str, console) -> None:
     from jaxcredit.utils.tables import Column, Sheet
 
     size = f"{m.size['prompts']} prompts x {m.size['group']} answers, {m.size['tokens']:,} tokens"
-    columns = [Column(name, wraps=True, least=14) for name in ("question", "measured", "verdict", "estimators")]
+    columns = [
+        Column(name, wraps=True, least=14)
+        for name in ("question", "measured", "verdict", "estimators")
+    ]
     table = Sheet(*columns, title=f"{title}: {size}", lines=True)
     for s in steps:
-        table.add_row(s.question, s.measured, s.verdict, Text("\n".join([*s.take, *(f"not {name}" for name in s.avoid)])))
+        table.add_row(
+            s.question,
+            s.measured,
+            s.verdict,
+            Text("\n".join([*s.take, *(f"not {name}" for name in s.avoid)])),
+        )
     console.print(table)
     if m.modal:
         shares = "  ".join(f"{d}: {share:.0%}" for d, share in m.modal.items())
-        console.print(f"share of a group on its modal prefix, by its tokens: {shares}", highlight=False)
+        console.print(
+            f"share of a group on its modal prefix, by its tokens: {shares}", highlight=False
+        )
     names = [name for name, _ in chosen(steps)]
-    console.print(f"try: {', '.join(names) or 'rloo'}; beside them rloo or grpo, at the same number of sampled tokens", highlight=False)
+    console.print(
+        f"try: {', '.join(names) or 'rloo'}; beside them rloo or grpo, at the same number of sampled tokens",
+        highlight=False,
+    )

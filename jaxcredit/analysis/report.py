@@ -15,13 +15,14 @@ from jaxcredit.credit import method_of
 from jaxcredit.parallel import params
 from jaxcredit.tasks.statistics import Estimate, wilson
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning import plan
+from jaxcredit.train.planning import memory
 from jaxcredit.train.programs import Programs
 from jaxcredit.train.restore import Fresh
 from jaxcredit.train.runs.console import ACCURACY, Summary, final_table, sparkline
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import config_of, part, read_json
-from jaxcredit.train.runs.metrics import lines, plain
+from jaxcredit.train.runs.json_lines import lines
+from jaxcredit.train.runs.metrics import plain
 from jaxcredit.utils.plain_text import code_span, one_line, visible
 from jaxcredit.utils.plain_text import markdown as literal
 
@@ -38,22 +39,45 @@ class Item(NamedTuple):
     asks: str = ""
 
 
-def markdown(exp: Experiment, programs: Programs, folder: Path, fresh: Fresh | None = None, beside: Sequence[Path] = ()) -> str:
+def markdown(
+    exp: Experiment,
+    programs: Programs,
+    folder: Path,
+    fresh: Fresh | None = None,
+    beside: Sequence[Path] = (),
+) -> str:
     """The whole report; `fresh` rollouts fill the points about credit and trajectories, `beside` names runs to compare with."""
     history = History(lines(folder))
     if len(history) < 2:
         raise ValueError(f"{folder} has no finished step yet: nothing to report")
-    items = [*_claim(exp), *_made_of(exp, programs, history), *_against(folder, history, beside), *_scores(exp, history)]
-    items += [*_credit(exp, history, fresh), *_cost(exp, programs, history, folder), *_answers(exp, fresh), *_judge(exp)]
-    text = [f"# {literal(exp.name)}: {literal(method_of(exp.credit).name)}, {history.last['step']} steps", ""]
+    items = [
+        *_claim(exp),
+        *_made_of(exp, programs, history),
+        *_against(folder, history, beside),
+        *_scores(exp, history),
+    ]
+    items += [
+        *_credit(exp, history, fresh),
+        *_cost(exp, programs, history, folder),
+        *_answers(exp, fresh),
+        *_judge(exp),
+    ]
+    text = [
+        f"# {literal(exp.name)}: {literal(method_of(exp.credit).name)}, {history.last['step']} steps",
+        "",
+    ]
     filled = sum(bool(i.told) and not i.asks for i in items)
     source = code_span(folder.name)
-    text += [f"{filled} of {len(items)} points are filled in from {source}; {len(items) - filled} have a question for its author."]
+    text += [
+        f"{filled} of {len(items)} points are filled in from {source}; {len(items) - filled} have a question for its author."
+    ]
     for section, points in itertools.groupby(items, lambda i: i.section):
         text += ["", f"## {section}", ""]
         for i in points:
             told = f"\n{i.told}\n" if "\n" in i.told else f" {i.told}"
-            text.append(f"- [{' ' if i.asks else 'x'}] **{i.number}. {i.title}.**{told if i.told else ''}".rstrip())
+            text.append(
+                f"- [{' ' if i.asks else 'x'}] **{i.number}. {i.title}.**{told if i.told else ''}".rstrip()
+            )
             text += [f"  - Question: {i.asks}"] if i.asks else []
     return "\n".join(text) + "\n"
 
@@ -62,7 +86,9 @@ def numbers(folder: Path, name: str) -> tuple[Any, str]:
     """Table of a run's metrics (first, best, last) and the text of its config.json. Nothing of the run is executed."""
     summary = Summary(lines(folder))
     if not summary.last:
-        raise ValueError(f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart")
+        raise ValueError(
+            f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart"
+        )
     config = folder / "config.json"
     text = config.read_text(errors="replace") if config.is_file() else ""
     return final_table(summary, f"step {summary.last['step']}", name), visible(text)
@@ -73,7 +99,9 @@ def _claim(exp):
     needs = sorted(set(m.needs))
     source = f", arXiv {m.paper}" if m.paper else ""
     alternative = (
-        f"siblings of the same group (G = {exp.group}), none restored or run again" if not needs else f"signals {', '.join(needs)}"
+        f"siblings of the same group (G = {exp.group_size}), none restored or run again"
+        if not needs
+        else f"signals {', '.join(needs)}"
     )
     loss = f"advantage in {literal(_name(exp.objective))}, summed by {literal(_name(exp.aggregate))}, KL weight {exp.beta:g}"
     yield Item(
@@ -83,29 +111,67 @@ def _claim(exp):
         literal(f"{m.name} ({m.granularity}{source}; {m.fidelity}): {m.summary}"),
         "which contrast is meant?",
     )
-    yield Item("Claim card", 2, "State", "", "what counts as the same state (text prefix, restored environment, matched hash)?")
-    yield Item("Claim card", 3, "Alternatives", alternative, "" if not needs else "how were these signals collected?")
-    going = f"the policy itself at temperature {exp.temperature:g}, at most {exp.new} tokens; "
+    yield Item(
+        "Claim card",
+        2,
+        "State",
+        "",
+        "what counts as the same state (text prefix, restored environment, matched hash)?",
+    )
+    yield Item(
+        "Claim card",
+        3,
+        "Alternatives",
+        alternative,
+        "" if not needs else "how were these signals collected?",
+    )
+    going = f"the policy itself at temperature {exp.temperature:g}, at most {exp.max_new_tokens} tokens; "
     going += f"verifier {literal(exp.task.name)}; seed {exp.seed}"
     yield Item("Claim card", 4, "Continuation", going)
-    yield Item("Claim card", 5, "Where the number enters", loss, "what else differs from the baseline?")
+    yield Item(
+        "Claim card", 5, "Where the number enters", loss, "what else differs from the baseline?"
+    )
     yield Item("Claim card", 6, "Falsifier", "", "which result would contradict the claim?")
 
 
 def _made_of(exp, programs, history):
     p = exp.policy
     shape = f"layers {p.layers}, width {p.width}, heads {p.heads} ({p.kv_heads} kv), ffn {p.ffn}, vocabulary {p.vocab}"
-    origin = f"from {code_span(json.dumps(plain(exp.weights)))}" if exp.weights else f"from random numbers (seed {exp.seed})"
-    warm = f", then {history.first['warmup/steps']} steps of supervision" if "warmup/steps" in history.first else ""
+    origin = (
+        f"from {code_span(json.dumps(plain(exp.load_params)))}"
+        if exp.load_params
+        else f"from random numbers (seed {exp.seed})"
+    )
+    warm = (
+        f", then {history.first['warmup/steps']} steps of supervision"
+        if "warmup/steps" in history.first
+        else ""
+    )
     count, of = params.count(programs.state.params), "Model and data"
-    told = f"{count:,} parameters ({shape}), {p.param_dtype}, computing in {p.dtype}; {origin}{warm}; "
+    told = (
+        f"{count:,} parameters ({shape}), {p.param_dtype}, computing in {p.dtype}; {origin}{warm}; "
+    )
     told += f"tokenizer {literal(type(exp.tokenizer).__name__)}"
     yield Item(
-        of, 7, "Model", f"{told} of {exp.tokenizer.vocab_size} ids", "which exact revision of the checkpoint?" if exp.weights else ""
+        of,
+        7,
+        "Model",
+        f"{told} of {exp.tokenizer.vocab_size} ids",
+        "which exact revision of the checkpoint?" if exp.load_params else "",
     )
     splits = [(n, getattr(exp.task, n)) for n in ("train", "test", "demos")]
-    rows = [f"  | {name} | {len(part):,} | `{data_hash(part)}` |" for name, part in splits if len(part)]
-    table = "\n".join([f"  {literal(exp.task.name)}", "", "  | split | problems | sha256 |", "  |---|---|---|", *rows])
+    rows = [
+        f"  | {name} | {len(part):,} | `{data_hash(part)}` |" for name, part in splits if len(part)
+    ]
+    table = "\n".join(
+        [
+            f"  {literal(exp.task.name)}",
+            "",
+            "  | split | problems | sha256 |",
+            "  |---|---|---|",
+            *rows,
+        ]
+    )
     yield Item(of, 8, "Prompts", table, "where are they from, and what was left out?")
     cut = _mean(history, "truncated")
     how = f"temperature {exp.temperature:g}, top-k {exp.top_k or 'off'}, top-p {exp.top_p:g}, prompts up to {max(exp.buckets)}, answers "
@@ -114,12 +180,15 @@ def _made_of(exp, programs, history):
         of,
         9,
         "Template and sampling",
-        f"{how}up to {exp.new} tokens, {cut:.1%} cut off; a prompt as the model reads it: {_short(example)}",
+        f"{how}up to {exp.max_new_tokens} tokens, {cut:.1%} cut off; a prompt as the model reads it: {_short(example)}",
     )
 
 
 def _against(folder, history, beside):
-    of, others = "Baselines", [(f.name, _facts(f), History(lines(f), (ACCURACY, "tokens"))) for f in beside]
+    of, others = (
+        "Baselines",
+        [(f.name, _facts(f), History(lines(f), (ACCURACY, "tokens"))) for f in beside],
+    )
     mine = _facts(folder)
     rivals = [(name, facts) for name, facts, _ in others if facts["credit"] != mine["credit"]]
     yield Item(
@@ -134,7 +203,10 @@ def _against(folder, history, beside):
     if others:
         budget = min(tokens[-1], *(_tokens(other)[-1] for _, _, other in others))
         rows = [(folder.name, mine, history), *others]
-        table = [f"  | {literal(n)} | {literal(f['credit'])} | {f['seed']} | {_at(run, budget)} |" for n, f, run in rows]
+        table = [
+            f"  | {literal(n)} | {literal(f['credit'])} | {f['seed']} | {_at(run, budget)} |"
+            for n, f, run in rows
+        ]
         head = [
             "",
             f"  Accuracy when {budget:,.0f} tokens had been sampled:",
@@ -143,47 +215,90 @@ def _against(folder, history, beside):
             "  |---|---|---|---|",
         ]
         told = "\n".join([f"  {told}.", *head, *table])
-    yield Item(of, 11, "Matched budget", told, "" if rivals else "a baseline at as many tokens? (`--beside RUN`)")
-    yield Item(of, 12, "Credit alone", "", "runs with credit broadcast, shuffled inside each trajectory, and its sign flipped?")
+    yield Item(
+        of,
+        11,
+        "Matched budget",
+        told,
+        "" if rivals else "a baseline at as many tokens? (`--beside RUN`)",
+    )
+    yield Item(
+        of,
+        12,
+        "Credit alone",
+        "",
+        "runs with credit broadcast, shuffled inside each trajectory, and its sign flipped?",
+    )
     yield Item(of, 13, "Ceiling", "", "an oracle's credit, where a controlled task allows it?")
-    seeds = {mine["seed"]: history} | {f["seed"]: other for _, f, other in others if f["credit"] == mine["credit"]}
+    seeds = {mine["seed"]: history} | {
+        f["seed"]: other for _, f, other in others if f["credit"] == mine["credit"]
+    }
     last = [s for s in (_last(run, ACCURACY) for run in seeds.values()) if s is not None]
     told = f"seeds {', '.join(map(str, sorted(seeds)))}"
     if len(last) > 1:
         told += f": accuracy {np.mean(last):.3f}, standard error over seeds {np.std(last, ddof=1) / math.sqrt(len(last)):.3f}"
-    yield Item("Evaluation", 14, "Seeds", told, "" if len(last) >= 3 else "at least three, paired (`--beside RUN`)?")
+    yield Item(
+        "Evaluation",
+        14,
+        "Seeds",
+        told,
+        "" if len(last) >= 3 else "at least three, paired (`--beside RUN`)?",
+    )
 
 
 def _scores(exp, history):
     n, right = min(exp.eval_prompts, len(exp.task.test)), _last(history, ACCURACY)
-    told = f"greedy accuracy: the share of {n} held-out problems whose greedy answer earns at least 1"
+    told = (
+        f"greedy accuracy: the share of {n} held-out problems whose greedy answer earns at least 1"
+    )
     if right is not None and n:
         e = wilson(round(right * n), n)
         told += f"; at the end {e.value:.3f} [{e.low:.3f}, {e.high:.3f}] over prompts"
-    yield Item("Evaluation", 15, "Metric", told, "how is an answer extracted, and by which version of which judge?")
+    yield Item(
+        "Evaluation",
+        15,
+        "Metric",
+        told,
+        "how is an answer extracted, and by which version of which judge?",
+    )
     names = (ACCURACY, "reward", "length", "entropy", "truncated", "kl")
     rows = []
     for name in names:
         _, x = history.series(name)
         if len(x):
-            rows.append(f"  | {name} | {x[0]:.3g} | {max(x):.3g} | {x[-1]:.3g} | `{sparkline(x[:: max(1, len(x) // 16)])}` |")
-    table = ["  | | first | peak | last | |", "  |---|---|---|---|---|", *rows, "", "  ![curves](curves.png)"]
+            rows.append(
+                f"  | {name} | {x[0]:.3g} | {max(x):.3g} | {x[-1]:.3g} | `{sparkline(x[:: max(1, len(x) // 16)])}` |"
+            )
+    table = [
+        "  | | first | peak | last | |",
+        "  |---|---|---|---|---|",
+        *rows,
+        "",
+        "  ![curves](curves.png)",
+    ]
     yield Item("Evaluation", 16, "Curves", "\n".join(table))
 
 
 def _credit(exp, history, fresh):
     of, late = "Credit quality", max(1, len(history) // 10)
     rms, active, mixed, collisions, modal = (
-        _mean(history, name, late) for name in ("credit_rms", "active", "groups_mixed", "prefix_collisions", "modal_share")
+        _mean(history, name, late)
+        for name in ("credit_rms", "active", "groups_mixed", "prefix_collisions", "modal_share")
     )
     told = f"in the last {late} steps: RMS {rms:.3g}, {active:.0%} of tokens active, {1 - mixed:.0%} of groups without a signal"
     yield Item(of, 17, "Credit", told, "leakage, where the truth is known (`jaxcredit arena`)?")
     overlap = f"prefix collisions {collisions:.1%} of tokens, modal share {modal:.0%} half way"
     if fresh is not None:
         measured = advise.measure(fresh.rollout, fresh.logp)
-        rows = [f"  | {name.replace('_', ' ')} | {_number(x)} |" for name, x in measured.numbers.items() if name != "two_valued"]
+        rows = [
+            f"  | {name.replace('_', ' ')} | {_number(x)} |"
+            for name, x in measured.numbers.items()
+            if name != "two_valued"
+        ]
         head = f"  In training: {overlap}. {measured.size['prompts']} fresh groups of step {fresh.step}:"
-        overlap = "\n".join([head, "", "  | | value and 95 % interval over prompts |", "  |---|---|", *rows])
+        overlap = "\n".join(
+            [head, "", "  | | value and 95 % interval over prompts |", "  |---|---|", *rows]
+        )
     yield Item(of, 18, "Overlap", overlap)
     ask = "rank correlation with K continuations a prefix on held-out answers, and the replicas' noise floor?"
     yield Item(of, 19, "Agreement with Monte Carlo", "", ask)
@@ -208,15 +323,19 @@ def _cost(exp, programs, history, folder):
     if (mfu := _last(history, "time/mfu")) is not None:
         told += f"; {mfu:.1%} of the devices' peak FLOPs"
     yield Item("Cost", 21, "Compute", told)
-    extra = {n: plan.size(plan.nbytes(x)) for n, x in programs.state.aux.items()}
-    told = f"training state {plan.size(plan.nbytes(programs.state))} a device; resident beside the policy: "
-    yield Item("Cost", 22, "Memory", told + (", ".join(f"{n} {b}" for n, b in extra.items()) or "nothing"))
+    extra = {n: memory.size(memory.nbytes(x)) for n, x in programs.state.aux.items()}
+    told = f"training state {memory.size(memory.nbytes(programs.state))} a device; resident beside the policy: "
+    yield Item(
+        "Cost", 22, "Memory", told + (", ".join(f"{n} {b}" for n, b in extra.items()) or "nothing")
+    )
 
 
 def _answers(exp, fresh):
     of = "Trajectories"
     if fresh is None:
-        yield Item(of, 23, "Lengths by outcome", "", "tokens and turns of right and of wrong answers?")
+        yield Item(
+            of, 23, "Lengths by outcome", "", "tokens and turns of right and of wrong answers?"
+        )
         yield Item(of, 24, "Failures", "", "three traces with their credit?")
         return
     rows = []
@@ -224,22 +343,39 @@ def _answers(exp, fresh):
         numbers = " | ".join(f"{five[k]:.3g}" for k in ("count", "min", "median", "mean", "max"))
         rows.append(f"  | {name.replace('_', ', ')} | {numbers} |")
     yield Item(
-        of, 23, "Lengths by outcome", "\n".join(["  | | answers | min | median | mean | max |", "  |---|---|---|---|---|---|", *rows])
+        of,
+        23,
+        "Lengths by outcome",
+        "\n".join(
+            ["  | | answers | min | median | mean | max |", "  |---|---|---|---|---|---|", *rows]
+        ),
     )
-    yield Item(of, 24, "Failures", "\n".join(traces(exp, fresh)), "why did they fail, and does the credit say so?")
+    yield Item(
+        of,
+        24,
+        "Failures",
+        "\n".join(traces(exp, fresh)),
+        "why did they fail, and does the credit say so?",
+    )
 
 
 def traces(exp: Experiment, fresh: Fresh, count: int = 3, tokens: int = 120) -> list[str]:
     """The worst answers of mixed groups with the largest credit, each token followed by what it got."""
-    R, mask = np.asarray(fresh.rollout.reward).sum(-1), np.asarray(fresh.rollout.mask)
+    R, mask = np.asarray(fresh.rollout.reward).sum(-1), np.asarray(fresh.rollout.action_mask)
     row = np.asarray(fresh.rollout.filled().row)
-    size = np.sqrt((np.where(mask, fresh.advantage, 0) ** 2).sum(-1) / np.maximum(mask.sum(-1), 1))  # [N, R]
+    size = np.sqrt(
+        (np.where(mask, fresh.advantage, 0) ** 2).sum(-1) / np.maximum(mask.sum(-1), 1)
+    )  # [N, R]
     worst = np.take_along_axis(R, row, -1) <= R.min(-1, keepdims=True)
-    order = np.argsort(np.where(worst & (R.max(-1) > R.min(-1))[:, None], -size, np.inf), axis=None)[:count]
+    order = np.argsort(
+        np.where(worst & (R.max(-1) > R.min(-1))[:, None], -size, np.inf), axis=None
+    )[:count]
     out, seen = [], np.asarray(fresh.rollout.tokens)
     for n, r in zip(*np.unravel_index(order, size.shape), strict=True):
         ids, credit = seen[n, r][mask[n, r]][:tokens], fresh.advantage[n, r][mask[n, r]][:tokens]
-        words = " ".join(f"{_token(exp.tokenizer, int(i))}{c:+.2f}" for i, c in zip(ids, credit, strict=True))
+        words = " ".join(
+            f"{_token(exp.tokenizer, int(i))}{c:+.2f}" for i, c in zip(ids, credit, strict=True)
+        )
         out += [
             f"  - reward {R[n, row[n, r]]:g} of {R[n].max():g} in the group; prompt {_short(_text(fresh.prompts[n]))}",
             "",
@@ -254,15 +390,30 @@ def _token(tokenizer, token: int) -> str:
 
 def _judge(exp):
     judges = sorted(set(exp.provided()) & {"process", "verdict", "error", "prm_logp", "progress"})
-    ask = "its accuracy under the trained policy, a probe with filler, and where it collapses?" if judges else ""
-    yield Item("Reward hacking", 25, "Judges", literal(", ".join(judges)) or "no reward model or judge of steps takes part", ask)
+    ask = (
+        "its accuracy under the trained policy, a probe with filler, and where it collapses?"
+        if judges
+        else ""
+    )
+    yield Item(
+        "Reward hacking",
+        25,
+        "Judges",
+        literal(", ".join(judges)) or "no reward model or judge of steps takes part",
+        ask,
+    )
 
 
 def data_hash(items: Sequence[dict]) -> str:
     """SHA-256 of the problems in their order, the first sixteen digits; of very long splits of the first items."""
     sha = hashlib.sha256()
     for item in itertools.islice(items, HASHED):
-        sha.update(json.dumps([item.get("prompt"), plain(item.get("meta"))], sort_keys=True, default=str).encode() + b"\n")
+        sha.update(
+            json.dumps(
+                [item.get("prompt"), plain(item.get("meta"))], sort_keys=True, default=str
+            ).encode()
+            + b"\n"
+        )
     return sha.hexdigest()[:16] + (f" (first {HASHED:,})" if len(items) > HASHED else "")
 
 
@@ -270,7 +421,10 @@ def _facts(folder: Path) -> dict[str, Any]:
     config = config_of(folder)
     credit = config.get("credit", "unknown")
     name = credit if isinstance(credit, str) else json.dumps(credit)
-    return {"credit": name.removeprefix("jaxcredit.credit.").split(".")[-1], "seed": config.get("seed")}
+    return {
+        "credit": name.removeprefix("jaxcredit.credit.").split(".")[-1],
+        "seed": config.get("seed"),
+    }
 
 
 def _seconds(history: History) -> str:
@@ -281,7 +435,9 @@ def _seconds(history: History) -> str:
         told = f"sampling {parts['sample']:,.0f}, waiting for the update {parts['update']:,.0f}"
     else:
         told = f"sampling and waiting for the update {parts['sample'] + parts['update']:,.0f}"
-    return f"{told}, judging {parts['reward']:,.0f}, the rest mostly evaluation, saving and compiling"
+    return (
+        f"{told}, judging {parts['reward']:,.0f}, the rest mostly evaluation, saving and compiling"
+    )
 
 
 def _tokens(history: History) -> np.ndarray:

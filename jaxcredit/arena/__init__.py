@@ -15,6 +15,28 @@ from jaxcredit.arena.worlds.team import Team
 from jaxcredit.arena.worlds.twin import Twin
 from jaxcredit.arena.worlds.umbrella import Umbrella
 
-FAMILIES = (KeyBranch, HackablePRM, Strata, AnchorHub, PlanLag, BitSearch, Team, Recovery, Umbrella, Twin, ReplayNoise, Lengths)
+FAMILIES = (
+    KeyBranch,
+    HackablePRM,
+    Strata,
+    AnchorHub,
+    PlanLag,
+    BitSearch,
+    Team,
+    Recovery,
+    Umbrella,
+    Twin,
+    ReplayNoise,
+    Lengths,
+)
 
-__all__ = [*(f.__name__ for f in FAMILIES), "FAMILIES", "Batch", "Family", "World", "gradient", "sample", "solve"]
+__all__ = [
+    *(f.__name__ for f in FAMILIES),
+    "FAMILIES",
+    "Batch",
+    "Family",
+    "World",
+    "gradient",
+    "sample",
+    "solve",
+]

@@ -21,8 +21,8 @@ from jaxcredit.arena.metrics import Estimate
 from jaxcredit.arena.sweeps import Sweep
 from jaxcredit.credit import per_group
 from jaxcredit.credit.trees.sploo import l1, safe
-from jaxcredit.kernels import centre, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center, returns_to_go, standardize, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 from jaxcredit.utils import progress
 from jaxcredit.utils.tables import Column, Sheet
 
@@ -49,7 +49,9 @@ class Experiment(NamedTuple):
     prompts: int = 4
     group: int = 8
     rate: float = 0.1
-    climb: optax.GradientTransformation = learn.LEVEL  # Adam itself, a scale for each row of the table, undoes what weights do
+    climb: optax.GradientTransformation = (
+        learn.LEVEL
+    )  # Adam itself, a scale for each row of the table, undoes what weights do
 
 
 class Finding(NamedTuple):
@@ -62,52 +64,65 @@ class Finding(NamedTuple):
     credit: list[Estimate]
     learning: list[Estimate]  # challenger - rival, in shares of the way to the best policy
     knob: str
-    steps: Sequence[tuple[float, float]] = ()  # challenger's and rival's median steps to 90 % of the way, inf: later than was looked
+    steps: Sequence[
+        tuple[float, float]
+    ] = ()  # challenger's and rival's median steps to 90 % of the way, inf: later than was looked
 
     def sides(self) -> dict[str, list[int]]:
         """1, -1 or 0 at each value, for each leg that was measured."""
-        legs = {"credit": [sweeps.side(e) for e in self.credit], "learning": [sweeps.side(e, 0.0, MARGIN) for e in self.learning]}
+        legs = {
+            "credit": [sweeps.side(e) for e in self.credit],
+            "learning": [sweeps.side(e, 0.0, MARGIN) for e in self.learning],
+        }
         return {leg: s for leg, s in legs.items() if s}
 
     def verdict(self) -> str:
-        return "; ".join(f"{leg}: {judge(s, self.values, self.knob)}" for leg, s in self.sides().items())
+        return "; ".join(
+            f"{leg}: {judge(s, self.values, self.knob)}" for leg, s in self.sides().items()
+        )
 
 
 def judge(sides: Sequence[int], values: Sequence[float], knob: str) -> str:
     """holds (everywhere), holds where, reverses where, not seen: in words, from the sides on which the intervals lie."""
 
     def where(side):
-        return f"{knob} = " + ", ".join(f"{v:g}" for v, s in zip(values, sides, strict=True) if s == side)
+        return f"{knob} = " + ", ".join(
+            f"{v:g}" for v, s in zip(values, sides, strict=True) if s == side
+        )
 
     if all(s == 1 for s in sides):
         return "holds"
     if all(s == -1 for s in sides):
         return "reverses"
-    parts = [f"holds where {where(1)}"] * (1 in sides) + [f"reverses where {where(-1)}"] * (-1 in sides)
+    parts = [f"holds where {where(1)}"] * (1 in sides) + [f"reverses where {where(-1)}"] * (
+        -1 in sides
+    )
     return ", ".join(parts) or "not seen"
 
 
 @per_group(needs=("process",))
 def summed(group: Rollout, *, verifier: float = 1.0):
     """The sum of a reward model's scores to come, against the others that are still at it, with the verifier's reward."""
-    earned = to_go(jnp.where(group.real, group["process"], 0), where=group.real)
-    others = jnp.where(group.real, 1.0, 0)
+    earned = returns_to_go(
+        jnp.where(group.segment_mask, group["process"], 0), where=group.segment_mask
+    )
+    others = jnp.where(group.segment_mask, 1.0, 0)
     mean = (earned.sum(0) - earned) / jnp.maximum(others.sum(0) - others, 1)
-    R = centre(outcome(group), where=alive(group), leave_one_out=True)[:, None]
-    return spread(jnp.where(group.real, earned - mean, 0) + verifier * R, group)
+    R = center(outcome(group), where=trajectory_mask(group), leave_one_out=True)[:, None]
+    return to_tokens(jnp.where(group.segment_mask, earned - mean, 0) + verifier * R, group)
 
 
 @per_group(needs=("gain",))
 def raw_gain(group: Rollout):
     """A turn's gain of information, as it is."""
-    return spread(group["gain"], group)
+    return to_tokens(group["gain"], group)
 
 
 @per_group(needs=("gain",))
 def gain_by_turn(group: Rollout):
     """A turn's gain against those of the same turn, in their deviations."""
-    turn = jnp.broadcast_to(jnp.arange(group.real.shape[1]), group.real.shape)
-    return spread(standardise(group["gain"], by=turn, where=group.real), group)
+    turn = jnp.broadcast_to(jnp.arange(group.segment_mask.shape[1]), group.segment_mask.shape)
+    return to_tokens(standardize(group["gain"], by=turn, where=group.segment_mask), group)
 
 
 GRPO = {"grpo": credit.grpo}
@@ -119,7 +134,14 @@ EXPERIMENTS = (
             arena.KeyBranch,
             "c_pre",
             (1, 0.8, 0.5),
-            {"tempo": credit.tempo, **GRPO, "rloo": credit.rloo, "p0": credit.sploo, "safe": safe, "l1": l1},
+            {
+                "tempo": credit.tempo,
+                **GRPO,
+                "rloo": credit.rloo,
+                "p0": credit.sploo,
+                "safe": safe,
+                "l1": l1,
+            },
         ),
         (
             Claim("TEMPO's branch credit beats GRPO", "tempo", "grpo"),
@@ -143,7 +165,12 @@ EXPERIMENTS = (
             },
         ),
         (
-            Claim("with a verifier, the least step ends higher than the sum of steps", "least + verifier", "sum + verifier", leg="final"),
+            Claim(
+                "with a verifier, the least step ends higher than the sum of steps",
+                "least + verifier",
+                "sum + verifier",
+                leg="final",
+            ),
             Claim("the least step needs no verifier", "least", "least + verifier", leg="final"),
             Claim("the reward model helps the outcome", "least + verifier", "outcome"),
         ),
@@ -153,10 +180,25 @@ EXPERIMENTS = (
     ),
     Experiment(
         "2510.06214",
-        Sweep(arena.Strata, "offset", (0, 0.1, 0.3), {"san": partial(credit.san, alpha=1.0), "blend": credit.san, **GRPO}),
+        Sweep(
+            arena.Strata,
+            "offset",
+            (0, 0.1, 0.3),
+            {"san": partial(credit.san, alpha=1.0), "blend": credit.san, **GRPO},
+        ),
         (
-            Claim("normalising in strata beats GRPO for the act in a stratum", "san", "grpo", "asnr/act"),
-            Claim("normalising in strata beats GRPO where the stratum is a choice", "san", "grpo", "asnr"),
+            Claim(
+                "normalising in strata beats GRPO for the act in a stratum",
+                "san",
+                "grpo",
+                "asnr/act",
+            ),
+            Claim(
+                "normalising in strata beats GRPO where the stratum is a choice",
+                "san",
+                "grpo",
+                "asnr",
+            ),
             Claim("the blend of both beats GRPO", "blend", "grpo", "asnr"),
         ),
     ),
@@ -198,7 +240,12 @@ EXPERIMENTS = (
     ),
     Experiment(
         "1705.08926",
-        Sweep(arena.Team, "p", (0.3, 0.5, 0.8), {"shapley": credit.shapley, "coma": credit.coma, **GRPO}),
+        Sweep(
+            arena.Team,
+            "p",
+            (0.3, 0.5, 0.8),
+            {"shapley": credit.shapley, "coma": credit.coma, **GRPO},
+        ),
         (
             Claim("Shapley values beat counterfactuals (COMA)", "shapley", "coma"),
             Claim("counterfactuals (COMA) beat a shared outcome", "coma", "grpo"),
@@ -218,20 +265,43 @@ EXPERIMENTS = (
 )
 
 
-def measure(experiment: Experiment, *, seeds: int = 8, prompts: int = 256, seed: int = 0) -> list[Finding]:
+def measure(
+    experiment: Experiment, *, seeds: int = 8, prompts: int = 256, seed: int = 0
+) -> list[Finding]:
     """Both legs of an experiment."""
     sweep, N = experiment.sweep, experiment
     curve = sweeps.measure(sweep, prompts=prompts, seed=seed)
     used = {name for c in N.claims for name in (c.challenger, c.rival)}
-    tasks = jax.tree.map(lambda *x: np.stack([np.asarray(y, np.float32) for y in x]), *(sweep.at(v) for v in sweep.values))
-    settings = {"steps": N.steps, "seeds": seeds, "prompts": N.prompts, "group": N.group, "rate": N.rate, "climb": N.climb}
+    tasks = jax.tree.map(
+        lambda *x: np.stack([np.asarray(y, np.float32) for y in x]),
+        *(sweep.at(v) for v in sweep.values),
+    )
+    settings = {
+        "steps": N.steps,
+        "seeds": seeds,
+        "prompts": N.prompts,
+        "group": N.group,
+        "rate": N.rate,
+        "climb": N.climb,
+    }
     learnt = {name: learn.learn(tasks, sweep.estimators[name], **settings) for name in sorted(used)}
     found = []
     for c in N.claims:
         legs = [getattr(learnt[name], c.leg)() for name in (c.challenger, c.rival)]
         ratio, gain = curve.versus(c.challenger, c.rival, c.number), learn.paired(*legs)
         there = [np.median(learnt[name].steps_to(0.9), 1) for name in (c.challenger, c.rival)]
-        found.append(Finding(c, N.paper, sweep.family.__name__, sweep.values, ratio, gain, sweep.knob, list(zip(*there, strict=True))))
+        found.append(
+            Finding(
+                c,
+                N.paper,
+                sweep.family.__name__,
+                sweep.values,
+                ratio,
+                gain,
+                sweep.knob,
+                list(zip(*there, strict=True)),
+            )
+        )
     return found
 
 
@@ -240,7 +310,10 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
 
     Groups of whole rollouts against groups of one step that share what came before; above 1 the factor is more than T. No learner.
     """
-    values, text = (-0.2, 0, 0.5), "groups of one step have a T-th of the variance or less (ratio of variances over T)"
+    values, text = (
+        (-0.2, 0, 0.5),
+        "groups of one step have a T-th of the variance or less (ratio of variances over T)",
+    )
     claim = Claim(text, "one step", "whole")
     draws = []
     for rho in values:
@@ -248,14 +321,27 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
         r = np.random.default_rng(0).normal(size=(seeds, k, T)) @ root.T
         draws.append(r.sum(-1).var(-1) / r.var(1).mean(-1) / T)
     return Finding(
-        claim, "2602.23440", "T = 4 step rewards", values, learn.paired(np.array(draws), np.zeros((len(values), seeds))), [], "rho"
+        claim,
+        "2602.23440",
+        "T = 4 step rewards",
+        values,
+        learn.paired(np.array(draws), np.zeros((len(values), seeds))),
+        [],
+        "rho",
     )
 
 
-def run(experiments: Sequence[Experiment] = EXPERIMENTS, *, tell: progress.Tell = progress.silent, **settings) -> list[Finding]:
+def run(
+    experiments: Sequence[Experiment] = EXPERIMENTS,
+    *,
+    tell: progress.Tell = progress.silent,
+    **settings,
+) -> list[Finding]:
     """All of them, compiling side by side; `tell` hears how far it is."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = progress.each(pool, partial(measure, **settings), experiments, tell, lambda e: e.sweep.title)
+        found = progress.each(
+            pool, partial(measure, **settings), experiments, tell, lambda e: e.sweep.title
+        )
         return [*sum(found, []), truncation()]
 
 
@@ -265,14 +351,25 @@ def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
     def numbers(f):
         credits = [f"{e.value:.3g} ({e.low:.2g}..{e.high:.2g})" for e in f.credit]
         gains = [f"{e.value:+.3f} ({e.low:+.3f}..{e.high:+.3f})" for e in f.learning]
-        to = [f"90 % after {' and '.join(f'{s:g}' if np.isfinite(s) else 'never' for s in pair)}" for pair in f.steps]
+        to = [
+            f"90 % after {' and '.join(f'{s:g}' if np.isfinite(s) else 'never' for s in pair)}"
+            for pair in f.steps
+        ]
         columns = [x for x in (credits, gains, to) if x]
-        return "; ".join(f"{f.knob} {v:g}: " + ", ".join(column[i] for column in columns) for i, v in enumerate(f.values))
+        return "; ".join(
+            f"{f.knob} {v:g}: " + ", ".join(column[i] for column in columns)
+            for i, v in enumerate(f.values)
+        )
 
     return [(f"{f.claim.text} ({f.paper})", f.setting, numbers(f), f.verdict()) for f in findings]
 
 
-HEADER = ("claim", "setting", "measured: ratio of credit, difference in learning, steps to 90 %", f"verdict (learning beyond {MARGIN:g})")
+HEADER = (
+    "claim",
+    "setting",
+    "measured: ratio of credit, difference in learning, steps to 90 %",
+    f"verdict (learning beyond {MARGIN:g})",
+)
 
 
 def table(findings: Sequence[Finding]) -> Sheet:

@@ -33,13 +33,18 @@ def table(policy: Callable, T: int, V: int, *, chunk: int = 4096) -> Float[Array
     return jnp.concatenate([logits[:: V ** (T - 1 - t), t] for t in range(T)])
 
 
-def of_transformer(params: PyTree, cfg: transformer.Config, prompt: Int[Array, "P"], *, temperature: float = 1.0) -> Callable:
+def of_transformer(
+    params: PyTree, cfg: transformer.Config, prompt: Int[Array, "P"], *, temperature: float = 1.0
+) -> Callable:
     """The project's transformer behind a prompt, as `table` wants it."""
 
     def policy(tokens):
         begun = jnp.broadcast_to(prompt, (len(tokens), len(prompt)))
         z = transformer.logits(
-            params, jnp.concatenate([begun, tokens], 1), jnp.ones((len(tokens), len(prompt) + tokens.shape[1]), bool), cfg
+            params,
+            jnp.concatenate([begun, tokens], 1),
+            jnp.ones((len(tokens), len(prompt) + tokens.shape[1]), bool),
+            cfg,
         )
         return z[:, len(prompt) - 1 :] / temperature
 
@@ -118,7 +123,9 @@ def every_group(task: TokenTree, group: int) -> tuple[Batch, Float[Array, "N"]]:
     which = answers(group, len(sequences))
     tokens = jnp.asarray(sequences[which])
     powers = task.V ** np.arange(task.T)[::-1]
-    state = jnp.asarray(np.stack([sequences @ (powers // task.V ** (task.T - t)) for t in range(task.T)], -1)[which])
+    state = jnp.asarray(
+        np.stack([sequences @ (powers // task.V ** (task.T - t)) for t in range(task.T)], -1)[which]
+    )
     logits, w = task.policy(), task.world()
     t = np.arange(task.T)
     logp = jax.nn.log_softmax(logits)[w.row[t, state], tokens].sum((1, 2))

@@ -32,8 +32,12 @@ class Family(Protocol):
     def segments(self) -> int: ...
     def world(self) -> World: ...
     def policy(self) -> Float[Array, "P A"]: ...  # logits of the policy the arena starts from
-    def signals(self, seen: Seen, *, key: PRNGKeyArray) -> dict[str, Array]: ...  # beyond `common`, and in its place
-    def blocks(self) -> dict[str, Array]: ...  # rows of parameters that are reported apart, as masks [P]
+    def signals(
+        self, seen: Seen, *, key: PRNGKeyArray
+    ) -> dict[str, Array]: ...  # beyond `common`, and in its place
+    def blocks(
+        self,
+    ) -> dict[str, Array]: ...  # rows of parameters that are reported apart, as masks [P]
 
 
 class Truth(NamedTuple):
@@ -74,7 +78,9 @@ def sample(
     """N groups of the task under its own policy, or under `logits`. Jit-able; the same key gives the same batch."""
     logits, world = task.policy() if logits is None else logits, task.world()
     # The device's own generator: threefry over millions of numbers takes ten times as long to compile.
-    key, playing = jax.random.split(jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="rbg"))
+    key, playing = jax.random.split(
+        jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="rbg")
+    )
     trace = play(world, logits, prompts=prompts, group=group, key=playing)
     return describe(task, world, logits, trace, key=key, critic_sd=critic_sd)
 
@@ -100,21 +106,27 @@ def describe(
     logp = jnp.where(who == POLICY, jax.nn.log_softmax(logits)[row, trace.token], 0)
     rollout = Rollout(
         tokens=trace.token,
-        mask=who == POLICY,
+        action_mask=who == POLICY,
         logp=logp,
         segment=segment,
         reward=jnp.where(inside, trace.reward[..., None], 0).sum(2),
-        real=inside.any(2),
+        segment_mask=inside.any(2),
         signals=common(seen, logp, critic_sd, key=ours) | task.signals(seen, key=theirs),
-        valid=valid,
+        token_mask=valid,
     )
-    action_value, advantage = jnp.moveaxis(at(jnp.stack([exact.action_value, exact.advantage], -1), trace.state, trace.token), -1, 0)
+    action_value, advantage = jnp.moveaxis(
+        at(jnp.stack([exact.action_value, exact.advantage], -1), trace.state, trace.token), -1, 0
+    )
     cell = (jnp.arange(T) * S + trace.state) * A + trace.token
-    truth = Truth(at(exact.value, trace.state), action_value, jnp.where(valid, advantage, 0), row, cell)
+    truth = Truth(
+        at(exact.value, trace.state), action_value, jnp.where(valid, advantage, 0), row, cell
+    )
     return Batch(rollout, truth, exact)
 
 
-def common(seen: Seen, logp: Array, critic_sd: Float[Array, ""] | float, *, key: PRNGKeyArray) -> dict[str, Array]:
+def common(
+    seen: Seen, logp: Array, critic_sd: Float[Array, ""] | float, *, key: PRNGKeyArray
+) -> dict[str, Array]:
     """What any family can provide: what the policy knows of itself, a critic (exact, with noise `critic_sd`), and the state as a hash."""
     logits, trace = seen.logits, seen.trace
     row = at(seen.world.row, trace.state)
@@ -132,16 +144,26 @@ def common(seen: Seen, logp: Array, critic_sd: Float[Array, ""] | float, *, key:
     }
 
 
-def gradient(credit: Float[Array, "N G T"], batch: Batch, logits: Float[Array, "P A"]) -> Float[Array, "N P A"]:
+def gradient(
+    credit: Float[Array, "N G T"], batch: Batch, logits: Float[Array, "P A"]
+) -> Float[Array, "N P A"]:
     """Each group's estimate of dJ/dlogits: 1/G sum_i sum_t A_it (e_token - pi), in the row the token was drawn from."""
     N, G, _ = credit.shape
     n = jnp.arange(N)[:, None, None]
-    credit = jnp.where(batch.rollout.mask, credit, 0)
-    at_token = jnp.zeros((N, *logits.shape), credit.dtype).at[n, batch.truth.row, batch.rollout.tokens].add(credit)
+    credit = jnp.where(batch.rollout.action_mask, credit, 0)
+    at_token = (
+        jnp.zeros((N, *logits.shape), credit.dtype)
+        .at[n, batch.truth.row, batch.rollout.tokens]
+        .add(credit)
+    )
     return (at_token - at_token.sum(-1, keepdims=True) * jax.nn.softmax(logits)) / G
 
 
 def logits_of(*rows: tuple[ArrayLike, ...]) -> Float[Array, "P A"]:
     """Logits whose probabilities are the given rows; a row may be shorter than the longest, the rest has no mass."""
     A = max(len(r) for r in rows)
-    return jnp.log(jnp.stack([jnp.pad(jnp.stack([jnp.asarray(p, float) for p in r]), (0, A - len(r))) for r in rows]))
+    return jnp.log(
+        jnp.stack(
+            [jnp.pad(jnp.stack([jnp.asarray(p, float) for p in r]), (0, A - len(r))) for r in rows]
+        )
+    )

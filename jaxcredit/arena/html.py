@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from jaxcredit.arena import sweeps
 from jaxcredit.arena.matrix import Cell
 from jaxcredit.arena.sweeps import Curve
-from jaxcredit.train.runs.plots import COLOURS
+from jaxcredit.utils.colors import COLORS
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1500px; margin: 2rem auto; padding: 0 1rem }
@@ -50,20 +50,43 @@ FINE = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.4, 1.7, 2, 3)
 WINS = ListedColormap(["#d1495b", "#dddddd", "#2e933c"])
 
 
-def page(cells: Sequence[Cell], curves: Sequence[Curve], *, made: str, claims: Sequence[tuple] = (), header: Sequence[str] = ()) -> str:
+def page(
+    cells: Sequence[Cell],
+    curves: Sequence[Curve],
+    *,
+    made: str,
+    claims: Sequence[tuple] = (),
+    header: Sequence[str] = (),
+) -> str:
     """The whole report. `made` is the command that made it; `claims` are rows of a table under `header`."""
-    parts = ["<h1>The credit arena</h1>", f"<p><small>Made by <code>{html.escape(made)}</code></small></p>", READ]
+    parts = [
+        "<h1>The credit arena</h1>",
+        f"<p><small>Made by <code>{html.escape(made)}</code></small></p>",
+        READ,
+    ]
     if cells:
-        parts.append("<h2>Every estimator in every family</h2><p>Hover over a cell for its other numbers or the whole reason.</p>")
+        parts.append(
+            "<h2>Every estimator in every family</h2><p>Hover over a cell for its other numbers or the whole reason.</p>"
+        )
         for i, (number, text) in enumerate(NUMBERS.items()):
             inner = f'<div class="wide">{matrix_table(cells, number)}</div>'
-            parts.append(inner if i == 0 else f"<details><summary>{html.escape(text)}</summary>{inner}</details>")
+            parts.append(
+                inner
+                if i == 0
+                else f"<details><summary>{html.escape(text)}</summary>{inner}</details>"
+            )
     if curves:
         parts.append("<h2>Where each wins and where it loses</h2><div class='sweeps'>")
         parts += [figure(curve) for curve in curves]
         parts.append("</div>")
     if claims:
-        parts.append("<h2>Claims</h2>" + _table(header, [[f'<td class="claim">{html.escape(x)}</td>' for x in row] for row in claims]))
+        parts.append(
+            "<h2>Claims</h2>"
+            + _table(
+                header,
+                [[f'<td class="claim">{html.escape(x)}</td>' for x in row] for row in claims],
+            )
+        )
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>The credit arena</title><style>{STYLE}</style></head><body>\n'
         + ("\n".join(parts) + "\n</body></html>\n")
@@ -75,7 +98,10 @@ def matrix_table(cells: Sequence[Cell], number: str) -> str:
     families = list(dict.fromkeys(c.family for c in cells))
     found = {(c.family, c.estimator): c for c in cells}
     rows = [
-        [f"<th>{html.escape(name)}</th>", *(_cell(found.get((family, name)), number) for family in families)]
+        [
+            f"<th>{html.escape(name)}</th>",
+            *(_cell(found.get((family, name)), number) for family in families),
+        ]
         for name in dict.fromkeys(c.estimator for c in cells)
     ]
     return _table(["", *families], rows)
@@ -86,9 +112,17 @@ def figure(curve: Curve) -> str:
     said = []
     for name in curve.sweep.estimators:
         where = sweeps.regions(curve, name)
-        words = [f"{word} at {', '.join(f'{v:g}' for v in where[word])}" for word in ("wins", "loses") if where[word]]
+        words = [
+            f"{word} at {', '.join(f'{v:g}' for v in where[word])}"
+            for word in ("wins", "loses")
+            if where[word]
+        ]
         said.append(f"<b>{html.escape(name)}</b> {' and '.join(words) or 'ties everywhere'}")
-    text = f"{html.escape(curve.sweep.title)}, {html.escape(curve.sweep.text)}. " + "; ".join(said) + "."
+    text = (
+        f"{html.escape(curve.sweep.title)}, {html.escape(curve.sweep.text)}. "
+        + "; ".join(said)
+        + "."
+    )
     return f"<figure>{draw(curve)}<figcaption>{text}</figcaption></figure>"
 
 
@@ -96,9 +130,11 @@ def draw(curve: Curve) -> str:
     """Inline SVG: ratios with their intervals above, and below a strip of where each estimator wins (green), loses (red) or ties."""
     sweep, x = curve.sweep, np.arange(len(curve.sweep.values))
     picture = Figure(figsize=(4.6, 3.6 + 0.16 * len(sweep.estimators)), layout="constrained")
-    top, strip = picture.subplots(2, 1, sharex=True, height_ratios=[3, 0.22 * len(sweep.estimators)])
+    top, strip = picture.subplots(
+        2, 1, sharex=True, height_ratios=[3, 0.22 * len(sweep.estimators)]
+    )
     sides = []
-    for name, colour in zip(sweep.estimators, COLOURS, strict=False):
+    for name, colour in zip(sweep.estimators, COLORS, strict=False):
         estimates = np.array(curve.versus(name), float)
         shown = np.where(np.isfinite(estimates), np.clip(estimates, 0.02, 100), np.nan)
         top.fill_between(x, shown[:, 1], shown[:, 2], color=colour, alpha=0.2, linewidth=0)
@@ -134,7 +170,11 @@ def svg(picture: Figure, *, salt: str) -> str:
 
 def _table(header, rows):
     head = "".join(f"<th>{html.escape(h)}</th>" for h in header)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>" + "".join(f"<tr>{''.join(row)}</tr>" for row in rows) + "</tbody></table>"
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>"
+        + "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+        + "</tbody></table>"
+    )
 
 
 def _cell(cell, number):
@@ -146,12 +186,22 @@ def _cell(cell, number):
     e = cell.numbers.get(number)
     if e is None or np.isnan(e.value):
         return '<td class="none">no true gradient</td>'
-    rest = [f"{name} {cell.numbers[name].value:.3g}" for name in (*NUMBERS, "tokens_sampled", "tokens_read") if name in cell.numbers]
+    rest = [
+        f"{name} {cell.numbers[name].value:.3g}"
+        for name in (*NUMBERS, "tokens_sampled", "tokens_read")
+        if name in cell.numbers
+    ]
     return f'<td{_shade(e, number)} title="{html.escape("; ".join(rest), quote=True)}">{_short(e)}</td>'
 
 
 def _short(e):
-    return "∞" if e.value == np.inf else "−∞" if e.value == -np.inf else f"{e.value:.3g} <small>{e.low:.2g}..{e.high:.2g}</small>"
+    return (
+        "∞"
+        if e.value == np.inf
+        else "−∞"
+        if e.value == -np.inf
+        else f"{e.value:.3g} <small>{e.low:.2g}..{e.high:.2g}</small>"
+    )
 
 
 def _shade(e, number):

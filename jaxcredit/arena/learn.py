@@ -25,7 +25,10 @@ def level(b1: float = 0.9, b2: float = 0.99) -> optax.GradientTransformation:
 
     def update(updates, state, params=None):
         t = state["t"] + 1
-        m, v = b1 * state["m"] + (1 - b1) * updates, b2 * state["v"] + (1 - b2) * (updates * updates).sum()
+        m, v = (
+            b1 * state["m"] + (1 - b1) * updates,
+            b2 * state["v"] + (1 - b2) * (updates * updates).sum(),
+        )
         up = m / (1 - b1**t) / jnp.sqrt(v / (1 - b2**t) + 1e-12)
         return up, {"m": m, "v": v, "t": t}
 
@@ -66,9 +69,16 @@ def best(world: World, logits: jax.Array) -> jax.Array:
     def back(V, x):
         p, next, mean, who = x
         Q = mean + V[next]
-        return jnp.where(who == NATURE, (p * Q).sum(-1), jnp.where(p > 0, Q, -jnp.inf).max(-1)), None
+        return jnp.where(
+            who == NATURE, (p * Q).sum(-1), jnp.where(p > 0, Q, -jnp.inf).max(-1)
+        ), None
 
-    V, _ = jax.lax.scan(back, jnp.zeros(world.start.shape, mean.dtype), (p, world.next, mean, world.who), reverse=True)
+    V, _ = jax.lax.scan(
+        back,
+        jnp.zeros(world.start.shape, mean.dtype),
+        (p, world.next, mean, world.who),
+        reverse=True,
+    )
     return jnp.vdot(world.start, V)
 
 
@@ -90,11 +100,25 @@ def learn(
     Values and seeds (from `first` on) run side by side in one program; seed i is the same in all of them. `signal` annotates each batch,
     and remembers.
     """
-    objective, top = _learn(tasks, jnp.arange(first, first + seeds), estimator, steps, prompts, group, rate, signal, climb)
+    objective, top = _learn(
+        tasks,
+        jnp.arange(first, first + seeds),
+        estimator,
+        steps,
+        prompts,
+        group,
+        rate,
+        signal,
+        climb,
+    )
     return Learning(np.asarray(objective, np.float64), np.asarray(top, np.float64))
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4, 5, 7, 8), compiler_options={"xla_backend_optimization_level": 1})
+@partial(
+    jax.jit,
+    static_argnums=(2, 3, 4, 5, 7, 8),
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 def _learn(tasks, seeds, estimator, steps, prompts, group, rate, signal, climb):
     def one(task, seed):
         world, begin = task.world(), task.policy()
@@ -106,7 +130,9 @@ def _learn(tasks, seeds, estimator, steps, prompts, group, rate, signal, climb):
             rollout = signal.annotate(aux, None, batch.rollout, None) if signal else batch.rollout
             given = columns(estimator(rollout), rollout)
             aux = signal.update(aux, None, rollout, given)[0] if signal else aux
-            g = arena.gradient(given["advantage"] * given["weight"], batch, jnp.where(live, logits, -jnp.inf)).mean(0)
+            g = arena.gradient(
+                given["advantage"] * given["weight"], batch, jnp.where(live, logits, -jnp.inf)
+            ).mean(0)
             up, state = climb.update(jnp.where(live, g, 0), state)
             return (jnp.where(live, logits + rate * up, logits), state, aux), batch.exact.objective
 
@@ -123,4 +149,6 @@ def paired(a: np.ndarray, b: np.ndarray) -> list[Estimate]:
     """Mean over the seeds of a - b, [values, seeds], with Student's 95 % interval: the seeds are paired."""
     d = a - b
     half = stats.t.ppf(0.975, d.shape[1] - 1) * d.std(1, ddof=1) / d.shape[1] ** 0.5
-    return [Estimate(float(m), float(m - h), float(m + h)) for m, h in zip(d.mean(1), half, strict=True)]
+    return [
+        Estimate(float(m), float(m - h), float(m + h)) for m, h in zip(d.mean(1), half, strict=True)
+    ]

@@ -40,9 +40,22 @@ QUICK = {
     "Lengths": ("grpo", "san"),
 }
 # What making a signal takes beside the group's own answers: a model that reads each answer once, or sampling on from its segments.
-READ = {"value", "token_value", "value_plan", "value_switch", "process", "error", "verdict", "info", "gain", "action_value"}
+READ = {
+    "value",
+    "token_value",
+    "value_plan",
+    "value_switch",
+    "process",
+    "error",
+    "verdict",
+    "info",
+    "gain",
+    "action_value",
+}
 SAMPLED = {"counterfactual": 1, "choice_value": 2}
-ONCE = {"xla_backend_optimization_level": 0}  # of programs that run once: compiling is what they cost, this halves it
+ONCE = {
+    "xla_backend_optimization_level": 0
+}  # of programs that run once: compiling is what they cost, this halves it
 
 
 class Cell(NamedTuple):
@@ -73,23 +86,38 @@ def run(
     families = [f() for f in arena.FAMILIES] if families is None else families
     estimators = known_estimators() if estimators is None else estimators
     if prompts < 2 or group < 2:
-        raise ValueError(f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers")
+        raise ValueError(
+            f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers"
+        )
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
     programs = {name: compiled(f) for name, f in estimators.items()}
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
         sampled = functools.partial(draw, seed=seed, prompts=prompts, group=group)
         drawn = progress.each(
-            pool, lambda task: jax.block_until_ready(sampled(task)), families, tell, lambda task: f"answers of {type(task).__name__}"
+            pool,
+            lambda task: jax.block_until_ready(sampled(task)),
+            families,
+            tell,
+            lambda task: f"answers of {type(task).__name__}",
         )
         T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
         K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
         cells, done = [], itertools.count(1)
-        listed = [[n for n in (estimators if only is None else only[type(task).__name__]) if n not in CONTROLS] for task in families]
+        listed = [
+            [
+                n
+                for n in (estimators if only is None else only[type(task).__name__])
+                if n not in CONTROLS
+            ]
+            for task in families
+        ]
         total = sum(map(len, listed))
         for task, names, (batch, logits, blocks) in zip(families, listed, drawn, strict=True):
             wide = pad(batch.rollout, T, K)
-            judged = functools.partial(judge, task, batch, weights=weights, logits=logits, blocks=blocks)
+            judged = functools.partial(
+                judge, task, batch, weights=weights, logits=logits, blocks=blocks
+            )
             controls = {name: judged(x, needs=()) for name, x in control(batch, seed).items()}
             base = controls["broadcast"]
             assert not isinstance(base, str), f"{type(task).__name__}: {base}"
@@ -107,8 +135,14 @@ def run(
                     return "needs " + ", ".join(missing)
                 try:
                     signals = {s: wide.signals[s] for s in needs}
-                    return judged(programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs)
-                except (ValueError, KeyError, TypeError) as error:  # it does not apply: the cell says why
+                    return judged(
+                        programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs
+                    )
+                except (
+                    ValueError,
+                    KeyError,
+                    TypeError,
+                ) as error:  # it does not apply: the cell says why
                     return f"{type(error).__name__}: {error.args[0] if error.args else error}"
 
             family = type(task).__name__
@@ -123,36 +157,66 @@ def run(
     return cells
 
 
-def chosen(family: Sequence[str] = (), estimators: Mapping[str, Credit] | None = None, *, quick: bool = False, **settings) -> list[Cell]:
+def chosen(
+    family: Sequence[str] = (),
+    estimators: Mapping[str, Credit] | None = None,
+    *,
+    quick: bool = False,
+    **settings,
+) -> list[Cell]:
     """The matrix as a person asks for it: families by name (all), and these estimators, or the catalogue, or the quick list and these."""
     known, own = {f.__name__.lower(): f for f in arena.FAMILIES}, dict(estimators or {})
     for name in family:
         if name.lower() not in known:
             near = difflib.get_close_matches(name.lower(), known, 1)
             hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
-            raise ValueError(f"no family is called {name!r}{hint} They are: {', '.join(f.__name__ for f in arena.FAMILIES)}")
+            raise ValueError(
+                f"no family is called {name!r}{hint} They are: {', '.join(f.__name__ for f in arena.FAMILIES)}"
+            )
     kinds = [known[name.lower()] for name in family] or arena.FAMILIES
-    listed = {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds} if quick or own else None
+    listed = (
+        {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds}
+        if quick or own
+        else None
+    )
     return run([f() for f in kinds], known_estimators() | own, only=listed, **settings)
 
 
 def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
     """Exact credit; the outcome for all tokens alike; exact credit shuffled inside each answer; exact credit with its sign flipped."""
-    A, mask, R = np.asarray(batch.truth.advantage), np.asarray(batch.rollout.mask), np.asarray(outcome(batch.rollout))
+    A, mask, R = (
+        np.asarray(batch.truth.advantage),
+        np.asarray(batch.rollout.action_mask),
+        np.asarray(outcome(batch.rollout)),
+    )
     order = np.where(mask, np.random.default_rng(seed).random(mask.shape), 2.0)
     shuffled = np.zeros_like(A)
     # The i-th chosen token gets the credit of the one whose lot is i-th.
-    np.put_along_axis(shuffled, np.argsort(~mask, -1, kind="stable"), np.take_along_axis(A, np.argsort(order, -1), -1), -1)
+    np.put_along_axis(
+        shuffled,
+        np.argsort(~mask, -1, kind="stable"),
+        np.take_along_axis(A, np.argsort(order, -1), -1),
+        -1,
+    )
     broadcast = np.where(mask, (R - R.mean(-1, keepdims=True))[..., None], 0)
-    return {"exact": A, "broadcast": broadcast, "shuffled": np.where(mask, shuffled, 0), "flipped": -A}
+    return {
+        "exact": A,
+        "broadcast": broadcast,
+        "shuffled": np.where(mask, shuffled, 0),
+        "flipped": -A,
+    }
 
 
 def cost(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, float]:
     """Tokens an answer takes: sampled, and read by another model. Vines pay for every continuation, counterfactuals for the rest of it."""
     needs, K = set(needs), task.segments
-    own = float(np.asarray(rollout.mask).sum(-1).mean())
+    own = float(np.asarray(rollout.action_mask).sum(-1).mean())
     replays = getattr(task, "continuations", 0) if needs & {"value", "token_value"} else 0
-    sampled = own + replays * own * (own + 1) / 2 + sum(n * own * (K + 1) / 2 for s, n in SAMPLED.items() if s in needs)
+    sampled = (
+        own
+        + replays * own * (own + 1) / 2
+        + sum(n * own * (K + 1) / 2 for s, n in SAMPLED.items() if s in needs)
+    )
     if "coalition" in needs:
         sampled += own * rollout.signals["coalition"].shape[-1]
     return sampled, own if needs & READ and not replays else 0.0
@@ -160,14 +224,31 @@ def cost(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, f
 
 def pad(rollout: Rollout, T: int, K: int) -> Rollout:
     """The same rollout with T tokens and K segments: what is added did not take place."""
-    fields = {"tokens": 0, "mask": False, "logp": 0, "segment": -1, "valid": False, "reward": 0, "real": False}
+    fields = {
+        "tokens": 0,
+        "action_mask": False,
+        "logp": 0,
+        "segment": -1,
+        "token_mask": False,
+        "reward": 0,
+        "segment_mask": False,
+    }
     sizes = {"T": T, "K": K, "K+1": K + 1}
 
     def widen(x, axes, fill):
         x = np.asarray(x)
-        return jnp.asarray(np.pad(x, [(0, sizes.get(a, n) - n) for a, n in zip(axes, x.shape, strict=True)], constant_values=fill))
+        return jnp.asarray(
+            np.pad(
+                x,
+                [(0, sizes.get(a, n) - n) for a, n in zip(axes, x.shape, strict=True)],
+                constant_values=fill,
+            )
+        )
 
-    changed = {n: widen(getattr(rollout, n), "NGK" if n in ("reward", "real") else "NRT", fill) for n, fill in fields.items()}
+    changed = {
+        n: widen(getattr(rollout, n), "NGK" if n in ("reward", "segment_mask") else "NRT", fill)
+        for n, fill in fields.items()
+    }
     signals = {n: widen(x, ["N", *SIGNALS[n].axes.split()], 0) for n, x in rollout.signals.items()}
     return Rollout(**{**vars(rollout), **changed, "signals": signals})
 
@@ -176,12 +257,17 @@ def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool
     """Estimators down, families across; green where the interval lies above 1, red where it lies below. Reasons are notes below."""
     families = list(dict.fromkeys(c.family for c in cells))
     found = {(c.family, c.estimator): c for c in cells}
-    reasons = {reason: i for i, reason in enumerate(dict.fromkeys(c.reason for c in cells if c.reason), 1)}
+    reasons = {
+        reason: i for i, reason in enumerate(dict.fromkeys(c.reason for c in cells if c.reason), 1)
+    }
     title = f"{number}: paired ratio to broadcast credit" if "versus" in number else number
     notes = [Text(f"note {i}: {one_line(reason)}", style="dim") for reason, i in reasons.items()]
     answer = Sheet("estimator", *(Column(family) for family in families), title=title, notes=notes)
     for name in dict.fromkeys(c.estimator for c in cells):
-        answer.add_row(name, *(_shown(found.get((family, name)), number, intervals, reasons) for family in families))
+        answer.add_row(
+            name,
+            *(_shown(found.get((family, name)), number, intervals, reasons) for family in families),
+        )
     return answer
 
 
@@ -191,13 +277,19 @@ def as_json(cells: Sequence[Cell]) -> list[dict]:
     def plain(e):
         return [x if np.isfinite(x) else None for x in e]
 
-    return [c._asdict() | {"numbers": {name: plain(e) for name, e in c.numbers.items()}} for c in cells]
+    return [
+        c._asdict() | {"numbers": {name: plain(e) for name, e in c.numbers.items()}} for c in cells
+    ]
 
 
 @functools.partial(jax.jit, static_argnames=("prompts", "group"), compiler_options=ONCE)
 def draw(task: Family, seed: int, *, prompts: int, group: int) -> tuple[Batch, jax.Array, dict]:
     """Groups of a family, its logits and its blocks of parameters."""
-    return arena.sample(task, prompts=prompts, group=group, key=jax.random.key(seed)), task.policy(), task.blocks()
+    return (
+        arena.sample(task, prompts=prompts, group=group, key=jax.random.key(seed)),
+        task.policy(),
+        task.blocks(),
+    )
 
 
 def compiled(estimator: Credit) -> Callable[[Rollout], jax.Array]:
@@ -210,7 +302,9 @@ def compiled(estimator: Credit) -> Callable[[Rollout], jax.Array]:
     return jax.jit(reaching, compiler_options=ONCE)
 
 
-def judge(task: Family, batch: Batch, credit, *, needs, weights, logits, blocks) -> dict[str, metrics.Draws] | str:
+def judge(
+    task: Family, batch: Batch, credit, *, needs, weights, logits, blocks
+) -> dict[str, metrics.Draws] | str:
     """All numbers of a credit, or why there are none."""
     credit = np.asarray(credit)[..., : batch.rollout.tokens.shape[-1]]
     if not np.isfinite(credit).all():
@@ -221,7 +315,11 @@ def judge(task: Family, batch: Batch, credit, *, needs, weights, logits, blocks)
     sampled, read = cost(task, batch.rollout, needs)
     thousands = credit.shape[1] * (sampled + read) / 1000
     flat = np.ones(len(weights))
-    return numbers | {"asnr_per_1k": numbers["asnr"] / thousands, "tokens_sampled": flat * sampled, "tokens_read": flat * read}
+    return numbers | {
+        "asnr_per_1k": numbers["asnr"] / thousands,
+        "tokens_sampled": flat * sampled,
+        "tokens_read": flat * read,
+    }
 
 
 def _shown(cell: Cell | None, number: str, intervals: bool, reasons: Mapping[str, int]) -> Text:

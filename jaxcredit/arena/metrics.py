@@ -29,7 +29,9 @@ def estimate(draws: Draws) -> Estimate:
     if len(known) < 0.9 * len(draws[1:]) or not len(known):
         return Estimate(float(draws[0]), np.nan, np.nan)
     last = len(known) - 1
-    return Estimate(float(draws[0]), float(known[int(0.025 * last)]), float(known[int(np.ceil(0.975 * last))]))
+    return Estimate(
+        float(draws[0]), float(known[int(0.025 * last)]), float(known[int(np.ceil(0.975 * last))])
+    )
 
 
 def ratio(a: Draws, b: Draws) -> Estimate:
@@ -69,7 +71,9 @@ def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
     aligned = np.maximum(m**2 - over * (m2 - m**2) / (N - 1), 0)
     length = np.linalg.norm(g, axis=1)
     cosine = np.divide(along, length, out=np.zeros(N), where=length > 0)
-    tr, noise = (np.where(x > 1e-9 * square, x, 0) for x in (tr, square - aligned))  # less is rounding
+    tr, noise = (
+        np.where(x > 1e-9 * square, x, 0) for x in (tr, square - aligned)
+    )  # less is rounding
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "cos_mean": np.clip(m / np.sqrt(signal), -1, 1),
@@ -82,10 +86,16 @@ def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
 
 def slopes(credit: Any, batch: Any, logits: Any) -> np.ndarray:
     """`arena.gradient` without compiling: each group's [N, P, A] = 1/G sum_i sum_t A_it (e_token - pi)."""
-    (N, G, _), (P, A), mask = credit.shape, logits.shape, np.asarray(batch.rollout.mask)
-    cell = (np.arange(N)[:, None, None] * P + np.asarray(batch.truth.row)) * A + np.asarray(batch.rollout.tokens)
-    at_token = np.bincount(cell[mask], np.asarray(credit, np.float64)[mask], N * P * A).reshape(N, P, A)
-    return (at_token - at_token.sum(-1, keepdims=True) * softmax(np.asarray(logits, np.float64), -1)) / G
+    (N, G, _), (P, A), mask = credit.shape, logits.shape, np.asarray(batch.rollout.action_mask)
+    cell = (np.arange(N)[:, None, None] * P + np.asarray(batch.truth.row)) * A + np.asarray(
+        batch.rollout.tokens
+    )
+    at_token = np.bincount(cell[mask], np.asarray(credit, np.float64)[mask], N * P * A).reshape(
+        N, P, A
+    )
+    return (
+        at_token - at_token.sum(-1, keepdims=True) * softmax(np.asarray(logits, np.float64), -1)
+    ) / G
 
 
 def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Draws]:
@@ -97,7 +107,7 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
     sign = share of pivots with the right sign (zero counts half); top1 = how often the largest |credit| of an answer is a pivot, topk the
     share of pivots among the k largest, k their number; leak = share of |credit| on tokens with A = 0.
     """
-    mask = np.asarray(batch.rollout.mask)
+    mask = np.asarray(batch.rollout.action_mask)
     A, C = np.asarray(batch.truth.advantage, np.float64), np.asarray(credit, np.float64)
     actions = batch.exact.advantage.shape[-1]
     group = np.broadcast_to(np.arange(len(mask))[:, None, None], mask.shape)[mask]
@@ -119,7 +129,8 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
             "error": 1 - np.clip(pearson, 0, 1) ** 2,
             "pearson": pearson,
             "spearman": total(ranks * true_ranks) / np.sqrt(total(ranks**2) * total(true_ranks**2)),
-            "sign": total(np.where(c == 0, 0.5, np.sign(c) == np.sign(a)) * pivot) / total(pivot * 1.0),
+            "sign": total(np.where(c == 0, 0.5, np.sign(c) == np.sign(a)) * pivot)
+            / total(pivot * 1.0),
             "leak": total(size * ~pivot) / total(size),
         }
         pivots = np.zeros(mask.shape, bool)
@@ -130,13 +141,21 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
     return answer
 
 
-def measure(credit: Any, gradient: Any, batch: Any, weights: np.ndarray, blocks: dict[str, Any] | None = None) -> dict[str, Draws]:
+def measure(
+    credit: Any,
+    gradient: Any,
+    batch: Any,
+    weights: np.ndarray,
+    blocks: dict[str, Any] | None = None,
+) -> dict[str, Draws]:
     """All numbers; those of a block of parameters (masks [P]) are called `name/block`."""
     g, truth = np.asarray(gradient, np.float64), np.asarray(batch.exact.gradient, np.float64)
     answer = identification(credit, batch, weights) | gradients(g, truth, weights)
     for block, rows in (blocks or {}).items():
         rows = np.asarray(rows)
-        answer |= {f"{name}/{block}": x for name, x in gradients(g[:, rows], truth[rows], weights).items()}
+        answer |= {
+            f"{name}/{block}": x for name, x in gradients(g[:, rows], truth[rows], weights).items()
+        }
     return answer
 
 
@@ -153,7 +172,10 @@ def _cells(c, group, back, a, state, N, weights):
         bias = mean - a
         shift = ((n * bias) @ by_state / (n @ by_state))[:, state]
     answer = {"deviation": deviation}
-    for name, b in (("bias", bias), ("centred_bias", np.where(np.isfinite(shift), bias - shift, 0))):
+    for name, b in (
+        ("bias", bias),
+        ("centred_bias", np.where(np.isfinite(shift), bias - shift, 0)),
+    ):
         share = n / n.sum(1, keepdims=True)
         scatter = (share * b[1:].var(0)).sum(1) * ((np.arange(len(weights)) > 0) + 1)
         answer[name] = np.sqrt(np.maximum((share * b**2).sum(1) - scatter, 0))

@@ -18,7 +18,7 @@ from jaxcredit.arena import matrix, metrics
 from jaxcredit.arena.family import Family
 from jaxcredit.credit import Credit, method_of
 from jaxcredit.credit.trees.sploo import l1, safe
-from jaxcredit.kernels import length
+from jaxcredit.kernels import trajectory_lengths
 from jaxcredit.utils import progress
 
 
@@ -52,26 +52,43 @@ class Curve(NamedTuple):
     def versus(self, name: str, base: str = "", number: str = "") -> list[metrics.Estimate]:
         """Its number (the sweep's) over that of the base (the sweep's), paired, at each value."""
         number, base = number or self.sweep.number, base or self.sweep.base
-        below = np.full_like(self.draws[name][number], 0.5) if base == "chance" else self.draws[base][number]
+        below = (
+            np.full_like(self.draws[name][number], 0.5)
+            if base == "chance"
+            else self.draws[base][number]
+        )
         return [metrics.ratio(a, b) for a, b in zip(self.draws[name][number], below, strict=True)]
 
 
 def per_sequence(rollout):
     """Leave-one-out credit under a loss that takes each answer's mean over its tokens."""
-    n = jax.vmap(length)(rollout.filled())
+    n = jax.vmap(trajectory_lengths)(rollout.filled())
     return credit.rloo(rollout) / asarray(n, float)[..., None] * n.mean()
 
 
 GROUP = {"grpo": credit.grpo}
 PREFIX = {"tempo": credit.tempo, "sploo": credit.sploo, "sploo_safe": safe, "sploo_l1": l1}
-CRITIC = {"ppo .95": partial(credit.ppo, whiten=False), "ppo 0": partial(credit.ppo, lam=0.0, whiten=False)}
+CRITIC = {
+    "ppo .95": partial(credit.ppo, whiten=False),
+    "ppo 0": partial(credit.ppo, lam=0.0, whiten=False),
+}
 SWEEPS = (
-    Sweep(arena.KeyBranch, "c_pre", (1, 0.97, 0.9, 0.8, 0.65, 0.5), PREFIX, text="mass of the most likely token before the key"),
+    Sweep(
+        arena.KeyBranch,
+        "c_pre",
+        (1, 0.97, 0.9, 0.8, 0.65, 0.5),
+        PREFIX,
+        text="mass of the most likely token before the key",
+    ),
     Sweep(
         arena.HackablePRM,
         "hack",
         (-0.6, -0.2, 0.2, 0.6, 0.9),
-        {"least step": partial(credit.pure, outcome_weight=0.0), "least + verifier": credit.pure, **GROUP},
+        {
+            "least step": partial(credit.pure, outcome_weight=0.0),
+            "least + verifier": credit.pure,
+            **GROUP,
+        },
         text="what the reward model gives to filler",
     ),
     Sweep(
@@ -116,7 +133,12 @@ SWEEPS = (
         arena.Team,
         "p",
         (0.3, 0.5, 0.7, 0.8, 0.9),
-        {"coma": credit.coma, "shapley": credit.shapley, "difference": credit.difference_rewards, **GROUP},
+        {
+            "coma": credit.coma,
+            "shapley": credit.shapley,
+            "difference": credit.difference_rewards,
+            **GROUP,
+        },
         text="how likely an agent takes part",
     ),
     Sweep(
@@ -168,14 +190,20 @@ SWEEPS = (
 )
 
 
-def measure(sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0, resamples: int = 200) -> Curve:
+def measure(
+    sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0, resamples: int = 200
+) -> Curve:
     """The sweep's number for every estimator and control at every value, with bootstrap replicates over the groups."""
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
     programs = {name: (f, matrix.compiled(f)) for name, f in sweep.estimators.items()}
     found: dict[str, dict[str, list]] = {}
     for value in sweep.values:
-        batch, logits, blocks = jax.block_until_ready(matrix.draw(sweep.at(value), seed, prompts=prompts, group=group))
-        judged = partial(matrix.judge, sweep.at(value), batch, weights=weights, logits=logits, blocks=blocks)
+        batch, logits, blocks = jax.block_until_ready(
+            matrix.draw(sweep.at(value), seed, prompts=prompts, group=group)
+        )
+        judged = partial(
+            matrix.judge, sweep.at(value), batch, weights=weights, logits=logits, blocks=blocks
+        )
         on_device = jax.tree.map(asarray, batch.rollout)
         here = {name: judged(x, needs=()) for name, x in matrix.control(batch, seed).items()}
         for name, (f, program) in programs.items():
@@ -185,13 +213,23 @@ def measure(sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0,
                 raise ValueError(f"{name} at {sweep.title} = {value:g}: {numbers}")
             for number, draws in numbers.items():
                 found.setdefault(name, {}).setdefault(number, []).append(draws)
-    return Curve(sweep, {name: {number: np.array(x) for number, x in numbers.items()} for name, numbers in found.items()})
+    return Curve(
+        sweep,
+        {
+            name: {number: np.array(x) for number, x in numbers.items()}
+            for name, numbers in found.items()
+        },
+    )
 
 
-def run(sweeps: Sequence[Sweep] = SWEEPS, *, tell: progress.Tell = progress.silent, **settings) -> list[Curve]:
+def run(
+    sweeps: Sequence[Sweep] = SWEEPS, *, tell: progress.Tell = progress.silent, **settings
+) -> list[Curve]:
     """All of them, compiling side by side; `tell` hears how far it is."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return progress.each(pool, partial(measure, **settings), sweeps, tell, lambda sweep: sweep.title)
+        return progress.each(
+            pool, partial(measure, **settings), sweeps, tell, lambda sweep: sweep.title
+        )
 
 
 def side(e: metrics.Estimate, level: float = 1.0, margin: float = 1e-3) -> int:
@@ -203,5 +241,6 @@ def regions(curve: Curve, name: str, base: str = "") -> dict[str, list[float]]:
     """The knob's values at which an estimator wins against the base, loses, or neither can be said."""
     sides = [side(e) for e in curve.versus(name, base)]
     return {
-        word: [v for v, s in zip(curve.sweep.values, sides, strict=True) if s == k] for word, k in (("wins", 1), ("loses", -1), ("even", 0))
+        word: [v for v, s in zip(curve.sweep.values, sides, strict=True) if s == k]
+        for word, k in (("wins", 1), ("loses", -1), ("even", 0))
     }

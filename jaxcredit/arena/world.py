@@ -19,8 +19,12 @@ class World(NamedTuple):
 
     start: Float[Array, "S"]  # probability of each first state
     next: Int[Array, "T S A"]  # the state a token leads to
-    who: Int[Array, "T S"]  # who writes the token: POLICY, NATURE (a tool, an observation), nobody as it is OVER
-    row: Int[Array, "T S"]  # the row of logits it is drawn from; states that share a row share parameters. Nature's rows are not trained
+    who: Int[
+        Array, "T S"
+    ]  # who writes the token: POLICY, NATURE (a tool, an observation), nobody as it is OVER
+    row: Int[
+        Array, "T S"
+    ]  # the row of logits it is drawn from; states that share a row share parameters. Nature's rows are not trained
     segment: Int[Array, "T S"]  # the segment the token belongs to
     reward: Float[Array, "T S A"]  # what is earned for sure,
     chance: Float[Array, "T S A"]  # the probability of one more,
@@ -68,11 +72,15 @@ def world(
 ) -> World:
     """A world from arrays that broadcast to [T, S, A]. By default it starts in state 0 and a step has a row of its own (`row=t`)."""
     row = jnp.arange(T)[:, None, None] if row is None else row
-    here = [jnp.broadcast_to(jnp.asarray(x, jnp.int32), (T, S, 1))[..., 0] for x in (who, row, segment)]
+    here = [
+        jnp.broadcast_to(jnp.asarray(x, jnp.int32), (T, S, 1))[..., 0] for x in (who, row, segment)
+    ]
     there = [jnp.broadcast_to(jnp.asarray(x, float), (T, S, A)) for x in (reward, chance, sd)]
     live = (here[0] != OVER)[..., None]
     start = (jnp.arange(S) == 0) * 1.0 if start is None else jnp.asarray(start)
-    next = jnp.where(live, jnp.clip(jnp.broadcast_to(next, (T, S, A)), 0, S - 1), jnp.arange(S)[:, None])
+    next = jnp.where(
+        live, jnp.clip(jnp.broadcast_to(next, (T, S, A)), 0, S - 1), jnp.arange(S)[:, None]
+    )
     return World(start, next.astype(jnp.int32), *here, *(jnp.where(live, x, 0) for x in there))
 
 
@@ -104,11 +112,16 @@ def solve(world: World, logits: Float[Array, "P A"]) -> Exact:
     return Exact(V, Q, A, d, jnp.vdot(world.start, V[0]), gradient)
 
 
-def play(world: World, logits: Float[Array, "P A"], *, prompts: int, group: int, key: PRNGKeyArray) -> Trace:
+def play(
+    world: World, logits: Float[Array, "P A"], *, prompts: int, group: int, key: PRNGKeyArray
+) -> Trace:
     """N prompts with G episodes each."""
     T = world.row.shape[0]
     pi = jax.nn.softmax(logits)
-    upto, likely = jnp.cumsum(pi, -1), jnp.argmax(jnp.where(pi > 0, jnp.arange(pi.shape[-1]), -1), -1)
+    upto, likely = (
+        jnp.cumsum(pi, -1),
+        jnp.argmax(jnp.where(pi > 0, jnp.arange(pi.shape[-1]), -1), -1),
+    )
     uniform_key, normal_key = jax.random.split(key)
     # One draw of all: each further one compiles for longer than it runs.
     u = jax.random.uniform(uniform_key, (2 * T + 1, prompts, group), pi.dtype)
@@ -125,7 +138,9 @@ def play(world: World, logits: Float[Array, "P A"], *, prompts: int, group: int,
         r = w["reward"][s, a] + (coin < w["chance"][s, a]) + w["sd"][s, a] * noise
         return w["next"][s, a], (s, a, r)
 
-    tables = {name: getattr(world, name) for name in ("next", "who", "row", "reward", "chance", "sd")}
+    tables = {
+        name: getattr(world, name) for name in ("next", "who", "row", "reward", "chance", "sd")
+    }
     _, out = jax.lax.scan(step, s, (tables, u[:T], u[T : 2 * T], noise))
     return Trace(*(jnp.moveaxis(x, 0, -1) for x in out))
 

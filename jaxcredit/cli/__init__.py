@@ -1,1 +1,1 @@
-"""The command line: `jaxcredit COMMAND ...`."""
+"""The command line: `jaxcredit train`, `plan`, `eval` ...."""

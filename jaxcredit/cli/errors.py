@@ -18,7 +18,9 @@ from jaxcredit.utils.plain_text import visible
 
 OURS = str(Path(__file__).parents[1]) + os.sep
 PYTHON = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-INSTALLED = tuple({folder + os.sep for folder in (*PYTHON, *site.getsitepackages(), site.getusersitepackages())})
+INSTALLED = tuple(
+    {folder + os.sep for folder in (*PYTHON, *site.getsitepackages(), site.getusersitepackages())}
+)
 
 
 def show(error: BaseException, typed: Sequence[str] = ()) -> None:
@@ -34,7 +36,11 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
     The origin is the statement in the user's own file that raised the error. If no such file is involved and the text names no word of the
     command `typed`, it is that command.
     """
-    kind, text, frames = type(error).__name__, _text(error), traceback.extract_tb(error.__traceback__)
+    kind, text, frames = (
+        type(error).__name__,
+        _text(error),
+        traceback.extract_tb(error.__traceback__),
+    )
     user_frames = [f for f in frames if _own(f.filename)]
     lines = [f"{kind}: {text}" if text else kind]
     if isinstance(error, SyntaxError) and error.filename:
@@ -42,7 +48,9 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
         lines.append(f"at {error.filename}:{error.lineno}" + (f": {source}" if source else ""))
     elif user_frames:
         lines.append(f"at {_place(user_frames[-1])}")
-    elif not isinstance(error, MissingExtra) and not any(word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))):
+    elif not isinstance(error, MissingExtra) and not any(
+        word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))
+    ):
         where = f"at {_place(frames[-1])}, " if frames and not text else ""
         lines.append(f"{where}in jaxcredit {shlex.join(typed)}; JAXCREDIT_TRACE=1 shows the trace")
     return visible("\n".join([*lines, *getattr(error, "__notes__", ())]), "  ")
@@ -81,8 +89,14 @@ def reader_gone(stream) -> bool:
     try:
         poll = select.poll()
         poll.register(stream.fileno(), select.POLLOUT)
-        return any(event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0))
-    except (AttributeError, OSError, ValueError):  # no poll on this system, or no file behind the stream
+        return any(
+            event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0)
+        )
+    except (
+        AttributeError,
+        OSError,
+        ValueError,
+    ):  # no poll on this system, or no file behind the stream
         return False
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxcredit.train.runs import config_copies as kept_modules
+from jaxcredit.train.runs import old_names
 from jaxcredit.train.runs import source as run_source
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.masking import mask_arguments, unmask_arguments
@@ -49,16 +50,25 @@ def experiment(
 
     make = getattr(module(path, origin), "experiment", None)
     if not callable(make):
-        raise ValueError(f"{path} has no function `experiment(...)`: a config returns a jaxcredit.train.experiment.Experiment from it")
+        raise ValueError(
+            f"{path} has no function `experiment(...)`: a config returns a jaxcredit.train.experiment.Experiment from it"
+        )
     if {"-h", "--help"} & set(rest):
         _print_head(inspect.getdoc(sys.modules.get(make.__module__)) or "")
     given: dict[str, Any] = {}
     exp = tyro.cli(_noting(make, given), args=list(rest), prog=f"{prog} {path}", description="")
     if not isinstance(exp, Experiment):
-        raise TypeError(f"experiment(...) of {path} returned {exp!r:.80}: it must return a jaxcredit.train.experiment.Experiment")
+        raise TypeError(
+            f"experiment(...) of {path} returned {exp!r:.80}: it must return a jaxcredit.train.experiment.Experiment"
+        )
     if credit is not None:
         exp = dataclasses.replace(exp, credit=estimator(credit, credit_origin))
-    made = {"config": str(Path(path).resolve()), "args": mask_arguments(rest), "credit": credit, "options": plain(given)}
+    made = {
+        "config": str(Path(path).resolve()),
+        "args": mask_arguments(rest),
+        "credit": credit,
+        "options": plain(given),
+    }
     if credit and ".py" in credit:
         made["credit_file"] = str(Path(credit_origin or credit.partition(":")[0]).resolve())
     return exp, made
@@ -82,7 +92,15 @@ def _print_head(text: str) -> None:
     width = shutil.get_terminal_size().columns
     for line in text.splitlines():
         indent = " " * (len(line) - len(line.lstrip()))
-        print(textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
+        print(
+            textwrap.fill(
+                line,
+                width,
+                subsequent_indent=indent,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+        )
     print()
 
 
@@ -97,7 +115,9 @@ def module(path: str, origin: str | None = None) -> Any:
     """
     file = Path(path)
     if not file.is_file():
-        known = ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
+        known = (
+            ", ".join(sorted(str(p) for p in Path("configs").glob("*.py"))) or "none in ./configs"
+        )
         raise FileNotFoundError(f"no config file {path}; there are: {known}")
     if file.suffix != ".py":
         raise ValueError(f"{path} is not a Python file: its name must end in .py")
@@ -106,14 +126,19 @@ def module(path: str, origin: str | None = None) -> Any:
     assert spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader)
     mod = importlib.util.module_from_spec(spec)
     mod.__file__ = str(seen)
-    sys.modules[spec.name], FILES[spec.name] = mod, (str(file.resolve()), str(seen))  # dataclasses and pickle look modules up there
+    sys.modules[spec.name], FILES[spec.name] = (
+        mod,
+        (str(file.resolve()), str(seen)),
+    )  # dataclasses and pickle look modules up there
     _beside(str(seen.parent))
     kept_modules.install(file.resolve(), seen)
     # Not compiled by the import system, which would write a __pycache__ into run folders and trust one of the same second.
     try:
         exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
     except SystemExit as stop:
-        raise RuntimeError(f"{path} called sys.exit while it was loaded (SystemExit: {stop}): a config may only define things") from stop
+        raise RuntimeError(
+            f"{path} called sys.exit while it was loaded (SystemExit: {stop}): a config may only define things"
+        ) from stop
     return mod
 
 
@@ -129,7 +154,9 @@ def _beside(folder: str) -> None:
     if folder in sys.path and folder not in FOLDERS:
         return  # added by the user
     others = [other for other in sys.path if other in FOLDERS and other != folder]
-    for file in Path(folder).iterdir() if Path(folder).is_dir() else ():  # forget modules of the same name beside other configs
+    for file in (
+        Path(folder).iterdir() if Path(folder).is_dir() else ()
+    ):  # forget modules of the same name beside other configs
         there = sys.modules.get(file.stem)
         found = getattr(there, "__path__", None) or [getattr(there, "__file__", None) or ""]
         if str(Path(next(iter(found))).parent) in others:
@@ -155,17 +182,27 @@ def estimator(name: str, origin: str | None = None) -> Callable:
         if name not in known:
             near = difflib.get_close_matches(name, known, 3)
             hint = f"did you mean {' or '.join(near)}? " if near else ""
-            raise ValueError(f"unknown estimator {name!r}; {hint}known: {', '.join(known)}; or give FILE.py:function")
+            raise ValueError(
+                f"unknown estimator {name!r}; {hint}known: {', '.join(known)}; or give FILE.py:function"
+            )
         return known[name]
     path, _, attribute = name.partition(":")
     mod = module(path, origin)
-    own = {n: f for n, f in vars(mod).items() if hasattr(f, "method") and getattr(f, "__module__", "") == mod.__name__}
+    own = {
+        n: f
+        for n, f in vars(mod).items()
+        if hasattr(f, "method") and getattr(f, "__module__", "") == mod.__name__
+    }
     if attribute:
         found = getattr(mod, attribute, None)
     else:
         found = next(iter(own.values())) if len(own) == 1 else None
     if found is None:
-        what = f"no function {attribute}" if attribute else "not exactly one lifted function (@per_group or @per_batch)"
+        what = (
+            f"no function {attribute}"
+            if attribute
+            else "not exactly one lifted function (@per_group or @per_batch)"
+        )
         raise ValueError(f"{path} has {what}; those in it: {', '.join(own) or 'none'}")
     return found
 
@@ -177,27 +214,38 @@ def of_run(run: str):
     folder = here(run)
     path = folder / "source.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{run} is no run folder (it has no source.json): give one that `jaxcredit train` made")
+        raise FileNotFoundError(
+            f"{run} is no run folder (it has no source.json): give one that `jaxcredit train` made"
+        )
     made = _source(path, run)
     if there := _strange(run, path):
         print(f"{run} {there}: its config.py is executed on this machine now", file=sys.stderr)
+    old_names.install()  # the copy of the config may be older than this version
     credit, credit_origin = run_source.kept_estimator(made, folder)
     args = unmask_arguments(made["args"], run)
-    return experiment(str(folder / "config.py"), args, credit, origin=made["config"], credit_origin=credit_origin)[0]
+    return experiment(
+        str(folder / "config.py"), args, credit, origin=made["config"], credit_origin=credit_origin
+    )[0]
 
 
 def _strange(run: str, path: Path) -> str:
     """Why a run may be of somebody else."""
     if store.bucket(run):
         return "is in a bucket"
-    return "" if not hasattr(os, "getuid") or path.stat().st_uid == os.getuid() else "belongs to another user"
+    return (
+        ""
+        if not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
+        else "belongs to another user"
+    )
 
 
 def _source(path: Path, run: str) -> dict[str, Any]:
     """What made a run: its config's path, the options given to it, and the estimator put in its place."""
     try:
         made = json.loads(path.read_bytes())
-        fine = isinstance(made["config"], str) and all(isinstance(word, str) for word in made["args"])
+        fine = isinstance(made["config"], str) and all(
+            isinstance(word, str) for word in made["args"]
+        )
         if not (fine and isinstance(made["args"], list) and isinstance(made["credit"], str | None)):
             raise ValueError("its values are of other kinds")
     except (ValueError, KeyError, TypeError) as error:
@@ -218,7 +266,9 @@ def opened(source: str, step: int | None = None):
         exp = of_run(source)
         return exp, *reopen(exp, source, step=step)
     if step is not None:
-        raise ValueError(f"--step {step} names a checkpoint, and {source} is a config, which has none: give a run folder")
+        raise ValueError(
+            f"--step {step} names a checkpoint, and {source} is a config, which has none: give a run folder"
+        )
     exp = experiment(source)[0].check()
     programs = build(exp)
     return exp, programs, programs.init(jax.random.key(exp.seed)).params, 0

@@ -41,7 +41,9 @@ def _command(typed: list[str]) -> None:
     args.typed = typed
     if args.command is None:
         if rest:
-            raise ValueError(f"unknown option {rest[0]}: a command comes first ({', '.join(COMMANDS)})")
+            raise ValueError(
+                f"unknown option {rest[0]}: a command comes first ({', '.join(COMMANDS)})"
+            )
         parser.print_help()
         return
     options.known(rest, commands[args.command], partly=args.takes_config)
@@ -70,10 +72,19 @@ def _train(args, rest):
     profile = span(args.profile) if args.profile else None
     folder = run_address(args.runs, exp.name if args.run is None else args.run)
     if args.overwrite and args.resume == "auto":
-        raise ValueError("--overwrite deletes the run that --resume auto would continue: give only one of them")
+        raise ValueError(
+            "--overwrite deletes the run that --resume auto would continue: give only one of them"
+        )
     with terminal.lossy():  # a closed or full terminal does not end the run
         try:
-            run(exp, folder, resume=args.resume == "auto", overwrite=args.overwrite, source=made, profile=profile)
+            run(
+                exp,
+                folder,
+                resume=args.resume == "auto",
+                overwrite=args.overwrite,
+                source=made,
+                profile=profile,
+            )
         except Stopped as stopped:
             if not args.process:  # of several processes the first
                 _say_stopped(stopped, args, folder)
@@ -82,8 +93,18 @@ def _train(args, rest):
 
 def _say_stopped(stopped, args, folder):
     typed = [word for word in args.typed if word != "--overwrite"]
-    again = shlex.join(["jaxcredit", *mask_arguments(typed), *([] if args.resume == "auto" else ["--resume", "auto"])])
-    print(plain_text.visible(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"), file=sys.stderr, flush=True)
+    again = shlex.join(
+        [
+            "jaxcredit",
+            *mask_arguments(typed),
+            *([] if args.resume == "auto" else ["--resume", "auto"]),
+        ]
+    )
+    print(
+        plain_text.visible(f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"),
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def _help(command, args, rest):
@@ -102,7 +123,9 @@ def _join(args):
 
     jax.distributed.initialize(args.coordinator, args.processes, args.process)
     everywhere = mesh.batch(jax.device_count(), {"batch": "all"}, mesh.make({"all": -1}))
-    ones = jax.make_array_from_callback((jax.device_count(),), everywhere, lambda part: np.ones(jax.device_count())[part])
+    ones = jax.make_array_from_callback(
+        (jax.device_count(),), everywhere, lambda part: np.ones(jax.device_count())[part]
+    )
     jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))
 
 
@@ -115,7 +138,9 @@ def _plan(args, rest):
     from jaxcredit.train.planning import topology
 
     on = topology.describe(args.topology) if args.topology else None
-    with mesh.planned(on.devices) if on else contextlib.nullcontext():  # a config may ask how many devices there are
+    with (
+        mesh.planned(on.devices) if on else contextlib.nullcontext()
+    ):  # a config may ask how many devices there are
         exp, _ = find.experiment(args.config, rest, args.credit, prog="jaxcredit plan")
         from jaxcredit.train.planning.plan import plan
 
@@ -137,7 +162,14 @@ def _eval(args, _):
         tell("sampling and scoring")
         numbers = report(exp, programs, weights, args.k, seed=args.seed)
     if args.json:
-        print(json.dumps({"step": step, **{k: v._asdict() if hasattr(v, "_asdict") else v for k, v in numbers.items()}}))
+        print(
+            json.dumps(
+                {
+                    "step": step,
+                    **{k: v._asdict() if hasattr(v, "_asdict") else v for k, v in numbers.items()},
+                }
+            )
+        )
     else:
         Console().print(evaluate.table({f"{args.run}, step {step}": numbers}))
 
@@ -152,9 +184,20 @@ def _sample(args, _):
 
     with progress.shown("sample"):
         exp, programs, weights, step = find.opened(args.run, args.step)
-    items = [{"prompt": args.prompt, "meta": None}] if args.prompt else [exp.task.test[i] for i in range(min(args.n, len(exp.task.test)))]
-    task = dataclasses.replace(exp.task, reward=lambda meta, text, ids: float("0")) if args.prompt else exp.task
-    exp, how = dataclasses.replace(exp, task=task), {"temperature": args.temperature, "seed": args.seed}
+    items = (
+        [{"prompt": args.prompt, "meta": None}]
+        if args.prompt
+        else [exp.task.test[i] for i in range(min(args.n, len(exp.task.test)))]
+    )
+    task = (
+        dataclasses.replace(exp.task, reward=lambda meta, text, ids: float("0"))
+        if args.prompt
+        else exp.task
+    )
+    exp, how = (
+        dataclasses.replace(exp, task=task),
+        {"temperature": args.temperature, "seed": args.seed},
+    )
     with progress.shown("sample"):
         answers = sampled(exp, programs, weights, args.k, items=items, **how)
     console = Console(soft_wrap=True)
@@ -163,7 +206,12 @@ def _sample(args, _):
         console.print(Text(visible(asked, "| "), style="bold"))
         for text, score in zip(texts, scores, strict=True):
             mark = "  " if args.prompt else "  unscored  " if score != score else f"  {score:g}  "
-            console.print(Text(mark + visible(text, " " * len(mark) + "| "), style="green" if score >= 1 else ""))
+            console.print(
+                Text(
+                    mark + visible(text, " " * len(mark) + "| "),
+                    style="green" if score >= 1 else "",
+                )
+            )
 
 
 def _export(args, _):
@@ -176,7 +224,9 @@ def _export(args, _):
         exp, _, weights, step = find.opened(args.run, args.step)
         weights = jax.tree.map(lambda x: x.astype(args.dtype), weights)
         pretrained.export(weights, exp.policy, args.folder, tokenizer=exp.tokenizer)
-    print(f"step {step} of {args.run} is in {args.folder}: transformers.AutoModelForCausalLM.from_pretrained({args.folder!r})")
+    print(
+        f"step {step} of {args.run} is in {args.folder}: transformers.AutoModelForCausalLM.from_pretrained({args.folder!r})"
+    )
 
 
 def _compare(args, _):
@@ -189,7 +239,9 @@ def _compare(args, _):
         table, plot = plots.compare(args.runs, args.out)
     Console().print(table)
     for option, values in run_source.differing(args.runs).items():
-        pairs = ", ".join(f"{Path(run).name} {value}" for run, value in zip(args.runs, values, strict=True))
+        pairs = ", ".join(
+            f"{Path(run).name} {value}" for run, value in zip(args.runs, values, strict=True)
+        )
         print(plain_text.one_line(f"{option}: {pairs}", most=2000))
     print(plot)
 
@@ -200,7 +252,12 @@ def _methods(args, _):
     from jaxcredit.credit import catalogue
 
     rows = catalogue.choose(
-        catalogue.methods(), granularity=args.granularity, needs=args.needs, family=args.family, fidelity=args.fidelity, only=args.here
+        catalogue.methods(),
+        granularity=args.granularity,
+        needs=args.needs,
+        family=args.family,
+        fidelity=args.fidelity,
+        only=args.here,
     )
     if args.name:
         rows = catalogue.named(rows, args.name)
@@ -221,7 +278,9 @@ def _arena(args, _):
     own = {name: find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
     with progress.shown("arena") as tell:
-        cells = matrix.chosen(args.family, own, quick=args.quick or bool(args.file), tell=tell, **settings)
+        cells = matrix.chosen(
+            args.family, own, quick=args.quick or bool(args.file), tell=tell, **settings
+        )
     if args.html:
         from jaxcredit.arena import html as report
         from jaxcredit.arena import sweeps
@@ -229,7 +288,9 @@ def _arena(args, _):
         asked = [s for s in sweeps.SWEEPS if s.family.__name__ in {c.family for c in cells}]
         with progress.shown("arena, sweeps") as tell:
             curves = sweeps.run(asked, seed=args.seed, tell=tell)
-        files.write_atomic(args.html, report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed)))
+        files.write_atomic(
+            args.html, report.page(cells, curves, made="jaxcredit " + shlex.join(args.typed))
+        )
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
@@ -240,14 +301,15 @@ def _advise(args, _):
     from rich.console import Console
 
     from jaxcredit.analysis import advise
+    from jaxcredit.rollout import files as rollout_files
     from jaxcredit.train.runs.metrics import plain
     from jaxcredit.utils import progress
 
     if args.keys or not args.source:
-        print(advise.KEYS)
+        print(rollout_files.KEYS)
         return
     if Path(args.source).is_file():
-        rollout, logp = advise.load(args.source)
+        rollout, logp = rollout_files.load(args.source)
         told = {"rollouts": args.source}
     else:
         from jaxcredit.train import run
@@ -256,10 +318,17 @@ def _advise(args, _):
         with progress.shown("advise") as tell:
             tell("sampling from the run")
             exp = find.of_run(args.source)
-            got = fresh(exp, run.build(exp), args.source, prompts=args.prompts, step=args.step, seed=args.seed)
+            got = fresh(
+                exp,
+                run.build(exp),
+                args.source,
+                prompts=args.prompts,
+                step=args.step,
+                seed=args.seed,
+            )
         rollout, logp, told = got.rollout, got.logp, {"run": args.source, "step": got.step}
         if args.save:
-            advise.save(args.save, rollout, logp)
+            rollout_files.save(args.save, rollout, logp)
     with progress.shown("advise") as tell:
         tell("measuring")
         measured = advise.measure(rollout, logp)
@@ -289,9 +358,15 @@ def _report(args, _):
         exp = find.of_run(args.run)
         programs, folder = run.build(exp), home(args.run).pull()
         tell("sampling" if args.prompts else "")
-        drawn = fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed) if args.prompts else None
+        drawn = (
+            fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed)
+            if args.prompts
+            else None
+        )
         tell("writing")
-        text = report.markdown(exp, programs, folder.path, drawn, [here(other) for other in args.beside])
+        text = report.markdown(
+            exp, programs, folder.path, drawn, [here(other) for other in args.beside]
+        )
     files.write_atomic(folder.path / "report.md", text)
     folder.push()
     print(f"{args.run}/report.md: {text.splitlines()[2]}")
@@ -318,7 +393,9 @@ def _claims(args, _):
 
     families = dict.fromkeys(e.sweep.family.__name__ for e in claims.EXPERIMENTS)
     if args.only and args.only not in families:
-        raise ValueError(f"no claim is about {args.only!r}; families with claims: {', '.join(families)}")
+        raise ValueError(
+            f"no claim is about {args.only!r}; families with claims: {', '.join(families)}"
+        )
     chosen = [e for e in claims.EXPERIMENTS if args.only in (None, e.sweep.family.__name__)]
     with progress.shown("claims") as tell:
         found = claims.run(chosen, seeds=args.seeds, tell=tell)
@@ -338,7 +415,11 @@ def _check(args, _):
 
     with progress.shown("check"):
         results = laws.check(find.estimator(args.credit))
-    words = {True: Text("holds", style="green"), False: Text("broken", style="red"), None: Text("skipped")}
+    words = {
+        True: Text("holds", style="green"),
+        False: Text("broken", style="red"),
+        None: Text("skipped"),
+    }
     table = Sheet("law", "", Column("detail", wraps=True))
     for r in results:
         table.add_row(r.law, words[r.passed], str(r.detail or ""))

@@ -14,9 +14,15 @@ from jaxcredit.utils.tables import Column, Sheet
 
 def rows(words: Sequence[str] = ()) -> list[dict]:
     """One dict a model whose name or hub id holds all `words`."""
-    found = {name: p for name, p in presets.ALL.items() if all(w.lower() in f"{name} {p.hub}".lower() for w in words)}
+    found = {
+        name: p
+        for name, p in presets.ALL.items()
+        if all(w.lower() in f"{name} {p.hub}".lower() for w in words)
+    }
     if not found:
-        raise ValueError(f"no model is called {' '.join(words)}; there are: {', '.join(presets.ALL)}")
+        raise ValueError(
+            f"no model is called {' '.join(words)}; there are: {', '.join(presets.ALL)}"
+        )
     return [row(name, preset.hub, preset()) for name, preset in found.items()]
 
 
@@ -41,7 +47,9 @@ def row(name: str, hub: str, cfg: Config) -> dict:
 def idle(tree: PyTree, cfg: Config) -> int:
     """Parameters of the experts that a token does not take."""
     shared = [p for p in jax.tree.leaves(tree) if "expert" in p.axes]
-    return sum(params.count(p) // cfg.experts * (cfg.experts - cfg.experts_per_token) for p in shared)
+    return sum(
+        params.count(p) // cfg.experts * (cfg.experts - cfg.experts_per_token) for p in shared
+    )
 
 
 def features(cfg: Config) -> list[str]:
@@ -66,11 +74,15 @@ def table(found: list[dict]) -> Sheet:
         Column("name"): lambda r: r["name"],
         Column("weights", spare=4): lambda r: r["hub"],
         Column("parameters", right=True): lambda r: f"{r['parameters']:,}",
-        Column("active", right=True, spare=3): lambda r: f"{r['active']:,}" if r["active"] < r["parameters"] else "",
+        Column("active", right=True, spare=3): lambda r: (
+            f"{r['active']:,}" if r["active"] < r["parameters"] else ""
+        ),
         Column("layers x width", right=True): lambda r: f"{r['layers']} x {r['width']}",
         Column("heads/kv x size", right=True, spare=1): lambda r: r["heads"],
         Column("bf16 GB", right=True): lambda r: f"{r['bf16_bytes'] / 1e9:.1f}",
-        Column("cache kB a token", right=True, spare=2): lambda r: f"{r['cache_bytes_per_token'] / 1e3:.0f}",
+        Column("cache kB a token", right=True, spare=2): lambda r: (
+            f"{r['cache_bytes_per_token'] / 1e3:.0f}"
+        ),
         Column("features", wraps=True, least=16): lambda r: ", ".join(r["features"]),
     }
     out = Sheet(*cells, how="--json")

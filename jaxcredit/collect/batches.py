@@ -19,7 +19,9 @@ class Batches:
 
     def __init__(self, size: int, batch: int, seed: int = 0):
         if not 0 < batch <= size:
-            raise ValueError(f"a batch of {batch} prompts out of {size}: take a batch between 1 and the number of prompts")
+            raise ValueError(
+                f"a batch of {batch} prompts out of {size}: take a batch between 1 and the number of prompts"
+            )
         self.size, self.batch, self.seed, self.next = size, batch, seed, 0
         self._stream = grain.MapDataset.range(size).seed(seed).shuffle().repeat().batch(batch)
 
@@ -56,7 +58,9 @@ def mine(n: int, *, process: int | None = None, processes: int | None = None) ->
     process = jax.process_index() if process is None else process
     processes = jax.process_count() if processes is None else processes
     if n % processes:
-        raise ValueError(f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}")
+        raise ValueError(
+            f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}"
+        )
     return slice(process * n // processes, (process + 1) * n // processes)
 
 
@@ -77,7 +81,9 @@ def bucketed(
     lengths = [len(p) for p in prompts]
     longest = int(np.argmax(lengths))
     if min(lengths) == 0:
-        raise ValueError(f"prompt {lengths.index(0)} of the batch is empty: a prompt needs at least one token to condition on")
+        raise ValueError(
+            f"prompt {lengths.index(0)} of the batch is empty: a prompt needs at least one token to condition on"
+        )
     fitting = [b for b in buckets if b >= lengths[longest]]
     if not fitting:
         raise ValueError(

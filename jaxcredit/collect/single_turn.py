@@ -25,7 +25,9 @@ class Collected(NamedTuple):
 
 def put(x: np.ndarray, sharding=None) -> jax.Array:
     """This process' rows become its part of the global array (the whole of it where there is one process)."""
-    return jnp.asarray(x) if sharding is None else jax.make_array_from_process_local_data(sharding, x)
+    return (
+        jnp.asarray(x) if sharding is None else jax.make_array_from_process_local_data(sharding, x)
+    )
 
 
 def fetch(x: jax.Array) -> np.ndarray:
@@ -41,7 +43,7 @@ def single_turn(
     tokenizer,
     task: Task,
     *,
-    group: int,
+    group_size: int,
     buckets: Sequence[int],
     sharding=None,
     timeout_s: float = 10.0,
@@ -58,7 +60,12 @@ def single_turn(
     def collect(params, key, indices) -> Callable[[], Collected]:
         items = [task.train[int(i)] for i in indices]
         own = mine(len(indices))
-        prompt, prompt_valid = (x[own] for x in bucketed([tokenizer.chat(i["prompt"]) for i in items], buckets, pad=tokenizer.pad_id))
+        prompt, prompt_valid = (
+            x[own]
+            for x in bucketed(
+                [tokenizer.chat(i["prompt"]) for i in items], buckets, pad=tokenizer.pad_id
+            )
+        )
         items = items[own]
         prompt, prompt_valid = put(prompt, sharding), put(prompt_valid, sharding)
         drawn = sample(params, prompt, prompt_valid, key)
@@ -68,12 +75,21 @@ def single_turn(
     def judged(params, items, prompt, prompt_valid, drawn, index) -> Collected:
         start = time.perf_counter()
         # The device makes these parameters before it samples from them. Deleted ones have been given to the next update: they are older.
-        jax.block_until_ready([x for x in jax.tree.leaves(params) if not (isinstance(x, jax.Array) and x.is_deleted())])
+        jax.block_until_ready(
+            [
+                x
+                for x in jax.tree.leaves(params)
+                if not (isinstance(x, jax.Array) and x.is_deleted())
+            ]
+        )
         updated = time.perf_counter()
         tokens, mask = fetch(drawn["tokens"]), fetch(drawn["mask"])
         sampled = time.perf_counter()
 
-        ids = [[row[kept].tolist() for row, kept in zip(rows, masks, strict=True)] for rows, masks in zip(tokens, mask, strict=True)]
+        ids = [
+            [row[kept].tolist() for row, kept in zip(rows, masks, strict=True)]
+            for rows, masks in zip(tokens, mask, strict=True)
+        ]
         texts = [[tokenizer.decode(answer) for answer in answers] for answers in ids]
         each = [
             (item, text, answer)
@@ -88,7 +104,7 @@ def single_turn(
             prompts=[item["prompt"] for item, _, _ in each],
             timeout_s=timeout_s,
             workers=workers,
-        ).reshape(len(items), group, 1)
+        ).reshape(len(items), group_size, 1)
         facts = {
             "tokens": drawn["mask"].sum(),
             "time/update_s": updated - start,
@@ -96,9 +112,13 @@ def single_turn(
             "time/reward_s": time.perf_counter() - sampled,
         }
         scored = ~np.isnan(flat)
-        reward, real = (put(x, sharding) for x in (np.where(scored, flat, 0).astype(np.float32), scored))
+        reward, real = (
+            put(x, sharding) for x in (np.where(scored, flat, 0).astype(np.float32), scored)
+        )
         whole = assemble(prompt, prompt_valid, drawn, reward, real, where=sharding)
-        return Collected(whole.with_signals(prompt=index), [item["meta"] for item in items], texts, facts)
+        return Collected(
+            whole.with_signals(prompt=index), [item["meta"] for item in items], texts, facts
+        )
 
     return collect
 
@@ -112,24 +132,28 @@ def assemble(prompt, prompt_valid, drawn, reward, real, where=None) -> Rollout:
     N, R, _ = drawn["tokens"].shape
 
     def beside(left, right):
-        return jnp.concatenate([jnp.broadcast_to(left[:, None], (N, R, left.shape[-1])).astype(right.dtype), right], -1)
+        return jnp.concatenate(
+            [jnp.broadcast_to(left[:, None], (N, R, left.shape[-1])).astype(right.dtype), right], -1
+        )
 
     nothing = jnp.zeros(prompt.shape, bool)
     mask = beside(nothing, drawn["mask"] & real)
     rollout = Rollout(
         tokens=beside(prompt, drawn["tokens"]),
-        mask=mask,
+        action_mask=mask,
         logp=beside(nothing, drawn["logp"]),
         segment=jnp.where(mask, jnp.int32(0), jnp.int32(-1)),
         reward=reward,
-        real=real,
-        valid=beside(prompt_valid, drawn["mask"]),
+        segment_mask=real,
+        token_mask=beside(prompt_valid, drawn["mask"]),
         done=drawn["done"],
     )
     return rollout if where is None else jax.lax.with_sharding_constraint(rollout, where)
 
 
-def until_mixed(collect: Callable, draw: Callable[[], np.ndarray], rounds: int, sharding=None) -> Callable[..., Callable[[], Collected]]:
+def until_mixed(
+    collect: Callable, draw: Callable[[], np.ndarray], rounds: int, sharding=None
+) -> Callable[..., Callable[[], Collected]]:
     """Dynamic sampling (DAPO, 2503.14476): keep only groups whose rewards differ, drawing further prompts for at most `rounds` rounds.
 
     What it cost is counted: all tokens sampled, groups dropped. If the rounds run out, the batch is filled with groups without a
@@ -141,8 +165,12 @@ def until_mixed(collect: Callable, draw: Callable[[], np.ndarray], rounds: int, 
         own = mine(len(indices))
         wanted, kept, spare, facts = own.stop - own.start, [], [], {}
         for round in range(rounds):
-            batch = collect(params, jax.random.fold_in(key, round), indices if round == 0 else draw())()
-            reward, real = (fetch(x)[..., 0] for x in (batch.rollout.reward, batch.rollout.real))
+            batch = collect(
+                params, jax.random.fold_in(key, round), indices if round == 0 else draw()
+            )()
+            reward, real = (
+                fetch(x)[..., 0] for x in (batch.rollout.reward, batch.rollout.segment_mask)
+            )
             mixed = np.where(real, reward, -np.inf).max(-1) > np.where(real, reward, np.inf).min(-1)
             for n in range(len(mixed)):
                 (kept if mixed[n] else spare).append((batch, n))
@@ -156,24 +184,44 @@ def until_mixed(collect: Callable, draw: Callable[[], np.ndarray], rounds: int, 
         }
         return _pick((kept + spare)[:wanted], facts, sharding)
 
-    return lambda params, key, indices: lambda: gather(params, key, indices)  # nothing can be sent ahead: the rounds depend on rewards
+    return lambda params, key, indices: (
+        lambda: gather(params, key, indices)
+    )  # nothing can be sent ahead: the rounds depend on rewards
 
 
 def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collected:
     """One rollout of single groups out of several, on the host; prompts of different buckets are left-padded to the widest."""
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in chosen)
-    per_token = ("tokens", "mask", "logp", "segment", "valid")
+    per_token = ("tokens", "action_mask", "logp", "segment", "token_mask")
     hosts = {id(batch): jax.tree.map(fetch, vars(batch.rollout)) for batch, _ in chosen}
 
     def widen(name, x):
         fill = -1 if name == "segment" else 0
-        return np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill) if name in per_token else x
+        return (
+            np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill)
+            if name in per_token
+            else x
+        )
 
     def stack(name):
-        return put(np.stack([widen(name, hosts[id(batch)][name][n]) for batch, n in chosen]), sharding)
+        return put(
+            np.stack([widen(name, hosts[id(batch)][name][n]) for batch, n in chosen]), sharding
+        )
 
-    signals = {s: put(np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding) for s in chosen[0][0].rollout.signals}
+    signals = {
+        s: put(np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding)
+        for s in chosen[0][0].rollout.signals
+    }
     first = hosts[id(chosen[0][0])]
-    names = [name for name in (*per_token, "reward", "real", "row", "done") if first[name] is not None]
+    names = [
+        name
+        for name in (*per_token, "reward", "segment_mask", "row", "done")
+        if first[name] is not None
+    ]
     rollout = Rollout(**{name: stack(name) for name in names}, signals=signals)
-    return Collected(rollout, [batch.metas[n] for batch, n in chosen], [batch.texts[n] for batch, n in chosen], facts)
+    return Collected(
+        rollout,
+        [batch.metas[n] for batch, n in chosen],
+        [batch.texts[n] for batch, n in chosen],
+        facts,
+    )

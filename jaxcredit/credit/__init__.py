@@ -155,7 +155,12 @@ __all__ = [
     "vsrm",
 ]
 
-PRESETS: dict[str, Credit] = {"sploo_safe": safe, "sploo_bold": bold, "sploo_l1": l1, "sploo_l1_bold": l1_bold}
+PRESETS: dict[str, Credit] = {
+    "sploo_safe": safe,
+    "sploo_bold": bold,
+    "sploo_l1": l1,
+    "sploo_l1_bold": l1_bold,
+}
 
 
 def estimators() -> dict[str, Credit]:

@@ -34,7 +34,14 @@ ELSEWHERE = (
         "paper",
         "TVM: a prefix is worth the share of right answers among those that begin with it.",
     ),
-    Elsewhere("signals.ovm", "2311.09724", "token", "label", "code", "OVM: every token is labelled with its answer's outcome."),
+    Elsewhere(
+        "signals.ovm",
+        "2311.09724",
+        "token",
+        "label",
+        "code",
+        "OVM: every token is labelled with its answer's outcome.",
+    ),
     Elsewhere(
         "signals.grounded_prm",
         "2510.14942",
@@ -44,7 +51,12 @@ ELSEWHERE = (
         "GroundedPRM: verdicts of a tool and the outcome, backed up a search tree.",
     ),
     Elsewhere(
-        "signals.budgets.knapsack", "2509.25849", "trajectory", "schedule", "code", "Knapsack RL: how many answers each prompt is worth."
+        "signals.budgets.knapsack",
+        "2509.25849",
+        "trajectory",
+        "schedule",
+        "code",
+        "Knapsack RL: how many answers each prompt is worth.",
     ),
     Elsewhere(
         "signals.schedules.length_budget",
@@ -63,7 +75,12 @@ ELSEWHERE = (
         "ZeroSearch: how often a simulated engine answers with noise.",
     ),
     Elsewhere(
-        "signals.exposure.controller_loss", "2605.11458", "token", "schedule", "ours", "ATESD: how much of the reference a teacher may see."
+        "signals.exposure.controller_loss",
+        "2605.11458",
+        "token",
+        "schedule",
+        "ours",
+        "ATESD: how much of the reference a teacher may see.",
     ),
     Elsewhere(
         "signals.schedules.retention",
@@ -74,23 +91,85 @@ ELSEWHERE = (
         "PPPO's share of tokens that learn, growing when accuracy stalls.",
     ),
     Elsewhere(
-        "rewards.toolrl", "2504.13958", "trajectory", "reward", "code", "ToolRL: format and how well tool calls match the gold ones."
+        "rewards.toolrl",
+        "2504.13958",
+        "trajectory",
+        "reward",
+        "code",
+        "ToolRL: format and how well tool calls match the gold ones.",
     ),
-    Elsewhere("rewards.matchtir", "2601.10712", "turn", "reward", "paper", "MatchTIR: calls assigned to gold calls, turn by turn."),
     Elsewhere(
-        "rewards.kg_path", "2601.15160", "trajectory", "reward", "paper", "Knowledge-graph paths: how much of the path an answer covers."
+        "rewards.matchtir",
+        "2601.10712",
+        "turn",
+        "reward",
+        "paper",
+        "MatchTIR: calls assigned to gold calls, turn by turn.",
     ),
     Elsewhere(
-        "rewards.trust_grpo", "2505.17018", "trajectory", "reward", "code", "SophiaVL-R1: thinking rewards as far as they can be trusted."
+        "rewards.kg_path",
+        "2601.15160",
+        "trajectory",
+        "reward",
+        "paper",
+        "Knowledge-graph paths: how much of the path an answer covers.",
     ),
-    Elsewhere("rewards.trace", "2605.07177", "trajectory", "reward", "code", "TRACE of HyperEyes: tool costs against the best known way."),
-    Elsewhere("rewards.search_r1", "2503.09516", "trajectory", "reward", "code", "Search-R1: exact match, format and what was retrieved."),
-    Elsewhere("rewards.reseek", "2510.00568", "turn", "reward", "ours", "ReSeek: judgements of what was retrieved."),
-    Elsewhere("rewards.re_searcher", "2509.26048", "turn", "reward", "ours", "RE-Searcher: reflections on each search."),
     Elsewhere(
-        "rewards.adasearch_decision", "2512.16883", "trajectory", "reward", "ours", "AdaSearch: to search only where one does not know."
+        "rewards.trust_grpo",
+        "2505.17018",
+        "trajectory",
+        "reward",
+        "code",
+        "SophiaVL-R1: thinking rewards as far as they can be trusted.",
     ),
-    Elsewhere("rewards.opagent", "2602.13559", "step", "reward", "code", "OpAgent: a rule tree over the actions of a browser."),
+    Elsewhere(
+        "rewards.trace",
+        "2605.07177",
+        "trajectory",
+        "reward",
+        "code",
+        "TRACE of HyperEyes: tool costs against the best known way.",
+    ),
+    Elsewhere(
+        "rewards.search_r1",
+        "2503.09516",
+        "trajectory",
+        "reward",
+        "code",
+        "Search-R1: exact match, format and what was retrieved.",
+    ),
+    Elsewhere(
+        "rewards.reseek",
+        "2510.00568",
+        "turn",
+        "reward",
+        "ours",
+        "ReSeek: judgements of what was retrieved.",
+    ),
+    Elsewhere(
+        "rewards.re_searcher",
+        "2509.26048",
+        "turn",
+        "reward",
+        "ours",
+        "RE-Searcher: reflections on each search.",
+    ),
+    Elsewhere(
+        "rewards.adasearch_decision",
+        "2512.16883",
+        "trajectory",
+        "reward",
+        "ours",
+        "AdaSearch: to search only where one does not know.",
+    ),
+    Elsewhere(
+        "rewards.opagent",
+        "2602.13559",
+        "step",
+        "reward",
+        "code",
+        "OpAgent: a rule tree over the actions of a browser.",
+    ),
     Elsewhere(
         "rewards.adaptive_thinking",
         "2505.20101",
@@ -99,8 +178,22 @@ ELSEWHERE = (
         "ours",
         "Adaptive deep reasoning: long or short thinking, by the group's accuracy.",
     ),
-    Elsewhere("rewards.overlong", "2503.14476", "trajectory", "reward", "code", "DAPO's soft punishment of answers that are too long."),
-    Elsewhere("losses.gspo", "2507.18071", "trajectory", "objective", "paper", "GSPO: one importance ratio a sequence."),
+    Elsewhere(
+        "rewards.overlong",
+        "2503.14476",
+        "trajectory",
+        "reward",
+        "code",
+        "DAPO's soft punishment of answers that are too long.",
+    ),
+    Elsewhere(
+        "losses.gspo",
+        "2507.18071",
+        "trajectory",
+        "objective",
+        "paper",
+        "GSPO: one importance ratio a sequence.",
+    ),
     Elsewhere(
         "losses.turn_clip",
         "2605.06200",
@@ -117,8 +210,22 @@ ELSEWHERE = (
         "paper",
         "SCOPE: right answers by likelihood, wrong ones towards a teacher.",
     ),
-    Elsewhere("losses.distill", "2605.07177", "token", "distillation", "code", "On-policy distillation towards a teacher."),
-    Elsewhere("preferences.dpo", "2305.18290", "trajectory", "objective", "paper", "DPO: pairs of answers, and their implicit rewards."),
+    Elsewhere(
+        "losses.distill",
+        "2605.07177",
+        "token",
+        "distillation",
+        "code",
+        "On-policy distillation towards a teacher.",
+    ),
+    Elsewhere(
+        "losses.preferences.dpo",
+        "2305.18290",
+        "trajectory",
+        "objective",
+        "paper",
+        "DPO: pairs of answers, and their implicit rewards.",
+    ),
 )
 # What an estimator or method is called in the inventory where that knows no number, or another.
 NAMES = {
@@ -163,7 +270,11 @@ def methods() -> list[dict[str, Any]]:
     for other in ELSEWHERE:
         fact = known.get(NAMES.get(other.where, other.paper), {})
         found.add(fact.get("name"))
-        said = {**other._asdict(), "name": other.where.rpartition(".")[2], "implemented": f"jaxcredit.{other.where}"}
+        said = {
+            **other._asdict(),
+            "name": other.where.rpartition(".")[2],
+            "implemented": f"jaxcredit.{other.where}",
+        }
         del said["where"]
         rows.append(_outside(fact | {"name": said["name"], "needs": {}}) | said)
     return rows + [_outside(m) for m in facts if m["name"] not in found]
@@ -187,14 +298,21 @@ def choose(
     rows = list(rows)
     if only:
         rows = [r for r in rows if r["implemented"]]
-    for column, asked in (("granularity", granularity), ("signals", needs), ("family", family), ("fidelity", fidelity)):
+    for column, asked in (
+        ("granularity", granularity),
+        ("signals", needs),
+        ("family", family),
+        ("fidelity", fidelity),
+    ):
         if asked is None:
             continue
         words = {id(r): _words(r, column) for r in rows}
         kept = [r for r in rows if asked.lower() in words[id(r)]]
         known = sorted({word for r in rows if r["implemented"] for word in words[id(r)]})
         if not kept:
-            raise ValueError(f"no method has {column} {asked!r}; those that are here have: {', '.join(known)}")
+            raise ValueError(
+                f"no method has {column} {asked!r}; those that are here have: {', '.join(known)}"
+            )
         rows = kept
     return rows
 
@@ -213,11 +331,21 @@ def named(rows: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
 def page(row: dict[str, Any]) -> str:
     """Full description of a method: formula, signals and how to provide them, paper, command."""
     code = find(row["implemented"]) if row["implemented"] else None
-    method = method_of(code) if code and row["implemented"].startswith("jaxcredit.credit.") else None
-    lines = [row["name"], "", inspect.getdoc(code) or row["title"]] if code else [row["name"], "", "not implemented here"]
+    method = (
+        method_of(code) if code and row["implemented"].startswith("jaxcredit.credit.") else None
+    )
+    lines = (
+        [row["name"], "", inspect.getdoc(code) or row["title"]]
+        if code
+        else [row["name"], "", "not implemented here"]
+    )
     facts = {
         "paper": row["paper"]
-        and (f"https://arxiv.org/abs/{row['paper']}" if re.fullmatch(r"\d{4}\.\d{4,5}", row["paper"]) else row["paper"]),
+        and (
+            f"https://arxiv.org/abs/{row['paper']}"
+            if re.fullmatch(r"\d{4}\.\d{4,5}", row["paper"])
+            else row["paper"]
+        ),
         "formula from": FIDELITY.get(row["fidelity"], ""),
         "decides for each": row["granularity"],
         "family": row["family"],
@@ -237,7 +365,11 @@ def page(row: dict[str, Any]) -> str:
     return "\n".join(lines).rstrip()
 
 
-FIDELITY = {"paper": "the paper", "code": "its authors' code", "ours": "our own design where sources are silent"}
+FIDELITY = {
+    "paper": "the paper",
+    "code": "its authors' code",
+    "ours": "our own design where sources are silent",
+}
 
 
 def _needs(method) -> list[str]:
@@ -247,8 +379,15 @@ def _needs(method) -> list[str]:
     lines = ["needs:"]
     for name, axes in method.needs.items():
         maker = SIGNALS[name].maker
-        how = f"signals={{{maker}}} in the config" if maker else "an annotator of your own (jaxcredit.signals has none)"
-        lines += [f"  {name} [N, {axes.replace(' ', ', ')}]: {SIGNALS[name].meaning}", f"    from {how}"]
+        how = (
+            f"signals={{{maker}}} in the config"
+            if maker
+            else "an annotator of your own (jaxcredit.signals has none)"
+        )
+        lines += [
+            f"  {name} [N, {axes.replace(' ', ', ')}]: {SIGNALS[name].meaning}",
+            f"    from {how}",
+        ]
     return lines
 
 
@@ -268,9 +407,15 @@ def table(rows: Iterable[dict[str, Any]]):
         Column("cost", wraps=True, spare=3): lambda r: r["cost"],
         Column("reduces to", wraps=True, spare=4): lambda r: r["reductions"],
     }
-    what = Sheet(*columns, title=f"{here} methods here, {len(rows) - here} of the field that are not", how="--json")
+    what = Sheet(
+        *columns,
+        title=f"{here} methods here, {len(rows) - here} of the field that are not",
+        how="--json",
+    )
     for r in rows:
-        what.add_row(*(show(r) for show in columns.values()), style="" if r["implemented"] else "dim")
+        what.add_row(
+            *(show(r) for show in columns.values()), style="" if r["implemented"] else "dim"
+        )
     return what
 
 
@@ -282,7 +427,10 @@ def _outside(fact: dict[str, Any]) -> dict[str, Any]:
         "paper": fact.get("paper", ""),
         "granularity": fact.get("granularity", ""),
         "family": fact.get("family", ""),
-        "signals": [need if how == "yes" else f"{need} ({how})" for need, how in fact.get("needs", {}).items()],
+        "signals": [
+            need if how == "yes" else f"{need} ({how})"
+            for need, how in fact.get("needs", {}).items()
+        ],
         "fidelity": "",
         "cost": "",
         "reductions": "",

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxcredit.credit.lift import Credit, Method, method_of
-from jaxcredit.rollout import SIGNALS, Rollout, alive
+from jaxcredit.rollout import SIGNALS, Rollout, trajectory_mask
 from jaxcredit.rollout import transforms as variants
 from jaxcredit.rollout.synthetic import synthetic
 
@@ -35,9 +35,21 @@ class Result(NamedTuple):
     detail: str = ""
 
 
-def check(credit: Credit, *, seed: int = 0, laws: Sequence[Law] | None = None, shapes: Sequence[dict] | None = None) -> list[Result]:
+def check(
+    credit: Credit,
+    *,
+    seed: int = 0,
+    laws: Sequence[Law] | None = None,
+    shapes: Sequence[dict] | None = None,
+) -> list[Result]:
     """Every law on this credit (or those of `laws`), each with the failing input when it does not hold."""
-    case = Case(credit, jax.jit(lambda rollout: credit(rollout)), method_of(credit), seed, tuple(SHAPES if shapes is None else shapes))
+    case = Case(
+        credit,
+        jax.jit(lambda rollout: credit(rollout)),
+        method_of(credit),
+        seed,
+        tuple(SHAPES if shapes is None else shapes),
+    )
     results = []
     for law in LAWS if laws is None else laws:
         name = law.__name__.replace("_", " ")
@@ -84,11 +96,11 @@ def finite_and_zero_off_the_mask(case: Case) -> str | None:
         for name, x in _columns(case.run(rollout)).items():
             if name not in COLUMNS:
                 return f"column {name!r} is not one of {', '.join(COLUMNS)}"
-            if x.shape != rollout.mask.shape or not jnp.issubdtype(x.dtype, jnp.floating):
-                return f"{name} is {x.dtype}{list(x.shape)}, expected floats {list(rollout.mask.shape)}"
+            if x.shape != rollout.action_mask.shape or not jnp.issubdtype(x.dtype, jnp.floating):
+                return f"{name} is {x.dtype}{list(x.shape)}, expected floats {list(rollout.action_mask.shape)}"
             if not jnp.isfinite(x).all():
                 return f"{name} is not finite: {_where(~np.isfinite(x), rollout)}"
-            off = (x != (name == "clip")) & ~rollout.mask
+            off = (x != (name == "clip")) & ~rollout.action_mask
             if off.any():
                 return f"{name} is not {int(name == 'clip')} off the mask: {_where(off, rollout)}"
     return None
@@ -105,14 +117,16 @@ def jit_equals_eager(case: Case) -> str | None:
 def permuting_trajectories_permutes_credit(case: Case) -> str | None:
     """Trajectories have no order: renaming them changes nothing, and their rows' credit goes with the rows."""
     for i, rollout in enumerate(case.samples()):
-        G, R = rollout.real.shape[1], rollout.mask.shape[1]
+        G, R = rollout.segment_mask.shape[1], rollout.action_mask.shape[1]
         order = np.random.default_rng(case.seed + i).permutation(G)
         renamed, before = variants.reordered(rollout, "G", order), case.run(rollout)
         if problem := _differ(case.run(renamed), before, rollout):
             return "trajectories renamed, rows in place: " + problem
         if R == G:  # the rows of one trajectory do have an order; single ones have none
             moved = jax.tree.map(lambda x, order=order: x[:, order], before)
-            if problem := _differ(case.run(variants.reordered(renamed, "R", order)), moved, rollout):
+            if problem := _differ(
+                case.run(variants.reordered(renamed, "R", order)), moved, rollout
+            ):
                 return "trajectories and rows reordered: " + problem
     return None
 
@@ -120,7 +134,7 @@ def permuting_trajectories_permutes_credit(case: Case) -> str | None:
 def padding_changes_nothing(case: Case) -> str | None:
     """More columns, segments, rows and trajectories that are not real leave the credit of the others as it was."""
     for rollout in case.samples(case.shapes[::2]):
-        _, R, T = rollout.mask.shape
+        _, R, T = rollout.action_mask.shape
         padded = functools.reduce(variants.padded, ("T", "K", "R", "G"), rollout)
         after = {name: x[:, :R, :T] for name, x in _columns(case.run(padded)).items()}
         if problem := _differ(after, case.run(rollout), rollout):
@@ -138,7 +152,9 @@ def no_gradient_flows(case: Case) -> str | None:
             return sum((x * x).sum() for x in jax.tree.leaves(case.credit(rollout)))
 
         gradient = jax.jit(jax.grad(total, (0, 1, 2)))(rollout.reward, rollout.logp, floats)
-        for path, g in jax.tree.leaves_with_path(dict(zip(("reward", "logp", "signals"), gradient, strict=True))):
+        for path, g in jax.tree.leaves_with_path(
+            dict(zip(("reward", "logp", "signals"), gradient, strict=True))
+        ):
             if (g != 0).any():
                 return f"a gradient of {float(jnp.abs(g).max()):.3g} flows into {jax.tree_util.keystr(path)}"
     return None
@@ -149,8 +165,14 @@ def other_prompts_do_not_matter(case: Case) -> str | None:
     _group_only(case)
     for i, rollout in enumerate(case.samples()):
         others = variants.like(rollout, 100 * case.seed + 50 + i)
-        mixed = jax.tree.map(lambda a, b: jnp.asarray(np.concatenate([np.asarray(a)[:1], np.asarray(b)[1:]])), rollout, others)
-        a, b = ({name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout))
+        mixed = jax.tree.map(
+            lambda a, b: jnp.asarray(np.concatenate([np.asarray(a)[:1], np.asarray(b)[1:]])),
+            rollout,
+            others,
+        )
+        a, b = (
+            {name: x[:1] for name, x in _columns(case.run(r)).items()} for r in (mixed, rollout)
+        )
         if problem := _differ(a, b, rollout):
             return problem
     return None
@@ -160,10 +182,19 @@ def no_collective_over_prompts(case: Case) -> str | None:
     """per_group: with the prompts spread over devices, the compiled program holds no communication."""
     _group_only(case)
     leaves, tree = jax.tree.flatten(_sharded(case))
-    text = jax.jit(lambda *leaves: case.credit(jax.tree.unflatten(tree, leaves))).lower(*leaves).compile().as_text()
+    text = (
+        jax.jit(lambda *leaves: case.credit(jax.tree.unflatten(tree, leaves)))
+        .lower(*leaves)
+        .compile()
+        .as_text()
+    )
     assert text is not None, "this backend does not show what it compiled"
     found = [c for c in COLLECTIVES if c in text]
-    return f"the program compiled for {jax.device_count()} devices holds {', '.join(found)}" if found else None
+    return (
+        f"the program compiled for {jax.device_count()} devices holds {', '.join(found)}"
+        if found
+        else None
+    )
 
 
 def sharding_changes_nothing(case: Case) -> str | None:
@@ -178,8 +209,12 @@ def a_large_offset_is_survived(case: Case) -> str | None:
     """float32 outcomes 10,000 higher give the same credit: variances take two passes."""
     _declared(case.method.affine)
     for rollout in case.samples():
-        rollout = dataclasses.replace(rollout, reward=jnp.round(rollout.reward * 64) / 64)  # which the offset leaves exact
-        if problem := _differ(case.run(variants.rewarded(rollout, 1.0, 1e4)), case.run(rollout), rollout, tol=2e-3):
+        rollout = dataclasses.replace(
+            rollout, reward=jnp.round(rollout.reward * 64) / 64
+        )  # which the offset leaves exact
+        if problem := _differ(
+            case.run(variants.rewarded(rollout, 1.0, 1e4)), case.run(rollout), rollout, tol=2e-3
+        ):
             return problem
     return None
 
@@ -188,7 +223,9 @@ def affine_rewards_change_nothing(case: Case) -> str | None:
     """Declared affine: outcomes a R + b with a > 0 give the same credit (but for eps)."""
     _declared(case.method.affine)
     for rollout in case.samples(kinds=(0, 3)):
-        if problem := _differ(case.run(variants.rewarded(rollout, 4.0, -1.0)), case.run(rollout), rollout, tol=1e-4):
+        if problem := _differ(
+            case.run(variants.rewarded(rollout, 4.0, -1.0)), case.run(rollout), rollout, tol=1e-4
+        ):
             return problem
     return None
 
@@ -199,13 +236,20 @@ def credit_sums_to_zero(case: Case) -> str | None:
     for rollout in case.samples():
         assert rollout.row is not None  # `synthetic` writes it out
         # A trajectory shows its number only where it has a token, so each row here is given all of its columns.
-        whole = jnp.broadcast_to(jnp.take_along_axis(alive(rollout), rollout.row, 1)[..., None], rollout.mask.shape)
-        rollout = dataclasses.replace(rollout, mask=whole, valid=whole, segment=jnp.where(whole, 0, -1))
+        whole = jnp.broadcast_to(
+            jnp.take_along_axis(trajectory_mask(rollout), rollout.row, 1)[..., None],
+            rollout.action_mask.shape,
+        )
+        rollout = dataclasses.replace(
+            rollout, action_mask=whole, token_mask=whole, segment=jnp.where(whole, 0, -1)
+        )
         A = np.asarray(_columns(case.run(rollout))["advantage"], np.float64)
         size = 1 + np.abs(A).max()
         if (bad := np.abs(A - A[..., :1]) > 1e-5 * size).any():
             return f"tokens of one trajectory differ: {_where(bad, rollout)}"
-        first = np.asarray(rollout.row)[:, None, :] == np.arange(rollout.real.shape[1])[:, None]
+        first = (
+            np.asarray(rollout.row)[:, None, :] == np.arange(rollout.segment_mask.shape[1])[:, None]
+        )
         first &= first.cumsum(-1) == 1  # one row for each trajectory
         total = (first * A[:, None, :, 0]).sum((1, 2))
         if (bad := np.abs(total) > 1e-4 * size).any():
@@ -263,7 +307,10 @@ def _sharded(case):
         raise Skip("there is one device (try JAX_NUM_CPU_DEVICES=8)")
     N = 16 if 16 % count == 0 else count
     rollout = synthetic(case.seed, case.needs, N=N, **SHAPES[1])
-    return jax.device_put(rollout, NamedSharding(Mesh(np.array(jax.devices()), ("prompts",)), PartitionSpec("prompts")))
+    return jax.device_put(
+        rollout,
+        NamedSharding(Mesh(np.array(jax.devices()), ("prompts",)), PartitionSpec("prompts")),
+    )
 
 
 def _differ(a, b, rollout, tol=2e-5):
@@ -288,6 +335,6 @@ def _where(bad, rollout):
 
 def _story(rollout, n):
     """The prompt that shows it, short enough for a table."""
-    real, reward = np.asarray(rollout.real)[n], np.asarray(rollout.reward, np.float64)[n]
+    real, reward = np.asarray(rollout.segment_mask)[n], np.asarray(rollout.reward, np.float64)[n]
     earned = [[float(f"{r:.4g}") for r in row[ok]] for row, ok in zip(reward, real, strict=True)]
-    return f"rewards of that prompt {earned}, policy tokens {np.asarray(rollout.mask)[n].sum(-1).tolist()}"
+    return f"rewards of that prompt {earned}, policy tokens {np.asarray(rollout.action_mask)[n].sum(-1).tolist()}"

@@ -38,14 +38,20 @@ class Method(NamedTuple):
 
     name: str
     summary: str = ""
-    scope: Literal["group", "batch"] = "group"  # "group": a prompt's credit ignores other prompts; "batch": statistics over the batch
+    scope: Literal["group", "batch"] = (
+        "group"  # "group": a prompt's credit ignores other prompts; "batch": statistics over the batch
+    )
     paper: str = ""  # arXiv number
     fidelity: Fidelity = "ours"  # "paper", "code" (the authors' release) or "ours" (our design where sources are silent)
     granularity: Granularity = "trajectory"
     family: str = ""  # in the library the name of the estimator's folder
     needs: Mapping[str, str] = {}  # signals by name, with their axes for one group
-    cost: str = ""  # what collecting its signals takes beside the group's own answers; "" is nothing
-    min_group_size: int = 2  # the least group size that means anything; 1 where no group statistic is taken
+    cost: str = (
+        ""  # what collecting its signals takes beside the group's own answers; "" is nothing
+    )
+    min_group_size: int = (
+        2  # the least group size that means anything; 1 where no group statistic is taken
+    )
     affine: bool = False  # unchanged by r -> a r + b, a > 0
     zero_sum: bool = False  # one number a trajectory, summing to 0 over the group
     reduces_to: str = ""  # another method, and the conditions under which the estimator equals it
@@ -153,7 +159,9 @@ def check_knobs(credit: Callable[..., Any]) -> None:
         knobs = {**credit.keywords, **knobs}
         credit = credit.func
     fn = getattr(getattr(credit, "unlifted", None), "__wrapped__", None)
-    if fn is not None and fn is getattr(credit, "__wrapped__", None):  # not a wrapper of an estimator, whose knobs may be others
+    if fn is not None and fn is getattr(
+        credit, "__wrapped__", None
+    ):  # not a wrapper of an estimator, whose knobs may be others
         _check_knobs(method_of(credit).name, fn, knobs)
     for base in filter(callable, knobs.values()):
         check_knobs(base)
@@ -163,7 +171,11 @@ def columns(credit: Float[Array, "N R T"] | Columns, rollout: Rollout) -> Column
     """Credit's answer with the defaults written out: `weight` is the mask, `clip` is 1."""
     given = credit if isinstance(credit, dict) else {"advantage": credit}
     dtype = given["advantage"].dtype
-    return {"weight": rollout.mask.astype(dtype), "clip": jnp.ones(rollout.mask.shape, dtype), **given}
+    return {
+        "weight": rollout.action_mask.astype(dtype),
+        "clip": jnp.ones(rollout.action_mask.shape, dtype),
+        **given,
+    }
 
 
 def _estimator(fn, scope, metadata) -> Any:
@@ -172,7 +184,9 @@ def _estimator(fn, scope, metadata) -> Any:
     summary = (fn.__doc__ or "").strip().partition("\n")[0]
     needs = metadata.get("needs", ())
     needs = needs if isinstance(needs, Mapping) else {name: SIGNALS[name].axes for name in needs}
-    method = Method(**{**metadata, "name": fn.__name__, "summary": summary, "scope": scope, "needs": needs})
+    method = Method(
+        **{**metadata, "name": fn.__name__, "summary": summary, "scope": scope, "needs": needs}
+    )
 
     @functools.wraps(fn)
     def unlifted(rollout: Rollout, **knobs):
@@ -187,7 +201,7 @@ def _estimator(fn, scope, metadata) -> Any:
         rollout = _clean(rollout.filled())
         body = functools.partial(fn, **knobs)
         answer = body(rollout) if scope == "batch" else jax.vmap(body)(rollout)
-        return jax.tree.map(jax.lax.stop_gradient, _finish(method, answer, rollout.mask))
+        return jax.tree.map(jax.lax.stop_gradient, _finish(method, answer, rollout.action_mask))
 
     credit: Any = lifted
     credit.method, credit.unlifted = method, unlifted
@@ -215,7 +229,9 @@ def _check_knobs(name, fn, knobs):
         elif not any(p.kind is p.VAR_KEYWORD for p in known.values()):
             near = difflib.get_close_matches(knob, known, 1)
             hint = f"did you mean {near[0]}? " if near else ""
-            raise TypeError(f"{name} has no knob {knob!r}; {hint}its knobs: {', '.join(known) or 'none'}")
+            raise TypeError(
+                f"{name} has no knob {knob!r}; {hint}its knobs: {', '.join(known) or 'none'}"
+            )
 
 
 def _require(method, rollout):
@@ -237,11 +253,19 @@ def _clean(rollout):
     """At least float32, and nothing but zero where nothing took place, so that sums need no mask."""
 
     def wide(x):
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32)) if jnp.issubdtype(x.dtype, jnp.floating) else x
+        return (
+            x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            if jnp.issubdtype(x.dtype, jnp.floating)
+            else x
+        )
 
     rollout = jax.tree.map(wide, rollout)
-    reward = rollout.reward if jnp.issubdtype(rollout.reward.dtype, jnp.floating) else rollout.reward.astype(jnp.float32)
-    return Rollout(**{**vars(rollout), "reward": jnp.where(rollout.real, reward, 0)})
+    reward = (
+        rollout.reward
+        if jnp.issubdtype(rollout.reward.dtype, jnp.floating)
+        else rollout.reward.astype(jnp.float32)
+    )
+    return Rollout(**{**vars(rollout), "reward": jnp.where(rollout.segment_mask, reward, 0)})
 
 
 def _finish(method, answer, mask):
@@ -257,8 +281,12 @@ def _fit(method, name, got, want):
     """A number for each token and nothing else: what could be broadcast, as [G] to [R, T] where G = T, would mean something else."""
     if got == want:
         return
-    axes, first, once = ("R, T", 1, "") if method.scope == "group" else ("N, R, T", 0, ", one prompt at a time (jax.vmap)")
+    axes, first, once = (
+        ("R, T", 1, "")
+        if method.scope == "group"
+        else ("N, R, T", 0, ", one prompt at a time (jax.vmap)")
+    )
     raise ValueError(
         f"{method.name}: {name} has shape {list(got[first:])}, expected [{axes}] = {list(want[first:])}. "
-        f"jaxcredit.kernels.spread(x, group) gives every token its trajectory's number [G] or its segment's [G, K]{once}"
+        f"jaxcredit.kernels.to_tokens(x, group) gives every token its trajectory's number [G] or its segment's [G, K]{once}"
     )

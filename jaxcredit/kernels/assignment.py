@@ -10,7 +10,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def greedy_assignment(
-    score: Float[Array, "P Q"], rows: Bool[Array, "P"] | None = None, cols: Bool[Array, "Q"] | None = None
+    score: Float[Array, "P Q"],
+    rows: Bool[Array, "P"] | None = None,
+    cols: Bool[Array, "Q"] | None = None,
 ) -> Float[Array, "P Q"]:
     """The best pair, then the best of what is left, and so on; of equal scores the first in reading order. At least half of the optimum."""
     P, Q = score.shape
@@ -27,7 +29,9 @@ def greedy_assignment(
 
 
 def optimal_assignment(
-    score: Float[Array, "P Q"], rows: Bool[Array, "P"] | None = None, cols: Bool[Array, "Q"] | None = None
+    score: Float[Array, "P Q"],
+    rows: Bool[Array, "P"] | None = None,
+    cols: Bool[Array, "Q"] | None = None,
 ) -> Float[Array, "P Q"]:
     """The one-to-one plan of the largest sum_ij T_ij S_ij, by the Hungarian algorithm (optax.assignment)."""
     from optax.assignment import hungarian_algorithm
@@ -66,7 +70,11 @@ def transport(
 
 
 def matched(
-    plan: Float[Array, "P Q"], score: Float[Array, "P Q"], *, penalty: float | Float[Array, ""] = 0.0, rows: Bool[Array, "P"] | None = None
+    plan: Float[Array, "P Q"],
+    score: Float[Array, "P Q"],
+    *,
+    penalty: float | Float[Array, ""] = 0.0,
+    rows: Bool[Array, "P"] | None = None,
 ) -> Float[Array, "P"]:
     """What each prediction earns: r_i = sum_j T_ij S_ij, or `penalty` where nothing was matched to it; 0 off `rows`."""
     earned = jnp.where(plan > 0, plan * score, 0).sum(-1)
@@ -74,7 +82,9 @@ def matched(
     return earned if rows is None else jnp.where(rows, earned, 0)
 
 
-def turn_mean(x: Float[Array, "P"], turn: Int[Array, "P"], turns: int, rows: Bool[Array, "P"] | None = None) -> Float[Array, "K"]:
+def turn_mean(
+    x: Float[Array, "P"], turn: Int[Array, "P"], turns: int, rows: Bool[Array, "P"] | None = None
+) -> Float[Array, "K"]:
     """The mean over the calls of each turn, K = `turns` of them; 0 for a turn without calls."""
     mine = turn == jnp.arange(turns)[:, None]
     mine = mine if rows is None else mine & rows

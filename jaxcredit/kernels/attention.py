@@ -10,7 +10,10 @@ def waad(attention: Float[Array, "*b T T"], window: int = 10) -> Float[Array, "*
 
 
 def fai(
-    attention: Float[Array, "*b T T"], near: int = 10, far: int = 100, where: Bool[Array, "*b T"] | None = None
+    attention: Float[Array, "*b T T"],
+    near: int = 10,
+    far: int = 100,
+    where: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
     """Future attention influence: how much later tokens look at this one.  FAI_s = mean_t a_ts,  s + near <= t <= s + far
 
@@ -22,10 +25,14 @@ def fai(
     return jnp.where(seen, attention, 0).sum(-2) / jnp.maximum(seen.sum(-2), 1)
 
 
-def look_back(attention: Float[Array, "*b T T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b"]:
+def look_back(
+    attention: Float[Array, "*b T T"], where: Bool[Array, "*b T"] | None = None
+) -> Float[Array, "*b"]:
     """Mean distance at which a head looks.  d = mean_t sum_{s <= t} a_ts (t - s), over the real t"""
     distance = (attention * jnp.maximum(_back(attention), 0)).sum(-1)
-    where = jnp.ones(distance.shape, bool) if where is None else jnp.broadcast_to(where, distance.shape)
+    where = (
+        jnp.ones(distance.shape, bool) if where is None else jnp.broadcast_to(where, distance.shape)
+    )
     return jnp.where(where, distance, 0).sum(-1) / jnp.maximum(where.sum(-1), 1)
 
 

@@ -17,4 +17,6 @@ def check_choice(owner: str, name: str, value: Any, choices: Sequence[Any]) -> N
         ValueError: the message names owner, argument, value and choices.
     """
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
-        raise ValueError(f"{owner}: {name}={value!r:.80} is unknown; choose from {', '.join(map(repr, choices))}")
+        raise ValueError(
+            f"{owner}: {name}={value!r:.80} is unknown; choose from {', '.join(map(repr, choices))}"
+        )

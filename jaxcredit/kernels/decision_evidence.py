@@ -10,13 +10,22 @@ from jaxtyping import Array, Bool, Float, Int
 class Evidence(NamedTuple):
     """What groups say of each place."""
 
-    found: Float[Array, "*B"]  # energy of the policy gradient there beyond chance: 0 in expectation where nothing is decided
+    found: Float[
+        Array, "*B"
+    ]  # energy of the policy gradient there beyond chance: 0 in expectation where nothing is decided
     noise: Float[Array, "*B"]  # what chance alone puts into a gradient there
-    square: Float[Array, "*B"]  # sum over groups of found^2, which is the variance of `found` where nothing is decided
+    square: Float[
+        Array, "*B"
+    ]  # sum over groups of found^2, which is the variance of `found` where nothing is decided
     tokens: Float[Array, "*B"]  # how many the policy chose there
 
 
-def coherence(x: Float[Array, "R"], tokens: Int[Array, "R T"], mask: Bool[Array, "R T"], prefix: Int[Array, "R R"]) -> Float[Array, "R T"]:
+def coherence(
+    x: Float[Array, "R"],
+    tokens: Int[Array, "R T"],
+    mask: Bool[Array, "R T"],
+    prefix: Int[Array, "R R"],
+) -> Float[Array, "R T"]:
     """How far peers who choose alike earn alike, beyond chance; each row has a share of its node.
 
         sum_c (n_c (mean_c - mean))^2 - s^2 (n - sum_c n_c^2 / n)
@@ -26,14 +35,24 @@ def coherence(x: Float[Array, "R"], tokens: Int[Array, "R T"], mask: Bool[Array,
     other prompts or of the scale of rewards. Rows i and j meet in a node at column t if both choose there and prefix_ij >= t: with
     `common_prefix` a node is a beginning, with T everywhere a column, whatever came before.
     """
-    column, zero, there = jnp.arange(tokens.shape[1]), jnp.zeros(tokens.shape, x.dtype), mask.any(-1)
+    column, zero, there = (
+        jnp.arange(tokens.shape[1]),
+        jnp.zeros(tokens.shape, x.dtype),
+        mask.any(-1),
+    )
     x = jnp.where(there, x - jnp.where(there, x, 0).sum() / jnp.maximum(there.sum(), 1), 0)
 
     def meet(sums, other):  # one row after the other: nothing is larger than [R, T]
         y, chosen, shared, r = other
         here = mask & chosen & (shared[:, None] >= column)
         like = here & (tokens == y)
-        terms = (here * 1.0, jnp.where(here, r, 0), jnp.where(here, r * r, 0), like * 1.0, jnp.where(like, r, 0))
+        terms = (
+            here * 1.0,
+            jnp.where(here, r, 0),
+            jnp.where(here, r * r, 0),
+            like * 1.0,
+            jnp.where(like, r, 0),
+        )
         return jax.tree.map(jnp.add, sums, terms), None
 
     (n, s, q, k, c), _ = jax.lax.scan(meet, (zero,) * 5, (tokens, mask, prefix.T, x))
@@ -60,9 +79,14 @@ def evidence(
     return Evidence(found, noise, found * found, tokens)
 
 
-def remember(old: Evidence, new: Evidence, decay: float | Float[Array, ""]) -> Evidence:
+def accumulate_evidence(old: Evidence, new: Evidence, decay: float | Float[Array, ""]) -> Evidence:
     """decay * old + new, a running total; squares fade by decay^2."""
-    return Evidence(*(b + a * (decay * decay if name == "square" else decay) for name, a, b in zip(old._fields, old, new, strict=True)))
+    return Evidence(
+        *(
+            b + a * (decay * decay if name == "square" else decay)
+            for name, a, b in zip(old._fields, old, new, strict=True)
+        )
+    )
 
 
 def relative_weight(e: Evidence, least: float | Float[Array, ""] = 0.1) -> Float[Array, "B"]:

@@ -24,7 +24,9 @@ def shapley_values(value: Float[Array, "*b S"]) -> Float[Array, "*b A"]:
     return (gain * weight.astype(value.dtype)).sum(-1)
 
 
-def sampled_shapley_values(order: Int[Array, "P A"], chain: Float[Array, "*b P A+1"]) -> Float[Array, "*b A"]:
+def sampled_shapley_values(
+    order: Int[Array, "P A"], chain: Float[Array, "*b P A+1"]
+) -> Float[Array, "*b A"]:
     """phi_a = mean_p of what a adds to those before it in the order p; chain_pm is the value of the first m agents of order p.
 
     Unbiased for uniform orders, and efficient for any: each order's gains telescope to v(all) - v(none).
@@ -41,19 +43,21 @@ def random_orders(count: int, agents: int, *, seed: int = 0) -> Int[Array, "P A"
     return jnp.asarray(np.stack([draw, draw[:, ::-1]], 1).reshape(-1, agents)[:count], jnp.int32)
 
 
-def prefixes(order: Int[Array, "P A"]) -> Int[Array, "P A+1"]:
+def coalition_prefixes(order: Int[Array, "P A"]) -> Int[Array, "P A+1"]:
     """The sets of the first 0, 1, ..., A agents of each order, as bit masks."""
     return jnp.pad(jnp.cumsum(1 << order, -1, dtype=jnp.int32), ((0, 0), (1, 0)))
 
 
-def choice_advantage(value: Float[Array, "*b U"], prob: Float[Array, "*b U"], choice: Int[Array, "*b"]) -> Float[Array, "*b"]:
+def choice_advantage(
+    value: Float[Array, "*b U"], prob: Float[Array, "*b U"], choice: Int[Array, "*b"]
+) -> Float[Array, "*b"]:
     """Q(u) - sum_u' pi(u') Q(u'): a choice against the agent's own average, the others' choices fixed. A choice of probability 0 adds 0."""
     base = jnp.where(prob == 0, 0, prob * value).sum(-1)
     mine = jnp.clip(choice, 0, value.shape[-1] - 1)[..., None]
     return jnp.take_along_axis(value, mine, -1)[..., 0] - base
 
 
-def mix(
+def monotonic_mix(
     q: Float[Array, "*b A"],
     w1: Float[Array, "*b A H"],
     b1: Float[Array, "*b H"],
@@ -61,11 +65,13 @@ def mix(
     b2: Float[Array, "*b"],
 ) -> Float[Array, "*b"]:
     """Q_tot = |w2| . elu(|w1|^T q + b1) + b2. No weight is negative, so what is best for each agent is best for the team (1803.11485)."""
-    hidden = jax.nn.elu(jnp.einsum("...a,...ah->...h", q, jnp.abs(w1), precision=jax.lax.Precision.HIGHEST) + b1)
+    hidden = jax.nn.elu(
+        jnp.einsum("...a,...ah->...h", q, jnp.abs(w1), precision=jax.lax.Precision.HIGHEST) + b1
+    )
     return (jnp.abs(w2) * hidden).sum(-1) + b2
 
 
-def mixing_slope(
+def monotonic_mix_slope(
     q: Float[Array, "*b A"],
     w1: Float[Array, "*b A H"],
     b1: Float[Array, "*b H"],
@@ -73,10 +79,10 @@ def mixing_slope(
     b2: Float[Array, "*b"],
 ) -> Float[Array, "*b A"]:
     """dQ_tot / dq_a >= 0: how much of an agent's own value reaches the team's."""
-    return jax.grad(lambda q: mix(q, w1, b1, w2, b2).sum())(q)
+    return jax.grad(lambda q: monotonic_mix(q, w1, b1, w2, b2).sum())(q)
 
 
-def welfare(utility: Float[Array, "*b A"]) -> Float[Array, "*b"]:
+def nash_welfare(utility: Float[Array, "*b A"]) -> Float[Array, "*b"]:
     """(prod_a u_a)^(1/A), for two sqrt(u v): never more than the mean, and 0 where anyone has nothing (or less)."""
     some = (utility > 0).all(-1)
     safe = jnp.where(some[..., None], utility, 1)
@@ -100,7 +106,7 @@ def pareto_choice(payoff: Float[Array, "C A"], *, tie: float = 1e-6) -> Int[Arra
     return jnp.argmax(best)
 
 
-def centre_roles(
+def center_by_role(
     x: Float[Array, "*s"],
     role: Int[Array, "*s"],
     where: Bool[Array, "*s"],
@@ -111,10 +117,10 @@ def centre_roles(
     eps: float = 1e-6,
     slack: Float[Array, "*s"] | None = None,
 ) -> Float[Array, "*s"]:
-    """`centre` (or, with `normalize`, `standardise`) by role, for any number of units: by sorting, not by comparing all pairs.
+    """`center` (or, with `normalize`, `standardize`) by role, for any number of units: by sorting, not by comparing all pairs.
 
     With `unique` the mean is taken over a role's different values, each counted once however often it occurs. 0 off `where`. Values that
-    differ by no more than `slack`, their rounding, are equal, as in `standardise`.
+    differ by no more than `return_rounding`, their rounding, are equal, as in `standardize`.
     """
     shape, n = x.shape, x.size
     x, role, where = x.reshape(-1), role.reshape(-1), where.reshape(-1)
@@ -142,7 +148,16 @@ def centre_roles(
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)
     if normalize:
         left = size - ddof
-        std = root(jnp.where(left > 0, total(jnp.where(counts, far * far, 0)) / jnp.where(left > 0, left, 1), 0)) * unit
+        std = (
+            root(
+                jnp.where(
+                    left > 0,
+                    total(jnp.where(counts, far * far, 0)) / jnp.where(left > 0, left, 1),
+                    0,
+                )
+            )
+            * unit
+        )
         far = jnp.where(std > 0, far * unit / jnp.where(std > 0, std + eps, 1), 0)
     else:
         far = far * unit

@@ -6,18 +6,27 @@ from jaxtyping import Array, Bool, Float
 from jaxcredit.kernels.precision import binade
 
 
-def masked_mean(x: Float[Array, "*a"], where: Bool[Array, "*a"] | None = None, axis=None, keepdims: bool = False) -> Float[Array, "*b"]:
+def masked_mean(
+    x: Float[Array, "*a"], where: Bool[Array, "*a"] | None = None, axis=None, keepdims: bool = False
+) -> Float[Array, "*b"]:
     """sum_{where} x / #where, and 0 where nothing is real. Exact when all entries are equal: their distance to a peer is averaged."""
     where = jnp.ones(x.shape, bool) if where is None else where
     peer = jnp.max(x, axis, keepdims=True, where=where, initial=-jnp.inf)
     peer = jnp.where(jnp.isfinite(peer), peer, 0)
     n = where.sum(axis, keepdims=True)
-    mean = jnp.where(n > 0, peer + jnp.where(where, x - peer, 0).sum(axis, keepdims=True) / jnp.maximum(n, 1), 0)
+    mean = jnp.where(
+        n > 0, peer + jnp.where(where, x - peer, 0).sum(axis, keepdims=True) / jnp.maximum(n, 1), 0
+    )
     return mean if keepdims else mean.squeeze(axis)
 
 
 def masked_var(
-    x: Float[Array, "*a"], where: Bool[Array, "*a"] | None = None, axis=None, keepdims: bool = False, *, ddof: int = 0
+    x: Float[Array, "*a"],
+    where: Bool[Array, "*a"] | None = None,
+    axis=None,
+    keepdims: bool = False,
+    *,
+    ddof: int = 0,
 ) -> Float[Array, "*b"]:
     """sum_{where} (x - mean)^2 / (#where - ddof), and 0 where the denominator is not positive."""
     var, unit = _var_in_units(x, where, axis, ddof)
@@ -26,7 +35,12 @@ def masked_var(
 
 
 def masked_std(
-    x: Float[Array, "*a"], where: Bool[Array, "*a"] | None = None, axis=None, keepdims: bool = False, *, ddof: int = 0
+    x: Float[Array, "*a"],
+    where: Bool[Array, "*a"] | None = None,
+    axis=None,
+    keepdims: bool = False,
+    *,
+    ddof: int = 0,
 ) -> Float[Array, "*b"]:
     """The root of `masked_var`, whose gradient is 0 (and not infinite) where all entries are equal."""
     var, unit = _var_in_units(x, where, axis, ddof)
@@ -45,4 +59,6 @@ def _var_in_units(x, where, axis, ddof):
     far = jnp.where(where, x - masked_mean(x, where, axis, keepdims=True), 0)
     unit = binade(jnp.abs(far).max(axis, keepdims=True, initial=0))
     n = where.sum(axis, keepdims=True) - ddof
-    return jnp.where(n > 0, ((far / unit) ** 2).sum(axis, keepdims=True) / jnp.maximum(n, 1), 0), unit
+    return jnp.where(
+        n > 0, ((far / unit) ** 2).sum(axis, keepdims=True) / jnp.maximum(n, 1), 0
+    ), unit

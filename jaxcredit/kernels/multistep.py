@@ -13,8 +13,10 @@ BLOCK = 64  # columns turned at once: whole cache lines of each row
 ROWS = 128  # rows in a tile: with rows a power of two apart, no more of them stay in a cache
 
 
-def to_go(
-    x: Num[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
+def returns_to_go(
+    x: Num[Array, "*b T"],
+    gamma: float | int | Float[Array, "..."] = 1.0,
+    where: Bool[Array, "*b T"] | None = None,
 ) -> Num[Array, "*b T"]:
     """G_t = x_t + gamma_t G_{t+1}. A hole adds nothing and discounts nothing: it shows the number of what comes after it.
 
@@ -31,22 +33,28 @@ def to_go(
     return _backwards(back, jnp.zeros(x.shape[:-1], x.dtype), (x, step))
 
 
-def returns(
-    reward: Float[Array, "*b T"], gamma: float | int | Float[Array, "..."] = 1.0, where: Bool[Array, "*b T"] | None = None
+def rewards_to_go(
+    reward: Float[Array, "*b T"],
+    gamma: float | int | Float[Array, "..."] = 1.0,
+    where: Bool[Array, "*b T"] | None = None,
 ) -> tuple[Float[Array, "*b T"], Float[Array, "*b T"]]:
-    """`to_go` of rewards, and a bound on its rounding, which is measured by the same sum of their magnitudes."""
-    size = to_go(jnp.abs(reward), jnp.abs(jnp.asarray(gamma, reward.dtype)), where)
-    return to_go(reward, gamma, where), rounding(size, reward.shape[-1])
+    """`returns_to_go` of rewards, and a bound on its rounding, which is measured by the same sum of their magnitudes."""
+    size = returns_to_go(jnp.abs(reward), jnp.abs(jnp.asarray(gamma, reward.dtype)), where)
+    return returns_to_go(reward, gamma, where), rounding(size, reward.shape[-1])
 
 
-def min_to_go(x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b T"]:
+def min_to_go(
+    x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None
+) -> Float[Array, "*b T"]:
     """m_t = min(x_t, m_{t+1}): the minimum of what follows, this entry included; 0 where nothing real follows."""
     x = x if where is None else jnp.where(where, x, jnp.inf)
     least = jax.lax.cummin(x, axis=x.ndim - 1, reverse=True)
     return least if where is None else jnp.where(jnp.isfinite(least), least, 0)
 
 
-def following(x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b T"]:
+def next_value(
+    x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None
+) -> Float[Array, "*b T"]:
     """f_t = x at the next real position after t; 0 after the last."""
     T = x.shape[-1]
     where = jnp.ones(x.shape, bool) if where is None else where
@@ -79,7 +87,9 @@ def gae(
         knobs = {**fixed, **knobs}
         step = knobs["gamma"]
         A = (r + step * after[0] - V) + step * knobs["lam"] * after[1]
-        V, A = (V, A) if real is None else (jnp.where(real, V, after[0]), jnp.where(real, A, after[1]))
+        V, A = (
+            (V, A) if real is None else (jnp.where(real, V, after[0]), jnp.where(real, A, after[1]))
+        )
         return (V.astype(value.dtype), A.astype(value.dtype)), A.astype(value.dtype)
 
     none = jnp.zeros(value.shape[:-1], value.dtype)
@@ -100,8 +110,12 @@ def _backwards(back, after, now):
 
     def block(first, width, after):
         time = -2 if tiled else 0
-        turned = jax.tree.map(lambda x: jnp.moveaxis(jax.lax.dynamic_slice_in_dim(x, first, width, -1), -1, time), now)
-        after, answer = (_scan if tiled else partial(jax.lax.scan, reverse=True))(back, after, turned)
+        turned = jax.tree.map(
+            lambda x: jnp.moveaxis(jax.lax.dynamic_slice_in_dim(x, first, width, -1), -1, time), now
+        )
+        after, answer = (_scan if tiled else partial(jax.lax.scan, reverse=True))(
+            back, after, turned
+        )
         return after, jnp.moveaxis(answer, time, -1)
 
     def step(i, state):
@@ -114,7 +128,9 @@ def _backwards(back, after, now):
         return block(0, T, after)[1].reshape(shape)
     after, answers = jax.lax.fori_loop(0, T // BLOCK, step, (after, jnp.zeros_like(now[0])))
     rest = T % BLOCK  # the first columns come last
-    return (answers if rest == 0 else answers.at[..., :rest].set(block(0, rest, after)[1])).reshape(shape)
+    return (answers if rest == 0 else answers.at[..., :rest].set(block(0, rest, after)[1])).reshape(
+        shape
+    )
 
 
 def _scan(back, after, now):
@@ -123,7 +139,10 @@ def _scan(back, after, now):
     def step(i, state):
         after, answers = state
         t = T - 1 - i
-        after, answer = back(after, jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, -2, keepdims=False), now))
+        after, answer = back(
+            after,
+            jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, t, -2, keepdims=False), now),
+        )
         return after, jax.lax.dynamic_update_index_in_dim(answers, answer, t, answers.ndim - 2)
 
     T = now[0].shape[-2]

@@ -11,21 +11,27 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcredit.kernels.masked import masked_mean, root
 from jaxcredit.kernels.precision import binade, rounding
 
-Slack = Float[Array, "..."] | None  # differences up to it are rounding: one number, or one for each unit
+Slack = (
+    Float[Array, "..."] | None
+)  # differences up to it are rounding: one number, or one for each unit
 
 
 def mean_by(
-    x: Float[Array, "*s"], by: Int[Array, "*s"] | None = None, where: Bool[Array, "*s"] | None = None, *, leave_one_out: bool = False
+    x: Float[Array, "*s"],
+    by: Int[Array, "*s"] | None = None,
+    where: Bool[Array, "*s"] | None = None,
+    *,
+    leave_one_out: bool = False,
 ) -> Float[Array, "*s"]:
     """The mean of each unit's peers: m_i = sum_{j in P(i)} x_j / |P(i)|, and 0 off `where`.
 
     With `leave_one_out` a unit is not its own peer; one without any peers then keeps its own value, so that nothing is left of it.
     """
     where = jnp.ones(x.shape, bool) if where is None else where
-    return jnp.where(where, x - centre(x, by, where, leave_one_out=leave_one_out), 0)
+    return jnp.where(where, x - center(x, by, where, leave_one_out=leave_one_out), 0)
 
 
-def centre(
+def center(
     x: Float[Array, "*s"],
     by: Int[Array, "*s"] | None = None,
     where: Bool[Array, "*s"] | None = None,
@@ -35,7 +41,7 @@ def centre(
 ) -> Float[Array, "*s"]:
     """x_i - m_i: exactly 0 for a unit alone and for equal peers of any value, and 0 off `where`. Leave-one-out is n/(n-1) times that.
 
-    Peers are equal where they differ by no more than `slack`, as in `standardise`.
+    Peers are equal where they differ by no more than `return_rounding`, as in `standardize`.
     """
     far, n, unit = _far(x, by, where, slack)
     return far * unit * (n / jnp.maximum(n - 1, 1)).astype(x.dtype) if leave_one_out else far * unit
@@ -50,13 +56,13 @@ def std_by(
     slack: Slack = None,
 ) -> Float[Array, "*s"]:
     """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where`, and where the
-    peers are equal up to `slack`, as in `standardise`: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
+    peers are equal up to `return_rounding`, as in `standardize`: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
     far, n, unit = _far(x, by, where, slack)
     std = _std(far, n, by, where, ddof) * unit
     return std if where is None else jnp.where(where, std, 0)
 
 
-def standardise(
+def standardize(
     x: Float[Array, "*s"],
     by: Int[Array, "*s"] | None = None,
     where: Bool[Array, "*s"] | None = None,
@@ -67,7 +73,7 @@ def standardise(
 ) -> Float[Array, "*s"]:
     """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal or there are none.
 
-    Peers are equal where all of them lie within `slack`, the largest of theirs: give `rounding` of the magnitudes that each x was added
+    Peers are equal where all of them lie within `return_rounding`, the largest of theirs: give `rounding` of the magnitudes that each x was added
     up from. None is that of |x| itself, which is too little for a sum of gains and losses that cancel.
     """
     far, n, unit = _far(x, by, where, slack)
@@ -113,7 +119,9 @@ def _sum(x, by, where):
     if by is None:
         return jnp.broadcast_to(x.sum(), x.shape)
     real = jnp.ones(x.shape, bool) if where is None else where
-    return jnp.matmul(_same(by, real).astype(x.dtype), x.reshape(-1), precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
+    return jnp.matmul(
+        _same(by, real).astype(x.dtype), x.reshape(-1), precision=jax.lax.Precision.HIGHEST
+    ).reshape(x.shape)
 
 
 def _same(by, real):
@@ -128,6 +136,6 @@ def variance_parts(
 
     Var_G is the variance of x - mean, Var_S that of x - mean_k, k the stratum of each. The third number is computed from the means.
     """
-    whole, within = centre(x, where=where), centre(x, by, where)
+    whole, within = center(x, where=where), center(x, by, where)
     whole, within, between = (masked_mean(y * y, where) for y in (whole, within, whole - within))
     return whole, within, jnp.asarray(between)

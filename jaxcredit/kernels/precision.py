@@ -18,7 +18,9 @@ def rounding(size: Float[Array, "*s"], terms: int | Array = 1) -> Float[Array, "
     return 4 * eps * (1 + jnp.sqrt(jnp.asarray(terms, size.dtype))) * size
 
 
-def merge_equal(x: Float[Array, "*b G"], slack: Float[Array, "*b G"], where: Bool[Array, "*b G"]) -> Float[Array, "*b G"]:
+def merge_equal(
+    x: Float[Array, "*b G"], slack: Float[Array, "*b G"], where: Bool[Array, "*b G"]
+) -> Float[Array, "*b G"]:
     """Values with those that differ by no more than rounding set equal, so that == and > compare them exactly.
 
     Each x_i becomes 0 if |x_i| <= slack_i, else the x_j of least slack with |x_i - x_j| <= max(slack_i, slack_j). All pairs along the last
@@ -29,7 +31,10 @@ def merge_equal(x: Float[Array, "*b G"], slack: Float[Array, "*b G"], where: Boo
         slack: [..., G] bound on the rounding error of each value, >= 0.
         where: [..., G] entries to compare; the others are returned unchanged and no value is replaced by them.
     """
-    near = where[..., None, :] & (jnp.abs(x[..., :, None] - x[..., None, :]) <= jnp.maximum(slack[..., :, None], slack[..., None, :]))
+    near = where[..., None, :] & (
+        jnp.abs(x[..., :, None] - x[..., None, :])
+        <= jnp.maximum(slack[..., :, None], slack[..., None, :])
+    )
     least = jnp.where(near, slack[..., None, :], jnp.inf).min(-1, keepdims=True)
     partner = jnp.where(near & (slack[..., None, :] == least), x[..., None, :], -jnp.inf).max(-1)
     merged = jnp.where(partner == x, x, partner)  # an unchanged number keeps its own gradient
@@ -44,5 +49,7 @@ def binade(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """
     info, word = jnp.finfo(x.dtype), jnp.dtype(f"uint{8 * x.dtype.itemsize}")
     exponent = ((1 << info.nexp) - 1) << info.nmant
-    power = jax.lax.bitcast_convert_type(jax.lax.bitcast_convert_type(x, word) & jnp.asarray(exponent, word), x.dtype)
+    power = jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(x, word) & jnp.asarray(exponent, word), x.dtype
+    )
     return jnp.where((power > 0) & jnp.isfinite(power), power, 1)

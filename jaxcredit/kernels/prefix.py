@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-BLOCK, LANES = 128, 8  # columns compared at once (their keys are the only long temporary), and the width of a vector register
+BLOCK, LANES = (
+    128,
+    8,
+)  # columns compared at once (their keys are the only long temporary), and the width of a vector register
 
 
 def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[Array, "R R"]:
@@ -24,7 +27,9 @@ def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[A
     lane = jnp.arange(LANES, dtype=jnp.int32)
 
     def step(k, prefix):
-        start = jnp.minimum(k * BLOCK, last)  # the last block may overlap the one before: a minimum does not mind
+        start = jnp.minimum(
+            k * BLOCK, last
+        )  # the last block may overlap the one before: a minimum does not mind
         y, real = (jax.lax.dynamic_slice_in_dim(x, start, BLOCK, axis=1) for x in (tokens, valid))
         key = jnp.where(real, y.astype(jnp.int32), -1)
         # Elementwise minima of register-wide slices, and one reduction at the end: a CPU does not vectorise a reduction of all.
@@ -37,14 +42,20 @@ def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[A
     return jax.lax.fori_loop(0, -(-T // BLOCK), step, jnp.full((R, R), T, jnp.int32))
 
 
-def shared_with(prefix: Int[Array, "R R"], row: Int[Array, "R"], trajectories: int) -> Int[Array, "R G"]:
+def shared_with(
+    prefix: Int[Array, "R R"], row: Int[Array, "R"], trajectories: int
+) -> Int[Array, "R G"]:
     """How far a row agrees with any row of a trajectory: a trajectory of several rows counts once.  L_ig = max {L_ij : row_j = g}"""
     member = row[:, None] == jnp.arange(trajectories, dtype=row.dtype)
     return jnp.where(member, prefix[:, :, None], 0).max(1)
 
 
 def branches(
-    shared: Int[Array, "R G"], row: Int[Array, "R"], reward: Float[Array, "G"], *, where: Bool[Array, "G"]
+    shared: Int[Array, "R G"],
+    row: Int[Array, "R"],
+    reward: Float[Array, "G"],
+    *,
+    where: Bool[Array, "G"],
 ) -> tuple[Float[Array, "R G"], Int[Array, "R G"]]:
     """The sparse differences of a row's prefix value.  d_ig = V(i, t+1) - V(i, t) and |M(i, t+1)| at t = shared_ig
 
@@ -59,21 +70,35 @@ def branches(
         depth, gain, h = other
         beyond, here = depth[:, None] > shared, depth[:, None] == shared
         n_after, after, n_left, left, repeated = sums
-        after, left = after + jnp.where(beyond, gain[:, None], 0), left + jnp.where(here, gain[:, None], 0)
+        after, left = (
+            after + jnp.where(beyond, gain[:, None], 0),
+            left + jnp.where(here, gain[:, None], 0),
+        )
         return (n_after + beyond, after, n_left + here, left, repeated | (here & (h < index))), None
 
     # One trajectory after the other in the registers: a reduction of [R, G, G] is not vectorised on a CPU.
     none, nothing = jnp.zeros(shared.shape, jnp.int32), jnp.zeros(shared.shape, reward.dtype)
     others = (jnp.where(where, shared, -1).T, relative.T, index)
-    (n_after, after, n_left, left, repeated), _ = jax.lax.scan(visit, (none, nothing, none, nothing, none > 0), others, unroll=16)
-    mean_after, mean_before = after / jnp.maximum(n_after, 1), (after + left) / jnp.maximum(n_after + n_left, 1)
+    (n_after, after, n_left, left, repeated), _ = jax.lax.scan(
+        visit, (none, nothing, none, nothing, none > 0), others, unroll=16
+    )
+    mean_after, mean_before = (
+        after / jnp.maximum(n_after, 1),
+        (after + left) / jnp.maximum(n_after + n_left, 1),
+    )
     return jnp.where(where & ~repeated & (n_after > 0), mean_after - mean_before, 0), n_after
 
 
-def at_branches(base: Float[Array, "R"], shared: Int[Array, "R G"], change: Float[Array, "R G"], columns: int) -> Float[Array, "R T"]:
+def at_branches(
+    base: Float[Array, "R"], shared: Int[Array, "R G"], change: Float[Array, "R G"], columns: int
+) -> Float[Array, "R T"]:
     """`base` in every column, plus the changes in theirs.  A_it = base_i + sum_g change_ig [shared_ig = t]"""
     rows = jnp.arange(shared.shape[0])[:, None]
-    return jnp.broadcast_to(base[:, None], (base.shape[0], columns)).at[rows, shared].add(change, mode="drop")
+    return (
+        jnp.broadcast_to(base[:, None], (base.shape[0], columns))
+        .at[rows, shared]
+        .add(change, mode="drop")
+    )
 
 
 def prefix_value(
@@ -92,7 +117,9 @@ def prefix_value(
     row = jnp.arange(R) if row is None else row
     shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
     members = where & (shared[:, None, :] >= jnp.arange(T + 1)[:, None])
-    mean = jnp.where(members, _relative(reward, row, where)[:, None], 0).sum(-1) / jnp.maximum(members.sum(-1), 1)
+    mean = jnp.where(members, _relative(reward, row, where)[:, None], 0).sum(-1) / jnp.maximum(
+        members.sum(-1), 1
+    )
     return jnp.where(where, reward, 0)[row][:, None] + mean
 
 

@@ -8,8 +8,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from jaxcredit.kernels.choices import check_choice
 from jaxcredit.kernels.masked import masked_mean, masked_var
-from jaxcredit.kernels.multistep import to_go
-from jaxcredit.kernels.sequences import final
+from jaxcredit.kernels.multistep import returns_to_go
+from jaxcredit.kernels.sequences import is_last
 
 UtteranceForm = Literal["scaled", "normalised", "progress", "discount", "uniform", "key"]
 
@@ -26,22 +26,27 @@ def shaping(
     Where `ended`, the state after the last real entry has the potential 0, whatever is given: then the discounted sum of F is -Phi_0
     on every path, and no policy becomes better or worse than another. With gamma=1 and nothing ended these are plain differences.
     """
-    after = jnp.where(final(where) & jnp.asarray(ended)[..., None], 0, potential[..., 1:])
+    after = jnp.where(is_last(where) & jnp.asarray(ended)[..., None], 0, potential[..., 1:])
     return jnp.where(where, gamma * after - potential[..., :-1], 0)
 
 
 def returns_over_peers(
-    reward: Float[Array, "G K"], *, gamma: float | int | Float[Array, ""] = 1.0, where: Bool[Array, "G K"]
+    reward: Float[Array, "G K"],
+    *,
+    gamma: float | int | Float[Array, ""] = 1.0,
+    where: Bool[Array, "G K"],
 ) -> Float[Array, "G K"]:
     """A_ik = G_ik - mean_j G_jk with G_ik = r_ik + gamma G_i,k+1; peers are the trajectories that have a segment k.
 
     The plain policy gradient of rewards inside a trajectory. Alone at its position a segment gets exactly 0.
     """
-    G = to_go(reward, gamma, where=where)
+    G = returns_to_go(reward, gamma, where=where)
     return jnp.where(where, G - masked_mean(G, where, axis=0, keepdims=True), 0)
 
 
-def decomposition_loss(reward: Float[Array, "*b K"], total: Float[Array, "*b"], where: Bool[Array, "*b K"]) -> Float[Array, "*b"]:
+def decomposition_loss(
+    reward: Float[Array, "*b K"], total: Float[Array, "*b"], where: Bool[Array, "*b K"]
+) -> Float[Array, "*b"]:
     """(mean_k r_k - R / n)^2 over a trajectory's n real entries: a learned reward adds up to the return."""
     n = jnp.maximum(where.sum(-1), 1)
     return jnp.where(where.any(-1), (masked_mean(reward, where, -1) - total / n) ** 2, 0)
@@ -70,7 +75,9 @@ def sampled_decomposition_loss(
     return jnp.where(chosen.any(-1), loss, 0)
 
 
-def draw_entries(where: Bool[Array, "*b K"], count: int | Int[Array, ""], *, key: PRNGKeyArray) -> Bool[Array, "*b K"]:
+def draw_entries(
+    where: Bool[Array, "*b K"], count: int | Int[Array, ""], *, key: PRNGKeyArray
+) -> Bool[Array, "*b K"]:
     """`count` of each trajectory's real entries at random, without replacement; all of them where they are fewer."""
     lot = jnp.where(where, jax.random.uniform(key, where.shape), 2.0)
     rank = jnp.argsort(jnp.argsort(lot, -1), -1)
@@ -91,14 +98,14 @@ def utterance_rewards(
         normalised  a_k / sum a S, marks below 0 counting 0; S / n where all do      discount   decay^(n - 1 - k) S
         uniform     S                                                       key        S for the utterance of the highest mark
 
-    Of equal marks the first is `key`. The `normalised` rewards sum to S, the others do not.
+    Of equal marks the first is `key`. The `normalized` rewards sum to S, the others do not.
     """
     check_choice("utterance_rewards", "form", form, get_args(UtteranceForm))
     real = where[..., None]
     S = jnp.broadcast_to(score[:, None], mark.shape)
     a = jnp.where(real, jnp.maximum(mark, 0), 0)
     total, n = a.sum(1, keepdims=True), jnp.maximum(real.sum(1, keepdims=True), 1)
-    left = to_go(jnp.ones(where.shape, score.dtype), where=where)[..., None] - 1
+    left = returns_to_go(jnp.ones(where.shape, score.dtype), where=where)[..., None] - 1
     top = real & (mark == jnp.max(mark, 1, where=real, initial=-jnp.inf, keepdims=True))
     forms = {
         "scaled": lambda: jnp.where(mark < 0, -1, mark / 3 * S),

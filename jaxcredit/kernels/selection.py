@@ -5,7 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def kth_largest(x: Float[Array, "*b T"], k: Int[Array, "*b"], where: Bool[Array, "*b T"] | None = None) -> Float[Array, "*b"]:
+def kth_largest(
+    x: Float[Array, "*b T"], k: Int[Array, "*b"], where: Bool[Array, "*b T"] | None = None
+) -> Float[Array, "*b"]:
     """The k-th largest real entry of each row (last axis), exactly; infinity where k < 1. There must be k real entries.
 
     Found bit by bit: the largest number that at least k entries reach. So many passes over the data are cheaper than a sort on every
@@ -26,16 +28,27 @@ def kth_largest(x: Float[Array, "*b T"], k: Int[Array, "*b"], where: Bool[Array,
     return jnp.where(k >= 1, value, jnp.inf)
 
 
-def top_share(x: Float[Array, "*b T"], share: float | Float[Array, ""], where: Bool[Array, "*b T"] | None = None) -> Bool[Array, "*b T"]:
+def top_share(
+    x: Float[Array, "*b T"],
+    share: float | Float[Array, ""],
+    where: Bool[Array, "*b T"] | None = None,
+) -> Bool[Array, "*b T"]:
     """The ceil(share n) largest of each row's n real entries, at least one; entries equal to the last of them come along."""
     where = jnp.ones(x.shape, bool) if where is None else where
     n = where.sum(-1)
-    k = jnp.minimum(n, jnp.maximum(1, jnp.floor(share * n + 0.9999).astype(n.dtype)))  # 0.2 * 15 is 3, and not one more for rounding
+    k = jnp.minimum(
+        n, jnp.maximum(1, jnp.floor(share * n + 0.9999).astype(n.dtype))
+    )  # 0.2 * 15 is 3, and not one more for rounding
     return where & (x >= kth_largest(x, k, where)[..., None])
 
 
 def cut_points(
-    logp: Float[Array, "*b T"], mask: Bool[Array, "*b T"], *, rho: float = 0.9, interval: int = 5, most: int | None = None
+    logp: Float[Array, "*b T"],
+    mask: Bool[Array, "*b T"],
+    *,
+    rho: float = 0.9,
+    interval: int = 5,
+    most: int | None = None,
 ) -> Int[Array, "*b T"]:
     """Segments that hold `interval` uncertain tokens each, p_t < rho, and begin with one.  segment_t = ceil(u_t / interval) - 1
 

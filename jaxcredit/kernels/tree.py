@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
 from jaxcredit.kernels.precision import binade, rounding
-from jaxcredit.kernels.segments import spread
+from jaxcredit.kernels.segments import to_tokens
 
 
 class Tree(NamedTuple):
@@ -23,9 +23,13 @@ class Tree(NamedTuple):
     node: Int[Array, "G K"]  # M where no segment took place
     parent: Int[Array, "M"]  # the root's is the root
     last: Bool[Array, "G K"]  # the segment is its path's last
-    paths: Int[Array, "M"]  # how many paths pass the node or end in it; 0 where a number is not in use
+    paths: Int[
+        Array, "M"
+    ]  # how many paths pass the node or end in it; 0 where a number is not in use
     ends: Int[Array, "M"]  # how many end in it
-    children: Int[Array, "M"]  # how many it has; where paths end in it, that end is one more (as the stop token is in a prefix tree)
+    children: Int[
+        Array, "M"
+    ]  # how many it has; where paths end in it, that end is one more (as the stop token is in a prefix tree)
 
 
 def tree_of(node: Int[Array, "G K"], parent: Int[Array, "M"], where: Bool[Array, "G K"]) -> Tree:
@@ -34,7 +38,7 @@ def tree_of(node: Int[Array, "G K"], parent: Int[Array, "M"], where: Bool[Array,
     step = jnp.arange(K)
     last = where & (step == jnp.where(where, step, -1).max(-1, keepdims=True))
     node = jnp.where(where, node, M)
-    paths, ends = at_nodes(jnp.stack([where, last], -1).astype(jnp.int32), node, M).T
+    paths, ends = segment_to_node(jnp.stack([where, last], -1).astype(jnp.int32), node, M).T
     paths = paths.at[0].add(where.any(-1).sum(dtype=jnp.int32))
     parent = jnp.clip(parent, 0, M - 1)
     child = (paths > 0) & (jnp.arange(M) > 0)
@@ -42,7 +46,7 @@ def tree_of(node: Int[Array, "G K"], parent: Int[Array, "M"], where: Bool[Array,
     return Tree(node, parent, last, paths, ends, children + (ends > 0))
 
 
-def at_nodes(x: Array, node: Int[Array, "G K"], nodes: int) -> Array:
+def segment_to_node(x: Array, node: Int[Array, "G K"], nodes: int) -> Array:
     """What all paths bring to each node, [G, K, ...] -> [M, ...]:  s_n = sum_{ik: node_ik = n} x_ik"""
     return jax.ops.segment_sum(x.reshape(node.size, *x.shape[2:]), node.reshape(-1), nodes)
 
@@ -55,7 +59,7 @@ def path_mean(reward: Float[Array, "G"], tree: Tree) -> Float[Array, "M"]:
     """
     far, top = _below_top(reward, tree)
     used = tree.node < tree.paths.shape[0]
-    total = at_nodes(jnp.where(used, far[:, None], 0), tree.node, tree.paths.shape[0])
+    total = segment_to_node(jnp.where(used, far[:, None], 0), tree.node, tree.paths.shape[0])
     return _mean(total.at[0].add(far.sum()), tree.paths, top)
 
 
@@ -70,7 +74,7 @@ def child_mean(reward: Float[Array, "G"], tree: Tree) -> Float[Array, "M"]:
     node = jnp.minimum(tree.node, M - 1)
     fork = jnp.where(used, tree.children[node], 1) * jnp.where(tree.last, tree.ends[node], 1)
     chance = jax.lax.cumprod(1 / jnp.maximum(fork, 1).astype(reward.dtype), axis=1, reverse=True)
-    total = at_nodes(jnp.where(used, chance * far[:, None], 0), tree.node, M)
+    total = segment_to_node(jnp.where(used, chance * far[:, None], 0), tree.node, M)
     total = total.at[0].add((chance[:, 0] * far).sum() / jnp.maximum(tree.children[0], 1))
     return _mean(total, jnp.minimum(tree.paths, 1), top)
 
@@ -87,14 +91,18 @@ def over_children(
     M = value.shape[0]
     used, number = tree.paths > 0, jnp.arange(M)
     far, top = _below_top(reward, tree)
-    end = _mean(at_nodes(jnp.where(tree.last, far[:, None], 0), tree.node, M), tree.ends, top)
+    end = _mean(
+        segment_to_node(jnp.where(tree.last, far[:, None], 0), tree.node, M), tree.ends, top
+    )
     ids, here = jnp.where(used & (number > 0), tree.parent, M), tree.ends > 0
 
     def total(x, own):
         return jax.ops.segment_sum(x, ids, M) + jnp.where(here, own, 0)
 
     low = jnp.min(value, where=used, initial=jnp.inf)
-    low = jnp.where(jnp.isfinite(low), low, 0)  # siblings that are equal and least differ by exactly 0
+    low = jnp.where(
+        jnp.isfinite(low), low, 0
+    )  # siblings that are equal and least differ by exactly 0
     n = jnp.maximum(tree.children, 1)
     mean = low + total(jnp.where(used, value - low, 0), end - low) / n
     far, own = jnp.where(used, value - mean[tree.parent], 0), jnp.where(here, end - mean, 0)
@@ -102,7 +110,9 @@ def over_children(
     square = total((far / unit) ** 2, (own / unit) ** 2)
     left = tree.children - ddof
     std = root(jnp.where(left > 0, square / jnp.maximum(left, 1), 0)) * unit
-    slack = jnp.maximum(backup_rounding(reward, tree), rounding(jnp.max(jnp.abs(value), where=used, initial=0)))
+    slack = jnp.maximum(
+        backup_rounding(reward, tree), rounding(jnp.max(jnp.abs(value), where=used, initial=0))
+    )
     return jnp.where(tree.children > 0, mean, 0), jnp.where(std > slack, std, 0)
 
 
@@ -113,7 +123,11 @@ def backup_rounding(reward: Float[Array, "G"], tree: Tree) -> Float[Array, ""]:
 
 
 def from_children(
-    x: Float[Array, "M"], parent: Int[Array, "M"], keep: float | Float[Array, "M"] = 1.0, *, depth: int | None = None
+    x: Float[Array, "M"],
+    parent: Int[Array, "M"],
+    keep: float | Float[Array, "M"] = 1.0,
+    *,
+    depth: int | None = None,
 ) -> Float[Array, "M"]:
     """Sums up a tree that is given by its parents alone.  S_n = x_n + sum_{c child of n} keep_c S_c
 
@@ -131,7 +145,11 @@ def from_children(
 
 
 def from_parent(
-    x: Float[Array, "M"], parent: Int[Array, "M"], keep: float | Float[Array, "M"] = 1.0, *, depth: int | None = None
+    x: Float[Array, "M"],
+    parent: Int[Array, "M"],
+    keep: float | Float[Array, "M"] = 1.0,
+    *,
+    depth: int | None = None,
 ) -> Float[Array, "M"]:
     """Sums down a tree that is given by its parents alone.  S_n = x_n + keep_n S_parent, S_root = x_root
 
@@ -146,13 +164,13 @@ def from_parent(
     return x
 
 
-def along(x: Float[Array, "M"], tree: Tree) -> Float[Array, "G K"]:
+def node_to_segment(x: Float[Array, "M"], tree: Tree) -> Float[Array, "G K"]:
     """Each segment gets the number of the node it ends in; 0 where none took place."""
     M = x.shape[0]
     return jnp.where(tree.node < M, x[jnp.minimum(tree.node, M - 1)], 0)
 
 
-def on_edges(
+def edge_to_tokens(
     x: Float[Array, "M"], tree: Tree, group, *, kept: Bool[Array, "M"] | None = None
 ) -> tuple[Float[Array, "R T"], Float[Array, "R T"]]:
     """Every token gets its node's number, and 1 / (trajectories that have tokens of its edge) as a weight: each edge counts once.
@@ -162,23 +180,31 @@ def on_edges(
     A tree comes as paths (a row a path, which repeats the edges it shares) or as edges (a row an edge, `row` naming any one path
     through it). Rows of one trajectory never repeat each other, so what is counted is trajectories.
     """
-    present = heard(group) & (tree.node < x.shape[0])
-    copies = at_nodes(present.astype(x.dtype), tree.node, x.shape[0])
+    present = has_policy_tokens(group) & (tree.node < x.shape[0])
+    copies = segment_to_node(present.astype(x.dtype), tree.node, x.shape[0])
     once = 1 / jnp.maximum(copies, 1)
     once = once if kept is None else jnp.where(kept, once, 0)
     # Two gathers by the same index share it, as an array as long as the rows: six times slower than either gather on a CPU.
-    again = SimpleNamespace(mask=group.mask, row=group.row, segment=jax.lax.optimization_barrier(group.segment))
-    return spread(along(x, tree), group), spread(along(once, tree), again)
+    again = SimpleNamespace(
+        action_mask=group.action_mask,
+        row=group.row,
+        segment=jax.lax.optimization_barrier(group.segment),
+    )
+    return to_tokens(node_to_segment(x, tree), group), to_tokens(node_to_segment(once, tree), again)
 
 
-def heard(group) -> Bool[Array, "G K"]:
+def has_policy_tokens(group) -> Bool[Array, "G K"]:
     """Segments in which the policy chose a token. One bit a segment, and one pass over the tokens for each 32 of them."""
-    (G, K), (R, _) = group.real.shape, group.mask.shape
+    (G, K), (R, _) = group.segment_mask.shape, group.action_mask.shape
     row = jnp.arange(R) if group.row is None else group.row
     words = []
     for first in range(0, K, 32):
         k = group.segment - first
-        bit = jnp.where(group.mask & (k >= 0) & (k < 32), jnp.left_shift(jnp.uint32(1), jnp.clip(k, 0, 31).astype(jnp.uint32)), 0)
+        bit = jnp.where(
+            group.action_mask & (k >= 0) & (k < 32),
+            jnp.left_shift(jnp.uint32(1), jnp.clip(k, 0, 31).astype(jnp.uint32)),
+            0,
+        )
         word = jax.lax.reduce(bit, jnp.uint32(0), jax.lax.bitwise_or, (1,))
         words.append(jnp.right_shift(word[:, None], jnp.arange(32, dtype=jnp.uint32)) & 1)
     here = jnp.concatenate(words, -1)[:, :K].astype(jnp.int32)

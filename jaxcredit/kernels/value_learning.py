@@ -7,20 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxcredit.kernels.segments import per_segment
+from jaxcredit.kernels.segments import segment_sum
 
 
-def progress_loss(parts: Float[Array, "G K"], R: Float[Array, "G"], where: Bool[Array, "G K"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def progress_loss(
+    parts: Float[Array, "G K"], R: Float[Array, "G"], where: Bool[Array, "G K"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(sum_k c_ik - R_i)^2, averaged over trajectories: a return is taken apart into what its steps gave (SPA, arXiv 2505.20732)."""
     there = where.any(-1)
     gap = jnp.where(there, jnp.where(where, parts, 0).sum(-1) - R, 0)
     return (gap * gap).sum(), there.sum().astype(gap.dtype)
 
 
-def implicit_rewards(prm_logp: Float[Array, "R T"], ref_logp: Float[Array, "R T"], group, *, beta: float = 0.05) -> Float[Array, "G K"]:
+def implicit_rewards(
+    prm_logp: Float[Array, "R T"], ref_logp: Float[Array, "R T"], group, *, beta: float = 0.05
+) -> Float[Array, "G K"]:
     """beta sum_{t in step} (log p_prm - log p_ref): the step rewards that a preference-trained model implies (arXiv 2509.19199)."""
-    gap = jnp.where(group.mask, prm_logp, 0) - jnp.where(group.mask, ref_logp, 0)
-    return jnp.where(group.real, beta * per_segment(gap, group), 0)
+    gap = jnp.where(group.action_mask, prm_logp, 0) - jnp.where(group.action_mask, ref_logp, 0)
+    return jnp.where(group.segment_mask, beta * segment_sum(gap, group), 0)
 
 
 def trajectory_preference_loss(
@@ -35,7 +39,13 @@ def trajectory_preference_loss(
     return loss.sum(), pair.sum().astype(Q.dtype)
 
 
-def td_target(reward: Float[Array, "*s"], after: Float[Array, "*s"], done: Bool[Array, "*s"], *, gamma: float = 0.95) -> Float[Array, "*s"]:
+def td_target(
+    reward: Float[Array, "*s"],
+    after: Float[Array, "*s"],
+    done: Bool[Array, "*s"],
+    *,
+    gamma: float = 0.95,
+) -> Float[Array, "*s"]:
     """r + gamma V(s'), and r alone where the episode is over (ArCHer, arXiv 2402.19446). A loss holds it fixed."""
     return reward + gamma * jnp.where(done, 0, after)
 

@@ -5,16 +5,27 @@ micro-batches, data shards and hosts, so that one division at the end gives the 
 """
 
 from jaxcredit.losses.aggregates import constant, sequence_mean, sequence_sum, token_mean
-from jaxcredit.losses.base import Aggregate, Batch, Objective, PerToken, divide
+from jaxcredit.losses.base import Aggregate, Batch, Objective, divide
 from jaxcredit.losses.kl import k1, k2, k3, straight_through
-from jaxcredit.losses.objectives import cispo, distill, gmpo, gspo, nll, ppo_clip, reinforce, sapo, scope, truncated_importance, turn_clip
+from jaxcredit.losses.objectives import (
+    cispo,
+    distill,
+    gmpo,
+    gspo,
+    nll,
+    ppo_clip,
+    reinforce,
+    sapo,
+    scope,
+    truncated_importance,
+    turn_clip,
+)
 from jaxcredit.losses.preferences import dpo, implicit_reward, mode_loss, prefer
 
 __all__ = [
     "Aggregate",
     "Batch",
     "Objective",
-    "PerToken",
     "cispo",
     "constant",
     "distill",

@@ -16,7 +16,9 @@ def sequence_mean(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float
     """mean_i (sum_t w l / sum_t w): every row counts alike (GRPO, arXiv 2402.03300). Rows without weight do not count."""
     w = loss_weight(batch)
     total = jnp.sum(w, -1)
-    return jnp.sum(divide(jnp.sum(w * on_mask(batch, loss), -1), total)), jnp.sum(total > 0, dtype=total.dtype)
+    return jnp.sum(divide(jnp.sum(w * on_mask(batch, loss), -1), total)), jnp.sum(
+        total > 0, dtype=total.dtype
+    )
 
 
 def sequence_sum(loss: PerToken, batch: Batch) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -9,7 +9,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 PerToken = Float[Array, "N R S"]
 Objective = Callable[..., PerToken]  # (logp, batch, *, knobs)
-Aggregate = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]  # (loss, batch) -> numerator, denominator
+Aggregate = Callable[
+    ..., tuple[Float[Array, ""], Float[Array, ""]]
+]  # (loss, batch) -> numerator, denominator
 
 
 @jax.tree_util.register_dataclass
@@ -17,8 +19,10 @@ Aggregate = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]  # (loss, b
 class Batch:
     """The response columns of whole prompts: all that a loss may look at besides the log-probabilities it moves."""
 
-    mask: Bool[Array, "*N R S"]  # tokens the policy chose
-    logp: Float[Array, "*N R S"]  # under the policy before this rollout's first step (old, proximal)
+    action_mask: Bool[Array, "*N R S"]  # tokens the policy chose
+    logp: Float[
+        Array, "*N R S"
+    ]  # under the policy before this rollout's first step (old, proximal)
     advantage: Float[Array, "*N R S"]
     weight: Float[Array, "*N R S"]  # >= 0; 0 leaves the loss and its denominator
     clip: Float[Array, "*N R S"]  # scales how far a token may move; 1 is the objective's own width
@@ -36,7 +40,7 @@ def divide(numerator: Float[Array, "*n"], denominator: Float[Array, "*n"]) -> Fl
 
 def on_mask(batch, x):
     """At least float32, and exactly 0 off the mask: `where` comes before any exp, so that padding makes no NaN, not even in a gradient."""
-    return jnp.where(batch.mask, x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0)
+    return jnp.where(batch.action_mask, x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0)
 
 
 def loss_weight(batch):

@@ -36,5 +36,7 @@ def straight_through(kl: Objective) -> Objective:
 
 def log_ratio_to_reference(logp, batch):
     if batch.ref_logp is None:
-        raise ValueError("a KL penalty (or a teacher) needs that policy's log-probabilities: add signals.reference, or set beta to 0")
+        raise ValueError(
+            "a KL penalty (or a teacher) needs that policy's log-probabilities: add signals.reference, or set beta to 0"
+        )
     return on_mask(batch, batch.ref_logp) - on_mask(batch, logp)

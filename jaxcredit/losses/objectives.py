@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxcredit.kernels import run_begins
+from jaxcredit.kernels import is_run_start
 from jaxcredit.losses.base import Batch, Objective, PerToken, on_mask
 from jaxcredit.losses.kl import log_ratio_to_reference
 
@@ -20,7 +20,9 @@ def nll(logp: PerToken, batch: Batch) -> PerToken:
     return on_mask(batch, -on_mask(batch, logp))
 
 
-def ppo_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.2, dual: float | None = None) -> PerToken:
+def ppo_clip(
+    logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.2, dual: float | None = None
+) -> PerToken:
     """max(-A rho, -A clip(rho, 1 - low c, 1 + high c)), rho = p / p_old, c = batch.clip; where A < 0 at most -A dual (dual > 1, often 3).
 
     arXiv 1707.06347; low < high is clip-higher, 2503.14476; dual clip is 1912.09729. The log-ratio is clamped to +-20.
@@ -45,7 +47,9 @@ def gspo(logp: PerToken, batch: Batch, *, low: float = 3e-4, high: float = 4e-4)
     stop = jax.lax.stop_gradient
     mean = _row_mean(_log_ratio(logp, batch, bound=None), batch)
     own = on_mask(batch, logp)
-    return on_mask(batch, _clipped(jnp.exp(jnp.minimum(own - stop(own) + stop(mean), 10.0)), batch, low, high))
+    return on_mask(
+        batch, _clipped(jnp.exp(jnp.minimum(own - stop(own) + stop(mean), 10.0)), batch, low, high)
+    )
 
 
 def turn_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.28) -> PerToken:
@@ -55,7 +59,13 @@ def turn_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0
     Turns of one token give ppo_clip. Tokens outside any segment keep their own ratio.
     """
     return on_mask(
-        batch, _clipped(jnp.exp(jnp.clip(_turn_mean(_log_ratio(logp, batch, bound=None), batch), -20.0, 20.0)), batch, low, high)
+        batch,
+        _clipped(
+            jnp.exp(jnp.clip(_turn_mean(_log_ratio(logp, batch, bound=None), batch), -20.0, 20.0)),
+            batch,
+            low,
+            high,
+        ),
     )
 
 
@@ -65,11 +75,15 @@ def gmpo(logp: PerToken, batch: Batch, *, low: float = 0.4, high: float = 0.4) -
     arXiv 2507.20673: the geometric mean of the ratios, each clipped where it gains. Meant for sequence_mean.
     """
     log_rho, sign = _log_ratio(logp, batch), jnp.sign(batch.advantage)
-    kept = sign * jnp.minimum(sign * log_rho, sign * jnp.clip(log_rho, -low * batch.clip, high * batch.clip))
+    kept = sign * jnp.minimum(
+        sign * log_rho, sign * jnp.clip(log_rho, -low * batch.clip, high * batch.clip)
+    )
     return on_mask(batch, -_row_mean(batch.advantage, batch) * jnp.exp(_row_mean(kept, batch)))
 
 
-def sapo(logp: PerToken, batch: Batch, *, positive: float = 1.0, negative: float = 1.05) -> PerToken:
+def sapo(
+    logp: PerToken, batch: Batch, *, positive: float = 1.0, negative: float = 1.05
+) -> PerToken:
     """-A (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A: a soft gate in the clip's place, of slope 1 at rho = 1.
 
     arXiv 2511.20347.
@@ -84,7 +98,11 @@ def distill(logp: PerToken, batch: Batch) -> PerToken:
 
     On-policy distillation; the teacher's log-probabilities are `ref_logp`. The advantage is not looked at.
     """
-    return on_mask(batch, jnp.exp(_log_ratio(logp, batch)) * jax.lax.stop_gradient(-log_ratio_to_reference(logp, batch)))
+    return on_mask(
+        batch,
+        jnp.exp(_log_ratio(logp, batch))
+        * jax.lax.stop_gradient(-log_ratio_to_reference(logp, batch)),
+    )
 
 
 def scope(logp: PerToken, batch: Batch) -> PerToken:
@@ -92,10 +110,14 @@ def scope(logp: PerToken, batch: Batch) -> PerToken:
 
     SCOPE, arXiv 2604.10688. The trajectory's weight (`kernels.two_path_weights`) comes as batch.weight.
     """
-    return jnp.where(batch.advantage > 0, on_mask(batch, -jnp.exp(_log_ratio(logp, batch))), distill(logp, batch))
+    return jnp.where(
+        batch.advantage > 0, on_mask(batch, -jnp.exp(_log_ratio(logp, batch))), distill(logp, batch)
+    )
 
 
-def truncated_importance(objective: Objective, *, cap: float = 2.0, sequence: bool = False) -> Objective:
+def truncated_importance(
+    objective: Objective, *, cap: float = 2.0, sequence: bool = False
+) -> Objective:
     """The objective times sg(min(exp(log p_trainer - log p_sampler), cap)): they may compute with different numerics, or one be older.
 
     Per token, or with the row's whole log-ratio (`sequence`), which alone corrects for what an older sampler wrote before and after.
@@ -105,7 +127,9 @@ def truncated_importance(objective: Objective, *, cap: float = 2.0, sequence: bo
 
     def weighted(logp: PerToken, batch: Batch, **knobs) -> PerToken:
         if batch.sampler_logp is None:
-            raise ValueError("truncated_importance needs the sampler's log-probabilities: pass sampler_logp=rollout.logp to the Batch")
+            raise ValueError(
+                "truncated_importance needs the sampler's log-probabilities: pass sampler_logp=rollout.logp to the Batch"
+            )
         gap = on_mask(batch, batch.logp) - on_mask(batch, batch.sampler_logp)
         gap = jnp.sum(gap, -1, keepdims=True) if sequence else gap
         factor = jnp.minimum(jnp.exp(jnp.clip(gap, -20.0, 20.0)), cap)
@@ -121,14 +145,16 @@ def _log_ratio(logp, batch, bound: float | None = 20.0):
 
 def _row_mean(x, batch):
     x = on_mask(batch, x)
-    count = jnp.sum(batch.mask, -1, keepdims=True, dtype=x.dtype)
+    count = jnp.sum(batch.action_mask, -1, keepdims=True, dtype=x.dtype)
     return jnp.sum(x, -1, keepdims=True) / jnp.maximum(count, 1)
 
 
 def _turn_mean(x, batch):
     """The mean over the tokens of the same segment of the row, whose tokens follow each other but for holes."""
-    inside = batch.mask & (batch.segment >= 0)
-    turn = jnp.maximum(jnp.cumsum(run_begins(batch.segment, inside), -1) - 1, 0)  # the turns of a row, numbered without gaps
+    inside = batch.action_mask & (batch.segment >= 0)
+    turn = jnp.maximum(
+        jnp.cumsum(is_run_start(batch.segment, inside), -1) - 1, 0
+    )  # the turns of a row, numbered without gaps
     S = x.shape[-1]
 
     def mean(x, inside, turn):

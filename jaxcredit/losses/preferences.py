@@ -6,10 +6,16 @@ from jaxtyping import Array, Bool, Float
 
 
 def implicit_reward(
-    logp: Float[Array, "*b T"], ref_logp: Float[Array, "*b T"], mask: Bool[Array, "*b T"], *, beta: float = 0.1
+    logp: Float[Array, "*b T"],
+    ref_logp: Float[Array, "*b T"],
+    mask: Bool[Array, "*b T"],
+    *,
+    beta: float = 0.1,
 ) -> Float[Array, "*b"]:
     """beta sum_t (log p_t - log p_ref,t) over the answer's own tokens."""
-    return beta * jnp.where(mask, jnp.where(mask, logp, 0) - jnp.where(mask, ref_logp, 0), 0).sum(-1)
+    return beta * jnp.where(mask, jnp.where(mask, logp, 0) - jnp.where(mask, ref_logp, 0), 0).sum(
+        -1
+    )
 
 
 def prefer(better: Float[Array, "*b"], worse: Float[Array, "*b"]) -> Float[Array, "*b"]:
@@ -34,7 +40,12 @@ def dpo(
 
 
 def mode_loss(
-    logits: Float[Array, "*b V"], preference: Float[Array, "*b"], *, long: int, short: int, temperature: float = 1.0
+    logits: Float[Array, "*b V"],
+    preference: Float[Array, "*b"],
+    *,
+    long: int,
+    short: int,
+    temperature: float = 1.0,
 ) -> Float[Array, "*b"]:
     """softplus(-s (z_long - z_short) / temperature), s = 1 where long thinking is preferred, -1 short, 0 neither (and no gradient).
 

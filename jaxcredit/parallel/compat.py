@@ -25,7 +25,9 @@ def device_grid(shape: Sequence[int], devices: Sequence[Any], *, split: bool) ->
         from jax.experimental import mesh_utils
     except ImportError:
         names = tuple(map(str, range(len(shape))))
-        return jax.make_mesh(tuple(shape), names, devices=tuple(devices), axis_types=(AxisType.Auto,) * len(shape)).devices
+        return jax.make_mesh(
+            tuple(shape), names, devices=tuple(devices), axis_types=(AxisType.Auto,) * len(shape)
+        ).devices
     return mesh_utils.create_device_mesh(tuple(shape), devices, allow_split_physical_axes=split)
 
 
@@ -38,5 +40,7 @@ def tpu_devices(name: str, **options: Any) -> list[Any]:
     try:
         from jax.experimental import topologies
     except ImportError as error:
-        raise ImportError(f"jax {jax.__version__} cannot compile for TPUs that are not attached: plan without --topology") from error
+        raise ImportError(
+            f"jax {jax.__version__} cannot compile for TPUs that are not attached: plan without --topology"
+        ) from error
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)

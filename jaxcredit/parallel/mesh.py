@@ -25,11 +25,19 @@ Rules = dict[str, str | tuple[str, ...]]  # axes that a mesh has not are passed 
 
 single: Rules = {}
 fsdp: Rules = {"batch": ("data", "fsdp"), "width": "fsdp"}
-tensor: Rules = {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "ffn": "tensor", "length": "tensor"}
+tensor: Rules = {
+    "vocab": "tensor",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "ffn": "tensor",
+    "length": "tensor",
+}
 context: Rules = {"length": "context", "query": "context"}
 fsdp_tensor: Rules = fsdp | tensor | {"expert": "expert"}
 fsdp_context: Rules = fsdp | context
-settled: Rules = {name: axes for name, axes in fsdp_tensor.items() if name != "width"}  # to sample: no weight waits for another device
+settled: Rules = {
+    name: axes for name, axes in fsdp_tensor.items() if name != "width"
+}  # to sample: no weight waits for another device
 
 _planned: ContextVar[Sequence | None] = ContextVar("planned", default=None)
 
@@ -56,7 +64,9 @@ def make(shape: Mapping[str, int], devices: Sequence | None = None) -> Mesh:
     shape = sizes(shape, len(devices))
     need = math.prod(shape.values())
     if need > len(devices):
-        raise ValueError(f"a mesh of {shape} needs {need} devices, here are {len(devices)}: shrink an axis")
+        raise ValueError(
+            f"a mesh of {shape} needs {need} devices, here are {len(devices)}: shrink an axis"
+        )
     devices = devices[:need]
     return Mesh(grid(shape, devices), tuple(shape), axis_types=(AxisType.Auto,) * len(shape))
 
@@ -68,10 +78,15 @@ def grid(shape: Mapping[str, int], devices: Sequence) -> np.ndarray:
     if slices == 1:
         return device_grid(tuple(shape.values()), devices, split=split)
     if shape.get("data", 1) % slices:
-        raise ValueError(f"{slices} slices, and a mesh of {shape}: give it an axis `data` that is a multiple of {slices}")
+        raise ValueError(
+            f"{slices} slices, and a mesh of {shape}: give it an axis `data` that is a multiple of {slices}"
+        )
     within = tuple(size // slices if axis == "data" else size for axis, size in shape.items())
     each = itertools.groupby(sorted(devices, key=_slice), _slice)
-    return np.concatenate([device_grid(within, list(part), split=split) for _, part in each], axis=list(shape).index("data"))
+    return np.concatenate(
+        [device_grid(within, list(part), split=split) for _, part in each],
+        axis=list(shape).index("data"),
+    )
 
 
 def _slice(device) -> int:
@@ -98,12 +113,18 @@ def ways(axis: str, rules: Rules, shape: Mapping[str, int]) -> int:
     return math.prod(sizes(shape).get(name, 1) for name in over(axis, rules))
 
 
-def sharding(shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Rules, mesh: Mesh) -> NamedSharding:
+def sharding(
+    shape: tuple[int, ...], axes: tuple[str | None, ...], rules: Rules, mesh: Mesh
+) -> NamedSharding:
     """Where one array lies. A mesh axis is used at most once an array, and only on a dimension that it divides."""
     spec, used = [], set()
     for size, axis in zip(shape, axes, strict=True):
         chosen = tuple(name for name in over(axis, rules) if name in mesh.shape)
-        fits = chosen and used.isdisjoint(chosen) and size % math.prod(mesh.shape[name] for name in chosen) == 0
+        fits = (
+            chosen
+            and used.isdisjoint(chosen)
+            and size % math.prod(mesh.shape[name] for name in chosen) == 0
+        )
         spec.append((chosen[0] if len(chosen) == 1 else chosen) if fits else None)
         used.update(chosen)
     return NamedSharding(mesh, PartitionSpec(*spec))
@@ -117,12 +138,18 @@ class Layout:
     rules: tuple[tuple[str, str | tuple[str, ...]], ...]
 
     def __call__(self, x: Array, *axes: str | None) -> Array:
-        return jax.lax.with_sharding_constraint(x, sharding(x.shape, axes, dict(self.rules), self.mesh))
+        return jax.lax.with_sharding_constraint(
+            x, sharding(x.shape, axes, dict(self.rules), self.mesh)
+        )
 
 
 def shardings(specs: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
     """Where every parameter lies."""
-    return jax.tree.map(lambda p: sharding(p.shape, p.axes, rules, mesh), specs, is_leaf=lambda p: isinstance(p, Param))
+    return jax.tree.map(
+        lambda p: sharding(p.shape, p.axes, rules, mesh),
+        specs,
+        is_leaf=lambda p: isinstance(p, Param),
+    )
 
 
 def batch(size: int, rules: Rules, mesh: Mesh) -> NamedSharding:
@@ -154,14 +181,21 @@ def state_shardings(state: PyTree, params: PyTree, where: PyTree, mesh: Mesh) ->
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     def like_params(x) -> bool:
-        return jax.tree.structure(x) == tree and [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(x)] == shapes
+        return (
+            jax.tree.structure(x) == tree
+            and [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(x)] == shapes
+        )
 
-    return jax.tree.map(lambda x: where if like_params(x) else everywhere, state, is_leaf=like_params)
+    return jax.tree.map(
+        lambda x: where if like_params(x) else everywhere, state, is_leaf=like_params
+    )
 
 
 def assert_placed(state: PyTree, where: PyTree) -> None:
     """Raise, naming the array, when a real state does not lie where it should: in Auto mode moments silently replicate."""
-    for (path, x), want in zip(jax.tree.leaves_with_path(state), jax.tree.leaves(where), strict=True):
+    for (path, x), want in zip(
+        jax.tree.leaves_with_path(state), jax.tree.leaves(where), strict=True
+    ):
         if not x.sharding.is_equivalent_to(want, x.ndim):
             raise AssertionError(
                 f"{jax.tree_util.keystr(path)} {np.shape(x)} lies as {x.sharding}, expected {want}: "

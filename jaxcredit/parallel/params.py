@@ -21,19 +21,25 @@ class Param:
 
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
-            raise ValueError(f"a Param of shape {self.shape} needs an axis name a dimension, got {self.axes}; None is 'never cut'")
+            raise ValueError(
+                f"a Param of shape {self.shape} needs an axis name a dimension, got {self.axes}; None is 'never cut'"
+            )
 
 
 def init(specs: PyTree, key: Array, dtype: str = "float32") -> PyTree:
     """The tree of arrays. Each one draws from a key of its own, folded from its place in the tree."""
     leaves, tree = jax.tree.flatten(specs)
-    return tree.unflatten(p.init(jax.random.fold_in(key, i), p.shape, jnp.dtype(dtype)) for i, p in enumerate(leaves))
+    return tree.unflatten(
+        p.init(jax.random.fold_in(key, i), p.shape, jnp.dtype(dtype)) for i, p in enumerate(leaves)
+    )
 
 
 def abstract(specs: PyTree, dtype: str = "float32", shardings: PyTree | None = None) -> PyTree:
     """The same tree as shapes only: enough to lower and compile a program, or to restore into, without any weights."""
     shardings = jax.tree.map(lambda _: None, specs) if shardings is None else shardings
-    return jax.tree.map(lambda p, s: jax.ShapeDtypeStruct(p.shape, jnp.dtype(dtype), sharding=s), specs, shardings)
+    return jax.tree.map(
+        lambda p, s: jax.ShapeDtypeStruct(p.shape, jnp.dtype(dtype), sharding=s), specs, shardings
+    )
 
 
 def count(specs: PyTree) -> int:

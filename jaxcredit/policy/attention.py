@@ -30,9 +30,18 @@ def mix(q: Array, *parts: tuple[Array, Array, Array], cfg) -> Array:
     @jax.checkpoint
     def chunk(xs):
         q, masks = xs[0], iter(xs[1])
-        return _mix(q, [(k, v, next(masks) if own else mask) for (k, v, mask), own in zip(parts, each, strict=True)], cfg)
+        return _mix(
+            q,
+            [
+                (k, v, next(masks) if own else mask)
+                for (k, v, mask), own in zip(parts, each, strict=True)
+            ],
+            cfg,
+        )
 
-    masks = [cut(mask, mask.ndim - 2, n) for (_, _, mask), own in zip(parts, each, strict=True) if own]
+    masks = [
+        cut(mask, mask.ndim - 2, n) for (_, _, mask), own in zip(parts, each, strict=True) if own
+    ]
     return joined(jax.lax.map(chunk, (cut(q, 2, n), masks)), 2, S)
 
 
@@ -45,21 +54,33 @@ def cut(x: Array, axis: int, n: int) -> Array:
 def joined(x: Array, axis: int, S: int) -> Array:
     """The inverse of `cut`."""
     x = jnp.moveaxis(x, 0, axis + 1)
-    return jax.lax.slice_in_dim(x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), 0, S, axis=axis)
+    return jax.lax.slice_in_dim(
+        x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), 0, S, axis=axis
+    )
 
 
 def _mix(q: Array, parts, cfg) -> Array:
     N, R, S, H, h = q.shape
     K = parts[0][0].shape[1]
-    q = jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5)) * (cfg.score_dim or h) ** -0.5
+    q = (
+        jnp.transpose(q.reshape(N, R, S, K, -1, h), (0, 3, 1, 4, 2, 5))
+        * (cfg.score_dim or h) ** -0.5
+    )
 
     def times(x, y):  # the axes of x that y lacks are further rows of the matmul
         return (x.reshape(*y.shape[:-2], -1, y.shape[-2]) @ y).reshape(*x.shape[:-1], -1)
 
-    scores = [jnp.where(mask, cap(times(q, k).astype(jnp.float32), cfg.score_cap), MASKED) for k, _, mask in parts]
-    top = jax.lax.stop_gradient(functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores)))
+    scores = [
+        jnp.where(mask, cap(times(q, k).astype(jnp.float32), cfg.score_cap), MASKED)
+        for k, _, mask in parts
+    ]
+    top = jax.lax.stop_gradient(
+        functools.reduce(jnp.maximum, (z.max(-1, keepdims=True) for z in scores))
+    )
     e = [jnp.exp(z - top) for z in scores]
-    mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(w.sum(-1, keepdims=True) for w in e)
+    mixed = sum(times(w.astype(v.dtype), v) for w, (_, v, _) in zip(e, parts, strict=True)) / sum(
+        w.sum(-1, keepdims=True) for w in e
+    )
     return jnp.transpose(jnp.asarray(mixed, q.dtype), (0, 2, 4, 1, 3, 5)).reshape(N, R, S, H, h)
 
 

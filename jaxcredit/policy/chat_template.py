@@ -17,7 +17,12 @@ from jaxcredit.utils import plain_text
 WORKER = Path(__file__).with_name("chat_template_worker.py")
 SECONDS = 1  # of processor time for one conversation
 MEMORY = 2**30  # bytes beyond what the process has before it renders
-QUIET = {"TRANSFORMERS_NO_ADVISORY_WARNINGS": "1", "HF_HUB_OFFLINE": "1", "USE_TORCH": "0", "OPENBLAS_NUM_THREADS": "1"}
+QUIET = {
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "USE_TORCH": "0",
+    "OPENBLAS_NUM_THREADS": "1",
+}
 
 
 def render(template: str, messages: list[dict[str, Any]], where: str, **values: Any) -> str:
@@ -36,7 +41,9 @@ def render(template: str, messages: list[dict[str, Any]], where: str, **values: 
     try:
         request = json.dumps({"template": template, "messages": messages, "values": values})
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"the messages or the options of the chat template of {where} are not plain JSON values: {error}") from error
+        raise ValueError(
+            f"the messages or the options of the chat template of {where} are not plain JSON values: {error}"
+        ) from error
     reply = _worker(os.getpid()).ask(request.encode() + b"\n")
     if "text" in reply:
         return reply["text"]
@@ -71,15 +78,21 @@ class Worker:
                     process.stdin.write(request)
                     process.stdin.flush()
                 line = process.stdout.readline()
-            except BaseException:  # interrupted between request and reply: the next reply would be the wrong one
+            except (
+                BaseException
+            ):  # interrupted between request and reply: the next reply would be the wrong one
                 self._end()
                 raise
             if line.endswith(b"\n"):
                 return json.loads(line)
             code = self._end()
         if code == -getattr(signal, "SIGXCPU", 0):
-            return {"error": f"it takes more than {SECONDS} s of processor time for one conversation"}
-        return {"error": f"the process that rendered it ended with status {code}: it takes too much memory or time"}
+            return {
+                "error": f"it takes more than {SECONDS} s of processor time for one conversation"
+            }
+        return {
+            "error": f"the process that rendered it ended with status {code}: it takes too much memory or time"
+        }
 
     def close(self) -> None:
         with self._lock:

@@ -35,14 +35,18 @@ def limit_time(seconds: int) -> None:
     if "resource" in globals():
         hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
         soft = int(time.process_time()) + 1 + seconds
-        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+        resource.setrlimit(
+            resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard)
+        )
 
 
 def rendered(template: str, messages: list, values: dict[str, Any]) -> str:
     """Conversation in the model's format, including the generation prompt."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    out = render_jinja_template([messages], chat_template=template, add_generation_prompt=True, **values)
+    out = render_jinja_template(
+        [messages], chat_template=template, add_generation_prompt=True, **values
+    )
     text = out[0][0]
     if len(text) > LONGEST:
         raise ValueError(f"it writes {len(text)} characters, more than the limit of {LONGEST}")
@@ -51,7 +55,11 @@ def rendered(template: str, messages: list, values: dict[str, Any]) -> str:
 
 def line_of(error: BaseException) -> int | None:
     """Line of the template at which an error was raised."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in ("<template>", "<unknown>")]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename in ("<template>", "<unknown>")
+    ]
     return getattr(error, "lineno", None) or (lines[-1] if lines else None)
 
 

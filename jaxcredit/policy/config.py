@@ -33,7 +33,9 @@ class Config:
     tied: bool = True  # the embedding is also the unembedding
     # How many tokens each layer sees, its own the last, 0: all; repeated over the layers: Gemma 3 has (1024,) * 5 + (0,).
     windows: tuple[int, ...] = ()
-    local_theta: float = 0.0  # rope_theta of the layers with a window; 0: that of the others (Gemma 3)
+    local_theta: float = (
+        0.0  # rope_theta of the layers with a window; 0: that of the others (Gemma 3)
+    )
     score_dim: int = 0  # attention scores are q k / sqrt(score_dim); 0: head_dim (Gemma)
     score_cap: float = 0.0  # c tanh(x / c) of attention scores; 0: none (Gemma 2)
     logit_cap: float = 0.0  # the same of logits
@@ -41,9 +43,13 @@ class Config:
     post_norm: bool = False  # what attention and MLP add is normalised too (Gemma)
     embed_scale: float = 1.0  # embeddings enter the first layer times this (Gemma: sqrt(width))
     act: str = "silu"  # of the MLP's gate, a function of jax.nn (Gemma: "gelu", which there is the tanh form)
-    experts: int = 0  # MLPs a layer, each `ffn` wide, of which a token takes `experts_per_token` (Qwen3-MoE)
+    experts: int = (
+        0  # MLPs a layer, each `ffn` wide, of which a token takes `experts_per_token` (Qwen3-MoE)
+    )
     experts_per_token: int = 0
-    dtype: str = "float32"  # of activations and matmuls; norms, softmax and logits are float32 always
+    dtype: str = (
+        "float32"  # of activations and matmuls; norms, softmax and logits are float32 always
+    )
     param_dtype: str = "float32"
     # "full": the backward recomputes each layer from its input; "none": every matmul is kept, what lies between is recomputed
     remat: str = "full"
@@ -63,15 +69,29 @@ class Config:
         if not callable(getattr(jax.nn, self.act, None)):
             raise ValueError(f"act = {self.act!r} is no function of jax.nn: take 'silu' or 'gelu'")
         if self.attention not in ("auto", "plain", "splash", "cudnn"):
-            raise ValueError(f"attention = {self.attention!r} is not known: take 'auto', 'plain', 'splash' or 'cudnn'")
+            raise ValueError(
+                f"attention = {self.attention!r} is not known: take 'auto', 'plain', 'splash' or 'cudnn'"
+            )
 
 
 def specs(cfg: Config) -> PyTree:
     """The parameters. They begin normal with standard deviation D^-1/2, so that one learning rate suits small models too; projections into
     the residual stream are smaller by sqrt(2 L), as in GPT-2."""
-    L, D, H, K, h, F, V = cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.head_dim, cfg.ffn, cfg.vocab
+    L, D, H, K, h, F, V = (
+        cfg.layers,
+        cfg.width,
+        cfg.heads,
+        cfg.kv_heads,
+        cfg.head_dim,
+        cfg.ffn,
+        cfg.vocab,
+    )
     zeros = jax.nn.initializers.zeros
-    ones = jax.nn.initializers.constant(1 - cfg.norm_offset) if cfg.norm_offset else jax.nn.initializers.ones
+    ones = (
+        jax.nn.initializers.constant(1 - cfg.norm_offset)
+        if cfg.norm_offset
+        else jax.nn.initializers.ones
+    )
     E, e = ((cfg.experts,), ("expert",)) if cfg.experts else ((), ())
     plain = jax.nn.initializers.normal(1 / math.sqrt(D))
     small = jax.nn.initializers.normal(1 / math.sqrt(2 * L * D))
@@ -87,9 +107,14 @@ def specs(cfg: Config) -> PyTree:
         "w_down": Param((L, *E, F, D), (None, *e, "ffn", "width"), small),
     }
     if cfg.qk_norm:
-        stack |= {"q_norm": Param((L, h), (None, None), ones), "k_norm": Param((L, h), (None, None), ones)}
+        stack |= {
+            "q_norm": Param((L, h), (None, None), ones),
+            "k_norm": Param((L, h), (None, None), ones),
+        }
     if cfg.post_norm:
-        stack |= {name: Param((L, D), (None, None), ones) for name in ("attn_post_norm", "mlp_post_norm")}
+        stack |= {
+            name: Param((L, D), (None, None), ones) for name in ("attn_post_norm", "mlp_post_norm")
+        }
     if cfg.experts:
         stack["w_router"] = Param((L, D, cfg.experts), (None, "width", None), plain)
     if cfg.qkv_bias:
@@ -98,5 +123,9 @@ def specs(cfg: Config) -> PyTree:
             "bk": Param((L, K, h), (None, "kv_heads", None), zeros),
             "bv": Param((L, K, h), (None, "kv_heads", None), zeros),
         }
-    tree = {"embed": Param((V, D), ("vocab", "width"), plain), "final_norm": Param((D,), (None,), ones), "layers": stack}
+    tree = {
+        "embed": Param((V, D), ("vocab", "width"), plain),
+        "final_norm": Param((D,), (None,), ones),
+        "layers": stack,
+    }
     return tree if cfg.tied else tree | {"unembed": Param((D, V), ("width", "vocab"), plain)}

@@ -8,10 +8,17 @@ from jaxtyping import Array, Float
 
 from jaxcredit.parallel.mesh import Layout, sharding
 
-AXES = {"w_router": (None, None), "w_gate": ("expert", None, "ffn"), "w_up": ("expert", None, "ffn"), "w_down": ("expert", "ffn", None)}
+AXES = {
+    "w_router": (None, None),
+    "w_gate": ("expert", None, "ffn"),
+    "w_up": ("expert", None, "ffn"),
+    "w_down": ("expert", "ffn", None),
+}
 
 
-def routed(y: Float[Array, "*B D"], w, act, k: int, place: Layout | None = None) -> Float[Array, "*B D"]:
+def routed(
+    y: Float[Array, "*B D"], w, act, k: int, place: Layout | None = None
+) -> Float[Array, "*B D"]:
     """sum over the k likeliest experts e of p_e / (sum of those p) * expert_e(y), p = softmax(y w_router)  (Qwen3-MoE, Mixtral).
 
     Tokens are sorted by expert, so that each expert is one matmul over the tokens it got: k times the work of one expert, whatever their
@@ -23,11 +30,20 @@ def routed(y: Float[Array, "*B D"], w, act, k: int, place: Layout | None = None)
     rules = dict(place.rules)
     own = {name: w[name] for name in AXES}
     cut = {name: sharding(x.shape, AXES[name], rules, place.mesh).spec for name, x in own.items()}
-    here = sharding(y.shape, ("batch", *(None,) * (y.ndim - 3), "query", None), rules, place.mesh).spec
+    here = sharding(
+        y.shape, ("batch", *(None,) * (y.ndim - 3), "query", None), rules, place.mesh
+    ).spec
     expert, _, ffn = cut["w_gate"]
-    apart = tuple(name for axes in (expert, ffn) if axes for name in ((axes,) if isinstance(axes, str) else axes))
+    apart = tuple(
+        name
+        for axes in (expert, ffn)
+        if axes
+        for name in ((axes,) if isinstance(axes, str) else axes)
+    )
     f = functools.partial(_routed, act=act, k=k, expert=expert, apart=apart)
-    return jax.shard_map(f, mesh=place.mesh, in_specs=(here, cut), out_specs=here, check_vma=False)(y, own)
+    return jax.shard_map(f, mesh=place.mesh, in_specs=(here, cut), out_specs=here, check_vma=False)(
+        y, own
+    )
 
 
 def _routed(y, w, *, act, k, expert=None, apart=()):
@@ -43,11 +59,17 @@ def _routed(y, w, *, act, k, expert=None, apart=()):
     order = jnp.argsort(turn)  # stable: the same tokens, the same sums
     sizes = jnp.bincount(turn, length=E)[:mine]
 
-    def known(x):  # rows of other devices' experts lie behind all groups, where a grouped matmul may write anything
+    def known(
+        x,
+    ):  # rows of other devices' experts lie behind all groups, where a grouped matmul may write anything
         return x if mine == E else jnp.where((jnp.arange(len(x)) < sizes.sum())[:, None], x, 0)
 
     sent = known(jnp.repeat(x, k, axis=0)[order])
-    h = act(jax.lax.ragged_dot(sent, w["w_gate"], sizes)) * jax.lax.ragged_dot(sent, w["w_up"], sizes)
-    back = known(jax.lax.ragged_dot(h, w["w_down"], sizes))[jnp.argsort(order)].reshape(*chosen.shape, -1)
+    h = act(jax.lax.ragged_dot(sent, w["w_gate"], sizes)) * jax.lax.ragged_dot(
+        sent, w["w_up"], sizes
+    )
+    back = known(jax.lax.ragged_dot(h, w["w_down"], sizes))[jnp.argsort(order)].reshape(
+        *chosen.shape, -1
+    )
     out = (back * share[..., None]).sum(-2).reshape(y.shape)
     return jax.lax.psum(out, apart) if apart else out

@@ -38,7 +38,11 @@ def _device(cfg):
 
 def _lacks(name: str, cfg, cuda: bool) -> str:
     """What a kernel cannot do of a config."""
-    if name != "plain" and cfg.place and mesh.ways("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1:
+    if (
+        name != "plain"
+        and cfg.place
+        and mesh.ways("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1
+    ):
         return "takes all tokens of a row, and this mesh cuts them"
     if name == "splash":
         try:
@@ -51,8 +55,14 @@ def _lacks(name: str, cfg, cuda: bool) -> str:
         return "knows no cap of scores"
     if cuda and cfg.dtype not in ("bfloat16", "float16"):
         return f"has no {cfg.dtype}"
-    most = 256 if float(getattr(_device(cfg), "compute_capability", 0)) >= 9 else 128  # from Hopper on
-    return f"has heads of at most {most} that are multiples of 8" if cuda and (cfg.head_dim > most or cfg.head_dim % 8) else ""
+    most = (
+        256 if float(getattr(_device(cfg), "compute_capability", 0)) >= 9 else 128
+    )  # from Hopper on
+    return (
+        f"has heads of at most {most} that are multiples of 8"
+        if cuda and (cfg.head_dim > most or cfg.head_dim % 8)
+        else ""
+    )
 
 
 def fused(cfg, valid: Bool[Array, "N T"], P: int, S: int = 0) -> Callable | None:
@@ -67,7 +77,9 @@ def fused(cfg, valid: Bool[Array, "N T"], P: int, S: int = 0) -> Callable | None
         one = functools.partial(splash, P=P, S=S, cfg=cfg, interpret=platform != "tpu")
         facts = valid, _together(valid, P, S)
     else:
-        one = functools.partial(cudnn, P=P, S=S, cfg=cfg, implementation="cudnn" if platform == "gpu" else "xla")
+        one = functools.partial(
+            cudnn, P=P, S=S, cfg=cfg, implementation="cudnn" if platform == "gpu" else "xla"
+        )
         facts = (spread(valid, P, S),)
     widths = sorted({w or FAR for w in cfg.windows} or {FAR})
     each = [_cut(functools.partial(one, window=w), cfg.place, len(facts)) for w in widths]
@@ -94,12 +106,16 @@ def _cut(f: Callable, place, facts: int) -> Callable:
     rules = dict(place.rules)
 
     def cut(q, k, v, *rest):
-        batch, _, heads, _ = mesh.sharding(q.shape, ("batch", None, "heads", None), rules, place.mesh).spec
+        batch, _, heads, _ = mesh.sharding(
+            q.shape, ("batch", None, "heads", None), rules, place.mesh
+        ).spec
         ways = mesh.ways("heads", rules, place.mesh.shape) if heads else 1
         k, v = (jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2) for x in (k, v))
         here = PartitionSpec(batch, None, heads, None)
         specs = (here,) * 3 + (PartitionSpec(batch),) * facts
-        return jax.shard_map(f, mesh=place.mesh, in_specs=specs, out_specs=here, check_vma=False)(q, k, v, *rest)
+        return jax.shard_map(f, mesh=place.mesh, in_specs=specs, out_specs=here, check_vma=False)(
+            q, k, v, *rest
+        )
 
     return cut
 
@@ -107,7 +123,9 @@ def _cut(f: Callable, place, facts: int) -> Callable:
 def spread(x: Array, P: int, S: int) -> Array:
     """`[N, P + R S, ...]` to `[N, R, P + S, ...]`, every row behind a copy of its prompt; without rows the prompt alone."""
     rows = x[:, P:].reshape(len(x), -1 if S else 1, S, *x.shape[2:])
-    return jnp.concatenate([jnp.broadcast_to(x[:, None, :P], (*rows.shape[:2], P, *x.shape[2:])), rows], 2)
+    return jnp.concatenate(
+        [jnp.broadcast_to(x[:, None, :P], (*rows.shape[:2], P, *x.shape[2:])), rows], 2
+    )
 
 
 def cudnn(
@@ -130,11 +148,15 @@ def cudnn(
     """
     N, R, C = valid.shape
     order = jnp.argsort(~valid.reshape(N * R, C), -1)  # stable
-    lengths = jnp.maximum(valid.reshape(N * R, C).sum(-1, dtype=jnp.int32), 1)  # of nothing there is no mean
+    lengths = jnp.maximum(
+        valid.reshape(N * R, C).sum(-1, dtype=jnp.int32), 1
+    )  # of nothing there is no mean
     inside = (jnp.arange(C) < lengths[:, None])[..., None, None]
 
     def taken(x, order):  # no index twice: the gradient is a scatter without atomic sums
-        return x.at[jnp.arange(N * R)[:, None], order].get(unique_indices=True, mode="promise_in_bounds")
+        return x.at[jnp.arange(N * R)[:, None], order].get(
+            unique_indices=True, mode="promise_in_bounds"
+        )
 
     def rows(x):
         x = jnp.where(inside, taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order), 0)

@@ -14,7 +14,9 @@ def folder(source: str | os.PathLike) -> Path:
         return Path(source)
     name = str(source)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w.-]+)?", name):
-        raise FileNotFoundError(f"{name!r} is no folder: give the folder that holds config.json, *.safetensors and tokenizer.json")
+        raise FileNotFoundError(
+            f"{name!r} is no folder: give the folder that holds config.json, *.safetensors and tokenizer.json"
+        )
     from huggingface_hub import snapshot_download
 
     model, _, revision = name.partition("@")

@@ -27,9 +27,15 @@ def table(rank: int, names: tuple[str, ...] = ATTENTION + MLP) -> Table:
 
 def specs(base: PyTree, ranks: Table) -> PyTree:
     """The adapters `{name: {"a": [L, in, r], "b": [L, r, out]}}` of a policy's `transformer.specs`, cut as the matrices beside them."""
-    able = [name for name, p in base["layers"].items() if name.startswith("w") and "expert" not in p.axes and name != "w_router"]
+    able = [
+        name
+        for name, p in base["layers"].items()
+        if name.startswith("w") and "expert" not in p.axes and name != "w_router"
+    ]
     if wrong := [name for name in ranks if name not in able]:
-        raise ValueError(f"no adapter can stand beside {', '.join(wrong)}: the matrices of this policy that take one are {', '.join(able)}")
+        raise ValueError(
+            f"no adapter can stand beside {', '.join(wrong)}: the matrices of this policy that take one are {', '.join(able)}"
+        )
     if wrong := [f"{name}: {rank}" for name, rank in ranks.items() if rank < 1]:
         raise ValueError(f"an adapter's rank must be at least 1, got {', '.join(wrong)}")
 
@@ -37,8 +43,16 @@ def specs(base: PyTree, ranks: Table) -> PyTree:
         p, n = base["layers"][name], 1 + inputs(name)
         fan = math.prod(p.shape[1:n])
         return {
-            "a": Param((*p.shape[:n], rank), (*p.axes[:n], None), jax.nn.initializers.normal(1 / math.sqrt(fan))),
-            "b": Param((p.shape[0], rank, *p.shape[n:]), (None, None, *p.axes[n:]), jax.nn.initializers.zeros),
+            "a": Param(
+                (*p.shape[:n], rank),
+                (*p.axes[:n], None),
+                jax.nn.initializers.normal(1 / math.sqrt(fan)),
+            ),
+            "b": Param(
+                (p.shape[0], rank, *p.shape[n:]),
+                (None, None, *p.axes[n:]),
+                jax.nn.initializers.zeros,
+            ),
         }
 
     return {name: pair(name, rank) for name, rank in ranks.items()}
@@ -61,7 +75,10 @@ def merge(params: PyTree) -> PyTree:
     still, trained = split(params)
     if not still:
         return trained
-    layers = {name: jax.vmap(merged)(w, trained["lora"][name]) if name in trained["lora"] else w for name, w in still["layers"].items()}
+    layers = {
+        name: jax.vmap(merged)(w, trained["lora"][name]) if name in trained["lora"] else w
+        for name, w in still["layers"].items()
+    }
     return still | {"layers": layers}
 
 

@@ -26,21 +26,34 @@ def windows(cfg) -> Int[Array, "L"] | None:
     """How far back each layer sees; None where all see everything, so that such a policy compiles to a program without windows."""
     if not any(cfg.windows):
         return None
-    return jnp.array([cfg.windows[i % len(cfg.windows)] or FAR for i in range(cfg.layers)], jnp.int32)
+    return jnp.array(
+        [cfg.windows[i % len(cfg.windows)] or FAR for i in range(cfg.layers)], jnp.int32
+    )
 
 
-def near(mask: Bool[Array, "..."], query: Int[Array, "*B S"], key: Int[Array, "*C T"], window: Int[Array, ""] | None) -> Bool[Array, "..."]:
+def near(
+    mask: Bool[Array, "..."],
+    query: Int[Array, "*B S"],
+    key: Int[Array, "*C T"],
+    window: Int[Array, ""] | None,
+) -> Bool[Array, "..."]:
     """Of the tokens that `mask` lets a query see, those fewer than `window` positions back."""
     return mask if window is None else mask & (query[..., :, None] - key[..., None, :] < window)
 
 
-def angles(positions: Int[Array, "*B"], cfg) -> Callable[[Int[Array, ""] | None], tuple[Array, Array]]:
+def angles(
+    positions: Int[Array, "*B"], cfg
+) -> Callable[[Int[Array, ""] | None], tuple[Array, Array]]:
     """window -> cos and sin of a layer: those with a window may turn at a theta of their own, which is never scaled (Gemma 3)."""
     wide = rope(positions, cfg)
     if not cfg.local_theta:
         return lambda window: wide
     local = rope(positions, dataclasses.replace(cfg, rope_theta=cfg.local_theta, rope_scaling=None))
-    return lambda window: wide if window is None else jax.tree.map(lambda a, b: jnp.where(window < FAR, a, b), local, wide)
+    return lambda window: (
+        wide
+        if window is None
+        else jax.tree.map(lambda a, b: jnp.where(window < FAR, a, b), local, wide)
+    )
 
 
 def at_length(cfg, length: int):
@@ -55,7 +68,9 @@ def at_length(cfg, length: int):
             theta = cfg.rope_theta * grown ** (cfg.head_dim / (cfg.head_dim - 2))
             return dataclasses.replace(cfg, rope_theta=theta, rope_scaling=None)
         case ("longrope", original, scale, short, long):
-            return dataclasses.replace(cfg, rope_scaling=("divided", scale, long if length > original else short))
+            return dataclasses.replace(
+                cfg, rope_scaling=("divided", scale, long if length > original else short)
+            )
         case _:
             return cfg
 
@@ -65,17 +80,33 @@ def yarn_factor(factor: float, scale: float = 1.0) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
 
 
-def _yarn(freq: Float[Array, "d"], cfg, factor: float, original: float, fast: float, slow: float, truncate: bool) -> Float[Array, "d"]:
+def _yarn(
+    freq: Float[Array, "d"],
+    cfg,
+    factor: float,
+    original: float,
+    fast: float,
+    slow: float,
+    truncate: bool,
+) -> Float[Array, "d"]:
     """YaRN frequencies: unscaled above `fast` turns in the original length, divided by `factor` below `slow`, interpolated between."""
 
     def dimension(turns: float) -> float:
-        return cfg.head_dim * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(cfg.rope_theta))
+        return (
+            cfg.head_dim
+            * math.log(original / (turns * 2 * math.pi))
+            / (2 * math.log(cfg.rope_theta))
+        )
 
     low, high = dimension(fast), dimension(slow)
     if truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, cfg.head_dim - 1)
-    ramp = jnp.clip((jnp.arange(freq.size, dtype=jnp.float32) - low) / (high - low if high != low else 0.001), 0, 1)
+    ramp = jnp.clip(
+        (jnp.arange(freq.size, dtype=jnp.float32) - low) / (high - low if high != low else 0.001),
+        0,
+        1,
+    )
     return freq / factor * ramp + freq * (1 - ramp)
 
 

@@ -32,7 +32,10 @@ def keep(z: Array, top_k: int, top_p: float) -> Array:
     return z
 
 
-@functools.partial(jax.jit, static_argnames=("cfg", "rows", "new", "temperature", "top_k", "top_p", "stop"))
+@functools.partial(
+    jax.jit,
+    static_argnames=("cfg", "rows", "max_new_tokens", "temperature", "top_k", "top_p", "stop"),
+)
 def sample(
     params: PyTree,
     prompt: Int[Array, "N P"],
@@ -41,23 +44,26 @@ def sample(
     cfg: tf.Config,
     *,
     rows: int,
-    new: int,
+    max_new_tokens: int,
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
     stop: tuple[int, ...] = (),
 ) -> dict[str, Array]:
-    """Continue each prompt in `rows` ways by up to `new` tokens: `tokens logp mask` `[N, R, S]` and `done` `[N, R]`, a stop token came.
+    """Continue each prompt in `rows` ways by up to `max_new_tokens` tokens: `tokens logp mask` `[N, R, S]` and `done` `[N, R]`, a stop token came.
 
     `logp` is log softmax(logits / temperature) of the chosen token, before top-k and top-p; at temperature 0, the greedy choice, it is that
     of temperature 1. Prompts are left-padded; a prompt without a single valid token is padding, and nothing is sampled for it.
     """
     N, P = prompt.shape
-    cfg = at_length(cfg, P + new)
-    R, S, L, K, h = rows, new, cfg.layers, cfg.kv_heads, cfg.head_dim
+    cfg = at_length(cfg, P + max_new_tokens)
+    R, S, L, K, h = rows, max_new_tokens, cfg.layers, cfg.kv_heads, cfg.head_dim
     params = tf.cast(params, cfg)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]
-    seen, prompt_at = prompt_valid[:, None, None, None, None], tf.before(prompt_valid)[:, None, None, None]
+    seen, prompt_at = (
+        prompt_valid[:, None, None, None, None],
+        tf.before(prompt_valid)[:, None, None, None],
+    )
 
     def choose(hidden, t):
         z = tf.unembed(params, hidden, cfg) / (temperature or 1.0)
@@ -71,20 +77,37 @@ def sample(
     def write(out, t, token, logp):
         """Column t: rows that are still alive get the token; a stop token ends its row."""
         alive = out["alive"]
-        columns = {"tokens": jnp.where(alive, token, 0), "logp": jnp.where(alive, logp, 0), "mask": alive}
+        columns = {
+            "tokens": jnp.where(alive, token, 0),
+            "logp": jnp.where(alive, logp, 0),
+            "mask": alive,
+        }
         written = {name: out[name].at[:, :, t].set(x) for name, x in columns.items()}
-        ended = alive & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(alive)
+        ended = (
+            alive & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(alive)
+        )
         return written | {"alive": alive & ~ended, "done": out["done"] | ended}
 
     last, prompt_kv = prefill(params, prompt, prompt_valid, cfg)
     few, each = L <= FEW and cfg.place is None, (tf.layers(params), *prompt_kv, windows(cfg))
-    cfg = dataclasses.replace(cfg, place=None)  # a token a row is less than the weights: these stay where they lie
+    cfg = dataclasses.replace(
+        cfg, place=None
+    )  # a token a row is less than the weights: these stay where they lie
     empty = jnp.zeros((N, R, S))
     alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
-    out = {"tokens": empty.astype(jnp.int32), "logp": empty, "mask": empty.astype(bool), "alive": alive, "done": jnp.zeros((N, R), bool)}
+    out = {
+        "tokens": empty.astype(jnp.int32),
+        "logp": empty,
+        "mask": empty.astype(bool),
+        "alive": alive,
+        "done": jnp.zeros((N, R), bool),
+    }
     out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
     lead = () if few else (L,)
-    cache = jnp.zeros((*lead, N, K, R, h, S), cfg.dtype), jnp.zeros((*lead, N, K, R, S, h), cfg.dtype)
+    cache = (
+        jnp.zeros((*lead, N, K, R, h, S), cfg.dtype),
+        jnp.zeros((*lead, N, K, R, S, h), cfg.dtype),
+    )
     # Written out, each layer's weights are cut out once, not for every token, and its cache is read where it lies.
     parts = [((), *jax.tree.map(operator.itemgetter(i), each)) for i in range(L if few else 0)]
 
@@ -107,7 +130,11 @@ def sample(
                 k, v = (x[(None,) * len(at)] for x in tf.by_head(k, v))
                 keys = jax.lax.dynamic_update_slice(cache[0], k, (*at, 0, 0, 0, 0, t - 1))
                 values = jax.lax.dynamic_update_slice(cache[1], v, (*at, 0, 0, 0, t - 1, 0))
-                common = kp, vp, near(seen, (lengths + t - 1)[:, None, None, None], prompt_at, window)
+                common = (
+                    kp,
+                    vp,
+                    near(seen, (lengths + t - 1)[:, None, None, None], prompt_at, window),
+                )
                 own = near(jnp.arange(S) < t, (t - 1)[None], jnp.arange(S), window)
                 return tf.mix(q, common, (keys[at], values[at], own), cfg=cfg), (keys, values)
 

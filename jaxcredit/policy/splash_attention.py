@@ -46,12 +46,24 @@ class Packed(masks.Mask):
 
 
 @functools.lru_cache(maxsize=64)
-def kernel(heads: int, mask: Packed, block: int, cap: float, interpret: bool) -> Callable[..., Array]:
+def kernel(
+    heads: int, mask: Packed, block: int, cap: float, interpret: bool
+) -> Callable[..., Array]:
     """`(q [H, T, h], k and v [K, T, h], segment ids) -> [H, T, h]`. The fused backward is left: it writes a dq for every block of keys."""
-    sizes = kernels.BlockSizes(**dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"), block))
-    with jax.ensure_compile_time_eval():  # what is kept for the next call must not belong to this one's trace
+    sizes = kernels.BlockSizes(
+        **dict.fromkeys(
+            ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq"),
+            block,
+        )
+    )
+    with (
+        jax.ensure_compile_time_eval()
+    ):  # what is kept for the next call must not belong to this one's trace
         made = kernels.make_splash_mha_single_device(
-            masks.MultiHeadMask((mask,) * heads), block_sizes=sizes, attn_logits_soft_cap=cap or None, interpret=interpret
+            masks.MultiHeadMask((mask,) * heads),
+            block_sizes=sizes,
+            attn_logits_soft_cap=cap or None,
+            interpret=interpret,
         )
         return jax.tree.map(np.asarray, made)
 
@@ -81,7 +93,8 @@ def splash(
     block = -(-T // (n * LANES)) * LANES
     fill = n * block - T
     q, k, v = (
-        jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, fill), (0, 0))) for x in (q * (cfg.score_dim or cfg.head_dim) ** -0.5, k, v)
+        jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, fill), (0, 0)))
+        for x in (q * (cfg.score_dim or cfg.head_dim) ** -0.5, k, v)
     )
     ids = jnp.pad(valid.astype(jnp.int32), ((0, 0), (0, fill)))
     run = kernel(q.shape[1], Packed(T + fill, P, S, window), block, cfg.score_cap, interpret)

@@ -17,7 +17,16 @@ from jaxcredit.policy.attention import by_head, cap, cut, joined, mix
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.experts import routed
 from jaxcredit.policy.fused_attention import fused
-from jaxcredit.policy.positions import angles, at_length, before, causal, near, rope, rotate, windows
+from jaxcredit.policy.positions import (
+    angles,
+    at_length,
+    before,
+    causal,
+    near,
+    rope,
+    rotate,
+    windows,
+)
 
 __all__ = ["Config", "before", "causal", "hidden", "logits", "logprob", "rope", "specs"]
 
@@ -31,7 +40,9 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 def norm(x: Array, weight: Array, cfg: Config) -> Array:
     """rms_norm by `norm_offset + weight`."""
-    return rms_norm(x, weight.astype(jnp.float32) + cfg.norm_offset if cfg.norm_offset else weight, cfg.norm_eps)
+    return rms_norm(
+        x, weight.astype(jnp.float32) + cfg.norm_offset if cfg.norm_offset else weight, cfg.norm_eps
+    )
 
 
 @jax.custom_vjp
@@ -67,7 +78,9 @@ def project(x: Array, w: PyTree, name: str) -> Array:
     x = x.reshape(*lead, flat)
     y = linear(x, w[name].reshape(flat, -1))
     if adapter := w.get("lora", {}).get(name):
-        y = y + linear(linear(x, adapter["a"].reshape(flat, -1)), adapter["b"].reshape(-1, y.shape[-1]))
+        y = y + linear(
+            linear(x, adapter["a"].reshape(flat, -1)), adapter["b"].reshape(-1, y.shape[-1])
+        )
     return y.reshape(*lead, *out)
 
 
@@ -79,7 +92,14 @@ def block(x, w, cos, sin, attend, cfg):
     return x + by_tokens(feed, x, keep=kept_by(cfg)), kept
 
 
-def chunked(f: Callable, *xs: Array, axis: int, w: PyTree, cfg: Config, keep=jax.checkpoint_policies.dots_saveable):
+def chunked(
+    f: Callable,
+    *xs: Array,
+    axis: int,
+    w: PyTree,
+    cfg: Config,
+    keep=jax.checkpoint_policies.dots_saveable,
+):
     """f(*xs, w, cfg), all of it at once, or for `token_chunk` tokens of each prompt at a time: then a device gathers no more of them."""
     S = xs[0].shape[axis]
     n = -(-S // cfg.token_chunk)
@@ -127,12 +147,20 @@ def kept_by(cfg: Config):
 
 def gathered(w: Array, axes: tuple[str | None, ...], cfg: Config) -> Array:
     """A weight that is cut along the width, made whole once a pass; its gradient is cut again as soon as it is there."""
-    return w if cfg.place is None else cfg.place(cfg.place(w, *axes), *(None if axis == "width" else axis for axis in axes))
+    return (
+        w
+        if cfg.place is None
+        else cfg.place(cfg.place(w, *axes), *(None if axis == "width" else axis for axis in axes))
+    )
 
 
 def laid(x: Array, cfg: Config, *last: str | None) -> Array:
     """x cut over the mesh: its first axis is the batch, its last ones have these logical names."""
-    return x if cfg.place is None else cfg.place(x, "batch", *(None,) * (x.ndim - 1 - len(last)), *last)
+    return (
+        x
+        if cfg.place is None
+        else cfg.place(x, "batch", *(None,) * (x.ndim - 1 - len(last)), *last)
+    )
 
 
 def cast(params: PyTree, cfg: Config) -> PyTree:
@@ -148,7 +176,9 @@ def layers(params: PyTree) -> PyTree:
 def embed(params: PyTree, tokens: Int[Array, "*B"], cfg: Config) -> Array:
     """The rows of the embedding, scaled where the config says so."""
     x = params["embed"][tokens]
-    if cfg.place is not None:  # every device looks up its share of the width for all tokens, and then they change hands
+    if (
+        cfg.place is not None
+    ):  # every device looks up its share of the width for all tokens, and then they change hands
         x = laid(cfg.place(x, *(None,) * tokens.ndim, "width"), cfg, "length", None)
     return x if cfg.embed_scale == 1 else x * jnp.asarray(cfg.embed_scale, x.dtype)
 
@@ -159,10 +189,14 @@ def run(params, tokens: Int[Array, "*B"], positions: Int[Array, "*B"], attend, c
 
     def layer(x, xs):
         w, window = xs
-        w = w | {name: gathered(x, axes[name].axes[1:], cfg) for name, x in w.items() if name in axes}
+        w = w | {
+            name: gathered(x, axes[name].axes[1:], cfg) for name, x in w.items() if name in axes
+        }
         return block(x, w, *turn(window), functools.partial(attend, window=window), cfg)
 
-    layer = jax.checkpoint(layer, policy=kept_by(cfg), prevent_cse=False)  # under a scan nothing can be shared by mistake
+    layer = jax.checkpoint(
+        layer, policy=kept_by(cfg), prevent_cse=False
+    )  # under a scan nothing can be shared by mistake
     x, kept = jax.lax.scan(layer, embed(params, tokens, cfg), (layers(params), windows(cfg)))
     return norm(x, params["final_norm"], cfg), kept
 
@@ -176,7 +210,9 @@ def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
     return logits
 
 
-def logits(params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config) -> Float[Array, "B T V"]:
+def logits(
+    params: PyTree, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Config
+) -> Float[Array, "B T V"]:
     """The plain forward: every row for itself, all logits at once."""
     h, _ = alone(cast(params, cfg), tokens, valid, cfg, lambda k, v: None)
     return unembed(cast(params, cfg), h, cfg)
@@ -186,7 +222,11 @@ def alone(params, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Con
     """The hidden states `[B, T, D]` of rows that are nobody's continuation, and `keep(k, v)` of each layer's keys and values by head."""
     cfg = at_length(cfg, tokens.shape[1])
     at = before(valid)
-    mask, at, kernel = causal(valid)[:, None, None, None], at[:, None], fused(cfg, valid, valid.shape[-1])
+    mask, at, kernel = (
+        causal(valid)[:, None, None, None],
+        at[:, None],
+        fused(cfg, valid, valid.shape[-1]),
+    )
 
     def attend(q, k, v, window):
         if kernel:
@@ -199,7 +239,14 @@ def alone(params, tokens: Int[Array, "B T"], valid: Bool[Array, "B T"], cfg: Con
     return h[:, 0], kept
 
 
-def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N R S"], rows_valid, cfg: Config) -> tuple[Array, Array]:
+def hidden(
+    params,
+    prompt: Int[Array, "N P"],
+    prompt_valid,
+    rows: Int[Array, "N R S"],
+    rows_valid,
+    cfg: Config,
+) -> tuple[Array, Array]:
     """The hidden states `[N, P, D]` of each prompt and `[N, R, S, D]` of the rows that continue it; the prompt is computed once."""
     (N, P), (_, R, S) = prompt.shape, rows.shape
     cfg = at_length(cfg, P + S)
@@ -224,13 +271,24 @@ def hidden(params, prompt: Int[Array, "N P"], prompt_valid, rows: Int[Array, "N 
         kp, vp = by_head(kp[:, None], vp[:, None])
         prompt = mix(qp[:, None], (kp, vp, near(own, here, here, window)), cfg=cfg)[:, 0]
         common = kp[:, :, 0], vp[:, :, 0], near(seen, there, here, window)
-        return pack(prompt, mix(qr, common, (*by_head(kr, vr), near(rows_own, there, there, window)), cfg=cfg)), None
+        return pack(
+            prompt,
+            mix(qr, common, (*by_head(kr, vr), near(rows_own, there, there, window)), cfg=cfg),
+        ), None
 
     x, _ = run(cast(params, cfg), pack(prompt, rows), pack(at, rows_at), attend, cfg)
     return unpack(x)
 
 
-def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cfg: Config, *, prompt: int, temperature: float = 1.0):
+def logprob(
+    params,
+    tokens: Int[Array, "N R T"],
+    valid: Bool[Array, "N R T"],
+    cfg: Config,
+    *,
+    prompt: int,
+    temperature: float = 1.0,
+):
     """`logp` and `entropy` `[N, R, T - prompt]` of softmax(logits / temperature) at columns prompt..T-1.
 
     The first `prompt` columns are the same in all rows of a group: they are computed once. Logits exist for a chunk of tokens at a time.
@@ -238,10 +296,21 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
     """
     N, R, T = tokens.shape
     cfg = at_length(cfg, T)
-    end = T if cfg.place else T - 1  # the last token's own hidden state is not needed, but on a mesh lengths should be round
-    first, rest = hidden(params, tokens[:, 0, :prompt], valid[:, 0, :prompt], tokens[:, :, prompt:end], valid[:, :, prompt:end], cfg)
+    end = (
+        T if cfg.place else T - 1
+    )  # the last token's own hidden state is not needed, but on a mesh lengths should be round
+    first, rest = hidden(
+        params,
+        tokens[:, 0, :prompt],
+        valid[:, 0, :prompt],
+        tokens[:, :, prompt:end],
+        valid[:, :, prompt:end],
+        cfg,
+    )
     rest = rest[:, :, : T - prompt - 1]
-    h = jnp.concatenate([jnp.broadcast_to(first[:, None, -1:], (N, R, 1, cfg.width)), rest], 2).reshape(N, -1, cfg.width)
+    h = jnp.concatenate(
+        [jnp.broadcast_to(first[:, None, -1:], (N, R, 1, cfg.width)), rest], 2
+    ).reshape(N, -1, cfg.width)
     target = tokens[:, :, prompt:].reshape(N, -1)
     params = cast({name: params[name] for name in specs(cfg) if name != "layers"}, cfg)
     if cfg.place:  # gathered once, not for every chunk; behind the barrier, whose gradient is one, theirs are cut before the layers' begin
@@ -255,10 +324,15 @@ def logprob(params, tokens: Int[Array, "N R T"], valid: Bool[Array, "N R T"], cf
         logp = jax.nn.log_softmax(z, -1)
         p = jnp.exp(logp)
         chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
-        return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)  # 0 * -inf would be a NaN, in the gradient too
+        return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(
+            -1
+        )  # 0 * -inf would be a NaN, in the gradient too
 
     M = h.shape[1]
     n = -(-M // cfg.vocab_chunk)
-    out = jax.lax.map(lambda x: jax.checkpoint(chunk)(*x), (cut(laid(h, cfg, "length", None), 1, n), cut(target, 1, n)))
+    out = jax.lax.map(
+        lambda x: jax.checkpoint(chunk)(*x),
+        (cut(laid(h, cfg, "length", None), 1, n), cut(target, 1, n)),
+    )
     logp, entropy = (joined(x, 1, M).reshape(N, R, T - prompt) for x in out)
     return {"logp": logp, "entropy": entropy}

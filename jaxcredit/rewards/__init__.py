@@ -4,17 +4,28 @@ Those of a group (`trust_grpo`, `trace`, `adaptive_thinking`) take all of a prom
 """
 
 from jaxcredit.rewards.length import near_budget, overlong, train_long_think_short
-from jaxcredit.rewards.question_answering.adasearch import adasearch_answer, adasearch_decision, decision_f1, knows
+from jaxcredit.rewards.question_answering.adasearch import (
+    adasearch_answer,
+    adasearch_decision,
+    decision_f1,
+    knows,
+)
 from jaxcredit.rewards.question_answering.kg_path import distinct_share, kg_path, path_coverage
 from jaxcredit.rewards.question_answering.re_searcher import re_searcher, re_searcher_turns
 from jaxcredit.rewards.question_answering.reseek import ideal_judgements, kept, reseek
 from jaxcredit.rewards.question_answering.search_r1 import retrieved, search_r1, well_formed
 from jaxcredit.rewards.reasoning.adaptive_thinking import adaptive_thinking, preferred_mode
-from jaxcredit.rewards.reasoning.gtalign import gtalign, gtalign_read, gtalign_utilities, length_window, payoff_reward
+from jaxcredit.rewards.reasoning.gtalign import (
+    gtalign,
+    gtalign_read,
+    gtalign_utilities,
+    length_window,
+    payoff_reward,
+)
 from jaxcredit.rewards.reasoning.trust import trust, trust_grpo
-from jaxcredit.rewards.text import blocks, exact_match, jaccard, normalised, set_f1
+from jaxcredit.rewards.text import blocks, exact_match, jaccard, normalized, set_f1
 from jaxcredit.rewards.tool_use.matchtir import call_score, match_rewards, match_scores, matchtir
-from jaxcredit.rewards.tool_use.opagent import browser_step, normalised_process, opagent
+from jaxcredit.rewards.tool_use.opagent import browser_step, normalized_process, opagent
 from jaxcredit.rewards.tool_use.toolrl import parse_calls, toolrl, toolrl_calls, toolrl_format
 from jaxcredit.rewards.tool_use.trace import Attempt, cost_aware_score, trace
 
@@ -43,8 +54,8 @@ __all__ = [
     "match_scores",
     "matchtir",
     "near_budget",
-    "normalised",
-    "normalised_process",
+    "normalized",
+    "normalized_process",
     "opagent",
     "overlong",
     "parse_calls",

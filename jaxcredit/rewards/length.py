@@ -7,7 +7,12 @@ def near_budget(length: float, budget: float, *, most: float = 1.0) -> float:
 
 
 def train_long_think_short(
-    correct: float, formed: float, length: float, budget: float, *, weights: tuple[float, float, float] = (0.3, 0.6, 0.1)
+    correct: float,
+    formed: float,
+    length: float,
+    budget: float,
+    *,
+    weights: tuple[float, float, float] = (0.3, 0.6, 0.1),
 ) -> float:
     """w_c correct + w_l near_budget + w_f formed, with a budget that shrinks as training goes on. arXiv 2508.08940.
 

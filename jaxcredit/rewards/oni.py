@@ -12,7 +12,9 @@ from jaxcredit.kernels.masked import root
 UNKNOWN = -1
 
 
-def by_table(label: Int[Array, "M"], message: Int[Array, "*s"]) -> tuple[Float[Array, "*s"], Bool[Array, "*s"]]:
+def by_table(
+    label: Int[Array, "M"], message: Int[Array, "*s"]
+) -> tuple[Float[Array, "*s"], Bool[Array, "*s"]]:
     """The judge's label (0 or 1) of each message, and whether it has none yet: then it is worth 0 and queues for the judge."""
     found = label[message]
     return jnp.where(found == UNKNOWN, 0, found).astype(jnp.float32), found == UNKNOWN
@@ -24,7 +26,11 @@ def by_classifier(probability: Float[Array, "*s"], *, threshold: float = 0.5) ->
 
 
 def by_ranking(
-    score: Float[Array, "*s"], mean: Float[Array, ""] | float, variance: Float[Array, ""] | float, *, threshold: float = -0.5
+    score: Float[Array, "*s"],
+    mean: Float[Array, ""] | float,
+    variance: Float[Array, ""] | float,
+    *,
+    threshold: float = -0.5,
 ) -> Float[Array, "*s"]:
     """z 1[z > threshold], z = (score - mean) / std with the running moments of the scores so far; 0 while they do not vary."""
     std = root(jnp.asarray(variance, score.dtype))
@@ -37,6 +43,8 @@ def preference(a: Float[Array, "*s"], b: Float[Array, "*s"]) -> Float[Array, "*s
     return jax.nn.sigmoid(a - b)
 
 
-def preference_loss(a: Float[Array, "*s"], b: Float[Array, "*s"], first: Float[Array, "*s"] | float = 1.0) -> Float[Array, "*s"]:
+def preference_loss(
+    a: Float[Array, "*s"], b: Float[Array, "*s"], first: Float[Array, "*s"] | float = 1.0
+) -> Float[Array, "*s"]:
     """-first log P(a over b) - (1 - first) log P(b over a); `first` is 1, 0, or 1/2 for a tie."""
     return -first * jax.nn.log_sigmoid(a - b) - (1 - first) * jax.nn.log_sigmoid(b - a)

@@ -4,9 +4,9 @@ from jaxcredit.rollout.rollout import (
     SIGNALS,
     Rollout,
     Signal,
-    alive,
     outcome,
-    slack,
+    return_rounding,
+    trajectory_mask,
 )
 
-__all__ = ["SIGNALS", "Rollout", "Signal", "alive", "outcome", "slack"]
+__all__ = ["SIGNALS", "Rollout", "Signal", "trajectory_mask", "outcome", "return_rounding"]

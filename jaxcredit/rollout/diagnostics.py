@@ -13,20 +13,39 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels import common_prefix, masked_mean
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
-DEPTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)  # policy tokens from the first one on, at which overlap is reported
+DEPTHS = (
+    1,
+    2,
+    4,
+    8,
+    16,
+    32,
+    64,
+    128,
+    256,
+    512,
+    1024,
+)  # policy tokens from the first one on, at which overlap is reported
 Sums = dict[str, Float[Array, "..."]]  # [*N] or [*N, D] with D depths; no *N for one group
 
 
 def shared_columns(group: Rollout) -> Int[Array, "G G"]:
     """Columns in which two trajectories agree from the start, by the first row of each: T if identical, -1 off those that took place."""
-    assert group.row is not None and group.valid is not None  # `filled` writes them out
-    here, first = alive(group), jnp.argmax(group.row == jnp.arange(group.reward.shape[0])[:, None], -1)
-    return jnp.where(here & here[:, None], common_prefix(group.tokens, group.valid)[first][:, first], -1)
+    assert group.row is not None and group.token_mask is not None  # `filled` writes them out
+    here, first = (
+        trajectory_mask(group),
+        jnp.argmax(group.row == jnp.arange(group.reward.shape[0])[:, None], -1),
+    )
+    return jnp.where(
+        here & here[:, None], common_prefix(group.tokens, group.token_mask)[first][:, first], -1
+    )
 
 
-def modal_share(shared: Int[Array, "G G"], here: Bool[Array, " G"], column: Int[Array, "*d"]) -> Float[Array, "*d"]:
+def modal_share(
+    shared: Int[Array, "G G"], here: Bool[Array, " G"], column: Int[Array, "*d"]
+) -> Float[Array, "*d"]:
     """The largest share of a group's trajectories that agree in all columns before `column`.  max_i |{j : L_ij >= t}| / n"""
     column = jnp.minimum(column, shared.max())
     agree = (shared >= column[..., None, None]) & here & here[:, None]
@@ -35,7 +54,7 @@ def modal_share(shared: Int[Array, "G G"], here: Bool[Array, " G"], column: Int[
 
 def begins(group: Rollout) -> Int[Array, ""]:
     """The first column of a group that the policy chose."""
-    return jnp.argmax(group.mask.any(0))
+    return jnp.argmax(group.action_mask.any(0))
 
 
 def decided(group: Rollout, depths: tuple[int, ...] = DEPTHS) -> dict[str, Array]:
@@ -47,20 +66,24 @@ def decided(group: Rollout, depths: tuple[int, ...] = DEPTHS) -> dict[str, Array
     trajectories in k children: children of one trajectory show nothing, and a decoy's excess is 0 on average. `excess_share` weighs
     it by the share of the group that reached the node. Depth d holds the branchings at policy token depths[d-1] + 1 to depths[d].
     """
-    R, here, L = outcome(group), alive(group), shared_columns(group)
+    R, here, L = outcome(group), trajectory_mask(group), shared_columns(group)
     G, T = here.shape[0], group.tokens.shape[-1]
     R = jnp.where(here, R - masked_mean(R, here), 0)
     other = here & here[:, None] & ~jnp.eye(G, dtype=bool)
     n_alive = jnp.maximum(here.sum(), 1)
 
-    def at(i):  # one trajectory's branchings: [G], one entry a partner, of which the first of those that leave together counts
+    def at(
+        i,
+    ):  # one trajectory's branchings: [G], one entry a partner, of which the first of those that leave together counts
         member, after = L[i] >= L[i][:, None], L[i] > L[i][:, None]
         n, n_after = member.sum(-1), after.sum(-1)
         mean, mean_after = member @ R / jnp.maximum(n, 1), after @ R / jnp.maximum(n_after, 1)
         square = (member * (R - mean[:, None]) ** 2).sum(-1)
         earlier = (L[i] == L[i][:, None]) & other[i] & (jnp.arange(G) < jnp.arange(G)[:, None])
         counts = other[i] & (L[i] < T) & ~earlier.any(-1)
-        chance = (1 / jnp.maximum(n_after, 1) - 1 / jnp.maximum(n, 1)) * square / jnp.maximum(n - 1, 1)
+        chance = (
+            (1 / jnp.maximum(n_after, 1) - 1 / jnp.maximum(n, 1)) * square / jnp.maximum(n - 1, 1)
+        )
         excess = (mean_after - mean) ** 2 - chance
         bins = jnp.searchsorted(jnp.asarray(depths), L[i] - begins(group) + 1)
         place = (bins[:, None] == jnp.arange(len(depths) + 1)) & counts[:, None]
@@ -77,10 +100,15 @@ def decided(group: Rollout, depths: tuple[int, ...] = DEPTHS) -> dict[str, Array
         }
         return {name: by_depth(x.astype(jnp.float32)) for name, x in each.items()}
 
-    return {**jax.tree.map(lambda x: x.sum(0), jax.vmap(at)(jnp.arange(G))), "square": (R * R).sum()}
+    return {
+        **jax.tree.map(lambda x: x.sum(0), jax.vmap(at)(jnp.arange(G))),
+        "square": (R * R).sum(),
+    }
 
 
-def between(x: Float[Array, " n"], by: Int[Array, " n"], where: Bool[Array, " n"]) -> dict[str, Float[Array, ""]]:
+def between(
+    x: Float[Array, " n"], by: Int[Array, " n"], where: Bool[Array, " n"]
+) -> dict[str, Float[Array, ""]]:
     """Sums from which `ratio` makes the variance between classes over that within them: of squares, classes and units."""
     same = (by[:, None] == by) & where & where[:, None]
     n = jnp.maximum(same.sum(-1), 1)
@@ -99,8 +127,12 @@ def between(x: Float[Array, " n"], by: Int[Array, " n"], where: Bool[Array, " n"
 def ratio(s: Mapping[str, Any]) -> Array:
     """(SSB - (k - 1) MSW) / n over MSW, at least 0: MSW = SSW / (n - k), all pooled over groups. Classes that mean nothing give about 0."""
     within = s["ssw"] / jnp.maximum(s["units"] - s["classes"], 1)
-    extra = jnp.maximum(s["ssb"] - (s["classes"] - s["groups"]) * within, 0) / jnp.maximum(s["units"], 1)
-    return jnp.where(within > 0, extra / jnp.where(within > 0, within, 1), jnp.where(extra > 0, jnp.inf, 0))
+    extra = jnp.maximum(s["ssb"] - (s["classes"] - s["groups"]) * within, 0) / jnp.maximum(
+        s["units"], 1
+    )
+    return jnp.where(
+        within > 0, extra / jnp.where(within > 0, within, 1), jnp.where(extra > 0, jnp.inf, 0)
+    )
 
 
 def pool_sizes(by: Int[Array, "*N G K"], where: Bool[Array, "*N G K"]) -> Int[Array, "*N G K"]:
@@ -117,7 +149,7 @@ def sums(rollout: Rollout, *, depths: tuple[int, ...] = DEPTHS) -> Sums:
 
 
 def _sums(group: Rollout, depths) -> Sums:
-    R, here, length, done = outcome(group), alive(group), _lengths(group), group.done
+    R, here, length, done = outcome(group), trajectory_mask(group), _lengths(group), group.done
     assert done is not None  # as above
     compared = here.sum() > 1
     mixed = _top(R, here) > -_top(-R, here)
@@ -126,8 +158,8 @@ def _sums(group: Rollout, depths) -> Sums:
         "groups": compared * 1.0,
         "mixed": (compared & mixed) * 1.0,
         "modal": jnp.where(compared, modal, 0),
-        "tokens": group.mask.sum() * 1.0,
-        "tokens_shared": (group.mask & collides(group)).sum() * 1.0,
+        "tokens": group.action_mask.sum() * 1.0,
+        "tokens_shared": (group.action_mask & collides(group)).sum() * 1.0,
         "answers": here.sum() * 1.0,
         "truncated": (here & ~done).sum() * 1.0,
         "reward": jnp.where(here, R, 0).sum(),
@@ -136,11 +168,15 @@ def _sums(group: Rollout, depths) -> Sums:
     x, y = (jnp.where(here, z - masked_mean(z, here), 0) for z in (length * 1.0, R))
     out |= {"length_reward": (x * y).sum(), "length_square": (x * x).sum()}
     if "stratum" in group.signals or group.reward.shape[-1] > 1:
-        by = group.signals["stratum"] if "stratum" in group.signals else group.real.sum(-1)
+        by = group.signals["stratum"] if "stratum" in group.signals else group.segment_mask.sum(-1)
         out |= {f"strata_{name}": value for name, value in between(R, by, here).items()}
     if "state" in group.signals:
-        m = pool_sizes(group["state"], group.real)
-        out |= {"turns": group.real.sum() * 1.0, "turns_alone": (m == 1).sum() * 1.0, "turns_met": (m >= 4).sum() * 1.0}
+        m = pool_sizes(group["state"], group.segment_mask)
+        out |= {
+            "turns": group.segment_mask.sum() * 1.0,
+            "turns_alone": (m == 1).sum() * 1.0,
+            "turns_met": (m >= 4).sum() * 1.0,
+        }
     return out
 
 
@@ -158,19 +194,29 @@ def read(s: Mapping[str, np.ndarray]) -> dict[str, float]:
         "branchings": nodes / groups,
     }
     if nodes:
-        told |= {"children": children / nodes, "children_alone": float(np.sum(s["alone"])) / children}
+        told |= {
+            "children": children / nodes,
+            "children_alone": float(np.sum(s["alone"])) / children,
+        }
     if square > 0:
         told["decided"] = float(excess.sum()) / square
         kept = np.maximum(excess, 0)
         if kept.sum() > 0:
             told["tau"] = float((np.where(excess > 0, s["excess_share"], 0)).sum() / kept.sum())
         if s["length_square"] > 0:
-            told["length_reward"] = float(s["length_reward"]) / float(np.sqrt(float(s["length_square"]) * square))
+            told["length_reward"] = float(s["length_reward"]) / float(
+                np.sqrt(float(s["length_square"]) * square)
+            )
     if "strata_ssb" in s:
-        told["strata_ratio"] = float(ratio({k.removeprefix("strata_"): v for k, v in s.items() if k.startswith("strata_")}))
+        told["strata_ratio"] = float(
+            ratio({k.removeprefix("strata_"): v for k, v in s.items() if k.startswith("strata_")})
+        )
         told["strata"] = float(s["strata_classes"]) / groups
     if s.get("turns", 0) > 0:
-        told |= {"turns_alone": float(s["turns_alone"] / s["turns"]), "turns_met": float(s["turns_met"] / s["turns"])}
+        told |= {
+            "turns_alone": float(s["turns_alone"] / s["turns"]),
+            "turns_met": float(s["turns_met"] / s["turns"]),
+        }
     return told
 
 
@@ -180,50 +226,60 @@ def by_outcome(rollout: Rollout, solved: float | None = None) -> dict[str, dict[
     Better is a reward of at least `solved`; None: above the middle between the least and the largest reward of all.
     """
     rollout = rollout.filled()
-    R, here = outcome(rollout), alive(rollout)
+    R, here = outcome(rollout), trajectory_mask(rollout)
     middle = (_top(R, here) - _top(-R, here)) / 2
     better = R > middle if solved is None else R >= solved
-    tokens, turns = jax.vmap(_lengths)(rollout), rollout.real.sum(-1)
+    tokens, turns = jax.vmap(_lengths)(rollout), rollout.segment_mask.sum(-1)
     kinds = {"better": here & better, "worse": here & ~better}
-    return {f"{what}_{kind}": _five(x, where) for what, x in (("tokens", tokens), ("turns", turns)) for kind, where in kinds.items()}
+    return {
+        f"{what}_{kind}": _five(x, where)
+        for what, x in (("tokens", tokens), ("turns", turns))
+        for kind, where in kinds.items()
+    }
 
 
 def gap(rollout: Rollout, logp: Float[Array, "N R T"]) -> dict[str, Float[Array, ""]]:
     """How far the trainer's log-probabilities of the chosen tokens are from the sampler's: mean and largest, and the share beyond 0.1."""
-    far = jnp.where(rollout.mask, jnp.abs(logp - rollout.logp), 0)
+    far = jnp.where(rollout.action_mask, jnp.abs(logp - rollout.logp), 0)
     return {
-        "gap_mean": masked_mean(far, rollout.mask),
+        "gap_mean": masked_mean(far, rollout.action_mask),
         "gap_max": far.max(),
-        "gap_off": masked_mean((far > 0.1).astype(far.dtype), rollout.mask),
+        "gap_off": masked_mean((far > 0.1).astype(far.dtype), rollout.action_mask),
     }
 
 
 def explained(rollout: Rollout) -> Float[Array, ""]:
     """1 - Var(R - V) / Var(R) over all segments that took place, V the signal `value`: what a critic knows. Pooled over prompts."""
-    where = rollout.real
+    where = rollout.segment_mask
     to_go = jnp.flip(jnp.cumsum(jnp.flip(jnp.where(where, rollout.reward, 0), -1), -1), -1)
 
     def variance(x):
         return masked_mean((x - masked_mean(x, where)) ** 2, where)
 
     whole = variance(to_go)
-    return jnp.where(whole > 0, 1 - variance(to_go - rollout["value"]) / jnp.where(whole > 0, whole, 1), 0)
+    return jnp.where(
+        whole > 0, 1 - variance(to_go - rollout["value"]) / jnp.where(whole > 0, whole, 1), 0
+    )
 
 
 def collides(group: Rollout) -> Bool[Array, "R T"]:
     """Whether a token's prefix, the token included, is some other row's too: where a prefix tree can tell trajectories apart."""
-    assert group.row is not None and group.valid is not None  # `filled` writes them out
-    return _collides(common_prefix(group.tokens, group.valid), group.tokens.shape[-1])
+    assert group.row is not None and group.token_mask is not None  # `filled` writes them out
+    return _collides(common_prefix(group.tokens, group.token_mask), group.tokens.shape[-1])
 
 
 def live(rollout: Rollout) -> dict[str, Array]:
     """The cheap ones, for every step of a run: rows are compared once, and nothing else is as long as they are."""
     rollout = rollout.filled()
-    R, here = outcome(rollout), alive(rollout)
+    R, here = outcome(rollout), trajectory_mask(rollout)
 
     def of(group):
-        assert group.row is not None and group.valid is not None  # `filled` writes them out
-        rows, there, T = common_prefix(group.tokens, group.valid), alive(group), group.tokens.shape[-1]
+        assert group.row is not None and group.token_mask is not None  # `filled` writes them out
+        rows, there, T = (
+            common_prefix(group.tokens, group.token_mask),
+            trajectory_mask(group),
+            group.tokens.shape[-1],
+        )
         first = jnp.argmax(group.row == jnp.arange(there.shape[0])[:, None], -1)
         L = jnp.where(there & there[:, None], rows[first][:, first], -1)
         length = _lengths(group)
@@ -233,16 +289,20 @@ def live(rollout: Rollout) -> dict[str, Array]:
     length, shared, share, (alone, partings) = jax.vmap(of)(rollout)
     mean = masked_mean(R, here, -1, keepdims=True)
     out = {
-        "prefix_collisions": masked_mean(shared.astype(jnp.float32), rollout.mask),
+        "prefix_collisions": masked_mean(shared.astype(jnp.float32), rollout.action_mask),
         "modal_share": masked_mean(share, here.sum(-1) > 1),
         "partings_alone": alone.sum() / jnp.maximum(partings.sum(), 1),
         "length_better": masked_mean(length * 1.0, here & (R > mean)),
         "length_worse": masked_mean(length * 1.0, here & (R < mean)),
     }
     if "state" in rollout.signals:
-        out["anchor_peers"] = masked_mean(pool_sizes(rollout["state"], rollout.real) * 1.0, rollout.real)
+        out["anchor_peers"] = masked_mean(
+            pool_sizes(rollout["state"], rollout.segment_mask) * 1.0, rollout.segment_mask
+        )
     if "stratum" in rollout.signals:
-        out["strata_ratio"] = ratio(jax.tree.map(jnp.sum, jax.vmap(between)(R, rollout["stratum"], here)))
+        out["strata_ratio"] = ratio(
+            jax.tree.map(jnp.sum, jax.vmap(between)(R, rollout["stratum"], here))
+        )
     return out
 
 
@@ -264,7 +324,7 @@ def _lengths(group: Rollout) -> Int[Array, " G"]:
     """Policy tokens of each trajectory, all its rows together."""
     G = group.reward.shape[0]
     assert group.row is not None  # as above
-    return jnp.where(group.row == jnp.arange(G)[:, None], group.mask.sum(-1), 0).sum(-1)
+    return jnp.where(group.row == jnp.arange(G)[:, None], group.action_mask.sum(-1), 0).sum(-1)
 
 
 def _top(x, where):

@@ -7,7 +7,13 @@ import numpy as np
 
 from jaxcredit.rollout import SIGNALS, Rollout
 
-EXTENTS = {"C": 3, "D": 2, "A": 3, "S": 8, "U": 4}  # axes that only signals have: components, dimensions, agents, their sets, choices
+EXTENTS = {
+    "C": 3,
+    "D": 2,
+    "A": 3,
+    "S": 8,
+    "U": 4,
+}  # axes that only signals have: components, dimensions, agents, their sets, choices
 
 
 def synthetic(
@@ -39,23 +45,35 @@ def synthetic(
     def flip(shape, p=0.5):
         return rng.random(shape) < p
 
-    size = np.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))  # real trajectories of each group
+    size = np.where(
+        flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1)
+    )  # real trajectories of each group
     took_place = np.argsort(rng.random((N, G)), -1) < size
-    row = np.sort(np.concatenate([np.broadcast_to(np.arange(G), (N, G)), draw((N, R - G), 0, G)], -1), -1)
+    row = np.sort(
+        np.concatenate([np.broadcast_to(np.arange(G), (N, G)), draw((N, R - G), 0, G)], -1), -1
+    )
 
     longest = np.where(flip((N, 1), 0.1), 0, S)
-    length = np.minimum(np.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest) * np.take_along_axis(took_place, row, -1)
+    length = np.minimum(
+        np.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest
+    ) * np.take_along_axis(took_place, row, -1)
     place = np.arange(T) - prompt
     answer = (place >= 0) & (place < length[..., None])
     most = np.zeros((N, G), int)
     np.maximum.at(most, (np.arange(N)[:, None], row), length)
     parts = np.clip(draw((N, G), 1, K + 1), 1, np.maximum(most, 1))
     pieces = np.maximum(length, 1)[..., None]
-    segment = np.where(answer, np.clip(place * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1), -1)
+    segment = np.where(
+        answer,
+        np.clip(place * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1),
+        -1,
+    )
     hole = np.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
     before = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
     tokens = np.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
-    tokens = np.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)  # groups of one answer, cut at different lengths
+    tokens = np.where(
+        flip((N, 1, 1), 0.15), tokens[:, :1], tokens
+    )  # groups of one answer, cut at different lengths
     tokens = np.where(place < 0, tokens[:, :1], tokens)
 
     real = took_place[..., None] & (np.arange(K) < parts[..., None])
@@ -63,8 +81,14 @@ def synthetic(
     normal = rng.normal(size=(N, G, K))
     last = np.arange(K) == parts[..., None] - 1
     equal = np.where(last, rng.normal(size=(N, 1, 1)) * 10.0 ** draw((N, 1, 1), -3, 4), 0)
-    reward = np.select([kind == 0, kind == 1, kind == 2], [(flip((N, G, K)) & last) * 1.0, normal, equal], np.round(normal))
-    first = np.full((N, G), K)  # the first segment in which the policy chose a token: what came before it is not rewarded
+    reward = np.select(
+        [kind == 0, kind == 1, kind == 2],
+        [(flip((N, G, K)) & last) * 1.0, normal, equal],
+        np.round(normal),
+    )
+    first = np.full(
+        (N, G), K
+    )  # the first segment in which the policy chose a token: what came before it is not rewarded
     np.minimum.at(first, (np.arange(N)[:, None], row), np.where(answer & ~hole, segment, K).min(-1))
     reward = np.where((np.arange(K) < first[..., None]) & (first[..., None] < K), 0, reward)
 
@@ -73,18 +97,22 @@ def synthetic(
     for name in needs:
         axes, sort, *_ = SIGNALS[name]
         shape = (N, *(sizes[a] for a in axes.split()))
-        signals[name] = draw(shape, 0, 3).astype(np.int32) if sort == "i" else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
+        signals[name] = (
+            draw(shape, 0, 3).astype(np.int32)
+            if sort == "i"
+            else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
+        )
     if {"node", "node_parent"} & set(needs):
         signals |= {name: x for name, x in _tree(rng, real, sizes["M"]).items() if name in needs}
     rollout = Rollout(
         tokens=jnp.asarray(tokens, jnp.int32),
-        mask=jnp.asarray(answer & ~hole),
+        action_mask=jnp.asarray(answer & ~hole),
         logp=jnp.asarray(-rng.exponential(size=(N, R, T)), dtype),
         segment=jnp.asarray(segment, jnp.int32),
         reward=jnp.asarray(np.where(real, reward, 1e3), dtype),
-        real=jnp.asarray(real),
+        segment_mask=jnp.asarray(real),
         row=jnp.asarray(row, jnp.int32),
-        valid=jnp.asarray(answer | (before & (place < 0))),
+        token_mask=jnp.asarray(answer | (before & (place < 0))),
         done=jnp.asarray(flip((N, G), 0.7)),
     )
     return rollout.with_signals(**{name: jnp.asarray(x) for name, x in signals.items()})
@@ -93,7 +121,10 @@ def synthetic(
 def _tree(rng, real, M):
     """Paths from a root, node 0, that share their beginnings: `node` [N, G, K] where each segment ends, and `node_parent` [N, M]."""
     N, G, K = real.shape
-    node, parent = np.full((N, G, K), M, np.int32), np.full((N, M), 7, np.int32)  # junk, where no node is
+    node, parent = (
+        np.full((N, G, K), M, np.int32),
+        np.full((N, M), 7, np.int32),
+    )  # junk, where no node is
     for n in range(N):
         parent[n, 0], born = -1, 1
         for g in range(G):

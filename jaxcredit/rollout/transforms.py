@@ -10,16 +10,19 @@ from jaxcredit.rollout.synthetic import synthetic
 
 FIELDS = {
     "tokens": "R T",
-    "mask": "R T",
+    "action_mask": "R T",
     "logp": "R T",
     "segment": "R T",
     "reward": "G K",
-    "real": "G K",
+    "segment_mask": "G K",
     "row": "R",
-    "valid": "R T",
+    "token_mask": "R T",
     "done": "G",
 }
-INDEX = {"row": "G", "pair": "G"}  # arrays whose numbers are positions on an axis: renamed when that axis is permuted
+INDEX = {
+    "row": "G",
+    "pair": "G",
+}  # arrays whose numbers are positions on an axis: renamed when that axis is permuted
 
 
 def reordered(rollout: Rollout, axis: str, order: np.ndarray) -> Rollout:
@@ -35,8 +38,8 @@ def reordered(rollout: Rollout, axis: str, order: np.ndarray) -> Rollout:
 
 def padded(rollout: Rollout, axis: str, by: int = 3) -> Rollout:
     """More of an axis, in which nothing took place (and where what must not be read is junk)."""
-    quiet = {"mask": False, "valid": False, "real": False, "segment": -1}
-    G = rollout.real.shape[1]
+    quiet = {"action_mask": False, "token_mask": False, "segment_mask": False, "segment": -1}
+    G = rollout.segment_mask.shape[1]
 
     def fn(name, axes, x):
         axes = ["K" if a == "K+1" else a for a in axes]
@@ -51,14 +54,16 @@ def padded(rollout: Rollout, axis: str, by: int = 3) -> Rollout:
 
 def rewarded(rollout: Rollout, a: float, b: float) -> Rollout:
     """Outcomes a R + b: the offset is earned once, in the last real segment."""
-    K = rollout.real.shape[-1]
-    last = rollout.real & (jnp.arange(K) == jnp.where(rollout.real, jnp.arange(K), -1).max(-1, keepdims=True))
+    K = rollout.segment_mask.shape[-1]
+    last = rollout.segment_mask & (
+        jnp.arange(K) == jnp.where(rollout.segment_mask, jnp.arange(K), -1).max(-1, keepdims=True)
+    )
     return dataclasses.replace(rollout, reward=a * rollout.reward + jnp.where(last, b, 0))
 
 
 def like(rollout: Rollout, seed: int) -> Rollout:
     """Other groups of the same shapes."""
-    (N, R, T), (_, G, K) = rollout.mask.shape, rollout.real.shape
+    (N, R, T), (_, G, K) = rollout.action_mask.shape, rollout.segment_mask.shape
     return synthetic(seed, rollout.signals, N=N, R=R, T=T, K=K, G=G)
 
 
@@ -73,4 +78,6 @@ def _map(rollout, fn):
         return jnp.asarray(fn(name, _axes(name, signal), np.asarray(x)))
 
     signals = {name: one(name, True, x) for name, x in rollout.signals.items()}
-    return Rollout(**{name: one(name, False, getattr(rollout, name)) for name in FIELDS}, signals=signals)
+    return Rollout(
+        **{name: one(name, False, getattr(rollout, name)) for name in FIELDS}, signals=signals
+    )

@@ -12,7 +12,7 @@ def check_rewards(reward, real):
         n, g, k = bad[0]
         raise ValueError(
             f"reward[{n}, {g}, {k}] is {reward[n, g, k]}: {len(bad)} rewards are not finite; "
-            "fix the reward function, or set real=False for segments that did not take place"
+            "fix the reward function, or set segment_mask=False for segments that did not take place"
         )
     total = np.where(real, np.abs(reward), 0).sum(-1)
     if total.size and total.max() > LARGEST_RETURN:
@@ -32,7 +32,9 @@ def check_rows(tokens, mask, row, valid, G):
         G: number of trajectories.
     """
     if len(bad := np.argwhere(mask & ~valid)):
-        raise ValueError(f"mask{bad[0].tolist()} is True where valid is False: a token that the policy chose is not padding")
+        raise ValueError(
+            f"mask{bad[0].tolist()} is True where valid is False: a token that the policy chose is not padding"
+        )
     starts = valid & ~np.concatenate([np.zeros_like(valid[..., :1]), valid[..., :-1]], -1)
     if len(bad := np.argwhere(starts & (starts.cumsum(-1) > 1))):
         n, r, t = bad[0].tolist()
@@ -44,11 +46,13 @@ def check_rows(tokens, mask, row, valid, G):
     if len(bad := np.argwhere(valid & (tokens < 0))):
         n, r, t = bad[0].tolist()
         raise ValueError(
-            f"tokens[{n}, {r}, {t}] is {tokens[n, r, t]}: tokens on valid columns are not negative; set valid=False on padding"
+            f"tokens[{n}, {r}, {t}] is {tokens[n, r, t]}: tokens on valid columns are not negative; set token_mask=False on padding"
         )
     if len(bad := np.argwhere(((row < 0) | (row >= G)) & mask.any(-1))):
         n, r = bad[0].tolist()
-        raise ValueError(f"row[{n}, {r}] is {row[n, r]}, but there are {G} trajectories: numbers are 0 to {G - 1}")
+        raise ValueError(
+            f"row[{n}, {r}] is {row[n, r]}, but there are {G} trajectories: numbers are 0 to {G - 1}"
+        )
 
 
 def check_segments(segment, K):
@@ -62,7 +66,9 @@ def check_segments(segment, K):
 def check_earned(reward, real, mask, segment, row):
     """Check that no reward precedes the first policy token of its trajectory, since no token could be credited with it."""
     G, K = reward.shape[1:]
-    first = np.full((len(reward), G + 1), K)  # the first segment in which the trajectory chose a token
+    first = np.full(
+        (len(reward), G + 1), K
+    )  # the first segment in which the trajectory chose a token
     chosen = np.where(mask & (segment >= 0), segment, K).min(-1, initial=K)
     np.minimum.at(first, (np.arange(len(reward))[:, None], np.clip(row, 0, G)), chosen)
     first = first[:, :G, None]

@@ -8,26 +8,21 @@ Beside them lie modules of functions: `macro` (where macro actions begin) and `t
 `retention` (the share of tokens that learn), `budgets` (answers a prompt) and `exposure` (what a teacher sees).
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-from jaxcredit.rollout import Rollout
-
-
-class Learned(NamedTuple):
-    """A signal with a memory. What it remembers (weights, an optimizer, a table, nothing) is `aux`, a tree of arrays."""
-
-    init: Callable[..., Any]  # (key, policy's params) -> aux
-    annotate: Callable[..., Rollout]  # (aux, state, rollout, metas) -> rollout with more signals
-    update: Callable[..., tuple[Any, dict]] = lambda aux, state, rollout, columns: (aux, {})  # -> aux, metrics; before the policy's step
-
-
-from jaxcredit.signals.decision_points import decision  # noqa: E402
-from jaxcredit.signals.greedy_baseline import greedy  # noqa: E402
-from jaxcredit.signals.reference_policy import entropy, reference  # noqa: E402
-from jaxcredit.signals.stratification import alike, by_signal, calls, strata  # noqa: E402
-from jaxcredit.signals.tree_labels import grounded_prm, grounded_prm_values, judge_total, malt_labels, ovm, sibling_pairs, tvm  # noqa: E402
-from jaxcredit.signals.value_model import critic  # noqa: E402
+from jaxcredit.signals.base import Learned
+from jaxcredit.signals.decision_points import decision
+from jaxcredit.signals.greedy_baseline import greedy
+from jaxcredit.signals.reference_policy import entropy, reference
+from jaxcredit.signals.stratification import alike, by_signal, calls, strata
+from jaxcredit.signals.tree_labels import (
+    grounded_prm,
+    grounded_prm_values,
+    judge_total,
+    malt_labels,
+    ovm,
+    sibling_pairs,
+    tvm,
+)
+from jaxcredit.signals.value_model import critic
 
 __all__ = [
     "Learned",

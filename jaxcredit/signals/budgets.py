@@ -32,9 +32,13 @@ def knapsack(rates: Sequence[float], total: int, *, low: int = 2, high: int = 12
     if ((p < 0) | (p > 1)).any():
         raise ValueError("success rates lie between 0 and 1")
     if not len(p) * low <= total <= len(p) * high:
-        raise ValueError(f"{len(p)} prompts of {low} to {high} answers each make {len(p) * low} to {len(p) * high} in all, not {total}")
+        raise ValueError(
+            f"{len(p)} prompts of {low} to {high} answers each make {len(p) * low} to {len(p) * high} in all, not {total}"
+        )
     n = np.arange(low, high)
-    gain = (p[:, None] ** n * (1 - p[:, None]) + (1 - p[:, None]) ** n * p[:, None]) * information(p)[:, None]
+    gain = (p[:, None] ** n * (1 - p[:, None]) + (1 - p[:, None]) ** n * p[:, None]) * information(
+        p
+    )[:, None]
     prompt, step = (x.ravel() for x in np.indices(gain.shape))
     solved = (p == 1)[prompt]
     chosen = np.lexsort((prompt, step, solved, -gain.ravel()))[: total - len(p) * low]

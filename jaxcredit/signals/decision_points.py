@@ -7,10 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from jaxcredit.kernels.decision_evidence import Evidence, coherence, evidence, relative_weight, remember
+from jaxcredit.kernels.decision_evidence import (
+    Evidence,
+    accumulate_evidence,
+    coherence,
+    evidence,
+    relative_weight,
+)
 from jaxcredit.kernels.prefix import common_prefix
-from jaxcredit.rollout import Rollout, alive, outcome
-from jaxcredit.signals import Learned
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.signals.base import Learned
 
 # Of each token, from what is known before it is chosen; below 0 or too large: the nearest.
 Place = Callable[[Rollout], Int[Array, "*N R T"]]
@@ -18,19 +24,21 @@ Place = Callable[[Rollout], Int[Array, "*N R T"]]
 
 def depth(width: int = 1) -> Place:
     """How many tokens the policy chose before, in steps of `width`."""
-    return lambda rollout: (jnp.cumsum(rollout.mask, -1) - rollout.mask) // width
+    return lambda rollout: (jnp.cumsum(rollout.action_mask, -1) - rollout.action_mask) // width
 
 
 def unsure(edges: Sequence[float] = (0.01, 0.03, 0.1, 0.2, 0.4, 0.7, 1, 1.4, 2, 3)) -> Place:
     """The policy's entropy there, between edges in nats. Needs the signal `entropy`, whose entry comes before this one's."""
-    return lambda rollout: jnp.searchsorted(jnp.asarray(edges), rollout["entropy"]).astype(jnp.int32)
+    return lambda rollout: jnp.searchsorted(jnp.asarray(edges), rollout["entropy"]).astype(
+        jnp.int32
+    )
 
 
 def visited(edges: Sequence[float] = (0.05, 0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8)) -> Place:
     """How unlikely the beginning was, -log P(y[:t]), between edges in nats."""
 
     def place(rollout):
-        logp = jnp.where(rollout.mask, rollout.logp, 0)
+        logp = jnp.where(rollout.action_mask, rollout.logp, 0)
         return jnp.searchsorted(jnp.asarray(edges), logp - jnp.cumsum(logp, -1)).astype(jnp.int32)
 
     return place
@@ -44,8 +52,8 @@ def turn(rollout: Rollout) -> Int[Array, "*N R T"]:
 def same_beginning(rollout: Rollout) -> Int[Array, "*N R R"]:
     """Peers have the same beginning: what they have in common hangs on the token and on nothing before it."""
     rollout = rollout.filled()
-    assert rollout.valid is not None
-    return jax.vmap(common_prefix)(rollout.tokens, rollout.valid)
+    assert rollout.token_mask is not None
+    return jax.vmap(common_prefix)(rollout.tokens, rollout.token_mask)
 
 
 def same_column(rollout: Rollout) -> Int[Array, "*N R R"]:
@@ -79,21 +87,35 @@ def decision(
 
         @jax.jit
         def annotate(aux, rollout):
-            return jnp.where(rollout.mask, relative_weight(Evidence(**aux), least)[at(rollout)], 0)
+            return jnp.where(
+                rollout.action_mask, relative_weight(Evidence(**aux), least)[at(rollout)], 0
+            )
 
         @jax.jit
         def add(aux, rollout):
             x = jnp.take_along_axis(outcome(rollout), rollout.row, -1).astype(jnp.float32)
-            mask = rollout.mask & jnp.take_along_axis(alive(rollout), rollout.row, -1)[..., None]
-            coherent = functools.reduce(jnp.add, (jax.vmap(coherence)(x, rollout.tokens, mask, who(rollout)) for who in peers))
-            each = jax.vmap(functools.partial(evidence, places=places))(coherent, x, rollout.logp, mask, at(rollout))
-            total = remember(Evidence(**aux), jax.tree.map(lambda v: v.sum(0), each), decay)
+            mask = (
+                rollout.action_mask
+                & jnp.take_along_axis(trajectory_mask(rollout), rollout.row, -1)[..., None]
+            )
+            coherent = functools.reduce(
+                jnp.add,
+                (jax.vmap(coherence)(x, rollout.tokens, mask, who(rollout)) for who in peers),
+            )
+            each = jax.vmap(functools.partial(evidence, places=places))(
+                coherent, x, rollout.logp, mask, at(rollout)
+            )
+            total = accumulate_evidence(
+                Evidence(**aux), jax.tree.map(lambda v: v.sum(0), each), decay
+            )
             w = relative_weight(total, least)
             return total._asdict(), {"weight": w.max(), "place": jnp.argmax(w)}
 
         return Learned(
             init,
-            lambda aux, state, rollout, metas: rollout.with_signals(decision_weight=annotate(aux, rollout.filled())),
+            lambda aux, state, rollout, metas: rollout.with_signals(
+                decision_weight=annotate(aux, rollout.filled())
+            ),
             lambda aux, state, rollout, columns: add(aux, rollout.filled()),
         )
 

@@ -9,12 +9,14 @@ import numpy as np
 from jaxcredit.collect.single_turn import fetch, put
 from jaxcredit.kernels import masked_mean
 from jaxcredit.policy import sampler as decode
-from jaxcredit.rollout import Rollout, alive, outcome
-from jaxcredit.signals import Learned
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.signals.base import Learned
 from jaxcredit.tasks import Task, score
 
 
-def greedy(task: Task, tokenizer, *, new: int, timeout_s: float = 10.0, workers: int = 1) -> Callable:
+def greedy(
+    task: Task, tokenizer, *, max_new_tokens: int, timeout_s: float = 10.0, workers: int = 1
+) -> Callable:
     """`greedy_reward`: the task's reward for the policy's greedy answer of at most `new` tokens, as the experiment has it.
 
     Where the reward leaves the greedy answer unscored (None), the mean of the group's scored answers takes its place. `timeout_s` and
@@ -22,21 +24,47 @@ def greedy(task: Task, tokenizer, *, new: int, timeout_s: float = 10.0, workers:
     """
 
     def make(cfg, logprob) -> Learned:
-        draw = jax.jit(functools.partial(decode.sample, cfg=cfg, rows=1, new=new, stop=tuple(tokenizer.stop_ids), temperature=0.0))
+        draw = jax.jit(
+            functools.partial(
+                decode.sample,
+                cfg=cfg,
+                rows=1,
+                max_new_tokens=max_new_tokens,
+                stop=tuple(tokenizer.stop_ids),
+                temperature=0.0,
+            )
+        )
 
         @jax.jit
         def asked(rollout: Rollout):
-            P, valid = rollout.tokens.shape[-1] - new, rollout.filled().valid
+            P, valid = rollout.tokens.shape[-1] - max_new_tokens, rollout.filled().token_mask
             assert valid is not None  # `filled` writes it out
             return rollout.tokens[:, 0, :P], valid[:, 0, :P]
 
         def annotate(aux, state, rollout, metas) -> Rollout:
-            drawn = draw(state.params, *asked(rollout), jax.random.key(0))  # greedy: the key decides nothing
-            ids = [row[kept].tolist() for row, kept in zip(fetch(drawn["tokens"])[:, 0], fetch(drawn["mask"])[:, 0], strict=True)]
+            drawn = draw(
+                state.params, *asked(rollout), jax.random.key(0)
+            )  # greedy: the key decides nothing
+            ids = [
+                row[kept].tolist()
+                for row, kept in zip(
+                    fetch(drawn["tokens"])[:, 0], fetch(drawn["mask"])[:, 0], strict=True
+                )
+            ]
             texts = [tokenizer.decode(answer) for answer in ids]
-            prompts = [task.train[int(i)]["prompt"] for i in fetch(rollout["prompt"])] if "prompt" in rollout.signals else None
-            earned = score(task, metas, texts, ids, prompts=prompts, timeout_s=timeout_s, workers=workers).sum(-1)
-            earned = np.where(np.isnan(earned), fetch(masked_mean(outcome(rollout), alive(rollout), -1)), earned)
+            prompts = (
+                [task.train[int(i)]["prompt"] for i in fetch(rollout["prompt"])]
+                if "prompt" in rollout.signals
+                else None
+            )
+            earned = score(
+                task, metas, texts, ids, prompts=prompts, timeout_s=timeout_s, workers=workers
+            ).sum(-1)
+            earned = np.where(
+                np.isnan(earned),
+                fetch(masked_mean(outcome(rollout), trajectory_mask(rollout), -1)),
+                earned,
+            )
             lies = rollout.reward.sharding
             where = lies if isinstance(lies, jax.sharding.NamedSharding) else None
             return rollout.with_signals(greedy_reward=put(earned.astype(np.float32), where))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from jaxcredit.kernels import final, to_go
+from jaxcredit.kernels import is_last, returns_to_go
 
 
 def ngram(mask: Bool[Array, "*b T"], n: int = 5) -> Int[Array, "*b T"]:
@@ -20,18 +20,28 @@ def ngram(mask: Bool[Array, "*b T"], n: int = 5) -> Int[Array, "*b T"]:
 
 
 def randomised(
-    mask: Bool[Array, "*b T"], lengths: Sequence[int] = (1, 2, 3, 5, 10), repeat: int = 50, *, key: PRNGKeyArray
+    mask: Bool[Array, "*b T"],
+    lengths: Sequence[int] = (1, 2, 3, 5, 10),
+    repeat: int = 50,
+    *,
+    key: PRNGKeyArray,
 ) -> Int[Array, "*b T"]:
     """Macro actions of the given lengths, each `repeat` times, in one random order; what is left of a row after them is one more."""
-    ends = jnp.cumsum(jax.random.permutation(key, jnp.repeat(jnp.asarray(lengths, jnp.int32), repeat)))
+    ends = jnp.cumsum(
+        jax.random.permutation(key, jnp.repeat(jnp.asarray(lengths, jnp.int32), repeat))
+    )
     place = jnp.cumsum(mask, -1, dtype=jnp.int32) - 1
     return _last_alone(jnp.searchsorted(ends, place, side="right").astype(jnp.int32), mask)
 
 
 def perplexity(ref_logp: Float[Array, "*b T"], mask: Bool[Array, "*b T"]) -> Int[Array, "*b T"]:
     """A new macro action where the reference model is more surprised than by the token before: within one, perplexity does not rise."""
-    before = jnp.flip(to_go(jnp.flip(ref_logp, -1), 0.0, where=jnp.flip(mask, -1)), -1)  # of the last policy token up to here
-    before = jnp.concatenate([jnp.full((*mask.shape[:-1], 1), -jnp.inf, before.dtype), before[..., :-1]], -1)
+    before = jnp.flip(
+        returns_to_go(jnp.flip(ref_logp, -1), 0.0, where=jnp.flip(mask, -1)), -1
+    )  # of the last policy token up to here
+    before = jnp.concatenate(
+        [jnp.full((*mask.shape[:-1], 1), -jnp.inf, before.dtype), before[..., :-1]], -1
+    )
     first = mask & (jnp.cumsum(mask, -1) == 1)
     return _last_alone(jnp.cumsum(mask & ~first & (ref_logp < before), -1, dtype=jnp.int32), mask)
 
@@ -65,4 +75,4 @@ def parse(tree, tokens: int, *, cutoff: int = 5) -> np.ndarray:
 
 
 def _last_alone(number, mask):
-    return jnp.where(mask, number + final(mask), -1)
+    return jnp.where(mask, number + is_last(mask), -1)

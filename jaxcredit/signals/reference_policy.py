@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jaxcredit.policy import lora
 from jaxcredit.rollout import Rollout
-from jaxcredit.signals import Learned
+from jaxcredit.signals.base import Learned
 
 
 def reference() -> Callable:
@@ -39,7 +39,9 @@ def entropy() -> Callable:
 
         return Learned(
             init=lambda key, params: {},
-            annotate=lambda aux, state, rollout, metas: rollout.with_signals(entropy=measure(state.params, rollout.filled())),
+            annotate=lambda aux, state, rollout, metas: rollout.with_signals(
+                entropy=measure(state.params, rollout.filled())
+            ),
         )
 
     make.provides = ("entropy",)
@@ -48,5 +50,5 @@ def entropy() -> Callable:
 
 def at_response(x: jax.Array, rollout: Rollout) -> jax.Array:
     """Numbers [N, R, S] of the last S columns as a signal [N, R, T]: 0 wherever the policy chose nothing."""
-    T, S = rollout.mask.shape[-1], x.shape[-1]
-    return jnp.where(rollout.mask, jnp.pad(x, ((0, 0), (0, 0), (T - S, 0))), 0)
+    T, S = rollout.action_mask.shape[-1], x.shape[-1]
+    return jnp.where(rollout.action_mask, jnp.pad(x, ((0, 0), (0, 0), (T - S, 0))), 0)

@@ -6,18 +6,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
 from jaxcredit.rollout import Rollout
-from jaxcredit.signals import Learned
+from jaxcredit.signals.base import Learned
 
 
 def calls(rollout: Rollout) -> Int[Array, "*N G"]:
     """How many segments a trajectory has: its number of calls, and one for the answer."""
-    return rollout.real.sum(-1, dtype=jnp.int32)
+    return rollout.segment_mask.sum(-1, dtype=jnp.int32)
 
 
 def alike(x: Int[Array, "*N G K"], real: Bool[Array, "*N G K"]) -> Int[Array, "*N G"]:
     """The same number for trajectories that show the same numbers in the same segments: the index of the first of them."""
     x = jnp.where(real, x, 0)
-    same = (x[..., :, None, :] == x[..., None, :, :]) & (real[..., :, None, :] == real[..., None, :, :])
+    same = (x[..., :, None, :] == x[..., None, :, :]) & (
+        real[..., :, None, :] == real[..., None, :, :]
+    )
     return jnp.argmax(same.all(-1), -1).astype(jnp.int32)
 
 
@@ -26,7 +28,11 @@ def by_signal(name: str) -> Callable[[Rollout], Int[Array, "*N G"]]:
 
     def of(rollout: Rollout):
         x = rollout[name]
-        return x.astype(jnp.int32) if x.ndim == rollout.real.ndim - 1 else alike(x, rollout.real)
+        return (
+            x.astype(jnp.int32)
+            if x.ndim == rollout.segment_mask.ndim - 1
+            else alike(x, rollout.segment_mask)
+        )
 
     return of
 

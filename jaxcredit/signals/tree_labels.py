@@ -6,7 +6,9 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcredit.kernels import Tree, from_children, masked_mean, prefix_value
 
 
-def ovm(correct: Float[Array, "G"], row: Int[Array, "R"], mask: Bool[Array, "R T"]) -> Float[Array, "R T"]:
+def ovm(
+    correct: Float[Array, "G"], row: Int[Array, "R"], mask: Bool[Array, "R T"]
+) -> Float[Array, "R T"]:
     """Every token of the answer is labelled with how the answer ended (OVM, arXiv 2311.09724). 0 off the mask."""
     return jnp.where(mask, correct[row][:, None], 0)
 
@@ -28,7 +30,11 @@ def tvm(
 
 
 def grounded_prm(
-    verdict: Float[Array, "*b K"], final: Float[Array, "*b"], *, where: Bool[Array, "*b K"], by_length: bool = True
+    verdict: Float[Array, "*b K"],
+    final: Float[Array, "*b"],
+    *,
+    where: Bool[Array, "*b K"],
+    by_length: bool = True,
 ) -> Float[Array, "*b"]:
     """What one simulation from a node says of it, tool verdicts v and the end F in {-1, 1}.
 
@@ -44,10 +50,16 @@ def grounded_prm(
 
 
 def grounded_prm_values(
-    score: Float[Array, "M"], visits: Int[Array, "M"], parent: Int[Array, "M"], *, decay: float = 0.9
+    score: Float[Array, "M"],
+    visits: Int[Array, "M"],
+    parent: Int[Array, "M"],
+    *,
+    decay: float = 0.9,
 ) -> tuple[Float[Array, "M"], Int[Array, "M"]]:
     """Values and visits of a search tree's nodes: an ancestor at distance d gets decay^d u. Values are sums there, not means."""
-    return from_children(score, parent, decay), from_children(visits.astype(score.dtype), parent).astype(visits.dtype)
+    return from_children(score, parent, decay), from_children(
+        visits.astype(score.dtype), parent
+    ).astype(visits.dtype)
 
 
 def malt_labels(value: Float[Array, "M"], *, theta: float = 0.5) -> Bool[Array, "M"]:
@@ -61,7 +73,9 @@ def sibling_pairs(label: Bool[Array, "M"], tree: Tree) -> Bool[Array, "M M"]:
     return (tree.parent[:, None] == tree.parent) & (label & used)[:, None] & (~label & used)
 
 
-def judge_total(parts: Float[Array, "*b P"], *, where: Bool[Array, "*b P"] | None = None, mean: bool = False) -> Float[Array, "*b"]:
+def judge_total(
+    parts: Float[Array, "*b P"], *, where: Bool[Array, "*b P"] | None = None, mean: bool = False
+) -> Float[Array, "*b"]:
     """A judge's marks of thought, query and answer as one verdict: their sum, or mean. Unread or absent parts count 0, or not at all.
 
     SLATE, arXiv 2602.23440, leaves open which; both are our reading.

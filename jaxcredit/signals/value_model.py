@@ -12,7 +12,7 @@ from jaxcredit.losses import divide
 from jaxcredit.policy import transformer
 from jaxcredit.policy.positions import at_length
 from jaxcredit.rollout import Rollout
-from jaxcredit.signals import Learned
+from jaxcredit.signals.base import Learned
 from jaxcredit.signals.reference_policy import at_response
 
 
@@ -30,10 +30,14 @@ class Head(nn.Module):
 def states(params, rollout: Rollout, cfg, S: int) -> Float[Array, "N R S D"]:
     """The policy's last hidden states before each response token: column t holds what was known when token t was chosen."""
     P = rollout.tokens.shape[-1] - S
-    tokens, valid = rollout.tokens, rollout.valid
+    tokens, valid = rollout.tokens, rollout.token_mask
     assert valid is not None  # `filled` wrote it out
-    cfg = at_length(cfg, rollout.tokens.shape[-1])  # as the policy's own log-probabilities are computed, though the last token is left out
-    prompt, rows = transformer.hidden(params, tokens[:, 0, :P], valid[:, 0, :P], tokens[:, :, P:-1], valid[:, :, P:-1], cfg)
+    cfg = at_length(
+        cfg, rollout.tokens.shape[-1]
+    )  # as the policy's own log-probabilities are computed, though the last token is left out
+    prompt, rows = transformer.hidden(
+        params, tokens[:, 0, :P], valid[:, 0, :P], tokens[:, :, P:-1], valid[:, :, P:-1], cfg
+    )
     first = jnp.broadcast_to(prompt[:, None, -1:], (*rows.shape[:2], 1, rows.shape[-1]))
     return jnp.concatenate([first, rows], 2)
 
@@ -81,8 +85,10 @@ def critic(
         def learn(aux, params, rollout, columns):
             h = look(params, rollout)
             S = h.shape[2]
-            mask = rollout.mask[..., -S:]
-            old, target = (jnp.where(mask, x[..., -S:], 0) for x in (rollout["token_value"], columns["target"]))
+            mask = rollout.action_mask[..., -S:]
+            old, target = (
+                jnp.where(mask, x[..., -S:], 0) for x in (rollout["token_value"], columns["target"])
+            )
             count = mask.sum(dtype=jnp.float32)
 
             def loss(weights):
@@ -97,7 +103,9 @@ def critic(
                 return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, aux), value
 
             new, values = jax.lax.scan(step, aux, length=steps)
-            if cfg.place is not None:  # on a mesh every device holds the whole critic, as mesh.state_shardings says
+            if (
+                cfg.place is not None
+            ):  # on a mesh every device holds the whole critic, as mesh.state_shardings says
                 new = jax.tree.map(lambda x: cfg.place(x, *(None,) * x.ndim), new)
 
             def variance(x):
@@ -105,15 +113,22 @@ def critic(
                 return divide(jnp.sum(jnp.where(mask, (x - mean) ** 2, 0)), count)
 
             spread = variance(target)
-            return new, {"loss": values[0], "explained_variance": divide(spread - variance(target - old), spread)}
+            return new, {
+                "loss": values[0],
+                "explained_variance": divide(spread - variance(target - old), spread),
+            }
 
         def update(aux, state, rollout, columns):
-            if "target" not in columns:  # a credit without a critic was put in ppo's place: nothing to regress to
+            if (
+                "target" not in columns
+            ):  # a credit without a critic was put in ppo's place: nothing to regress to
                 return aux, {}
             return learn(aux, state.params, rollout.filled(), columns)
 
         def annotate(aux, state, rollout, metas):
-            return rollout.with_signals(token_value=measure(aux["params"], state.params, rollout.filled()))
+            return rollout.with_signals(
+                token_value=measure(aux["params"], state.params, rollout.filled())
+            )
 
         return Learned(init, annotate, update)
 

@@ -7,4 +7,13 @@ from jaxcredit.tasks.reasoning_gym import gym, number_sorting, spell_backward
 from jaxcredit.tasks.scoring import score
 from jaxcredit.tasks.task import Task
 
-__all__ = ["Task", "from_jsonl", "gsm8k", "gym", "number_sorting", "score", "spell_backward", "sums"]
+__all__ = [
+    "Task",
+    "from_jsonl",
+    "gsm8k",
+    "gym",
+    "number_sorting",
+    "score",
+    "spell_backward",
+    "sums",
+]

@@ -18,18 +18,32 @@ TEMPLATES = (
 _NUMBER = r"(?:(?<![\w)])-)?\d+(?:[.,/]\d+)*"
 # An operand of a sum that is still being written is not its result: "is 3 + 4 = 7" says 7.
 _VALUE = re.compile(
-    rf"(?:=|\b(?:is|equals?|are)\b)[\s:*$\\()\[\]]*({_NUMBER})(?![\d.,/]*\d|\s*(?:[-+*,]|and\b|plus\b)\s*\d)", re.IGNORECASE
+    rf"(?:=|\b(?:is|equals?|are)\b)[\s:*$\\()\[\]]*({_NUMBER})(?![\d.,/]*\d|\s*(?:[-+*,]|and\b|plus\b)\s*\d)",
+    re.IGNORECASE,
 )
 
 
-def sums(*, two: int = 20, three: int = 13, test_share: float = 0.1, templates: tuple[str, ...] = TEMPLATES, seed: int = 0) -> Task:
+def sums(
+    *,
+    two: int = 20,
+    three: int = 13,
+    test_share: float = 0.1,
+    templates: tuple[str, ...] = TEMPLATES,
+    seed: int = 0,
+) -> Task:
     """Chat prompts: every ordered pair of 1..`two` in each template, every ordered triple of 1..`three` in one. Reward 1 for the right sum.
 
     Sums of the same numbers in any order and wording lie on the same side of the split, so 4 + 3 is no help for a tested 3 + 4.
     """
     rng = random.Random(seed)
     kinds = [(n, k) for n, k in ((two, 2), (three, 3)) if n]
-    groups = [g for n, k in kinds for g in _held(rng, list(itertools.combinations_with_replacement(range(1, n + 1), k)), test_share)]
+    groups = [
+        g
+        for n, k in kinds
+        for g in _held(
+            rng, list(itertools.combinations_with_replacement(range(1, n + 1), k)), test_share
+        )
+    ]
     train, test = [], []
     for numbers, held_out in groups:
         for ordered in sorted(set(itertools.permutations(numbers))):

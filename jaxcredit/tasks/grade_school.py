@@ -28,10 +28,16 @@ def gsm8k(
     `verify(gold, text)` decides, by default `numeric`; `symbolic` asks math-verify.
     """
     verify = verify or numeric
-    parts = [_jsonl(folder, part) for part in ("train", "test")] if folder is not None else [_tfds(part) for part in ("train", "test")]
+    parts = (
+        [_jsonl(folder, part) for part in ("train", "test")]
+        if folder is not None
+        else [_tfds(part) for part in ("train", "test")]
+    )
     train, test = ([_item(record, instruction) for record in part] for part in parts)
     train = without(train, test, "gsm8k")
-    return Task("gsm8k", train, test, lambda meta, text, ids=(): float(verify(meta["gold"], text)), train)
+    return Task(
+        "gsm8k", train, test, lambda meta, text, ids=(): float(verify(meta["gold"], text)), train
+    )
 
 
 def numeric(gold: str, text: str) -> bool:
@@ -47,14 +53,25 @@ def symbolic(gold: str, text: str) -> bool:
     from math_verify import parse, verify
 
     # Its time-outs are alarms, which only the main thread has, as that of the processes in which rewards run.
-    seconds: Any = SECONDS if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM") else None
+    seconds: Any = (
+        SECONDS
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
+        else None
+    )
     right, found = (parse(x, parsing_timeout=seconds) for x in (gold, text))
     return verify(right, found, timeout_seconds=seconds)
 
 
 def final(text: str) -> Fraction | None:
     """The number a text ends on; None if it has none."""
-    text = text.replace("\\$", "$").replace("\\%", "%").replace("\\!", "").replace("\\,", "").replace("{,}", ",").replace("−", "-")
+    text = (
+        text.replace("\\$", "$")
+        .replace("\\%", "%")
+        .replace("\\!", "")
+        .replace("\\,", "")
+        .replace("{,}", ",")
+        .replace("−", "-")
+    )
     text = re.sub(r"\\d?frac\{(-?\d+)\}\{(\d+)\}", r"\1/\2", text)
     boxed = re.findall(r"\\boxed\{([^{}]*)\}", text)
     if boxed:
@@ -86,7 +103,9 @@ def _jsonl(folder, part):
     records = [item["meta"] for item in items_of(path, "question", "answer")]
     for i, record in enumerate(records, 1):
         if "####" not in record["answer"] or final(record["answer"]) is None:
-            raise ValueError(f"{path}, item {i}: no number after #### in the answer {record['answer']!r:.200}")
+            raise ValueError(
+                f"{path}, item {i}: no number after #### in the answer {record['answer']!r:.200}"
+            )
     return records
 
 
@@ -94,10 +113,14 @@ def _tfds(part):
     try:  # by its module: without tensorflow, tensorflow-datasets cannot look its data sets up by name
         from tensorflow_datasets.text.gsm8k import Gsm8k
     except ImportError as error:
-        error.add_note("or give gsm8k() the folder that holds train.jsonl and test.jsonl (--data FOLDER)")
+        error.add_note(
+            "or give gsm8k() the folder that holds train.jsonl and test.jsonl (--data FOLDER)"
+        )
         raise
     try:
-        source = Gsm8k(data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record").as_data_source(split=part)  # pyright: ignore[reportCallIssue] (decorated)
+        source = Gsm8k(
+            data_dir=os.environ.get("TFDS_DATA_DIR"), file_format="array_record"
+        ).as_data_source(split=part)  # pyright: ignore[reportCallIssue] (decorated)
     except Exception as error:
         raise FileNotFoundError(
             "tensorflow-datasets has not prepared gsm8k here. Give gsm8k() the folder that holds train.jsonl and test.jsonl; or prepare it "

@@ -49,7 +49,13 @@ def from_jsonl(
     else:
         held_out = items_of(test, prompt, answer)
         train = without(items, held_out, str(path))
-    return Task(name or Path(str(path).removesuffix(".gz")).stem, train, held_out, reward, train if answer is not None else ())
+    return Task(
+        name or Path(str(path).removesuffix(".gz")).stem,
+        train,
+        held_out,
+        reward,
+        train if answer is not None else (),
+    )
 
 
 def items_of(path: str | os.PathLike, prompt: Read, answer: Read | None = None) -> list[Item]:
@@ -59,13 +65,19 @@ def items_of(path: str | os.PathLike, prompt: Read, answer: Read | None = None) 
     for position, record in _records(path):
         text = _read(prompt, record, position, "prompt")
         if not is_prompt(text):
-            raise ValueError(f'{position}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages')
+            raise ValueError(
+                f'{position}: the prompt is {text!r:.120}; it must be a text or a list of {{"role", "content"}} messages'
+            )
         if text == "":
             raise ValueError(f"{position}: the prompt is empty; leave that item out")
         item = {"prompt": text, "meta": record}
         if answer is not None:
             shown = _read(answer, record, position, "answer")
-            if not isinstance(shown, (str, int, float)) or isinstance(shown, bool) or shown != shown:
+            if (
+                not isinstance(shown, (str, int, float))
+                or isinstance(shown, bool)
+                or shown != shown
+            ):
                 raise ValueError(
                     f"{position}: the answer is {json.dumps(shown, default=repr):.120}; a demonstration must be a text or a number. "
                     "Leave that item out, or make one with answer=FUNCTION"
@@ -86,12 +98,18 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     if first[1].lstrip().startswith("[") and (array := _array(path)) is not None:
         records = ((f"{path}, item {i}", record) for i, record in enumerate(array))
     else:
-        places = ((f"{path}:{number}", line.strip()) for number, line in itertools.chain([first], lines) if line.strip())
+        places = (
+            (f"{path}:{number}", line.strip())
+            for number, line in itertools.chain([first], lines)
+            if line.strip()
+        )
         records = ((position, _line(text, position, path)) for position, text in places)
     for position, record in records:
         if not isinstance(record, dict):
             kind, text = type(record).__name__, json.dumps(record)
-            raise ValueError(f"{position}: a JSON {kind}, {text!r:.120}; each line must be an object with named fields")
+            raise ValueError(
+                f"{position}: a JSON {kind}, {text!r:.120}; each line must be an object with named fields"
+            )
         yield position, record
 
 
@@ -102,13 +120,19 @@ def _line(text: str, position: str, path: Path) -> Any:
         if "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
     except _Twice as twice:
-        raise ValueError(f"{position}: the field {twice} occurs twice in one object: remove one") from None
+        raise ValueError(
+            f"{position}: the field {twice} occurs twice in one object: remove one"
+        ) from None
     except UnicodeEncodeError as error:
         half = ascii(error.object[error.start])
-        raise ValueError(f"{position}: {half} is half of a surrogate pair, no character: write both halves or leave it out") from None
+        raise ValueError(
+            f"{position}: {half} is half of a surrogate pair, no character: write both halves or leave it out"
+        ) from None
     except json.JSONDecodeError as error:
         fix = f"one JSON object a line is needed (jq -c . {shlex.quote(str(path))} writes that)"
-        raise ValueError(f"{position}: not JSON ({error.msg} at column {error.colno}): {text!r:.120}; {fix}") from None
+        raise ValueError(
+            f"{position}: not JSON ({error.msg} at column {error.colno}): {text!r:.120}; {fix}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{position}: cannot be read as JSON ({error}): {text!r:.120}") from None
     return value
@@ -120,13 +144,19 @@ def _array(path: Path) -> list | None:
         array = _parsed("".join(_lines(path)))
         json.dumps(array, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: {ascii(error.object[error.start])} is half of a surrogate pair, no character") from None
+        raise ValueError(
+            f"{path}: {ascii(error.object[error.start])} is half of a surrogate pair, no character"
+        ) from None
     except _Twice as twice:
-        raise ValueError(f"{path}: the field {twice} occurs twice in one object: remove one") from None
+        raise ValueError(
+            f"{path}: the field {twice} occurs twice in one object: remove one"
+        ) from None
     except json.JSONDecodeError as error:
         if error.lineno == 1 or error.msg == "Extra data":
             return None
-        raise ValueError(f"{path}:{error.lineno}: a JSON array that cannot be read ({error.msg} at column {error.colno})") from None
+        raise ValueError(
+            f"{path}:{error.lineno}: a JSON array that cannot be read ({error.msg} at column {error.colno})"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: a JSON array that cannot be read ({error})") from None
     return array if isinstance(array, list) else None
@@ -150,8 +180,16 @@ def _lines(path: Path) -> Iterator[str]:
     if not path.is_file():
         folder, near = path.parent.is_dir(), []
         if folder:
-            near = sorted(p.name for p in path.parent.iterdir() if p.name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz")))
-        hint = f"that folder has: {', '.join(near[:8])}" if near else f"its folder {'has no .jsonl file' if folder else 'does not exist'}"
+            near = sorted(
+                p.name
+                for p in path.parent.iterdir()
+                if p.name.endswith((".jsonl", ".json", ".jsonl.gz", ".json.gz"))
+            )
+        hint = (
+            f"that folder has: {', '.join(near[:8])}"
+            if near
+            else f"its folder {'has no .jsonl file' if folder else 'does not exist'}"
+        )
         raise FileNotFoundError(f"no file {path}; {hint}")
     with open(path, "rb") as file:
         begin = file.read(24)
@@ -159,11 +197,15 @@ def _lines(path: Path) -> Iterator[str]:
         raise ValueError(f"{path} is {other}")
     number = 0
     try:
-        with (gzip.open if begin.startswith(b"\x1f\x8b") else open)(path, "rt", encoding="utf-8", errors="surrogateescape") as file:
+        with (gzip.open if begin.startswith(b"\x1f\x8b") else open)(
+            path, "rt", encoding="utf-8", errors="surrogateescape"
+        ) as file:
             for number, line in enumerate(file, 1):
                 if not line.isascii() and (byte := re.search("[\udc80-\udcff]", line)):
                     code = ord(byte[0]) - 0xDC00
-                    raise ValueError(f"{path}:{number}: not UTF-8 (the byte 0x{code:02x} in column {byte.start() + 1}): save it as UTF-8")
+                    raise ValueError(
+                        f"{path}:{number}: not UTF-8 (the byte 0x{code:02x} in column {byte.start() + 1}): save it as UTF-8"
+                    )
                 yield line.lstrip("\ufeff")
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
@@ -212,7 +254,9 @@ def _read(how: Read, record: dict, position: str, what: str) -> Any:
         ) from None
     except Exception as error:
         kind = f"template {how!r}" if template else "function"
-        raise ValueError(f"{position}: the {kind} of the {what} does not fit: {type(error).__name__}: {error}.{braces}") from error
+        raise ValueError(
+            f"{position}: the {kind} of the {what} does not fit: {type(error).__name__}: {error}.{braces}"
+        ) from error
 
 
 def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[Item]]:
@@ -226,5 +270,7 @@ def _split(items: Sequence[Item], share: float, path) -> tuple[list[Item], list[
     train, test = [x for x in items if not held_out(x)], [x for x in items if held_out(x)]
     if not train or (share and not test):
         parts = f"leaves {len(train)} to train on and {len(test)} to test"
-        raise ValueError(f"{path}: test={share:g} of {len(items)} items {parts}: give more, or another share")
+        raise ValueError(
+            f"{path}: test={share:g} of {len(items)} items {parts}: give more, or another share"
+        )
     return train, test

@@ -32,7 +32,9 @@ def gym(
     marks the response must be the answer letter by letter, since some verifiers forgive (that of number_sorting one off in each number).
     """
     if size < 1 or test_size < 0:
-        raise ValueError(f"size is {size} and test_size {test_size}: at least one training problem is needed")
+        raise ValueError(
+            f"size is {size} and test_size {test_size}: at least one training problem is needed"
+        )
     source = _source(family, params)
     test = _draw(family, source(seed * 3 * _APART), test_size, prompt, answer)
     train = _draw(family, source((seed * 3 + 1) * _APART), size, prompt, answer, apart=test)
@@ -40,11 +42,21 @@ def gym(
     if demos:
         demos = dict(demos)
         count = demos.pop("size", 1000)
-        shown = _draw(family, _source(family, {**params, **demos})((seed * 3 + 2) * _APART), count, prompt, answer, apart=test)
+        shown = _draw(
+            family,
+            _source(family, {**params, **demos})((seed * 3 + 2) * _APART),
+            count,
+            prompt,
+            answer,
+            apart=test,
+        )
     verifier = source(seed * 3 * _APART)
 
     def reward(meta: Entry, text: str, ids=()) -> float:
-        return float((not exact or text.strip() == answer(meta)) and verifier.score_answer(extract(text), meta) == 1)
+        return float(
+            (not exact or text.strip() == answer(meta))
+            and verifier.score_answer(extract(text), meta) == 1
+        )
 
     return Task(family, train, test, reward, shown)
 
@@ -69,7 +81,9 @@ def spell_backward(
         seed=seed,
         prompt=lambda entry: entry["metadata"]["word"].lower() + ">",
         answer=lambda entry: entry["answer"].lower(),
-        demos={"size": demo_size, "min_word_len": demo_lengths[0], "max_word_len": demo_lengths[1]} if demo_size else None,
+        demos={"size": demo_size, "min_word_len": demo_lengths[0], "max_word_len": demo_lengths[1]}
+        if demo_size
+        else None,
         min_word_len=lengths[0],
         max_word_len=lengths[1],
     )
@@ -99,11 +113,16 @@ def number_sorting(
         size,
         test_size,
         seed=seed,
-        prompt=lambda e: digits(e["metadata"]["original_numbers"]) + "<>"[e["metadata"]["direction"] == "descending"],
+        prompt=lambda e: (
+            digits(e["metadata"]["original_numbers"])
+            + "<>"[e["metadata"]["direction"] == "descending"]
+        ),
         answer=lambda e: digits(e["metadata"]["sorted_numbers"]),
         extract=lambda text: str(list(text)),
         exact=True,
-        demos={"size": demo_size, "min_numbers": demo_lengths[0], "max_numbers": demo_lengths[1]} if demo_size else None,
+        demos={"size": demo_size, "min_numbers": demo_lengths[0], "max_numbers": demo_lengths[1]}
+        if demo_size
+        else None,
         min_numbers=lengths[0],
         max_numbers=lengths[1],
         **shape,

@@ -53,7 +53,9 @@ def score(
         RewardTimeout: a call exceeded `timeout_s`.
     """
     M = len(texts)
-    if not len(metas) == len(ids) == M or any(x is not None and len(x) != M for x in (prompts, segments)):
+    if not len(metas) == len(ids) == M or any(
+        x is not None and len(x) != M for x in (prompts, segments)
+    ):
         raise ValueError(
             f"{len(metas)} metas, {M} texts and {len(ids)} lists of ids: these (and prompts and segments, if given) must be equally many"
         )
@@ -66,7 +68,11 @@ def score(
         elif outcome.kind == "unscored":
             rewards[i] = np.nan
         else:
-            problem = f"prompt:   {_short(prompts[i])}" if prompts is not None else f"meta:     {_short(metas[i])}"
+            problem = (
+                f"prompt:   {_short(prompts[i])}"
+                if prompts is not None
+                else f"meta:     {_short(metas[i])}"
+            )
             raise _error(task, outcome, f"{problem}\nresponse: {_short(texts[i])}", timeout_s)
     return rewards
 
@@ -76,7 +82,9 @@ def ready(task: Task, workers: int) -> None:
     processes.start(task.reward, workers)
 
 
-def _outcomes(task: Task, calls: list[tuple], counts: list[int], timeout_s: float, workers: int) -> dict[int, processes.Outcome]:
+def _outcomes(
+    task: Task, calls: list[tuple], counts: list[int], timeout_s: float, workers: int
+) -> dict[int, processes.Outcome]:
     if calls and (pool := processes.start(task.reward, workers)):
         try:
             return pool.run(calls, counts, timeout_s)
@@ -104,4 +112,8 @@ def _short(x: Any, most: int = 600) -> str:
     except Exception:
         return f"a {type(x).__name__} that cannot be shown"
     text = visible(text)
-    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]} ({len(text)} characters)"
+    return (
+        text
+        if len(text) <= most
+        else f"{text[: most // 2]} ... {text[-most // 2 :]} ({len(text)} characters)"
+    )

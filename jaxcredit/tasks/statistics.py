@@ -23,7 +23,9 @@ def pass_at_k(scores: np.ndarray, k: int, *, solved: float = 1.0) -> np.ndarray:
     scores = _scores(scores)
     if not 1 <= k <= scores.shape[1]:
         most = scores.shape[1]
-        raise ValueError(f"pass@{k} needs at least {k} answers for each prompt, there are {most}: sample more, or ask for pass@{most}")
+        raise ValueError(
+            f"pass@{k} needs at least {k} answers for each prompt, there are {most}: sample more, or ask for pass@{most}"
+        )
     n, c = (~np.isnan(scores)).sum(1)[:, None], (scores >= solved).sum(1)
     # C(n - c, k) / C(n, k) = prod over i < k of (n - c - i) / (n - i), which is 0 as soon as c > n - k.
     i = np.arange(k)
@@ -31,11 +33,15 @@ def pass_at_k(scores: np.ndarray, k: int, *, solved: float = 1.0) -> np.ndarray:
     return np.where(n[:, 0] >= k, chance, np.nan)
 
 
-def bootstrap(values: np.ndarray, *, level: float = 0.95, draws: int = 1000, seed: int = 0) -> Estimate:
+def bootstrap(
+    values: np.ndarray, *, level: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Estimate:
     """The mean over prompts, with the percentile interval of means over prompts drawn with replacement."""
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values):
-        raise ValueError(f"one number for each prompt is needed, got shape {values.shape}: average over a prompt's answers first")
+        raise ValueError(
+            f"one number for each prompt is needed, got shape {values.shape}: average over a prompt's answers first"
+        )
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
@@ -45,11 +51,17 @@ def bootstrap(values: np.ndarray, *, level: float = 0.95, draws: int = 1000, see
 def wilson(right: int, total: int, *, z: float = 1.959964) -> Estimate:
     """A share with Wilson's interval: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), which is honest at 0 and at 1."""
     if not 0 <= right <= total or not total:
-        raise ValueError(f"{right} right of {total}: a share needs 0 <= right <= total and total > 0")
+        raise ValueError(
+            f"{right} right of {total}: a share needs 0 <= right <= total and total > 0"
+        )
     p, n = right / total, total
     centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Estimate(p, min(max(float((centre - half) / scale), 0.0), p), max(min(float((centre + half) / scale), 1.0), p))
+    return Estimate(
+        p,
+        min(max(float((centre - half) / scale), 0.0), p),
+        max(min(float((centre + half) / scale), 1.0), p),
+    )
 
 
 def summary(
@@ -95,7 +107,10 @@ def summary(
         lengths = _same(lengths, scores, "lengths")
         for name, where in (("right", scores >= solved), ("wrong", scores < solved)):
             if where.any():
-                out |= {f"length_{name}/{f.__name__}": float(f(lengths[where])) for f in (np.min, np.median, np.mean, np.max)}
+                out |= {
+                    f"length_{name}/{f.__name__}": float(f(lengths[where]))
+                    for f in (np.min, np.median, np.mean, np.max)
+                }
     return out
 
 
@@ -104,10 +119,14 @@ def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""
     from jaxcredit.utils.tables import Column, Sheet
 
     out = Sheet("", *(Column(run, right=True) for run in results), title=title)
-    rows: dict[tuple, list[str]] = {}  # what is equal in every column is one row: mean@n and pass@1 of rewards of 0 and 1
+    rows: dict[
+        tuple, list[str]
+    ] = {}  # what is equal in every column is one row: mean@n and pass@1 of rewards of 0 and 1
     for name in dict.fromkeys(name for numbers in results.values() for name in numbers):
         cells = tuple(_cell(numbers.get(name)) for numbers in results.values())
-        rows.setdefault(("" if name.startswith(("mean@", "pass@")) else name, cells), []).append(name)
+        rows.setdefault(("" if name.startswith(("mean@", "pass@")) else name, cells), []).append(
+            name
+        )
     for (_, cells), names in rows.items():
         out.add_row(", ".join(names), *cells)
     return out
@@ -116,7 +135,13 @@ def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""
 def _cell(x):
     if x is None:
         return "-"
-    return f"{x.value:.3f}  [{x.low:.3f}, {x.high:.3f}]" if isinstance(x, Estimate) else f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}"
+    return (
+        f"{x.value:.3f}  [{x.low:.3f}, {x.high:.3f}]"
+        if isinstance(x, Estimate)
+        else f"{x:.3f}"
+        if abs(x) < 10
+        else f"{x:.1f}"
+    )
 
 
 def _scores(scores):
@@ -124,7 +149,9 @@ def _scores(scores):
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"scores must be [prompts, answers], got shape {scores.shape}")
     if np.isinf(scores).any():
-        raise ValueError(f"{np.isinf(scores).sum()} scores are not finite; the first is of prompt {np.argwhere(np.isinf(scores))[0][0]}")
+        raise ValueError(
+            f"{np.isinf(scores).sum()} scores are not finite; the first is of prompt {np.argwhere(np.isinf(scores))[0][0]}"
+        )
     return scores
 
 

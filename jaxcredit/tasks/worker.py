@@ -26,7 +26,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LARGEST = 1e30  # largest magnitude of a reward: validation.LARGEST_RETURN, which this file cannot import
+LARGEST = (
+    1e30  # largest magnitude of a reward: validation.LARGEST_RETURN, which this file cannot import
+)
 AT_A_TIME = 64  # async rewards that one process awaits together
 
 
@@ -76,11 +78,19 @@ class Progress:
         """Whether the current call has exceeded the time-out."""
         index, began, allowed = struct.unpack_from("=qdd", self._memory)
         late = index >= 0 and time.monotonic() - began > allowed
-        return late and struct.unpack_from("=qd", self._memory) == (index, began)  # unchanged: not read during a write
+        return late and struct.unpack_from("=qd", self._memory) == (
+            index,
+            began,
+        )  # unchanged: not read during a write
 
 
 def outcomes(
-    reward: Callable, calls: Sequence[tuple], counts: Sequence[int], progress: Progress, timeout_s: float, run: Callable[[Any], Any]
+    reward: Callable,
+    calls: Sequence[tuple],
+    counts: Sequence[int],
+    progress: Progress,
+    timeout_s: float,
+    run: Callable[[Any], Any],
 ) -> list[Outcome]:
     """Outcomes of `reward(*call)` in order, up to the first failure.
 
@@ -115,7 +125,9 @@ def outcomes(
     return results[: first + 1]
 
 
-async def _awaited(waiting: dict[int, Any], counts: Sequence[int], progress: Progress, timeout_s: float) -> list[tuple[int, Outcome]]:
+async def _awaited(
+    waiting: dict[int, Any], counts: Sequence[int], progress: Progress, timeout_s: float
+) -> list[tuple[int, Outcome]]:
     """(index, outcome) of awaitables, of which at most AT_A_TIME run concurrently. Returns early at the first time-out."""
     room, results, late = asyncio.Semaphore(AT_A_TIME), {}, asyncio.Event()
 
@@ -142,7 +154,10 @@ async def _awaited(waiting: dict[int, Any], counts: Sequence[int], progress: Pro
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     for awaitable in waiting.values():  # a coroutine that was never started would warn
-        if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
+        if (
+            inspect.iscoroutine(awaitable)
+            and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED
+        ):
             awaitable.close()
     return sorted(results.items())
 
@@ -183,12 +198,20 @@ def read(value: Any, count: int) -> Outcome:
         return Outcome("nonsense", text=f"returned {what}, {short(value)}, where {due}")
     results = []
     for part in parts:
-        if getattr(part, "shape", None) == () and hasattr(part, "item"):  # a scalar of numpy, jax or torch
+        if getattr(part, "shape", None) == () and hasattr(
+            part, "item"
+        ):  # a scalar of numpy, jax or torch
             part = part.item()
         if part is None:
-            return Outcome("nonsense", text=f"returned {short(value)}: None inside a list. Return None for the whole answer, or 0.0 there")
+            return Outcome(
+                "nonsense",
+                text=f"returned {short(value)}: None inside a list. Return None for the whole answer, or 0.0 there",
+            )
         if not isinstance(part, (numbers.Real, Decimal)):
-            return Outcome("nonsense", text=f"returned {short(value)} ({type(part).__name__}), which is not a number")
+            return Outcome(
+                "nonsense",
+                text=f"returned {short(value)} ({type(part).__name__}), which is not a number",
+            )
         try:
             number = float(part)
         except OverflowError:  # integers and fractions are unbounded
@@ -210,7 +233,10 @@ def raised(error: BaseException) -> Outcome:
     """Outcome of a call that raised, with a traceback that begins in the user's function."""
     trace = step = error.__traceback__
     while step is not None:
-        trace, step = (step.tb_next if step.tb_frame.f_code.co_filename == __file__ else trace), step.tb_next
+        trace, step = (
+            (step.tb_next if step.tb_frame.f_code.co_filename == __file__ else trace),
+            step.tb_next,
+        )
     try:
         shown = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
         text = f"raised {type(error).__name__}: {error}\n{shown}"
@@ -270,9 +296,13 @@ def _serve(link: Connection, progress: Progress) -> None:
     """Receive the reward function, then execute batches of calls until the connection closes."""
     # A scheduler sends the signals that end a job to all processes. The trainer still needs these rewards, and ends this process itself.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)  # a handler and not SIG_IGN, which programs started by the reward would inherit
+        signal.signal(
+            number, lambda *_: None
+        )  # a handler and not SIG_IGN, which programs started by the reward would inherit
     for name in ("stdout", "stderr"):
-        if hasattr(stream := getattr(sys, name), "reconfigure"):  # flushed at each line, since this process may be killed
+        if hasattr(
+            stream := getattr(sys, name), "reconfigure"
+        ):  # flushed at each line, since this process may be killed
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
         setattr(sys, name, _Output(stream))
     try:  # if memory runs out, the kernel should kill this process and not the trainer
@@ -303,7 +333,9 @@ def _serve(link: Connection, progress: Progress) -> None:
 
 def _lossy() -> AbstractContextManager:
     """`jaxcredit.utils.terminal.lossy`, loaded without importing the package."""
-    spec = importlib.util.spec_from_file_location("jaxcredit_terminal", Path(__file__).parents[1] / "utils" / "terminal.py")
+    spec = importlib.util.spec_from_file_location(
+        "jaxcredit_terminal", Path(__file__).parents[1] / "utils" / "terminal.py"
+    )
     assert spec and spec.loader
     terminal = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(terminal)

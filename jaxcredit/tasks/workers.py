@@ -23,7 +23,9 @@ from jaxcredit.tasks.worker import Outcome, Progress
 LARGEST = 2**26  # bytes of a pickled reward; a larger one (with a model) runs in this process
 LOADING_S = 300.0  # time for a worker to import the modules of its reward
 KEPT = 4  # rewards whose workers are kept alive; training, evaluation and greedy answers share one
-_SIGNAL = getattr(signal, "SIGRTMIN", getattr(signal, "SIGUSR2", 0)) + (7 if hasattr(signal, "SIGRTMIN") else 0)
+_SIGNAL = getattr(signal, "SIGRTMIN", getattr(signal, "SIGUSR2", 0)) + (
+    7 if hasattr(signal, "SIGRTMIN") else 0
+)
 
 
 class Unsendable(Exception):
@@ -73,7 +75,9 @@ class Worker:
     def kill(self) -> str:
         """Kill the process and those that it started. Returns the way in which it had ended: its exit code, its signal or "killed"."""
         try:
-            how = self.process.wait(0.2 if self.link.closed or self.link.poll(0) else 0)  # on its own
+            how = self.process.wait(
+                0.2 if self.link.closed or self.link.poll(0) else 0
+            )  # on its own
         except (subprocess.TimeoutExpired, OSError):
             how = None
         try:
@@ -105,7 +109,9 @@ class Pool:
             if not self.workers:
                 raise Unsendable(f"no worker process can be started ({error})") from None
 
-    def run(self, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
+    def run(
+        self, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float
+    ) -> dict[int, Outcome]:
         """Outcomes of calls by index. After the first failure the remaining calls are abandoned, and their outcomes are missing.
 
         Args:
@@ -115,7 +121,10 @@ class Pool:
         """
         size = len(calls) if self.size == 1 else max(1, -(-len(calls) // (4 * self.size)))
         parts = [range(i, min(i + size, len(calls))) for i in range(0, len(calls), size)]
-        sent = [dumps(([calls[i] for i in part], [counts[i] for i in part], timeout_s)) for part in parts]
+        sent = [
+            dumps(([calls[i] for i in part], [counts[i] for i in part], timeout_s))
+            for part in parts
+        ]
         todo, results = list(zip(parts, sent, strict=True)), {}
         with self.lock:
             self.fill()
@@ -130,12 +139,16 @@ class Pool:
                     if not all(outcome.good for outcome in results.values()):
                         break
             finally:
-                for process in [process for process in self.workers if process.busy or not process.ready]:
+                for process in [
+                    process for process in self.workers if process.busy or not process.ready
+                ]:
                     self.drop(process)  # its results are no longer needed
         return results
 
     def _wait(self, results: dict[int, Outcome], timeout_s: float) -> None:
-        busy: dict[Any, Worker] = {process.link: process for process in self.workers if process.busy}
+        busy: dict[Any, Worker] = {
+            process.link: process for process in self.workers if process.busy
+        }
         for link in connection.wait(list(busy), timeout=min(0.5, max(0.01, timeout_s / 10))):
             process = busy[link]
             try:
@@ -147,7 +160,9 @@ class Pool:
                 return
             results |= zip(process.busy, answer, strict=False)
             process.busy = range(0)
-            if any(outcome.kind == "late" for outcome in answer):  # the call still runs in that process
+            if any(
+                outcome.kind == "late" for outcome in answer
+            ):  # the call still runs in that process
                 self.drop(process)
         for process in self.workers:
             if process.busy and process.progress.overdue():
@@ -166,7 +181,9 @@ class Pool:
 
 
 _pools: list[Pool] = []
-_in_this_process: dict[int, tuple[Callable, str]] = {}  # rewards that run in this process, and the reason
+_in_this_process: dict[
+    int, tuple[Callable, str]
+] = {}  # rewards that run in this process, and the reason
 
 
 def start(reward: Callable, size: int) -> Pool | None:
@@ -218,24 +235,39 @@ def dumps(value: Any) -> bytes:
     try:
         import cloudpickle
     except ImportError:
-        raise Unsendable("the package cloudpickle is missing (pip install 'jaxcredit[train]')") from None
+        raise Unsendable(
+            "the package cloudpickle is missing (pip install 'jaxcredit[train]')"
+        ) from None
     if os.name != "posix" or not sys.executable:
         raise Unsendable("worker processes need POSIX and a Python interpreter")
     import io
 
     errors = []
-    for whole in (True, False):  # second try for modules with globals that cannot be pickled: functions go by name
+    for whole in (
+        True,
+        False,
+    ):  # second try for modules with globals that cannot be pickled: functions go by name
         registered: list[types.ModuleType] = []
 
         class Pickler(cloudpickle.Pickler):
             def reducer_override(self, obj, whole=whole, registered=registered):
                 if _on_device(obj):
                     raise Unsendable("it holds arrays of JAX, which are on this process's device")
-                if isinstance(obj, types.CodeType):  # keep the file name, which cloudpickle drops and tracebacks need
+                if isinstance(
+                    obj, types.CodeType
+                ):  # keep the file name, which cloudpickle drops and tracebacks need
                     make, fields, *_ = self.dispatch_table[types.CodeType](obj)
-                    return make, tuple(obj.co_filename if isinstance(x, str) and x == "<dynamic-code>" else x for x in fields)
+                    return make, tuple(
+                        obj.co_filename if isinstance(x, str) and x == "<dynamic-code>" else x
+                        for x in fields
+                    )
                 module = sys.modules.get(getattr(obj, "__module__", None) or "")
-                if whole and isinstance(obj, (type, types.FunctionType)) and module not in registered and _own(module):
+                if (
+                    whole
+                    and isinstance(obj, (type, types.FunctionType))
+                    and module not in registered
+                    and _own(module)
+                ):
                     cloudpickle.register_pickle_by_value(module)
                     registered.append(module)
                 return super().reducer_override(obj)
@@ -270,13 +302,21 @@ def _own(module: types.ModuleType | None) -> bool:
         return False
     if module.__name__.partition(".")[0] == "jaxcredit":
         return True
-    installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return not any(os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep) for folder in installed)
+    installed = [
+        sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")
+    ]
+    return not any(
+        os.path.realpath(file).startswith(os.path.realpath(folder) + os.sep) for folder in installed
+    )
 
 
 def _shared() -> IO[bytes]:
     """Temporary file for memory shared between processes; on Linux in memory, independent of disk space."""
-    file = os.fdopen(os.memfd_create("jaxcredit"), "w+b") if hasattr(os, "memfd_create") else tempfile.TemporaryFile()
+    file = (
+        os.fdopen(os.memfd_create("jaxcredit"), "w+b")
+        if hasattr(os, "memfd_create")
+        else tempfile.TemporaryFile()
+    )
     file.truncate(Progress.SIZE)
     return file
 
@@ -284,21 +324,37 @@ def _shared() -> IO[bytes]:
 def _start(kind: str, *files: int, link: int) -> subprocess.Popen:
     # -P: no imports from the folder of worker.py. JAX_PLATFORMS: rewards that use JAX must not occupy the accelerator.
     # process_group: Ctrl-C reaches only the trainer, and the reward's own child processes are killed with the worker.
-    command = [sys.executable, "-P", worker.__file__, kind, str(link), str(files[-1]), str(os.getpid())]
+    command = [
+        sys.executable,
+        "-P",
+        worker.__file__,
+        kind,
+        str(link),
+        str(files[-1]),
+        str(os.getpid()),
+    ]
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=files, process_group=0, env=env)
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, pass_fds=files, process_group=0, env=env
+    )
 
 
 # In this process
 
 
-def run_here(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
+def run_here(
+    reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float
+) -> dict[int, Outcome]:
     """Like `Pool.run`, in this process.
 
     In the main thread a signal interrupts a call that exceeds the time-out. Elsewhere the calls run in a daemon thread, which is abandoned
     at a time-out.
     """
-    main = threading.current_thread() is threading.main_thread() and os.name == "posix" and bool(sys.executable)
+    main = (
+        threading.current_thread() is threading.main_thread()
+        and os.name == "posix"
+        and bool(sys.executable)
+    )
     if main:
         try:
             _alarm()
@@ -317,7 +373,9 @@ def _alarm() -> Progress:
     return progress
 
 
-def _interrupted(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
+def _interrupted(
+    reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float
+) -> dict[int, Outcome]:
     progress, late = _alarm(), []
 
     def ring(*_) -> None:
@@ -325,26 +383,38 @@ def _interrupted(reward: Callable, calls: Sequence[tuple], counts: Sequence[int]
             late.append(progress.index)
             raise _Late
 
-    signal.signal(_SIGNAL, ring)  # never removed: without a handler, a signal sent slightly too late would end the process
+    signal.signal(
+        _SIGNAL, ring
+    )  # never removed: without a handler, a signal sent slightly too late would end the process
     progress.allow(timeout_s)
     try:
-        results = dict(enumerate(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)))
+        results = dict(
+            enumerate(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop))
+        )
     except _Late:
         results = {}
     finally:
         progress.idle()
     if late:
         _loop.cache_clear()  # an async reward may still block the event loop
-    return {**results, late[0]: Outcome("late")} if late else results  # a bare `except:` in the reward may have swallowed it
+    return (
+        {**results, late[0]: Outcome("late")} if late else results
+    )  # a bare `except:` in the reward may have swallowed it
 
 
-def _threaded(reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float) -> dict[int, Outcome]:
+def _threaded(
+    reward: Callable, calls: Sequence[tuple], counts: Sequence[int], timeout_s: float
+) -> dict[int, Outcome]:
     with _shared() as memory:
         progress = Progress(memory.fileno())
     progress.allow(timeout_s)
     came: list[list[Outcome]] = []
     thread = threading.Thread(
-        target=lambda: came.append(worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)), daemon=True, name="reward"
+        target=lambda: came.append(
+            worker.outcomes(reward, calls, counts, progress, timeout_s, _on_our_loop)
+        ),
+        daemon=True,
+        name="reward",
     )
     thread.start()
     while thread.is_alive():

@@ -44,13 +44,23 @@ def answer(
         index = np.arange(start, start + batch)
         asked = [items[int(i) % len(items)] for i in index]
         own = mine(batch)
-        prompt, valid = (x[own] for x in bucketed([tokenizer.chat(i["prompt"]) for i in asked], buckets, pad=tokenizer.pad_id))
-        out = draw(params, put(prompt, sharding), put(valid, sharding), jax.random.fold_in(key, start))
+        prompt, valid = (
+            x[own]
+            for x in bucketed(
+                [tokenizer.chat(i["prompt"]) for i in asked], buckets, pad=tokenizer.pad_id
+            )
+        )
+        out = draw(
+            params, put(prompt, sharding), put(valid, sharding), jax.random.fold_in(key, start)
+        )
         fresh = index[own] < len(items)
         tokens, mask, done = (fetch(out[name])[fresh] for name in ("tokens", "mask", "done"))
         some = [item for item, new in zip(asked[own], fresh, strict=True) if new]
         k = mask.shape[1]
-        ids = [[row[kept].tolist() for row, kept in zip(*pair, strict=True)] for pair in zip(tokens, mask, strict=True)]
+        ids = [
+            [row[kept].tolist() for row, kept in zip(*pair, strict=True)]
+            for pair in zip(tokens, mask, strict=True)
+        ]
         texts = [[tokenizer.decode(a) for a in answers] for answers in ids]
         flat = score(
             task,
@@ -69,7 +79,10 @@ def whole(parts: Sequence[Answers]) -> Answers:
     return Answers(
         [item for part in parts for item in part.items],
         [row for part in parts for row in part.texts],
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "lengths", "done")),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("scores", "lengths", "done")
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """An experiment: everything a run is made of, as one value. What cannot work is said here, before any device work."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -22,29 +23,37 @@ from jaxcredit.utils.ranges import COUNT, FROM_0, NOT_NEGATIVE, POSITIVE, SEED, 
 # Ranges of the numbers of an Experiment, its Warmup and its policy. Those in OR_NONE may also be None.
 NUMBERS: dict[str, Range] = {
     "beta": NOT_NEGATIVE,
-    "prompts": COUNT,
-    "group": COUNT,
-    "new": COUNT,
+    "prompts_per_step": COUNT,
+    "group_size": COUNT,
+    "max_new_tokens": COUNT,
     "temperature": POSITIVE,
     "top_k": FROM_0,
     "top_p": SHARE_ABOVE_0,
-    "resample": COUNT,
+    "max_sampling_rounds": COUNT,
     "epochs": COUNT,
     "steps": FROM_0,
     "eval_every": COUNT,
     "eval_prompts": COUNT,
     "save_every": COUNT,
-    "keep": COUNT,
+    "max_to_keep": COUNT,
     "reward_timeout_s": POSITIVE,
     "reward_workers": FROM_0,
-    "skips": COUNT,
+    "max_skipped_steps": COUNT,
     "seed": SEED,
 }
-OR_NONE = {"minibatch": COUNT, "micro": COUNT}
+OR_NONE = {"minibatch": COUNT, "micro_batch": COUNT}
 WARMUP = {"steps": FROM_0, "batch": COUNT, "until": NOT_NEGATIVE, "every": COUNT}
-POLICY = {name: COUNT for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ffn")}
+POLICY = {
+    name: COUNT for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_dim", "ffn")
+}
 POLICY |= {name: COUNT for name in ("vocab_chunk", "token_chunk", "query_chunk")}
-POLICY |= {"rope_theta": POSITIVE, "norm_eps": POSITIVE, "score_dim": FROM_0, "score_cap": NOT_NEGATIVE, "logit_cap": NOT_NEGATIVE}
+POLICY |= {
+    "rope_theta": POSITIVE,
+    "norm_eps": POSITIVE,
+    "score_dim": FROM_0,
+    "score_cap": NOT_NEGATIVE,
+    "logit_cap": NOT_NEGATIVE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +64,9 @@ class Warmup:
     batch: int = 128
     until: float = 1.0
     every: int = 10  # steps between looks at the accuracy
-    optimizer: optax.GradientTransformation = dataclasses.field(default_factory=lambda: optax.adamw(2e-3))
+    optimizer: optax.GradientTransformation = dataclasses.field(
+        default_factory=lambda: optax.adamw(2e-3)
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,57 +77,84 @@ class Experiment:
     task: Task
     tokenizer: Tokenizer
     policy: Config
-    weights: Callable[[Any], Any] | None = None  # shardings -> parameters; None: begin at random
+    load_params: Callable[[Any], Any] | None = (
+        None  # shardings -> parameters; None: begin at random
+    )
     warmup: Warmup | None = None
-    lora: Mapping[str, int] = dataclasses.field(default_factory=dict)  # adapters, matrix -> rank: only they are trained; empty: all is
+    lora: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # adapters, matrix -> rank: only they are trained; empty: all is
 
     credit: Credit = credits.tempo
-    signals: Mapping[str, Callable] = dataclasses.field(default_factory=dict)  # annotators by name, see jaxcredit.signals
+    signals: Mapping[str, Callable] = dataclasses.field(
+        default_factory=dict
+    )  # annotators by name, see jaxcredit.signals
     objective: losses.Objective = losses.ppo_clip
     aggregate: losses.Aggregate = losses.token_mean
     kl: Callable = losses.k3
     beta: float = 0.0  # weight of the KL to the reference policy; needs the signal ref_logp
-    optimizer: optax.GradientTransformation = dataclasses.field(default_factory=lambda: optax.adam(1e-6))
+    optimizer: optax.GradientTransformation = dataclasses.field(
+        default_factory=lambda: optax.adam(1e-6)
+    )
 
-    prompts: int = 32  # a step, over all processes
-    group: int = 16  # trajectories a prompt
+    prompts_per_step: int = 32  # a step, over all processes
+    group_size: int = 16  # trajectories a prompt
     buckets: tuple[int, ...] = (64,)  # prompt lengths that programs are compiled for
-    new: int = 64  # tokens an answer may have
+    max_new_tokens: int = 64  # tokens an answer may have
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
     # Sample a step's answers before the update of the step before: judged meanwhile, and from parameters one update old. For that the
     # objective is weighed by losses.truncated_importance, by whole answers: by the token it mends nothing (tests/benchmarks/ahead.py).
-    ahead: bool = False
-    resample: int = 1  # rounds of sampling in search of groups with a signal; 1: take what comes
+    sample_ahead: bool = False
+    max_sampling_rounds: int = (
+        1  # rounds of sampling in search of groups with a signal; 1: take what comes
+    )
     minibatch: int | None = None  # prompts an optimizer step; None: all
-    micro: int | None = None  # prompts a pass; None: all of the minibatch
+    micro_batch: int | None = None  # prompts a pass; None: all of the minibatch
     epochs: int = 1
 
     steps: int = 100
     eval_every: int = 10
     eval_prompts: int = 512
     save_every: int = 50
-    keep: int = 2
+    max_to_keep: int = 2
     reward_timeout_s: float = 10.0
-    reward_workers: int = 1  # number of worker processes of the reward (see tasks.score); 0: this process
-    skips: int = 8  # steps in a row without a finite gradient, after which the run stops and says why
-    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)  # {"fsdp": 4, "tensor": 2}; empty: one device
+    reward_workers: int = (
+        1  # number of worker processes of the reward (see tasks.score); 0: this process
+    )
+    max_skipped_steps: int = (
+        8  # steps in a row without a finite gradient, after which the run stops and says why
+    )
+    mesh: Mapping[str, int] = dataclasses.field(
+        default_factory=dict
+    )  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
     # Where weights lie to sample, in the computation's dtype: mesh.settled, once a rollout, if a device has room for them. None: where they
     # lie to train, and each layer is gathered for each token.
-    sampling: meshes.Rules | None = None
+    sampling_rules: meshes.Rules | None = None
     seed: int = 0
 
     def provided(self) -> set[str]:
         """The signals that rollouts of this experiment carry."""
-        return {"prompt", *(s for make in self.signals.values() for s in getattr(make, "provides", ()))}
+        return {
+            "prompt",
+            *(s for make in self.signals.values() for s in getattr(make, "provides", ())),
+        }
+
+    def held_out(self) -> tuple[list[dict], int]:
+        """The problems of an evaluation, and the number that is answered at a time."""
+        items = list(itertools.islice(self.task.test, self.eval_prompts))
+        most = self.prompts_per_step * self.group_size
+        return items, min(round_up(len(items), self.prompts_per_step), most)
 
     def check(self) -> "Experiment":
         """Raise a ValueError that says what does not fit and how to mend it."""
         self._parts()
         ranges.check(NUMBERS, self)
-        ranges.check({name: r for name, r in OR_NONE.items() if getattr(self, name) is not None}, self)
+        ranges.check(
+            {name: r for name, r in OR_NONE.items() if getattr(self, name) is not None}, self
+        )
         ranges.check(POLICY, self.policy, "policy.")
         if self.warmup:
             ranges.check(WARMUP, self.warmup, "warmup.")
@@ -125,9 +163,9 @@ class Experiment:
         missing = [s for s in method.needs if s not in self.provided()]
         if missing:
             raise ValueError(_missing(method, missing, self.provided()))
-        if self.group < method.min_group_size:
+        if self.group_size < method.min_group_size:
             raise ValueError(
-                f"{method.name} compares the trajectories of a group, and group = {self.group}: "
+                f"{method.name} compares the trajectories of a group, and group_size = {self.group_size}: "
                 f"sample at least {method.min_group_size} a prompt, or take an estimator that needs no peers"
             )
         if self.beta and "ref_logp" not in self.provided():
@@ -139,55 +177,92 @@ class Experiment:
                 f"tokenizer and checkpoint disagree: the tokenizer has {self.tokenizer.vocab_size} ids, the policy embeds "
                 f"{self.policy.vocab}; take the tokenizer of the checkpoint's own folder"
             )
-        if self.ahead and self.resample > 1:
-            raise ValueError(f"resample = {self.resample} waits for rewards, nothing can be sampled ahead: set ahead=False or resample=1")
+        if self.sample_ahead and self.max_sampling_rounds > 1:
+            raise ValueError(
+                f"max_sampling_rounds = {self.max_sampling_rounds} waits for rewards, nothing can be sampled ahead: set sample_ahead=False or max_sampling_rounds=1"
+            )
         if jax.process_count() > 1 and not self.mesh:
-            raise ValueError(f"{jax.process_count()} processes without a mesh would train a model each: set mesh, such as {{'fsdp': -1}}")
+            raise ValueError(
+                f"{jax.process_count()} processes without a mesh would train a model each: set mesh, such as {{'fsdp': -1}}"
+            )
         lora.specs(specs(self.policy), self.lora)
-        minibatch = self.minibatch or self.prompts
+        minibatch = self.minibatch or self.prompts_per_step
         shards = meshes.ways("batch", self.rules, self.mesh)
         demos = min(self.warmup.batch, len(self.task.demos)) if self.warmup else shards
         for small, large, what in (
-            (minibatch, self.prompts, "minibatch must divide prompts"),
-            (self.micro or minibatch, minibatch, "micro must divide the minibatch"),
-            (shards, self.micro or minibatch, "the mesh axis that cuts the batch must divide the prompts of a pass (micro)"),
+            (minibatch, self.prompts_per_step, "minibatch must divide prompts_per_step"),
+            (self.micro_batch or minibatch, minibatch, "micro_batch must divide the minibatch"),
+            (
+                shards,
+                self.micro_batch or minibatch,
+                "the mesh axis that cuts the batch must divide the prompts of a pass (micro_batch)",
+            ),
             (shards, demos, "the mesh axis that cuts the batch must divide the warm-up's batch"),
         ):
             if small < 1 or large % small:
                 raise ValueError(f"{what}: {small} does not divide {large}")
         if self.warmup and not len(self.task.demos):
-            raise ValueError(f"a warm-up needs demonstrations, and task {self.task.name!r} has no demos: give it some, or set warmup=None")
-        if self.prompts > len(self.task.train):
             raise ValueError(
-                f"a step takes {self.prompts} prompts and the task has {len(self.task.train)}: lower prompts, or give more data"
+                f"a warm-up needs demonstrations, and task {self.task.name!r} has no demos: give it some, or set warmup=None"
+            )
+        if self.prompts_per_step > len(self.task.train):
+            raise ValueError(
+                f"a step takes {self.prompts_per_step} prompts and the task has {len(self.task.train)}: lower prompts_per_step, or give more data"
             )
         return self
 
     def _parts(self) -> None:
         """Raise a TypeError for a field of the wrong type."""
-        for name, kind in (("name", str), ("task", Task), ("policy", Config), ("warmup", Warmup | None)):
+        for name, kind in (
+            ("name", str),
+            ("task", Task),
+            ("policy", Config),
+            ("warmup", Warmup | None),
+        ):
             if not isinstance(x := getattr(self, name), kind):
                 what = getattr(kind, "__name__", "Warmup or None")
                 raise TypeError(f"{name} = {x!r:.80}: it must be a {what}, not {type(x).__name__}")
-        lacks = [name for name in ("encode", "decode", "chat", "vocab_size", "pad_id", "stop_ids") if not hasattr(self.tokenizer, name)]
+        lacks = [
+            name
+            for name in ("encode", "decode", "chat", "vocab_size", "pad_id", "stop_ids")
+            if not hasattr(self.tokenizer, name)
+        ]
         if lacks:
             raise TypeError(
                 f"tokenizer = {self.tokenizer!r:.80} has no {', '.join(lacks)}: take jaxcredit.tokenize.Chars(alphabet) or .HF(folder)"
             )
         if not isinstance(self.optimizer, optax.GradientTransformation):
-            raise TypeError(f"optimizer = {self.optimizer!r:.80}: it must be an optax.GradientTransformation, such as optax.adam(1e-6)")
+            raise TypeError(
+                f"optimizer = {self.optimizer!r:.80}: it must be an optax.GradientTransformation, such as optax.adam(1e-6)"
+            )
         made = {f"signals[{name!r}]": make for name, make in self.signals.items()}
-        for name, x in ({n: getattr(self, n) for n in ("credit", "objective", "aggregate", "kl", "weights")} | made).items():
-            if not callable(x) and not (name == "weights" and x is None):
-                raise TypeError(f"{name} = {x!r:.80}: it must be a function, not {type(x).__name__}")
+        for name, x in (
+            {n: getattr(self, n) for n in ("credit", "objective", "aggregate", "kl", "load_params")}
+            | made
+        ).items():
+            if not callable(x) and not (name == "load_params" and x is None):
+                raise TypeError(
+                    f"{name} = {x!r:.80}: it must be a function, not {type(x).__name__}"
+                )
         if not self.buckets or not all(COUNT.holds(length) for length in self.buckets):
-            raise ValueError(f"buckets = {self.buckets!r}: prompt lengths to compile for, such as (64,), each {COUNT}")
-        if wrong := {axis: size for axis, size in self.mesh.items() if size != -1 and not COUNT.holds(size)}:
+            raise ValueError(
+                f"buckets = {self.buckets!r}: prompt lengths to compile for, such as (64,), each {COUNT}"
+            )
+        if wrong := {
+            axis: size for axis, size in self.mesh.items() if size != -1 and not COUNT.holds(size)
+        }:
             raise ValueError(
                 f"mesh = {dict(self.mesh)!r}: the size of {', '.join(wrong)} must be {COUNT}, or -1 for all devices that are left"
             )
         if not len(self.task.test):
-            raise ValueError(f"task {self.task.name!r} has no held-out problems: give some as Task(test=...), a run is judged by them")
+            raise ValueError(
+                f"task {self.task.name!r} has no held-out problems: give some as Task(test=...), a run is judged by them"
+            )
+
+
+def round_up(n: int, step: int) -> int:
+    """Smallest multiple of `step` that is at least `n`."""
+    return -(-n // step) * step
 
 
 def _missing(method, missing, provided):
@@ -203,9 +278,18 @@ def how_to_provide(needs: Iterable[str], beside: Iterable[str] = ()) -> str:
     """Instructions for providing signals in a config: entries of `signals`, and signals that need an annotator of the user's own."""
     makers = [SIGNALS[name].maker for name in needs if name in SIGNALS and SIGNALS[name].maker]
     without = [name for name in needs if name not in SIGNALS or not SIGNALS[name].maker]
-    parts = [f"Add to the config's Experiment(...): signals={{{', '.join(makers)}}}"] if makers else []
-    parts = [f"{part}, beside what provides {', '.join(sorted(beside))}" if beside else part for part in parts]
+    parts = (
+        [f"Add to the config's Experiment(...): signals={{{', '.join(makers)}}}"] if makers else []
+    )
+    parts = [
+        f"{part}, beside what provides {', '.join(sorted(beside))}" if beside else part
+        for part in parts
+    ]
     if without:
-        meanings = "; ".join(f"{name} ({SIGNALS[name].meaning})" if name in SIGNALS else name for name in without)
-        parts.append(f"jaxcredit.signals has no annotator for {meanings}: write one, as jaxcredit/signals/greedy.py is one")
+        meanings = "; ".join(
+            f"{name} ({SIGNALS[name].meaning})" if name in SIGNALS else name for name in without
+        )
+        parts.append(
+            f"jaxcredit.signals has no annotator for {meanings}: write one, as jaxcredit/signals/greedy_baseline.py is one"
+        )
     return ". ".join(parts)

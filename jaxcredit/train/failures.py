@@ -1,6 +1,5 @@
 """What to say when a run cannot go on: steps whose gradient is not finite, and memory that is not enough."""
 
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 
 from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.planning.advice import after_failure
 from jaxcredit.train.programs import Programs
 
 
@@ -24,7 +24,7 @@ class Diverged(RuntimeError):
 
 def skipped(exp: Experiment, history: Sequence[dict]) -> int:
     """How many of the last steps, in a row, moved nothing because no gradient of theirs was finite."""
-    updates = exp.epochs * exp.prompts // (exp.minibatch or exp.prompts)
+    updates = exp.epochs * exp.prompts_per_step // (exp.minibatch or exp.prompts_per_step)
     count = 0
     for line in reversed(history):
         if (line.get("skipped") or 0) < updates:
@@ -56,10 +56,21 @@ class FlatRewards:
                 f"every answer earned {reward:g}. Read a few answers in samples.jsonl: if none is right, warm up, take easier problems "
                 "or give a graded reward; if some are, the reward does not read them"
             )
-        warnings.warn(f"all rewards of the last {self.STEPS} steps were equal, so nothing was learned: {cause}", stacklevel=2)
+        warnings.warn(
+            f"all rewards of the last {self.STEPS} steps were equal, so nothing was learned: {cause}",
+            stacklevel=2,
+        )
 
 
-def diagnosis(exp: Experiment, programs: Programs, params: Any, rollout: Rollout, columns: dict, steps: int, saved: list[int]) -> str:
+def diagnosis(
+    exp: Experiment,
+    programs: Programs,
+    params: Any,
+    rollout: Rollout,
+    columns: dict,
+    steps: int,
+    saved: list[int],
+) -> str:
     """Where a step first has a number that is not finite, in the order in which they are made, and what to do."""
 
     @jax.jit
@@ -70,36 +81,64 @@ def diagnosis(exp: Experiment, programs: Programs, params: Any, rollout: Rollout
     found = []
     for path, x in jax.tree_util.tree_leaves_with_path(params):
         if int(bad(x)):
-            found.append((f"the parameter {jax.tree_util.keystr(path, simple=True, separator='.')}", "take an earlier checkpoint"))
+            found.append(
+                (
+                    f"the parameter {jax.tree_util.keystr(path, simple=True, separator='.')}",
+                    "take an earlier checkpoint",
+                )
+            )
             break
     looks = [
-        ("the sampler's log-probabilities", rollout.logp, "look at temperature, dtype and the checkpoint that was loaded"),
+        (
+            "the sampler's log-probabilities",
+            rollout.logp,
+            "look at temperature, dtype and the checkpoint that was loaded",
+        ),
         ("the rewards", rollout.reward, "fix the reward function"),
-        *((f"the signal {name}", x, "mend the annotator that provides it") for name, x in rollout.signals.items()),
         *(
-            (f"the credit's column {name}", x, "mend the estimator (jaxcredit check), or divide by std + eps")
+            (f"the signal {name}", x, "mend the annotator that provides it")
+            for name, x in rollout.signals.items()
+        ),
+        *(
+            (
+                f"the credit's column {name}",
+                x,
+                "mend the estimator (jaxcredit check), or divide by std + eps",
+            )
             for name, x in columns.items()
         ),
     ]
     for what, x, mend in looks:
-        if jnp.issubdtype(x.dtype, jnp.floating) and int(count := bad(x, rollout.mask, rollout.real)):
+        if jnp.issubdtype(x.dtype, jnp.floating) and int(
+            count := bad(x, rollout.action_mask, rollout.segment_mask)
+        ):
             found.append((f"{what} ({int(count):,} of {x.size:,} numbers)", mend))
     if not found:
         S = jax.eval_shape(programs.logprob, params, rollout)["logp"].shape[-1]
         logp = jax.jit(programs.logprob)(params, rollout)["logp"]
-        if int(count := bad(logp, rollout.mask[..., -S:])):
+        if int(count := bad(logp, rollout.action_mask[..., -S:])):
             found.append(
-                (f"the trainer's log-probabilities ({int(count):,} numbers)", "compute in float32 (policy dtype), lower the learning rate")
+                (
+                    f"the trainer's log-probabilities ({int(count):,} numbers)",
+                    "compute in float32 (policy dtype), lower the learning rate",
+                )
             )
     what, mend = (
-        found[0] if found else ("the gradient itself: all that goes into it is finite", "lower the learning rate, clip, or use float32")
+        found[0]
+        if found
+        else (
+            "the gradient itself: all that goes into it is finite",
+            "lower the learning rate, clip, or use float32",
+        )
     )
     kept = (
         f"Nothing of these steps was learned; checkpoints of steps {', '.join(map(str, saved))} are good"
         if saved
         else "Nothing was saved yet"
     )
-    told = f"{steps} steps in a row had no finite gradient. First not finite: {what}. To mend: {mend}."
+    told = (
+        f"{steps} steps in a row had no finite gradient. First not finite: {what}. To mend: {mend}."
+    )
     return f"{told} {kept}: resume from them when it is mended"
 
 
@@ -115,58 +154,14 @@ def named(exp: Experiment, programs: Programs, name: str, work: Callable) -> Cal
             if "RESOURCE_EXHAUSTED" not in said and "out of memory" not in said.lower():
                 raise
             # A device works behind the host's back: what it failed in may have been sent to it before. The error then names the program.
-            told = next((other for other in ("update", "sample", "credit") if re.search(rf"jit[_(]{other}\b", said)), name)
-            raise OutOfMemory(advice(exp, programs, told, said)) from error
+            told = next(
+                (
+                    other
+                    for other in ("update", "sample", "credit")
+                    if re.search(rf"jit[_(]{other}\b", said)
+                ),
+                name,
+            )
+            raise OutOfMemory(after_failure(exp, programs, told, said)) from error
 
     return do
-
-
-def advice(exp: Experiment, programs: Programs, name: str, said: str) -> str:
-    """Which knobs of the config make it fit, the least harm first, and how far each must be turned."""
-    from jaxcredit.train.planning import plan  # which plans what runs do, and imports them
-
-    room, state = plan.memory(), plan.nbytes(programs.state)
-    asked = requested(said)
-    over = max(2.0, asked / max(room - state, 1)) if asked else 2.0
-    shards = exp.prompts // programs.batch.shard_shape((exp.prompts,))[0] if programs.batch else 1
-    ways, devices = [], len(programs.batch.device_set) if programs.batch else 1
-    if state > 0.7 * room:
-        ways.append(
-            f"more devices: parameters and optimizer alone take {plan.size(state)} of {plan.size(room)}; mesh={{'fsdp': {2 * devices}}}"
-        )
-        ways.append("or moments in bfloat16 (optax.adamw(mu_dtype='bfloat16')), or a smaller model")
-    micro = exp.micro or exp.minibatch or exp.prompts
-    if name == "update":
-        if exp.policy.remat != "full":
-            ways.append("remat='full' (a third more time, a layer's inputs instead of all activations)")
-        if fewer := _divisor(micro, shards, over):
-            ways.append(
-                f"micro={fewer} (prompts a pass, now {micro}: activations shrink to {fewer / micro:.0%}, the numbers stay the same)"
-            )
-        chunk = exp.policy.vocab_chunk
-        if chunk > 64:
-            ways.append(f"vocab_chunk={max(64, 2 ** int(math.log2(chunk / over)))} (logits at once, now {chunk})")
-        ways.append(f"new={max(1, int(exp.new / over))} (tokens an answer, now {exp.new})")
-    else:
-        rows = exp.prompts * exp.group
-        if fewer := _divisor(exp.prompts, shards, over):
-            ways.append(f"prompts={fewer} (a step, now {exp.prompts}: {rows} answers are sampled at once)")
-        ways += [plan.STAY] if exp.sampling is not None else []
-        ways += [f"group={max(2, int(exp.group / over))} (now {exp.group})"] if exp.group > 2 else []
-        ways.append(f"new={max(1, int(exp.new / over))} (tokens an answer, now {exp.new}: their keys and values are kept)")
-    first = " ".join(said.split())[:300]
-    told = f"out of memory in {name} on {plan.size(room)} a device. Try, the least harm first: {'; '.join(ways)}."
-    return f"{told} `jaxcredit plan` tells before a run. ({first})"
-
-
-def requested(said: str) -> float | None:
-    """The bytes that were asked for, as the error tells them."""
-    units = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(r"(?:allocate|allocating|Used|request(?:ed)?(?: size)?)\D{0,3}([\d.]+)\s*([KMGT]?)i?B?", said)
-    return float(found[1].rstrip(".")) * units[found[2]] if found else None
-
-
-def _divisor(size: int, shards: int, over: float) -> int | None:
-    """The largest divisor of `size` that is a multiple of `shards` and at most size / over, or the least; None: there is none smaller."""
-    fitting = [d for d in range(shards, size, shards) if size % d == 0]
-    return max([d for d in fitting if d <= size / over] or fitting[:1], default=None)

@@ -12,4 +12,6 @@ def warmup_cosine(peak: float, steps: int, *, warmup: int, end: float = 0.0) -> 
         warmup: steps of the warm-up, at most `steps` - 1, so that a run shorter than its warm-up still reaches the peak.
         end: the final learning rate.
     """
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(0, min(warmup, steps - 1)), max(1, steps), end)
+    return optax.warmup_cosine_decay_schedule(
+        0.0, peak, max(0, min(warmup, steps - 1)), max(1, steps), end
+    )

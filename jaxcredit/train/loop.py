@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.kernels import masked_mean
-from jaxcredit.rollout import Rollout, alive, diagnostics, outcome
+from jaxcredit.rollout import Rollout, diagnostics, outcome, trajectory_mask
 from jaxcredit.train.update import TrainState
 
 
@@ -58,7 +58,7 @@ def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.A
     """
     rollout = rollout.filled()
     assert rollout.done is not None  # `filled` writes it out
-    R, here, mask = outcome(rollout), alive(rollout), rollout.mask
+    R, here, mask = outcome(rollout), trajectory_mask(rollout), rollout.action_mask
     length, wrote = mask.sum(-1, dtype=jnp.float32), mask.any(-1)
     most, least = jnp.where(here, R, -jnp.inf).max(-1), jnp.where(here, R, jnp.inf).min(-1)
     mixed = most > least

@@ -53,45 +53,72 @@ class Programs(NamedTuple):
 def build(exp: Experiment) -> Programs:
     """Nothing is compiled or placed yet; every program compiles at its first call."""
     cfg = exp.policy
-    specs, jit = transformer.specs(cfg), functools.partial(jax.jit, compiler_options=compiler_options())
+    specs, jit = (
+        transformer.specs(cfg),
+        functools.partial(jax.jit, compiler_options=compiler_options()),
+    )
     adapters = {"lora": lora.specs(specs, exp.lora)} if exp.lora else {}
     lies = beside = batch = settle = None
     if exp.mesh:
         devices = mesh.make(exp.mesh)
-        lies, beside = mesh.shardings(specs, exp.rules, devices), mesh.shardings(adapters, exp.rules, devices)
-        batch = mesh.batch(exp.prompts, exp.rules, devices)
-        mesh.assert_fed(batch, exp.prompts)
+        lies, beside = (
+            mesh.shardings(specs, exp.rules, devices),
+            mesh.shardings(adapters, exp.rules, devices),
+        )
+        batch = mesh.batch(exp.prompts_per_step, exp.rules, devices)
+        mesh.assert_fed(batch, exp.prompts_per_step)
         cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
     attention, why = chosen(cfg)
-    drawing = cfg = dataclasses.replace(cfg, attention=attention)  # a part of what is compiled, not of where it was asked for
-    if exp.mesh and exp.sampling is not None:
-        drawing = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.sampling.items()))))
-        there = mesh.shardings(specs | adapters, exp.sampling, devices)
+    drawing = cfg = dataclasses.replace(
+        cfg, attention=attention
+    )  # a part of what is compiled, not of where it was asked for
+    if exp.mesh and exp.sampling_rules is not None:
+        drawing = dataclasses.replace(
+            cfg, place=mesh.Layout(devices, tuple(sorted(exp.sampling_rules.items())))
+        )
+        there = mesh.shardings(specs | adapters, exp.sampling_rules, devices)
         settle = jit(lambda weights: transformer.cast(weights, cfg), out_shardings=there)
 
     def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
-        assert rollout.valid is not None  # a collected rollout says it
-        P = rollout.tokens.shape[-1] - exp.new
-        return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P, temperature=temperature)
+        assert rollout.token_mask is not None  # a collected rollout says it
+        P = rollout.tokens.shape[-1] - exp.max_new_tokens
+        return transformer.logprob(
+            weights, rollout.tokens, rollout.token_mask, cfg, prompt=P, temperature=temperature
+        )
 
     learned = {name: make(cfg, logprob) for name, make in exp.signals.items()}
-    shapes = params.abstract(specs, cfg.param_dtype, lies) | params.abstract(adapters, shardings=beside)  # adapters are float32
+    shapes = params.abstract(specs, cfg.param_dtype, lies) | params.abstract(
+        adapters, shardings=beside
+    )  # adapters are float32
     begin, state, where = _start(shapes, exp.optimizer, learned)
 
     def init(key) -> TrainState:
         weights_key, key = jax.random.split(key)
         make = functools.partial(params.init, specs, dtype=cfg.param_dtype)
-        weights = exp.weights(lies) if exp.weights else jit(make, out_shardings=lies)(weights_key)
+        weights = (
+            exp.load_params(lies) if exp.load_params else jit(make, out_shardings=lies)(weights_key)
+        )
         if adapters:
-            weights |= jit(functools.partial(params.init, adapters), out_shardings=beside)(jax.random.fold_in(weights_key, 0))
+            weights |= jit(functools.partial(params.init, adapters), out_shardings=beside)(
+                jax.random.fold_in(weights_key, 0)
+            )
         state = begin(weights, key)
         if where is not None:
             mesh.assert_placed(state, where)
         return state
 
-    objective = losses.truncated_importance(exp.objective, sequence=True) if exp.ahead else exp.objective
+    objective = (
+        losses.truncated_importance(exp.objective, sequence=True)
+        if exp.sample_ahead
+        else exp.objective
+    )
     draw = jit(
-        functools.partial(decode.sample, cfg=drawing, new=exp.new, stop=tuple(exp.tokenizer.stop_ids)),
+        functools.partial(
+            decode.sample,
+            cfg=drawing,
+            max_new_tokens=exp.max_new_tokens,
+            stop=tuple(exp.tokenizer.stop_ids),
+        ),
         static_argnames=("rows", "temperature", "top_k", "top_p"),
         out_shardings=batch,
     )
@@ -106,7 +133,13 @@ def build(exp: Experiment) -> Programs:
         begin=begin,
         settle=settle,
         draw=draw,
-        sample=functools.partial(drawn, rows=exp.group, temperature=exp.temperature, top_k=exp.top_k, top_p=exp.top_p),
+        sample=functools.partial(
+            drawn,
+            rows=exp.group_size,
+            temperature=exp.temperature,
+            top_k=exp.top_k,
+            top_p=exp.top_p,
+        ),
         greedy=functools.partial(drawn, rows=1, temperature=0.0),
         logprob=logprob,
         credit=jit(lambda rollout: columns(exp.credit(rollout), rollout), out_shardings=batch),
@@ -118,7 +151,7 @@ def build(exp: Experiment) -> Programs:
             kl=exp.kl,
             beta=exp.beta,
             minibatch=exp.minibatch,
-            micro=exp.micro,
+            micro_batch=exp.micro_batch,
             epochs=exp.epochs,
             sharding=batch,
             where=where,
@@ -129,6 +162,27 @@ def build(exp: Experiment) -> Programs:
     )
 
 
+def steps_of(exp: Experiment, programs: Programs) -> dict:
+    """annotate, credit and update of the loop."""
+    learned = programs.learned
+
+    def annotate(state, collected):
+        rollout = collected.rollout
+        for name, signal in learned.items():
+            rollout = signal.annotate(state.aux[name], state, rollout, collected.metas)
+        return rollout
+
+    def update(state, rollout, columns):
+        facts, aux = {}, {}
+        for name, signal in learned.items():
+            aux[name], told = signal.update(state.aux[name], state, rollout, columns)
+            facts |= {f"{name}/{key}": value for key, value in told.items()}
+        state, metrics = programs.update(dataclasses.replace(state, aux=aux), rollout, columns)
+        return state, {**metrics, **facts}
+
+    return {"annotate": annotate, "credit": programs.credit, "update": update}
+
+
 def supervise(plan: Warmup, programs: Programs) -> tuple[Callable, Callable]:
     """begin and update of the warm-up: the log-likelihood of demonstrations, by the same program as the policy's update."""
     begin, _, where = _start(programs.state.params, plan.optimizer, {})
@@ -137,12 +191,23 @@ def supervise(plan: Warmup, programs: Programs) -> tuple[Callable, Callable]:
     return begin, make_update(logprob, losses.nll, losses.token_mean, plan.optimizer, **how)
 
 
-def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]) -> tuple[Callable, TrainState, Any]:
+def _start(
+    weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]
+) -> tuple[Callable, TrainState, Any]:
     """The program (params, key) -> TrainState, the shapes of that state, and where each array lies (None on one device)."""
 
     def begin(weights, key) -> TrainState:
-        aux = {name: signal.init(jax.random.fold_in(key, i), weights) for i, (name, signal) in enumerate(sorted(learned.items()))}
-        return TrainState(weights, optimizer.init(lora.split(weights)[1]), aux, jax.random.key_data(key), jnp.int32(0))
+        aux = {
+            name: signal.init(jax.random.fold_in(key, i), weights)
+            for i, (name, signal) in enumerate(sorted(learned.items()))
+        }
+        return TrainState(
+            weights,
+            optimizer.init(lora.split(weights)[1]),
+            aux,
+            jax.random.key_data(key),
+            jnp.int32(0),
+        )
 
     state = jax.eval_shape(begin, weights, jax.random.key(0))
     place = jax.tree.leaves(weights)[0].sharding
@@ -153,5 +218,7 @@ def _start(weights: PyTree, optimizer: optax.GradientTransformation, learned: Ma
     if "lora" in weights:  # what is shaped like the adapters, their moments, lies as they do
         like = mesh.state_shardings(state, lora.split(weights)[1], lora.split(lies)[1], place.mesh)
         where = dataclasses.replace(like, params=where.params)
-    state = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where)
+    state = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), state, where
+    )
     return jax.jit(begin, out_shardings=where, donate_argnums=0), state, where

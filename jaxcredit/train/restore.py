@@ -11,8 +11,7 @@ from jaxcredit.collect.batches import Batches
 from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.programs import Programs
-from jaxcredit.train.run import steps_of
+from jaxcredit.train.programs import Programs, steps_of
 from jaxcredit.train.runs.checkpoint import Checkpoints
 from jaxcredit.train.runs.folder import home
 from jaxcredit.train.update import TrainState
@@ -27,14 +26,24 @@ class Fresh(NamedTuple):
     step: int
 
 
-def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: int = 64, step: int | None = None, seed: int = 0) -> Fresh:
+def fresh(
+    exp: Experiment,
+    programs: Programs,
+    folder: str | Path,
+    *,
+    prompts: int = 64,
+    step: int | None = None,
+    seed: int = 0,
+) -> Fresh:
     """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
     like = {"params": programs.state.params, "aux": programs.state.aux}
     place = home(folder)
     with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
         saved = checkpoints.restore(like, step=step, partial=True)
     if saved is None:
-        raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
+        raise FileNotFoundError(
+            f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)"
+        )
     kept, _, at = saved
     key = jax.random.fold_in(jax.random.key(seed), at)
     state = TrainState(kept["params"], (), kept["aux"], jax.random.key_data(key), jnp.int32(at))
@@ -42,21 +51,35 @@ def fresh(exp: Experiment, programs: Programs, folder: str | Path, *, prompts: i
         programs.sample,
         exp.tokenizer,
         exp.task,
-        group=exp.group,
+        group_size=exp.group_size,
         buckets=(max(exp.buckets),),
         sharding=programs.batch,
         timeout_s=exp.reward_timeout_s,
         workers=exp.reward_workers,
     )
     annotate, logprob = steps_of(exp, programs)["annotate"], jax.jit(programs.logprob)
-    batches, parts, texts, asked = Batches(len(exp.task.train), exp.prompts, seed), [], [], []
-    for k in range(-(-prompts // exp.prompts)):
+    batches, parts, texts, asked = (
+        Batches(len(exp.task.train), exp.prompts_per_step, seed),
+        [],
+        [],
+        [],
+    )
+    for k in range(-(-prompts // exp.prompts_per_step)):
         index = next(batches)
         got = collect(state.params, jax.random.fold_in(key, k), index)()
         rollout = annotate(state, got).filled()
-        S = exp.new
-        logp = jnp.pad(logprob(state.params, rollout)["logp"], [(0, 0), (0, 0), (rollout.tokens.shape[-1] - S, 0)])
-        parts.append((rollout, jnp.where(rollout.mask, logp, 0), programs.credit(rollout)["advantage"]))
+        S = exp.max_new_tokens
+        logp = jnp.pad(
+            logprob(state.params, rollout)["logp"],
+            [(0, 0), (0, 0), (rollout.tokens.shape[-1] - S, 0)],
+        )
+        parts.append(
+            (
+                rollout,
+                jnp.where(rollout.action_mask, logp, 0),
+                programs.credit(rollout)["advantage"],
+            )
+        )
         texts += got.texts
         asked += [exp.task.train[int(i)]["prompt"] for i in index]
     rollout, logp, advantage = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)

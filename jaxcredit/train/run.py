@@ -22,10 +22,10 @@ from jaxcredit.tasks import statistics as evaluate
 from jaxcredit.tasks.scoring import ready
 from jaxcredit.train import evaluation as assess
 from jaxcredit.train import failures as trouble
-from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.experiment import Experiment, round_up
 from jaxcredit.train.loop import train
 from jaxcredit.train.planning import flops
-from jaxcredit.train.programs import Programs, build
+from jaxcredit.train.programs import Programs, build, steps_of
 from jaxcredit.train.runs import source as run_source
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import Checkpoints
@@ -79,9 +79,11 @@ def run(
     with home(folder).pull() as place, Preemption() as preempted:
         _agreed(lambda: _admit(place, resume, overwrite))
         programs = build(exp)
-        batches = Batches(len(exp.task.train), exp.prompts, exp.seed)
+        batches = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed)
         with _locked(place, resume, preempted) as lock:
-            return _run(exp, place, lock, preempted, programs, batches, resume, overwrite, source, profile)
+            return _run(
+                exp, place, lock, preempted, programs, batches, resume, overwrite, source, profile
+            )
 
 
 def _admit(place: Home, resume: bool, overwrite: bool) -> None:
@@ -89,9 +91,15 @@ def _admit(place: Home, resume: bool, overwrite: bool) -> None:
     if overwrite:
         place.removable()
     elif place.holds() == "other":
-        raise FileExistsError(f"{place.address} holds files that do not belong to a run: choose another --run name, or move them away")
-    elif not resume and ((place.path / "metrics.jsonl").exists() or Checkpoints.any(place.checkpoints)):
-        raise FileExistsError(f"{place.address} holds a run already: go on with --resume auto, or choose another --run name")
+        raise FileExistsError(
+            f"{place.address} holds files that do not belong to a run: choose another --run name, or move them away"
+        )
+    elif not resume and (
+        (place.path / "metrics.jsonl").exists() or Checkpoints.any(place.checkpoints)
+    ):
+        raise FileExistsError(
+            f"{place.address} holds a run already: go on with --resume auto, or choose another --run name"
+        )
 
 
 @contextlib.contextmanager
@@ -162,7 +170,9 @@ def _run(
     named = functools.partial(trouble.named, exp, programs)
     with contextlib.ExitStack() as stack:
         identity = None if overwrite else place.identity()
-        checkpoints = stack.enter_context(Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.keep, run=identity))
+        checkpoints = stack.enter_context(
+            Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.max_to_keep, run=identity)
+        )
         state = named("init", programs.init)(jax.random.key(exp.seed))
         saved = checkpoints.restore(state) if resume and not overwrite else None
         begin = 0
@@ -181,7 +191,10 @@ def _run(
                 run_source.keep(source, folder, begin)
         host = stack.enter_context(Host(folder))
         profiler = stack.enter_context(Profile(folder / "profile", profile))
-        for line in [f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}", *notes]:
+        for line in [
+            f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}",
+            *notes,
+        ]:
             host.say(line)
         with Records(
             folder,
@@ -190,12 +203,14 @@ def _run(
             title=f"{exp.name} / {method_of(exp.credit).name}",
             config=_resolved(exp),
             address=place.address,
-            keep=max(exp.skips, trouble.FlatRewards.STEPS),
+            keep=max(exp.max_skipped_steps, trouble.FlatRewards.STEPS),
         ) as records:
             for line in notes:
                 records.note(line)
             if not saved:
-                state = named("evaluate", _first)(exp, programs, state, records, checkpoints, batches, place, preempted)
+                state = named("evaluate", _first)(
+                    exp, programs, state, records, checkpoints, batches, place, preempted
+                )
             pieces, look, watch = steps_of(exp, programs), named("evaluate", evaluation), Clock()
             sampling, flat = _collector(exp, programs, batches), trouble.FlatRewards()
             at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
@@ -203,11 +218,11 @@ def _run(
 
             def collect(*args):
                 """Dispatch sampling. Calling the return value awaits it. A request to stop interrupts both, unless sampling ahead."""
-                with preempted.interruptible(not exp.ahead):
+                with preempted.interruptible(not exp.sample_ahead):
                     waiting = named("sample", sampling)(*args)
 
                 def wait():
-                    with preempted.interruptible(not exp.ahead):
+                    with preempted.interruptible(not exp.sample_ahead):
                         return named("sample", waiting)()
 
                 return wait
@@ -216,7 +231,9 @@ def _run(
                 """Not before a save: what is saved knows nothing of answers that nobody has learned from."""
                 at.step += 1
                 at.stop = preempted.should_stop(at.step)
-                return exp.ahead and not (at.stop or checkpoints.due(at.step) or at.step == exp.steps)
+                return exp.sample_ahead and not (
+                    at.stop or checkpoints.due(at.step) or at.step == exp.steps
+                )
 
             def save(step, state, drawn):
                 if lock and remote:
@@ -224,7 +241,9 @@ def _run(
                 records.flush()
                 place.push()
                 checkpoints.save(step, state, {"batches": drawn})
-                host.say(f"save step {step}{', asked to stop' if at.stop or preempted.asked else ''}")
+                host.say(
+                    f"save step {step}{', asked to stop' if at.stop or preempted.asked else ''}"
+                )
 
             def log(state, collected, metrics) -> bool:
                 step = at.step
@@ -239,7 +258,13 @@ def _run(
                     metrics |= facts
                     records.samples(step, shown)
                 records.log(step, metrics)
-                host.step(step, **{name: metrics[f"time/{name}"] for name in ("work_s", "update_s", "sample_s", "reward_s")})
+                host.step(
+                    step,
+                    **{
+                        name: metrics[f"time/{name}"]
+                        for name in ("work_s", "update_s", "sample_s", "reward_s")
+                    },
+                )
                 at.state, at.batches = state, batches.get_state()
                 if saving:
                     save(step, state, at.batches)
@@ -248,11 +273,15 @@ def _run(
                     place.push()
                 flat.look(records.recent)
                 lost = trouble.skipped(exp, records.recent)
-                if lost >= exp.skips:
+                if lost >= exp.max_skipped_steps:
                     rollout = pieces["annotate"](state, collected)
                     columns = pieces["credit"](rollout)
                     checkpoints.wait()
-                    raise trouble.Diverged(trouble.diagnosis(exp, programs, state.params, rollout, columns, lost, checkpoints.steps()))
+                    raise trouble.Diverged(
+                        trouble.diagnosis(
+                            exp, programs, state.params, rollout, columns, lost, checkpoints.steps()
+                        )
+                    )
                 if at.stop and step < exp.steps:
                     checkpoints.wait()
                     raise Stopped(preempted.code, step)
@@ -290,46 +319,25 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
         notes.append(f"WARNING: from step {step} on this run has other options: {said}")
     with contextlib.suppress(OSError):
         if (folder / "config.py").read_bytes() != Path(source["config"]).read_bytes():
-            notes.append(f"WARNING: from step {step} on this run has another config file: {source['config']} is not the copy in config.py")
+            notes.append(
+                f"WARNING: from step {step} on this run has another config file: {source['config']} is not the copy in config.py"
+            )
     return notes
 
 
-def reopen(exp: Experiment, folder: str | Path, *, step: int | None = None) -> tuple[Programs, Any, int]:
+def reopen(
+    exp: Experiment, folder: str | Path, *, step: int | None = None
+) -> tuple[Programs, Any, int]:
     """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
     programs = build(exp)
     place = home(folder)
     with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
         saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
     if saved is None:
-        raise FileNotFoundError(f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)")
+        raise FileNotFoundError(
+            f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)"
+        )
     return programs, saved[0]["params"], saved[2]
-
-
-def steps_of(exp: Experiment, programs: Programs) -> dict:
-    """annotate, credit and update of the loop."""
-    learned = programs.learned
-
-    def annotate(state, collected):
-        rollout = collected.rollout
-        for name, signal in learned.items():
-            rollout = signal.annotate(state.aux[name], state, rollout, collected.metas)
-        return rollout
-
-    def update(state, rollout, columns):
-        facts, aux = {}, {}
-        for name, signal in learned.items():
-            aux[name], told = signal.update(state.aux[name], state, rollout, columns)
-            facts |= {f"{name}/{key}": value for key, value in told.items()}
-        state, metrics = programs.update(dataclasses.replace(state, aux=aux), rollout, columns)
-        return state, {**metrics, **facts}
-
-    return {"annotate": annotate, "credit": programs.credit, "update": update}
-
-
-def problems(exp: Experiment) -> tuple[list[dict], int]:
-    """The held-out problems of an evaluation, and how many are answered at a time."""
-    items = list(itertools.islice(exp.task.test, exp.eval_prompts))
-    return items, min(_round_up(len(items), exp.prompts), exp.prompts * exp.group)
 
 
 def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[dict]]:
@@ -341,37 +349,84 @@ def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[di
 def evaluation(exp: Experiment, programs: Programs, weights) -> tuple[dict[str, float], list[dict]]:
     """Metrics of greedy answers to the held-out problems, and a few answers to look at. Accuracy is the share of rewards of at least 1;
     unscored answers are in neither mean."""
-    items, batch = problems(exp)
-    answers = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
+    items, batch = exp.held_out()
+    answers = assess.whole(
+        list(
+            assess.answer(
+                programs.greedy,
+                weights,
+                exp.tokenizer,
+                exp.task,
+                items,
+                **_how(exp, programs, batch),
+            )
+        )
+    )
     shown = [
         {"prompt": item["prompt"], "answer": text[0], "score": float(score[0])}
         for item, text, score in zip(answers.items[:8], answers.texts, answers.scores, strict=False)
     ]
     scores = answers.scores[~np.isnan(answers.scores)]
-    facts = {"eval/greedy_accuracy": assess.mean(scores >= 1), "eval/greedy_reward": assess.mean(scores)}
+    facts = {
+        "eval/greedy_accuracy": assess.mean(scores >= 1),
+        "eval/greedy_reward": assess.mean(scores),
+    }
     return facts | {"eval/unscored": total(answers.scores.size - scores.size)}, shown
 
 
 def sampled(
-    exp: Experiment, programs: Programs, weights, k: int, *, items=None, temperature: float | None = None, seed: int = 0
+    exp: Experiment,
+    programs: Programs,
+    weights,
+    k: int,
+    *,
+    items=None,
+    temperature: float | None = None,
+    seed: int = 0,
 ) -> assess.Answers:
     """`k` answers to each held-out problem at the experiment's temperature."""
     items = list(itertools.islice(exp.task.test, exp.eval_prompts)) if items is None else items
     temperature = exp.temperature if temperature is None else temperature
     draw = functools.partial(programs.sample, rows=k, temperature=temperature)
-    batch = min(_round_up(len(items), exp.prompts), exp.prompts * max(1, exp.group // k))
+    batch = min(
+        round_up(len(items), exp.prompts_per_step),
+        exp.prompts_per_step * max(1, exp.group_size // k),
+    )
     return assess.whole(
-        list(assess.answer(draw, weights, exp.tokenizer, exp.task, items, key=jax.random.key(seed), **_how(exp, programs, batch)))
+        list(
+            assess.answer(
+                draw,
+                weights,
+                exp.tokenizer,
+                exp.task,
+                items,
+                key=jax.random.key(seed),
+                **_how(exp, programs, batch),
+            )
+        )
     )
 
 
 def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 0) -> dict:
     """Everything `jaxcredit eval` says: greedy accuracy, mean@k, pass@1..k, intervals, lengths, truncation."""
-    items, batch = problems(exp)
-    best = assess.whole(list(assess.answer(programs.greedy, weights, exp.tokenizer, exp.task, items, **_how(exp, programs, batch))))
+    items, batch = exp.held_out()
+    best = assess.whole(
+        list(
+            assess.answer(
+                programs.greedy,
+                weights,
+                exp.tokenizer,
+                exp.task,
+                items,
+                **_how(exp, programs, batch),
+            )
+        )
+    )
     drawn = sampled(exp, programs, weights, k, items=items, seed=seed)
     ks = sorted({1, k} | {j for j in (2, 4, 8, 16) if j < k})
-    return evaluate.summary(drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks)
+    return evaluate.summary(
+        drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks
+    )
 
 
 def _first(exp, programs, state, records, checkpoints, batches, place, preempted) -> TrainState:
@@ -380,12 +435,25 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
     with contextlib.ExitStack() as stack:
         early = None
         if exp.warmup:
-            early = stack.enter_context(Checkpoints(f"{place.checkpoints}/{WARMUP}", every=exp.save_every, keep=1, run=checkpoints.run))
+            early = stack.enter_context(
+                Checkpoints(
+                    f"{place.checkpoints}/{WARMUP}",
+                    every=exp.save_every,
+                    keep=1,
+                    run=checkpoints.run,
+                )
+            )
             look = lambda weights: greedy(exp, programs, weights)[0]  # noqa: E731
             try:
-                state, facts["warmup/steps"] = warm_up(exp, programs, state, look, records.note, saves=early, stop=preempted)
+                state, facts["warmup/steps"] = warm_up(
+                    exp, programs, state, look, records.note, saves=early, stop=preempted
+                )
             except Interrupted as interrupted:
-                kept = f"step {interrupted.step} of the warm-up is saved" if interrupted.step else "nothing had been learned yet"
+                kept = (
+                    f"step {interrupted.step} of the warm-up is saved"
+                    if interrupted.step
+                    else "nothing had been learned yet"
+                )
                 raise Stopped(preempted.code, 0, kept) from None
         try:
             with preempted.interruptible():
@@ -393,11 +461,16 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
         except Asked:
             if early:
                 early.wait()
-            raise Stopped(preempted.code, 0, "the end of the warm-up is saved" if early else "nothing had been learned yet") from None
+            raise Stopped(
+                preempted.code,
+                0,
+                "the end of the warm-up is saved" if early else "nothing had been learned yet",
+            ) from None
         facts |= seen
         if exp.warmup and facts["eval/greedy_accuracy"] == 0:
             warnings.warn(
-                "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer", stacklevel=2
+                "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer",
+                stacklevel=2,
             )
         records.samples(0, shown)
         records.log(0, facts)
@@ -417,15 +490,15 @@ def _collector(exp: Experiment, programs: Programs, batches: Batches):
         programs.sample,
         exp.tokenizer,
         exp.task,
-        group=exp.group,
+        group_size=exp.group_size,
         buckets=exp.buckets,
         sharding=programs.batch,
         timeout_s=exp.reward_timeout_s,
         workers=exp.reward_workers,
     )
-    if exp.resample == 1:
+    if exp.max_sampling_rounds == 1:
         return collect
-    return until_mixed(collect, lambda: next(batches), exp.resample, programs.batch)
+    return until_mixed(collect, lambda: next(batches), exp.max_sampling_rounds, programs.batch)
 
 
 def _how(exp, programs, batch):
@@ -433,11 +506,12 @@ def _how(exp, programs, batch):
     return {"buckets": exp.buckets, "batch": batch, "sharding": programs.batch, **rewards}
 
 
-def _round_up(n: int, step: int) -> int:
-    return -(-n // step) * step
-
-
 def _resolved(exp: Experiment) -> dict:
     """Every field of the experiment, problems as their number."""
-    task = {"name": exp.task.name, "train": len(exp.task.train), "test": len(exp.task.test), "demos": len(exp.task.demos)}
+    task = {
+        "name": exp.task.name,
+        "train": len(exp.task.train),
+        "test": len(exp.task.test),
+        "demos": len(exp.task.demos),
+    }
     return {**{f.name: getattr(exp, f.name) for f in dataclasses.fields(exp)}, "task": task}

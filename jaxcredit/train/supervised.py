@@ -16,13 +16,19 @@ from jaxcredit.train.runs.preemption import Asked, Preemption
 from jaxcredit.train.update import TrainState
 
 
-def demonstrations(tokenizer, items: Sequence[dict], buckets: Sequence[int], new: int, sharding=None) -> Rollout:
+def demonstrations(
+    tokenizer, items: Sequence[dict], buckets: Sequence[int], new: int, sharding=None
+) -> Rollout:
     """Prompts and the answers shown to them, each answer ended by the stop token, laid out as the sampler would have."""
     answers = [[*tokenizer.encode(item["answer"]), tokenizer.stop_ids[0]] for item in items]
     longest = max(answers, key=len)
     if len(longest) > new:
-        raise ValueError(f"a demonstration has {len(longest)} tokens and answers may have new = {new}: raise new, or shorten it")
-    prompt, prompt_valid = bucketed([tokenizer.chat(item["prompt"]) for item in items], buckets, pad=tokenizer.pad_id)
+        raise ValueError(
+            f"a demonstration has {len(longest)} tokens and answers may have new = {new}: raise new, or shorten it"
+        )
+    prompt, prompt_valid = bucketed(
+        [tokenizer.chat(item["prompt"]) for item in items], buckets, pad=tokenizer.pad_id
+    )
     own = mine(len(items))
     mask = np.arange(new) < np.asarray([len(a) for a in answers])[:, None]
     tokens = np.zeros(mask.shape, np.int32)
@@ -36,12 +42,12 @@ def demonstrations(tokenizer, items: Sequence[dict], buckets: Sequence[int], new
     one = (own.stop - own.start, 1, 1)
     return Rollout(
         tokens=columns(prompt, tokens),
-        mask=chosen,
+        action_mask=chosen,
         logp=columns(np.zeros(prompt.shape, np.float32), np.zeros(mask.shape, np.float32)),
         segment=columns(nothing * 0 - 1, mask * 1 - 1).astype(jnp.int32),
         reward=put(np.zeros(one, np.float32), sharding),
-        real=put(np.ones(one, bool), sharding),
-        valid=columns(prompt_valid, mask),
+        segment_mask=put(np.ones(one, bool), sharding),
+        token_mask=columns(prompt_valid, mask),
     )
 
 
@@ -85,7 +91,9 @@ def warm_up(
 
     def save() -> None:
         if saves:
-            saves.save(step, inner, {"batches": batches.get_state(), "ended": ended, "looked": looked})
+            saves.save(
+                step, inner, {"batches": batches.get_state(), "ended": ended, "looked": looked}
+            )
 
     def leave() -> Interrupted:
         if step:
@@ -98,9 +106,13 @@ def warm_up(
     while not ended:
         if looked:
             items = [exp.task.demos[int(i)] for i in next(batches)]
-            rollout = demonstrations(exp.tokenizer, items, exp.buckets, exp.new, programs.batch)
-            weight = rollout.mask.astype(jnp.float32)
-            inner, metrics = update(inner, rollout, {"advantage": weight, "weight": weight, "clip": weight})
+            rollout = demonstrations(
+                exp.tokenizer, items, exp.buckets, exp.max_new_tokens, programs.batch
+            )
+            weight = rollout.action_mask.astype(jnp.float32)
+            inner, metrics = update(
+                inner, rollout, {"advantage": weight, "weight": weight, "clip": weight}
+            )
             step, looked, loss = step + 1, False, metrics["loss"]
         if step % plan.every == 0 or step == plan.steps:
             try:
@@ -109,7 +121,9 @@ def warm_up(
             except Asked:
                 raise leave() from None
             shown = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
-            say(f"warm-up {step}/{plan.steps}  {shown}greedy accuracy {reached:.3f} (until {plan.until:g})")
+            say(
+                f"warm-up {step}/{plan.steps}  {shown}greedy accuracy {reached:.3f} (until {plan.until:g})"
+            )
             ended = reached >= plan.until or step == plan.steps
         looked = True
         if stop.should_stop(step):

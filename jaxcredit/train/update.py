@@ -24,7 +24,9 @@ class TrainState:
     params: PyTree[Array]
     opt_state: PyTree[Array]
     aux: dict[str, PyTree[Array]]  # states of learned signals, by name
-    key: UInt32[Array, "2"]  # jax.random.key_data; never changes, so that step t draws the same after a restart
+    key: UInt32[
+        Array, "2"
+    ]  # jax.random.key_data; never changes, so that step t draws the same after a restart
     step: Int[Array, ""]  # rollouts learned from
 
 
@@ -38,7 +40,7 @@ def make_update(
     beta: float = 0.0,
     entropy_bonus: float = 0.0,
     minibatch: int | None = None,
-    micro: int | None = None,
+    micro_batch: int | None = None,
     epochs: int = 1,
     sharding: jax.sharding.NamedSharding | None = None,
     where: PyTree = None,
@@ -52,7 +54,7 @@ def make_update(
     theta <- optimizer(sum of gradients of aggregate's numerators / sum of its denominators), once a minibatch.
 
     `logprob(params, rollout)` gives {"logp", "entropy"} of the last S columns, and all else is cut to those. `minibatch`: prompts an
-    optimizer step (all), shuffled every epoch; `micro`: prompts a forward and backward (the minibatch), added up in float32. `sharding`
+    optimizer step (all), shuffled every epoch; `micro_batch`: prompts a forward and backward (the minibatch), added up in float32. `sharding`
     places the prompts' axis of what a forward sees; without it the compiler follows the rollout, which is right while nothing is shuffled.
     `where`, from mesh.state_shardings, keeps the state where it lies; `compiler_options` are jax.jit's. A step whose gradient or change is
     not finite is skipped and counted. With a single optimizer step the old log-probabilities are that step's own, and the ratio is 1; with
@@ -91,13 +93,20 @@ def make_update(
         def keep(new, old):
             return jnp.where(good, new, old).astype(old.dtype)
 
-        carry = jax.tree.map(keep, optax.apply_updates(params, change), params), jax.tree.map(keep, moved, opt_state)
+        carry = (
+            jax.tree.map(keep, optax.apply_updates(params, change), params),
+            jax.tree.map(keep, moved, opt_state),
+        )
         loss = divide(facts["sum"].pop("total"), facts["sum"].pop("count"))
-        return carry, {**facts, "mean": {"loss": loss, "grad_norm": norm, "update_norm": size}, "skipped": ~good}
+        return carry, {
+            **facts,
+            "mean": {"loss": loss, "grad_norm": norm, "update_norm": size},
+            "skipped": ~good,
+        }
 
     def update(state, rollout, credit):
         N = rollout.tokens.shape[0]
-        M, m = _sizes(N, minibatch, micro, sharding)
+        M, m = _sizes(N, minibatch, micro_batch, sharding)
         rollout = rollout.filled()
         data = (rollout, as_columns(credit, rollout), None)
         still, trained = lora.split(state.params)
@@ -106,23 +115,39 @@ def make_update(
             carry, facts = step(still, carry, data, M // m)
             facts = jax.tree.map(lambda x: x[None], facts)
         else:
-            old = jax.lax.map(lambda piece: logprob(state.params, place(piece))["logp"], _cut(rollout, N // m))
+            old = jax.lax.map(
+                lambda piece: logprob(state.params, place(piece))["logp"], _cut(rollout, N // m)
+            )
             data = (*data[:2], jax.lax.stop_gradient(_joined(old)))
-            key = jax.random.fold_in(jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), 1)
+            key = jax.random.fold_in(
+                jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), 1
+            )
             order = jnp.argsort(jax.random.uniform(key, (epochs, N)), axis=-1).reshape(-1, M)
 
             def one(carry, chosen):  # the order of a whole batch does not matter
-                return step(still, carry, data if M == N else jax.tree.map(lambda x: x[chosen], data), M // m)
+                return step(
+                    still,
+                    carry,
+                    data if M == N else jax.tree.map(lambda x: x[chosen], data),
+                    M // m,
+                )
 
             carry, facts = jax.lax.scan(one, carry, order)
-        return dataclasses.replace(state, params=lora.join(still, carry[0]), opt_state=carry[1], step=state.step + 1), _metrics(facts)
+        return dataclasses.replace(
+            state, params=lora.join(still, carry[0]), opt_state=carry[1], step=state.step + 1
+        ), _metrics(facts)
 
-    return jax.jit(update, donate_argnums=0, out_shardings=None if where is None else (where, None), compiler_options=compiler_options)
+    return jax.jit(
+        update,
+        donate_argnums=0,
+        out_shardings=None if where is None else (where, None),
+        compiler_options=compiler_options,
+    )
 
 
-def _sizes(N, minibatch, micro, sharding):
+def _sizes(N, minibatch, micro_batch, sharding):
     M = minibatch or N
-    m = micro or M
+    m = micro_batch or M
     if N % M or M % m:
         raise ValueError(
             f"{N} prompts a rollout, {M} a minibatch, {m} a micro-batch: make each a multiple of the next, so that no prompt is left over"
@@ -130,7 +155,7 @@ def _sizes(N, minibatch, micro, sharding):
     shards = 1 if sharding is None else N // sharding.shard_shape((N,))[0]
     if m % shards:
         raise ValueError(
-            f"a pass over {m} prompts leaves some of {shards} shards of the prompts without: make micro a multiple of {shards}"
+            f"a pass over {m} prompts leaves some of {shards} shards of the prompts without: make micro_batch a multiple of {shards}"
         )
     return M, m
 
@@ -164,7 +189,10 @@ def _gradient(loss, params, data, pieces, lies):
     else:
         zero = placed(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
         total, facts = jax.lax.scan(add, zero, _cut(data, pieces))
-        facts = {"sum": jax.tree.map(lambda x: x.sum(0), facts["sum"]), "max": jax.tree.map(lambda x: x.max(0), facts["max"])}
+        facts = {
+            "sum": jax.tree.map(lambda x: x.sum(0), facts["sum"]),
+            "max": jax.tree.map(lambda x: x.max(0), facts["max"]),
+        }
     count = facts["sum"]["count"]
     share = divide(jnp.ones_like(count), count)
     return jax.tree.map(lambda g, p: (g * share).astype(p.dtype), total, params), facts
@@ -172,7 +200,14 @@ def _gradient(loss, params, data, pieces, lies):
 
 def _batch(rollout, columns, old):
     S = old.shape[-1]
-    cut = {name: x[..., -S:] for name, x in {**columns, "mask": rollout.mask, "segment": rollout.segment}.items()}
+    cut = {
+        name: x[..., -S:]
+        for name, x in {
+            **columns,
+            "action_mask": rollout.action_mask,
+            "segment": rollout.segment,
+        }.items()
+    }
     fields = {f.name for f in dataclasses.fields(Batch)}
     ref = rollout.signals.get("ref_logp")
     return Batch(
@@ -185,7 +220,7 @@ def _batch(rollout, columns, old):
 
 def _facts(objective, logp, entropy, batch):
     """Sums and maxima over the tokens that count; the caller adds them up over micro-batches, minibatches and epochs."""
-    active = batch.mask & (batch.weight > 0)
+    active = batch.action_mask & (batch.weight > 0)
 
     def total(x):
         return jnp.sum(jnp.where(active, x, 0), dtype=jnp.float32)
@@ -196,11 +231,22 @@ def _facts(objective, logp, entropy, batch):
     # A clipped token is one that wants to move and that the objective holds: its loss has no gradient. This asks any objective alike.
     held = (jax.grad(lambda x: jnp.sum(objective(x, batch)))(logp) == 0) & (batch.advantage != 0)
     gap = jnp.abs(batch.logp - batch.sampler_logp)
-    sums = {"tokens": total(1), "mask": jnp.sum(batch.mask, dtype=jnp.float32), "entropy": total(entropy), "clip_share": total(held)}
+    sums = {
+        "tokens": total(1),
+        "mask": jnp.sum(batch.action_mask, dtype=jnp.float32),
+        "entropy": total(entropy),
+        "clip_share": total(held),
+    }
     sums |= {"sampler_gap": total(gap), "advantage_rms": total(batch.advantage**2)}
     if batch.ref_logp is not None:
         sums["kl"] = total(k3(logp, batch))
-    return {"sum": sums, "max": {"sampler_gap_max": top(gap), "ratio_max": top(jnp.exp(jnp.clip(logp - batch.logp, -20, 20)))}}
+    return {
+        "sum": sums,
+        "max": {
+            "sampler_gap_max": top(gap),
+            "ratio_max": top(jnp.exp(jnp.clip(logp - batch.logp, -20, 20))),
+        },
+    }
 
 
 def _metrics(facts):

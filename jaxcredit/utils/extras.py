@@ -8,7 +8,18 @@ from importlib.abc import MetaPathFinder
 
 PACKAGES = {
     "train": (
-        *("cloudpickle", "etils", "filelock", "flax", "grain", "huggingface_hub", "matplotlib", "optax", "orbax", "reasoning_gym"),
+        *(
+            "cloudpickle",
+            "etils",
+            "filelock",
+            "flax",
+            "grain",
+            "huggingface_hub",
+            "matplotlib",
+            "optax",
+            "orbax",
+            "reasoning_gym",
+        ),
         *("rich", "safetensors", "scipy", "tensorboardX", "tokenizers", "transformers", "tyro"),
     ),
     "tpu": ("libtpu",),
@@ -31,7 +42,10 @@ def missing(module: str, user: str) -> MissingExtra:
         user: the importing module or feature, the first word of the message.
     """
     package = module.partition(".")[0]
-    return MissingExtra(f"{user} needs {package}, which is not installed: pip install 'jaxcredit[{EXTRA[package]}]'", name=module)
+    return MissingExtra(
+        f"{user} needs {package}, which is not installed: pip install 'jaxcredit[{EXTRA[package]}]'",
+        name=module,
+    )
 
 
 class Finder(MetaPathFinder):
@@ -52,6 +66,9 @@ def install() -> None:
 def _importer() -> str:
     """Name of the module whose import statement is running: the nearest caller outside the import system."""
     frame = sys._getframe(2)
-    while frame is not None and frame.f_globals.get("__name__") in ("importlib._bootstrap", "importlib._bootstrap_external"):
+    while frame is not None and frame.f_globals.get("__name__") in (
+        "importlib._bootstrap",
+        "importlib._bootstrap_external",
+    ):
         frame = frame.f_back
     return frame.f_globals.get("__name__", "") if frame else ""

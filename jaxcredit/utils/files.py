@@ -35,5 +35,7 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
 def inside(name: str) -> str:
     """Check that a relative path stays below the folder it is joined to. Returns it, or raises a ValueError."""
     if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise ValueError(f"{name!r} is not a path inside the folder: it must be relative, without '.', '..' or empty parts")
+        raise ValueError(
+            f"{name!r} is not a path inside the folder: it must be relative, without '.', '..' or empty parts"
+        )
     return name

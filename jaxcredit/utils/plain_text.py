@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 # Cc: ESC, BEL, CR, backspace, the C1 set. Cf: bidirectional overrides, invisible tags. Cs: lone surrogates. Zl, Zp: line separators.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_KEPT = {"\n", "\t", "\u200c", "\u200d"}  # the joiners shape letters of Persian and Indic scripts, and emoji
+_KEPT = {
+    "\n",
+    "\t",
+    "\u200c",
+    "\u200d",
+}  # the joiners shape letters of Persian and Indic scripts, and emoji
 
 
 def visible(text: object, margin: str = "") -> str:
@@ -60,5 +65,9 @@ def _shown(c: str) -> str:
         return c
     code = ord(c)
     return {"\r": "\\r", "\b": "\\b", "\a": "\\a"}.get(c) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+        f"\\x{code:02x}"
+        if code < 0x100
+        else f"\\u{code:04x}"
+        if code < 0x10000
+        else f"\\U{code:08x}"
     )

@@ -50,7 +50,9 @@ def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) ->
             teller.close()
 
 
-def each(pool: Executor, work: Callable[[T], U], items: Sequence[T], tell: Tell, name: Callable[[T], str]) -> list[U]:
+def each(
+    pool: Executor, work: Callable[[T], U], items: Sequence[T], tell: Tell, name: Callable[[T], str]
+) -> list[U]:
     """Parallel map with progress: `[work(item) for item in items]`, computed by `pool`.
 
     Args:
@@ -73,16 +75,25 @@ class _Bar:
 
     def __init__(self, title: str, console: Console, _: float):
         self._title, begin = one_line(title), "{task.description}"
-        columns = TextColumn(begin, markup=False), BarColumn(), TextColumn("{task.fields[count]}", markup=False), TimeElapsedColumn()
+        columns = (
+            TextColumn(begin, markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeElapsedColumn(),
+        )
         # Standard output belongs to the command, which may be writing into a file or a pipe.
-        self._bar = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._bar = Progress(
+            *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
         self._task = self._bar.add_task(self._title, total=None, count="")
         self._bar.start()
 
     def tell(self, what: str, done: int = 0, of: int = 0) -> None:
         count = f"{done}/{of}" if of else ""
         name = f"{self._title}: {one_line(what, 40)}" if what else self._title
-        self._bar.update(self._task, description=name, completed=done, total=of or None, count=count)
+        self._bar.update(
+            self._task, description=name, completed=done, total=of or None, count=count
+        )
 
     def close(self) -> None:
         self._bar.stop()
@@ -108,7 +119,11 @@ class _Lines:
         while not self._over.wait(self._pace_s):
             what, done, of = self._state
             name = f"{self._title}: {one_line(what)}" if what else self._title
-            parts = [name, f"{done} of {of}" if of else "", f"({time.monotonic() - self._begun:.0f} s)"]
+            parts = [
+                name,
+                f"{done} of {of}" if of else "",
+                f"({time.monotonic() - self._begun:.0f} s)",
+            ]
             try:
                 line = " ".join(filter(None, parts))
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)

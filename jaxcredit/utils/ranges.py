@@ -26,8 +26,14 @@ class Range(NamedTuple):
     def __str__(self) -> str:
         what = "a whole number" if self.whole else "a finite number"
         if self.above:
-            return f"{what} above {self.least}" + (f", at most {self.most}" if self.most < math.inf else "")
-        return f"{what} from {self.least} to {self.most}" if self.most < math.inf else f"{what}, {self.least} or more"
+            return f"{what} above {self.least}" + (
+                f", at most {self.most}" if self.most < math.inf else ""
+            )
+        return (
+            f"{what} from {self.least} to {self.most}"
+            if self.most < math.inf
+            else f"{what}, {self.least} or more"
+        )
 
 
 COUNT = Range(True, 1)

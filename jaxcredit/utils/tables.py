@@ -45,7 +45,13 @@ class Sheet(JupyterMixin):
     """
 
     def __init__(
-        self, *columns: Column | str, title: str = "", how: str = "", notes: Sequence[Text] = (), keys: int = 1, lines: bool = False
+        self,
+        *columns: Column | str,
+        title: str = "",
+        how: str = "",
+        notes: Sequence[Text] = (),
+        keys: int = 1,
+        lines: bool = False,
     ):
         self.columns = [c if isinstance(c, Column) else Column(c) for c in columns]
         self.title, self.how, self.notes, self.keys, self.lines = title, how, notes, keys, lines
@@ -78,7 +84,9 @@ class Sheet(JupyterMixin):
             yield self._table(group, width, self.title + part if self.title else "")
         if left_out:
             names = ", ".join(self.columns[i].title for i in left_out)
-            needed = sum(self._least(i, 10_000) for i in range(len(self.columns))) + _frame(len(self.columns))
+            needed = sum(self._least(i, 10_000) for i in range(len(self.columns))) + _frame(
+                len(self.columns)
+            )
             ways = " or ".join(filter(None, [self.how, f"a terminal of {needed} columns"]))
             yield Text(f"Left out at {width} columns: {names}. To see them: {ways}.")
         yield from self.notes
@@ -106,29 +114,51 @@ class Sheet(JupyterMixin):
         """Minimal width of a column in characters: that of its longest number, name or word, and `least` for prose. Names longer than half
         of the terminal are broken."""
         column = self.columns[i]
-        words = [cell_len(word) for row in self.rows if _prose(row[i], column) for word in row[i].plain.split()]
+        words = [
+            cell_len(word)
+            for row in self.rows
+            if _prose(row[i], column)
+            for word in row[i].plain.split()
+        ]
         whole = [_longest(row[i].plain) for row in self.rows if not _prose(row[i], column)]
         prose = min(self._most(i), column.least) if column.wraps else 0
         title = max(map(cell_len, column.title.split()), default=0)
         return min(max([1, title, prose, *words, *whole]), max(width // 2, 8))
 
     def _most(self, i: int) -> int:
-        return max(_longest(text) for text in [self.columns[i].title, *(row[i].plain for row in self.rows)])
+        return max(
+            _longest(text) for text in [self.columns[i].title, *(row[i].plain for row in self.rows)]
+        )
 
     def _table(self, group: Sequence[int], width: int, title: str) -> Table:
         widths = {i: self._least(i, width) for i in group}
         spare = width - self._needs(group, width)
-        growing = sorted((i for i in group if self._most(i) > widths[i]), key=lambda i: self._most(i) - widths[i])
-        for n, i in enumerate(growing):  # smallest need first; space that it leaves goes to the others
+        growing = sorted(
+            (i for i in group if self._most(i) > widths[i]), key=lambda i: self._most(i) - widths[i]
+        )
+        for n, i in enumerate(
+            growing
+        ):  # smallest need first; space that it leaves goes to the others
             more = max(0, min(self._most(i) - widths[i], spare // (len(growing) - n)))
             widths[i] += more
             spare -= more
-        table = Table(title=cell(title, "table.title") if title else None, title_justify="left", show_lines=self.lines)
+        table = Table(
+            title=cell(title, "table.title") if title else None,
+            title_justify="left",
+            show_lines=self.lines,
+        )
         for i in group:
             column = self.columns[i]
-            table.add_column(cell(column.title), justify="right" if column.right else "left", width=widths[i], overflow="fold")
+            table.add_column(
+                cell(column.title),
+                justify="right" if column.right else "left",
+                width=widths[i],
+                overflow="fold",
+            )
         for row, style in zip(self.rows, self.styles, strict=True):
-            if len(group) in (len(self.columns), self.keys) or any(row[i].plain for i in group[self.keys :]):
+            if len(group) in (len(self.columns), self.keys) or any(
+                row[i].plain for i in group[self.keys :]
+            ):
                 table.add_row(*(row[i] for i in group), style=style)
         return table
 

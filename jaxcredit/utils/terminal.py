@@ -20,7 +20,9 @@ def open_closed_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+            setattr(
+                sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False)
+            )  # noqa: SIM115
 
 
 @contextlib.contextmanager
@@ -30,7 +32,10 @@ def lossy() -> Iterator[None]:
     Characters outside the stream's encoding are written as escapes.
     """
     before = sys.stdout, sys.stderr
-    after = [_lossy(stream, name) for stream, name in zip(before, ("standard output", "standard error"), strict=True)]
+    after = [
+        _lossy(stream, name)
+        for stream, name in zip(before, ("standard output", "standard error"), strict=True)
+    ]
     sys.stdout, sys.stderr = after
     try:
         yield
@@ -58,7 +63,11 @@ def _lossy(stream, name: str):
         number = stream.fileno()
         with contextlib.suppress(OSError):
             stream.flush()
-    except (AttributeError, OSError, ValueError):  # no stream, or one without a file, as in a notebook
+    except (
+        AttributeError,
+        OSError,
+        ValueError,
+    ):  # no stream, or one without a file, as in a notebook
         return stream
     return io.TextIOWrapper(
         _Lossy(number, name),  # pyright: ignore[reportArgumentType] (raw and written through, as `python -u` does it)
@@ -101,4 +110,7 @@ class _Lossy(io.FileIO):
         if not self._said:
             self._said = True
             with contextlib.suppress(Warning):  # raised as an error under -W error
-                warnings.warn(f"{self._name} failed ({type(error).__name__}: {error}): text is lost, the training goes on", stacklevel=2)
+                warnings.warn(
+                    f"{self._name} failed ({type(error).__name__}: {error}): text is lost, the training goes on",
+                    stacklevel=2,
+                )

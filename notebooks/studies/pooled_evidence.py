@@ -24,7 +24,7 @@ import sploo_bounds as ours
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.train.runs.console import wide
-from jaxcredit.train.runs.plots import COLOURS
+from jaxcredit.utils.colors import COLORS
 from jaxcredit.signals.decision_points import decision, same_beginning, same_column, unsure, visited
 from jaxcredit.utils.tables import Sheet
 
@@ -45,9 +45,16 @@ def ways(**knobs):
 
 
 WAYS, EVER = ways(), ways(decay=1.0)  # at a fixed policy nothing gets old
-L1, P0 = partial(l1, normalize=True), partial(credit.sploo, normalize=True)  # in deviations of the group, as TEMPO and GRPO are
+L1, P0 = (
+    partial(l1, normalize=True),
+    partial(credit.sploo, normalize=True),
+)  # in deviations of the group, as TEMPO and GRPO are
 ALONE = {"rloo": credit.rloo, "grpo": credit.grpo, "tempo": credit.tempo, "l1": L1, "p0": P0}
-POOLING = {"pooled": credit.pooled, "on p0": partial(credit.pooled, base=P0), "by prefix": credit.pooled}
+POOLING = {
+    "pooled": credit.pooled,
+    "on p0": partial(credit.pooled, base=P0),
+    "by prefix": credit.pooled,
+}
 LEARNERS = ("grpo", "tempo", "l1", "p0", *POOLING)
 RIVALS = ("tempo", "grpo")
 LABELS = {"pooled 16": f"pooled, {GROUPS[0]} groups", "pooled": f"pooled, {GROUPS[-1]} groups"}
@@ -79,7 +86,9 @@ class Found(NamedTuple):
 
     def rival(self, leg: str) -> str:
         """The better of TEMPO and GRPO here."""
-        return max(RIVALS, key=lambda name: self.snr[name][0] if leg == "snr" else self.area[name].mean())
+        return max(
+            RIVALS, key=lambda name: self.snr[name][0] if leg == "snr" else self.area[name].mean()
+        )
 
     def versus(self, name: str, leg: str) -> Estimate:
         """Against the better of them: a ratio of credit, a difference in learning."""
@@ -92,20 +101,43 @@ def worlds(fresh: bool = False) -> list[Worlds]:
     def of(make, cells, *, name="", fixed=None, **kw):
         tasks = [make(**{k: np.float32(v) for k, v in c.items()}, **(fixed or {})) for c in cells]
         return Worlds(
-            name or make.__name__, [" ".join(f"{k}={v:g}" for k, v in c.items()) or "as it is" for c in cells], stack(tasks), **kw
+            name or make.__name__,
+            [" ".join(f"{k}={v:g}" for k, v in c.items()) or "as it is" for c in cells],
+            stack(tasks),
+            **kw,
         )
 
     mass = (0.95, 0.85, 0.72, 0.58) if fresh else (1, 0.9, 0.8, 0.65, 0.5)
     rare = (0.2, 0.35) if fresh else (0.1, 0.5)
     at = (5, 12) if fresh else (2, 16)
-    keys = [{"c_pre": c, "q": q} for q in rare for c in mass] + [{"at": t, "c_pre": 0.8, "q": q} for q in rare for t in at]
+    keys = [{"c_pre": c, "q": q} for q in rare for c in mass] + [
+        {"at": t, "c_pre": 0.8, "q": q} for q in rare for t in at
+    ]
     same = [{"c_pre": c, "c_post": c, "q": c} for c in ((0.9, 0.65) if fresh else (0.8, 0.5))]
-    names, trees = zip(*[(knobs, task) for _, knobs, task in ours.trees(seeds=range(6, 12) if fresh else range(6))], strict=True)
-    others = (arena.BitSearch, arena.Team, arena.Recovery, arena.Umbrella, arena.Lengths) if fresh else ()
+    names, trees = zip(
+        *[
+            (knobs, task)
+            for _, knobs, task in ours.trees(seeds=range(6, 12) if fresh else range(6))
+        ],
+        strict=True,
+    )
+    others = (
+        (arena.BitSearch, arena.Team, arena.Recovery, arena.Umbrella, arena.Lengths)
+        if fresh
+        else ()
+    )
     return [
         of(arena.KeyBranch, keys),
-        of(arena.Strata, [{"offset": x, "sd": 0.1} for x in ((0.05, 0.2) if fresh else (0, 0.1, 0.3))], rate=0.1),
-        of(arena.AnchorHub, [{"right": x} for x in ((0.25, 0.5) if fresh else (0.2, 0.35, 0.6))], rate=0.05),
+        of(
+            arena.Strata,
+            [{"offset": x, "sd": 0.1} for x in ((0.05, 0.2) if fresh else (0, 0.1, 0.3))],
+            rate=0.1,
+        ),
+        of(
+            arena.AnchorHub,
+            [{"right": x} for x in ((0.25, 0.5) if fresh else (0.2, 0.35, 0.6))],
+            rate=0.05,
+        ),
         Worlds("TokenTree", names, stack(trees)),
         of(arena.KeyBranch, same, name="one entropy", fixed={"options": 4}, learns=False),
         *(of(make, [{}], learns=False) for make in others),
@@ -116,7 +148,11 @@ def stack(tasks):
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(y) for y in x]), *tasks)
 
 
-@partial(jax.jit, static_argnames=("batches", "group"), compiler_options={"xla_backend_optimization_level": 1})
+@partial(
+    jax.jit,
+    static_argnames=("batches", "group"),
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 def watch(task, key, *, batches: int, group: int):
     """What the signals remember after 1, 2, .. batches of one policy."""
 
@@ -125,17 +161,25 @@ def watch(task, key, *, batches: int, group: int):
         aux = {name: way.update(aux[name], None, rollout, {})[0] for name, way in EVER.items()}
         return aux, aux
 
-    return jax.lax.scan(step, {name: way.init(None, None) for name, way in EVER.items()}, jax.random.split(key, batches))[1]
+    return jax.lax.scan(
+        step,
+        {name: way.init(None, None) for name, way in EVER.items()},
+        jax.random.split(key, batches),
+    )[1]
 
 
-def signal_to_noise(here: Worlds, *, prompts: int, group: int, seed: int) -> list[dict[str, np.ndarray]]:
+def signal_to_noise(
+    here: Worlds, *, prompts: int, group: int, seed: int
+) -> list[dict[str, np.ndarray]]:
     """Of each cell, by estimator: `pooled`, and `pooled 16` of fewer groups."""
     programs = {name: matrix.compiled(f) for name, f in ALONE.items()}
     resampled, found = metrics.resampling(prompts, seed=seed), []
     for i in range(len(here.cells)):
         task = jax.tree.map(lambda x, i=i: x[i], here.tasks)
         totals = watch(task, jax.random.key(seed + 1), batches=GROUPS[-1] // EACH, group=group)
-        batch, logits, _ = jax.block_until_ready(matrix.draw(task, seed, prompts=prompts, group=group))
+        batch, logits, _ = jax.block_until_ready(
+            matrix.draw(task, seed, prompts=prompts, group=group)
+        )
         given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
         for name, way in EVER.items():
             for n in GROUPS:
@@ -146,25 +190,47 @@ def signal_to_noise(here: Worlds, *, prompts: int, group: int, seed: int) -> lis
                     given["on p0"] = given["p0"] * w
         found.append(
             {
-                name: metrics.gradients(metrics.slopes(A, batch, logits), batch.exact.gradient, resampled)["asnr"]
+                name: metrics.gradients(
+                    metrics.slopes(A, batch, logits), batch.exact.gradient, resampled
+                )["asnr"]
                 for name, A in given.items()
             }
         )
     return found
 
 
-def learning(here: Worlds, *, seeds: int, steps: int, group: int, seed: int) -> dict[str, np.ndarray]:
+def learning(
+    here: Worlds, *, seeds: int, steps: int, group: int, seed: int
+) -> dict[str, np.ndarray]:
     """Area under the learning curve by estimator, [cells, seeds]: one prompt a step."""
-    who = {n: (POOLING[n], WAYS.get(n, WAYS["pooled"])) if n in POOLING else (ALONE[n], None) for n in LEARNERS}
-    settings = {"steps": steps, "seeds": seeds, "prompts": 1, "group": group, "rate": here.rate, "climb": learn.LEVEL}
+    who = {
+        n: (POOLING[n], WAYS.get(n, WAYS["pooled"])) if n in POOLING else (ALONE[n], None)
+        for n in LEARNERS
+    }
+    settings = {
+        "steps": steps,
+        "seeds": seeds,
+        "prompts": 1,
+        "group": group,
+        "rate": here.rate,
+        "climb": learn.LEVEL,
+    }
     settings |= {"first": seed * seeds}
-    return {name: learn.learn(here.tasks, f, signal=signal, **settings).area() for name, (f, signal) in who.items()}
+    return {
+        name: learn.learn(here.tasks, f, signal=signal, **settings).area()
+        for name, (f, signal) in who.items()
+    }
 
 
-def measure(here: Worlds, *, seeds: int, steps: int, prompts: int, group: int, seed: int) -> list[Found]:
+def measure(
+    here: Worlds, *, seeds: int, steps: int, prompts: int, group: int, seed: int
+) -> list[Found]:
     snr = signal_to_noise(here, prompts=prompts, group=2 * group, seed=seed)
     area = learning(here, seeds=seeds, steps=steps, group=group, seed=seed) if here.learns else {}
-    return [Found(here.name, cell, snr[i], {n: x[i] for n, x in area.items()}) for i, cell in enumerate(here.cells)]
+    return [
+        Found(here.name, cell, snr[i], {n: x[i] for n, x in area.items()})
+        for i, cell in enumerate(here.cells)
+    ]
 
 
 def run(*, fresh: bool = False, **settings) -> list[Found]:
@@ -174,12 +240,30 @@ def run(*, fresh: bool = False, **settings) -> list[Found]:
 
 def tables(found: Sequence[Found]) -> Iterator[Sheet]:
     """Signal-to-noise over leave-one-out's, and what learners earn beyond those of the better of TEMPO and GRPO."""
-    names = ["grpo", "tempo", "l1", "p0", *(f"pooled {n}" for n in GROUPS[:-1]), "pooled", "on p0", *list(WAYS)[1:]]
-    answer = Sheet("world", "cell", *names, "pooled / rival", title="signal-to-noise at a fixed policy, over leave-one-out's", keys=2)
+    names = [
+        "grpo",
+        "tempo",
+        "l1",
+        "p0",
+        *(f"pooled {n}" for n in GROUPS[:-1]),
+        "pooled",
+        "on p0",
+        *list(WAYS)[1:],
+    ]
+    answer = Sheet(
+        "world",
+        "cell",
+        *names,
+        "pooled / rival",
+        title="signal-to-noise at a fixed policy, over leave-one-out's",
+        keys=2,
+    )
     for f in found:
         e = f.versus("pooled", "snr")
         ratios = [f"{f.ratio(n, 'rloo').value:.2f}" for n in names]
-        answer.add_row(f.family, f.cell, *ratios, f"{e.value:.2f} ({e.low:.2f}..{e.high:.2f}) {f.rival('snr')}")
+        answer.add_row(
+            f.family, f.cell, *ratios, f"{e.value:.2f} ({e.low:.2f}..{e.high:.2f}) {f.rival('snr')}"
+        )
     yield answer
     names = [n for n in LEARNERS if n not in RIVALS]
     title = "learning: share of the way by mean over the steps, less the rival's"
@@ -197,8 +281,13 @@ def verdict(found: Sequence[Found], name: str, leg: str) -> str:
     """In how many cells it beats, ties with or loses to the better of TEMPO and GRPO, by intervals."""
     cells = [f for f in found if leg == "snr" or name in f.area]
     sides = [sweeps.side(f.versus(name, leg), leg == "snr") for f in cells]
-    losses = ", ".join(f"{f.family} {f.cell}" for f, side in zip(cells, sides, strict=True) if side < 0)
-    return f"beats {sides.count(1)}, ties {sides.count(0)}, loses {sides.count(-1)}" + f" ({losses})" * bool(losses)
+    losses = ", ".join(
+        f"{f.family} {f.cell}" for f, side in zip(cells, sides, strict=True) if side < 0
+    )
+    return (
+        f"beats {sides.count(1)}, ties {sides.count(0)}, loses {sides.count(-1)}"
+        + f" ({losses})" * bool(losses)
+    )
 
 
 def figure(found: Sequence[Found], out: str) -> None:
@@ -206,13 +295,24 @@ def figure(found: Sequence[Found], out: str) -> None:
     picture = matplotlib.figure.Figure(figsize=(9, 0.24 * len(found) + 1.2), layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
     rows = np.arange(len(found))
-    for name, colour, marker in zip(("grpo", "tempo", "pooled 16", "pooled"), COLOURS, "sv.o", strict=False):
+    for name, colour, marker in zip(
+        ("grpo", "tempo", "pooled 16", "pooled"), COLORS, "sv.o", strict=False
+    ):
         es = [f.ratio(name, "rloo") for f in found]
-        left.plot([e.value for e in es], rows, marker, color=colour, markersize=4, label=LABELS.get(name, name))
+        left.plot(
+            [e.value for e in es],
+            rows,
+            marker,
+            color=colour,
+            markersize=4,
+            label=LABELS.get(name, name),
+        )
         if name == "pooled":
             left.hlines(rows, [e.low for e in es], [e.high for e in es], color=colour, linewidth=1)
     learnt = [i for i, f in enumerate(found) if f.area]
-    for name, colour, shift in zip(("p0", "pooled"), (COLOURS[4], COLOURS[3]), (0.15, -0.15), strict=True):
+    for name, colour, shift in zip(
+        ("p0", "pooled"), (COLORS[4], COLORS[3]), (0.15, -0.15), strict=True
+    ):
         es = [found[i].versus(name, "area") for i in learnt]
         right.errorbar(
             [e.value for e in es],
@@ -224,7 +324,12 @@ def figure(found: Sequence[Found], out: str) -> None:
             color=colour,
             label=name,
         )
-    left.set(xscale="log", xlabel="signal-to-noise over leave-one-out's", yticks=rows, yticklabels=[f"{f.family} {f.cell}" for f in found])
+    left.set(
+        xscale="log",
+        xlabel="signal-to-noise over leave-one-out's",
+        yticks=rows,
+        yticklabels=[f"{f.family} {f.cell}" for f in found],
+    )
     right.set(xlabel="learning, less the better rival's")
     left.invert_yaxis()
     for axis, middle in ((left, 1), (right, 0)):
@@ -236,10 +341,20 @@ def figure(found: Sequence[Found], out: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("seeds", 16), ("steps", 100), ("prompts", 256), ("group", 8), ("seed", 0)):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name, default in (
+        ("seeds", 16),
+        ("steps", 100),
+        ("prompts", 256),
+        ("group", 8),
+        ("seed", 0),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--fresh", action="store_true", help="in worlds that `pooled` was not chosen on")
+    parser.add_argument(
+        "--fresh", action="store_true", help="in worlds that `pooled` was not chosen on"
+    )
     parser.add_argument("--out", default="pooled.png")
     args = vars(parser.parse_args())
     out = args.pop("out")
@@ -247,9 +362,13 @@ def main() -> None:
     for each in tables(found):
         wide().print(each)
     for name in ("l1", "p0", "on p0", *WAYS):
-        print(f"{name:10} against the better of TEMPO and GRPO: signal-to-noise {verdict(found, name, 'snr')}")
+        print(
+            f"{name:10} against the better of TEMPO and GRPO: signal-to-noise {verdict(found, name, 'snr')}"
+        )
     for name in LEARNERS[2:]:
-        print(f"{name:10} against the better of TEMPO and GRPO: learning {verdict(found, name, 'area')}")
+        print(
+            f"{name:10} against the better of TEMPO and GRPO: learning {verdict(found, name, 'area')}"
+        )
     figure(found, out)
 
 

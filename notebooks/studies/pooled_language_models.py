@@ -25,7 +25,7 @@ from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
-from jaxcredit.train.programs import build
+from jaxcredit.train.programs import build, steps_of
 from jaxcredit.utils.tables import Column, Sheet
 from jaxcredit.tasks import Task, number_sorting
 from jaxcredit.policy.tokenizer import Chars
@@ -59,7 +59,13 @@ def needle(same: float, size: int = 4096) -> Task:
         return {"prompt": "".join(prompt) + ">", "meta": prompt[0], "answer": "".join(answer)}
 
     items = [item(i) for i in range(size)]
-    return Task("needle", items[64:], items[:64], lambda meta, text, ids: float(text[AT : AT + 1] == meta), items[64:])
+    return Task(
+        "needle",
+        items[64:],
+        items[:64],
+        lambda meta, text, ids: float(text[AT : AT + 1] == meta),
+        items[64:],
+    )
 
 
 def experiment(language: str, steps: int) -> Experiment:
@@ -70,14 +76,21 @@ def experiment(language: str, steps: int) -> Experiment:
         task=number_sorting() if sorting else needle({"shared": 0.97, "scattered": 0.3}[language]),
         tokenizer=tokenizer,
         policy=presets.micro(tokenizer.vocab_size, remat="none"),
-        warmup=Warmup(steps=400 if sorting else 60, batch=128, until=0.2 if sorting else 2.0, optimizer=optax.adamw(3e-3)),
+        warmup=Warmup(
+            steps=400 if sorting else 60,
+            batch=128,
+            until=0.2 if sorting else 2.0,
+            optimizer=optax.adamw(3e-3),
+        ),
         credit=credit.pooled,
         signals={"decision": signals.decision(places=16)},
-        optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(2e-3 if sorting else 1e-3, b2=0.99)),
-        prompts=128 if sorting else 16,
-        group=8,
+        optimizer=optax.chain(
+            optax.clip_by_global_norm(1.0), optax.adam(2e-3 if sorting else 1e-3, b2=0.99)
+        ),
+        prompts_per_step=128 if sorting else 16,
+        group_size=8,
         buckets=(7,) if sorting else (4,),
-        new=7 if sorting else LENGTH + 1,
+        max_new_tokens=7 if sorting else LENGTH + 1,
         steps=steps // 2 if sorting else steps,
     ).check()
 
@@ -86,9 +99,18 @@ def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[Course]]
     """Runs by estimator, seed for seed from the same parameters with the same prompts."""
     exp = experiment(language, steps)
     programs = build(exp)
-    state, _ = warm_up(exp, programs, programs.init(jax.random.key(0)), lambda p: run.greedy(exp, programs, p)[0], lambda line: None)
+    state, _ = warm_up(
+        exp,
+        programs,
+        programs.init(jax.random.key(0)),
+        lambda p: run.greedy(exp, programs, p)[0],
+        lambda line: None,
+    )
     weights, found = jax.device_get(state.params), {}
-    for name, estimator in ESTIMATORS.items():  # all of them remember, and are the same programs but for the credit
+    for (
+        name,
+        estimator,
+    ) in ESTIMATORS.items():  # all of them remember, and are the same programs but for the credit
         used = programs._replace(credit=jax.jit(partial(columns, estimator)))
         found[name] = [course(exp, used, weights, seed) for seed in range(seeds)]
     return found
@@ -99,16 +121,22 @@ def columns(estimator, rollout):
 
 
 def course(exp: Experiment, programs, weights, seed: int) -> Course:
-    collect = single_turn(programs.sample, exp.tokenizer, exp.task, group=exp.group, buckets=exp.buckets)
-    batches = itertools.islice(Batches(len(exp.task.train), exp.prompts, seed), exp.steps)
-    state, earned, told = programs.begin(jax.tree.map(jnp.asarray, weights), jax.random.key(seed)), [], []
+    collect = single_turn(
+        programs.sample, exp.tokenizer, exp.task, group_size=exp.group_size, buckets=exp.buckets
+    )
+    batches = itertools.islice(Batches(len(exp.task.train), exp.prompts_per_step, seed), exp.steps)
+    state, earned, told = (
+        programs.begin(jax.tree.map(jnp.asarray, weights), jax.random.key(seed)),
+        [],
+        [],
+    )
 
     def log(state, collected, metrics) -> bool:
         earned.append(float(metrics["reward"]))
         told.append(float(metrics["decision/weight"]))
         return False
 
-    train(state, batches, collect=collect, log=log, **run.steps_of(exp, programs))
+    train(state, batches, collect=collect, log=log, **steps_of(exp, programs))
     return Course(np.array(earned), told[-1])
 
 
@@ -121,14 +149,22 @@ def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
         for name, runs in by.items():
             end = np.mean([c.reward[-max(len(c.reward) // 10, 1) :].mean() for c in runs])
             lead = paired(area["pooled"], area[name])[0]
-            row = f"{lead.value:+.3f} ({lead.low:+.3f}..{lead.high:+.3f})" if name != "pooled" else ""
-            weight = f"{np.mean([c.weight for c in runs]):.2f}" if ESTIMATORS[name] is credit.pooled else ""
+            row = (
+                f"{lead.value:+.3f} ({lead.low:+.3f}..{lead.high:+.3f})" if name != "pooled" else ""
+            )
+            weight = (
+                f"{np.mean([c.weight for c in runs]):.2f}"
+                if ESTIMATORS[name] is credit.pooled
+                else ""
+            )
             answer.add_row(language, name, f"{area[name].mean():.3f}", f"{end:.3f}", row, weight)
     return answer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--language", choices=("sorting", "shared", "scattered"), action="append")

@@ -27,8 +27,14 @@ from jaxcredit.utils.tables import Column, Sheet
 # Who is held to how much of whom. TEMPO stands here without its division by the group's deviation, as L1 does.
 BOUNDS = (("p0", "rloo", 0.96), ("safe", "rloo", 0.96), ("l1", "tempo", 0.9))
 GRIDS: tuple[tuple[Any, dict[str, Sequence]], ...] = (
-    (arena.KeyBranch, {"c_pre": (1, 0.95, 0.8, 0.5), "at": (2, 8, 16), "p_lo": (0.1, 0.6), "q": (0.1, 0.5)}),
-    (partial(arena.KeyBranch, **{"keys": 3, "gap": 4}), {"c_pre": (1, 0.8, 0.5), "at": (2,), "need": (1, 3)}),
+    (
+        arena.KeyBranch,
+        {"c_pre": (1, 0.95, 0.8, 0.5), "at": (2, 8, 16), "p_lo": (0.1, 0.6), "q": (0.1, 0.5)},
+    ),
+    (
+        partial(arena.KeyBranch, **{"keys": 3, "gap": 4}),
+        {"c_pre": (1, 0.8, 0.5), "at": (2,), "need": (1, 3)},
+    ),
     (arena.HackablePRM, {"good": (0.25, 0.5)}),
     (arena.Strata, {"offset": (0, 0.1, 0.2), "sd": (0.05, 0.5), "coin": (0, 1)}),
     (arena.AnchorHub, {"right": (0.2, 0.35, 0.6)}),
@@ -58,7 +64,14 @@ def trees(T: int = 8, seeds: Sequence[int] = range(6)) -> Iterator[tuple[str, st
         yield (
             "TokenTree",
             f"seed {seed}",
-            TokenTree(**{"logits": logits, "reward": rng.integers(0, 2, 2**T).astype(np.float32), "T": T, "V": 2}),
+            TokenTree(
+                **{
+                    "logits": logits,
+                    "reward": rng.integers(0, 2, 2**T).astype(np.float32),
+                    "T": T,
+                    "V": 2,
+                }
+            ),
         )
 
 
@@ -67,28 +80,50 @@ def tasks() -> list[list[tuple[str, str, Any]]]:
     lists = []
     for make, grid in GRIDS:
         name = getattr(make, "__name__", "") or "KeyBranch of 3"
-        cells = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+        cells = [
+            dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())
+        ]
         lists.append(
-            [(name, " ".join(f"{k}={v:g}" for k, v in c.items()), make(**{k: np.float32(v) for k, v in c.items()})) for c in cells]
+            [
+                (
+                    name,
+                    " ".join(f"{k}={v:g}" for k, v in c.items()),
+                    make(**{k: np.float32(v) for k, v in c.items()}),
+                )
+                for c in cells
+            ]
         )
     return [*lists, list(trees())]
 
 
-def measure(cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed: int) -> list[Place]:
+def measure(
+    cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed: int
+) -> list[Place]:
     """The bounds' ratios in each of the cells, paired."""
     programs = {"rloo": matrix.compiled(credit.rloo), "tempo": matrix.compiled(credit.tempo)}
     # Its knobs are traced: the presets are one program.
-    sploo = jax.jit(lambda rollout, knobs: credit.sploo(rollout, **knobs), compiler_options=matrix.ONCE)
+    sploo = jax.jit(
+        lambda rollout, knobs: credit.sploo(rollout, **knobs), compiler_options=matrix.ONCE
+    )
     for name, preset in (("p0", p0), ("safe", safe), ("l1", l1)):
         programs[name] = partial(sploo, knobs=preset.keywords)
     weights, found = metrics.resampling(prompts, seed=seed), []
     for family, knobs, task in cells:
-        batch, logits, _ = jax.block_until_ready(matrix.draw(task, seed, prompts=prompts, group=group))
+        batch, logits, _ = jax.block_until_ready(
+            matrix.draw(task, seed, prompts=prompts, group=group)
+        )
         given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
-        given["tempo"] = given["tempo"] * (np.asarray(outcome(batch.rollout)).std(1)[:, None, None] + 1e-6)
+        given["tempo"] = given["tempo"] * (
+            np.asarray(outcome(batch.rollout)).std(1)[:, None, None] + 1e-6
+        )
         slopes = {name: metrics.slopes(A, batch, logits) for name, A in given.items()}
-        draws = {name: metrics.gradients(g, batch.exact.gradient, weights)["asnr"] for name, g in slopes.items()}
-        found.append(Place(family, knobs, {a: metrics.ratio(draws[a], draws[b]) for a, b, _ in BOUNDS}))
+        draws = {
+            name: metrics.gradients(g, batch.exact.gradient, weights)["asnr"]
+            for name, g in slopes.items()
+        }
+        found.append(
+            Place(family, knobs, {a: metrics.ratio(draws[a], draws[b]) for a, b, _ in BOUNDS})
+        )
     return found
 
 
@@ -99,7 +134,9 @@ def run(*, prompts: int = 256, group: int = 16, seed: int = 0) -> list[Place]:
 
 def worst(places: Sequence[Place], name: str) -> Place:
     """The cell in which a challenger's ratio is least."""
-    return min((p for p in places if np.isfinite(p.ratios[name].value)), key=lambda p: p.ratios[name].value)
+    return min(
+        (p for p in places if np.isfinite(p.ratios[name].value)), key=lambda p: p.ratios[name].value
+    )
 
 
 def verdict(places: Sequence[Place], name: str, bound: float) -> str:
@@ -113,8 +150,14 @@ def verdict(places: Sequence[Place], name: str, bound: float) -> str:
 
 def table(places: Sequence[Place]) -> Sheet:
     """For each family and bound: the worst and the best cell."""
-    answer = Sheet("family", Column("cells", right=True), *(Column(f"{a} / {b}, at least {x:g}", wraps=True) for a, b, x in BOUNDS))
-    groups = {"all": list(places)} | {f: [p for p in places if p.family == f] for f in dict.fromkeys(p.family for p in places)}
+    answer = Sheet(
+        "family",
+        Column("cells", right=True),
+        *(Column(f"{a} / {b}, at least {x:g}", wraps=True) for a, b, x in BOUNDS),
+    )
+    groups = {"all": list(places)} | {
+        f: [p for p in places if p.family == f] for f in dict.fromkeys(p.family for p in places)
+    }
     for family, here in groups.items():
         row = []
         for name, _, bound in BOUNDS:
@@ -128,7 +171,9 @@ def table(places: Sequence[Place]) -> Sheet:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, default in (("prompts", 256), ("group", 16), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
     Console().print(table(run(**vars(parser.parse_args()))))

@@ -38,11 +38,16 @@ def bias(seeds: int) -> Table:
     prefix = np.stack([place[t] + (answers[:, :t] * V ** np.arange(t)).sum(1) for t in range(T)], 1)
 
     def logp(logits):  # [answers, T]
-        return jnp.take_along_axis(jax.nn.log_softmax(logits)[prefix], answers[..., None], -1)[..., 0]
+        return jnp.take_along_axis(jax.nn.log_softmax(logits)[prefix], answers[..., None], -1)[
+            ..., 0
+        ]
 
     def errors(seed, wanted):
         rng = np.random.default_rng(seed)
-        old, R = jnp.array(rng.normal(size=(place[-1] + V ** (T - 1), V))), jnp.array(rng.integers(0, 2, len(answers)), jnp.float64)
+        old, R = (
+            jnp.array(rng.normal(size=(place[-1] + V ** (T - 1), V))),
+            jnp.array(rng.integers(0, 2, len(answers)), jnp.float64),
+        )
 
         def gradient(logits, sampler, weigh):
             p, gap = jnp.exp(logp(sampler).sum(1)), logp(logits) - logp(sampler)
@@ -57,9 +62,16 @@ def bias(seeds: int) -> Table:
             low, high = (size, high) if kl < wanted else (low, size)
         new = old + size * climb
         true = gradient(new, new, WAYS["not at all"])
-        return [float(jnp.linalg.norm(gradient(new, old, way) - true) / jnp.linalg.norm(true)) for way in WAYS.values()]
+        return [
+            float(jnp.linalg.norm(gradient(new, old, way) - true) / jnp.linalg.norm(true))
+            for way in WAYS.values()
+        ]
 
-    table = Table("KL", *WAYS, title="error of the expected gradient of answers one update old, by how they are weighed")
+    table = Table(
+        "KL",
+        *WAYS,
+        title="error of the expected gradient of answers one update old, by how they are weighed",
+    )
     with jax.enable_x64(True):
         for wanted in (1e-3, 1e-2, 0.1):
             found = np.array([errors(seed, wanted) for seed in range(seeds)])
@@ -90,14 +102,22 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
 
     took, accuracy, gaps = ({way: [] for way in (False, True)} for _ in range(3))
     for seed in range(seeds):
-        exp = find.experiment("configs/quickstart.py", ["--seed", str(seed), "--steps", str(steps)])[0]
-        slow = slower(exp.task.reward, every=exp.prompts * exp.group, by=judge)
+        exp = find.experiment(
+            "configs/quickstart.py", ["--seed", str(seed), "--steps", str(steps)]
+        )[0]
+        slow = slower(exp.task.reward, every=exp.prompts_per_step * exp.group_size, by=judge)
         exp = dataclasses.replace(exp, task=dataclasses.replace(exp.task, reward=slow))
         made = programs.build(exp)
-        warm, _ = warm_up(exp, made, made.init(jax.random.key(seed)), lambda w, e=exp, m=made: greedy(e, m, w)[0], lambda text: None)
+        warm, _ = warm_up(
+            exp,
+            made,
+            made.init(jax.random.key(seed)),
+            lambda w, e=exp, m=made: greedy(e, m, w)[0],
+            lambda text: None,
+        )
         warm = jax.device_get(warm)
         for way in (False, True):
-            exp = dataclasses.replace(exp, ahead=way)
+            exp = dataclasses.replace(exp, sample_ahead=way)
             made = programs.build(exp)
             state, told, clock = jax.tree.map(jnp.asarray, warm), [], []
 
@@ -106,24 +126,40 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
                 clock.append(time.perf_counter())
                 return len(told) == steps
 
-            batches = Batches(len(exp.task.train), exp.prompts, seed)
+            batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
             parts = {**steps_of(exp, made), "collect": _collector(exp, made, batches)}
-            end = train(state, batches, **parts, log=log, ahead=lambda way=way, told=told: way and len(told) < steps - 1)
+            end = train(
+                state,
+                batches,
+                **parts,
+                log=log,
+                ahead=lambda way=way, told=told: way and len(told) < steps - 1,
+            )
             accuracy[way].append(greedy(exp, made, end.params)[0])
             took[way].append(statistics.median(np.diff(clock)[steps // 2 :]))
             gaps[way].append(float(np.mean(jax.device_get(told[1:]))))
-    table = Table("ahead", "seconds a step (median)", "held-out accuracy, mean (each)", "|log p now - log p sampled| a token")
+    table = Table(
+        "ahead",
+        "seconds a step (median)",
+        "held-out accuracy, mean (each)",
+        "|log p now - log p sampled| a token",
+    )
     for way in (False, True):
         each = ", ".join(f"{x:.3f}" for x in accuracy[way])
         table.add_row(
-            str(way), f"{statistics.median(took[way]):.3f}", f"{np.mean(accuracy[way]):.3f} ({each})", f"{np.mean(gaps[way]):.4f}"
+            str(way),
+            f"{statistics.median(took[way]):.3f}",
+            f"{np.mean(accuracy[way]):.3f} ({each})",
+            f"{np.mean(gaps[way]):.4f}",
         )
     table.title = f"quickstart, {steps} steps, a judge that takes {judge:g} s a step"
     return table
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--judge", type=float, default=0.5, help="seconds (default .5)")
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)

@@ -23,16 +23,20 @@ from kernels import interleaved
 
 from jaxcredit import credit
 from jaxcredit.credit import method_of
-from jaxcredit.kernels import each_turn, standardise, to_go
+from jaxcredit.kernels import map_turns, returns_to_go, standardize
 from jaxcredit.rollout import SIGNALS, Rollout
 from jaxcredit.rollout.synthetic import EXTENTS, synthetic
 
 # Why a method may take more than 4 times its floor.
 SCAN = "a recurrence over 2,048 tokens: one step after the other is slower on a CPU than moving the bytes"
-SELECT = "the k-th largest of many numbers is found bit by bit: 32 passes, where a sort takes longer"
+SELECT = (
+    "the k-th largest of many numbers is found bit by bit: 32 passes, where a sort takes longer"
+)
 SUMS = "sums over each segment's tokens, and back to the tokens: three passes that compare every token with every segment"
 WHY: dict[str, str] = {
-    **dict.fromkeys(("masked_gae", "poad", "ppo", "prime", "reinforce_pp", "spa", "vapo", "vsrm"), SCAN),
+    **dict.fromkeys(
+        ("masked_gae", "poad", "ppo", "prime", "reinforce_pp", "spa", "vapo", "vsrm"), SCAN
+    ),
     **dict.fromkeys(("attention_rhythm", "entropy_mask", "pppo"), SELECT),
     **dict.fromkeys(("a2tgpo", "epo", "hae"), SUMS),
     "ma_rlhf": SCAN + "; four of them, to find the runs and to add them up",
@@ -48,7 +52,9 @@ def batch(N: int, R: int, T: int, K: int) -> Rollout:
     tokens = rng.integers(0, 50_000, (N, R, T), dtype=np.int32)
     for i in range(1, R):
         depth = (T * rng.random(N) ** 2).astype(int)[:, None]
-        tokens[:, i] = np.where(np.arange(T) < depth, tokens[np.arange(N), rng.integers(0, i, N)], tokens[:, i])
+        tokens[:, i] = np.where(
+            np.arange(T) < depth, tokens[np.arange(N), rng.integers(0, i, N)], tokens[:, i]
+        )
     length = (rng.uniform(0.3, 1.0, (N, R)) * T).astype(int)[..., None]
     valid = np.arange(T) < length
     segment = np.where(valid, np.arange(T) * K // T, -1).astype(np.int32)
@@ -56,16 +62,23 @@ def batch(N: int, R: int, T: int, K: int) -> Rollout:
     signals = {}
     for name, (axes, kind, *_) in SIGNALS.items():
         shape = (N, *(sizes[a] for a in axes.split()))
-        signals[name] = rng.integers(0, 3, shape, dtype=np.int32) if kind == "i" else rng.random(shape, np.float32) * 2 - 1
-    signals |= {name: np.asarray(x) for name, x in synthetic(0, ("node", "node_parent"), N=N, R=R, T=R, K=K).signals.items()}
+        signals[name] = (
+            rng.integers(0, 3, shape, dtype=np.int32)
+            if kind == "i"
+            else rng.random(shape, np.float32) * 2 - 1
+        )
+    signals |= {
+        name: np.asarray(x)
+        for name, x in synthetic(0, ("node", "node_parent"), N=N, R=R, T=R, K=K).signals.items()
+    }
     rollout = Rollout(
         tokens=tokens,
-        mask=valid & (rng.random((N, R, T)) < 0.9),
+        action_mask=valid & (rng.random((N, R, T)) < 0.9),
         logp=-rng.random((N, R, T), np.float32),
         segment=segment,
         reward=rng.integers(0, 2, (N, R, K)).astype(np.float32),
-        real=np.arange(K) < -(-length * K // T),
-        valid=valid,
+        segment_mask=np.arange(K) < -(-length * K // T),
+        token_mask=valid,
         signals=signals,
     )
     return jax.tree.map(jnp.asarray, rollout)
@@ -138,10 +151,15 @@ def peer_gigpo(rng):
             A[mine] = G[mine] - G[mine].mean()
         return A
 
-    from jaxcredit.kernels import centre
+    from jaxcredit.kernels import center
 
-    ours = jax.jit(jax.vmap(lambda r, s: centre(to_go(r, 0.95), s)))
-    return "GiGPO's step returns, 16384 rows", loop, lambda: ours(r.reshape(-1, 16, K), state.reshape(-1, 16, K)), 3.0
+    ours = jax.jit(jax.vmap(lambda r, s: center(returns_to_go(r, 0.95), s)))
+    return (
+        "GiGPO's step returns, 16384 rows",
+        loop,
+        lambda: ours(r.reshape(-1, 16, K), state.reshape(-1, 16, K)),
+        3.0,
+    )
 
 
 def peer_matchtir(rng):
@@ -155,14 +173,18 @@ def peer_matchtir(rng):
                 out[n, :, k] = (x - x.mean()) / (x.std() + 1e-6)
         return out
 
-    ours = jax.jit(jax.vmap(lambda d: each_turn(standardise, d, jnp.ones(d.shape, bool))))
+    ours = jax.jit(jax.vmap(lambda d: map_turns(standardize, d, jnp.ones(d.shape, bool))))
     return "MatchTIR's turn z-scores [1024, 2048]", loop, lambda: ours(D), 18.0
 
 
 def peer_spo(rng):
     """Trees of 6 x 6 x 6 leaves: 259 nodes with the root, 216 paths."""
-    path = np.stack([1 + np.arange(216) // 36, 7 + np.arange(216) // 6, 43 + np.arange(216)], -1).astype(np.int32)
-    parent = np.concatenate([[-1], np.zeros(6), 1 + np.arange(36) // 6, 7 + np.arange(216) // 6]).astype(np.int32)
+    path = np.stack(
+        [1 + np.arange(216) // 36, 7 + np.arange(216) // 6, 43 + np.arange(216)], -1
+    ).astype(np.int32)
+    parent = np.concatenate(
+        [[-1], np.zeros(6), 1 + np.arange(36) // 6, 7 + np.arange(216) // 6]
+    ).astype(np.int32)
     R = rng.integers(0, 2, (1024, 216)).astype(np.float32)
 
     def tree(leaves):
@@ -173,7 +195,10 @@ def peer_spo(rng):
                 return float(leaves[first])
             size = 6 ** (2 - depth)
             node["children"] = [{} for _ in range(6)]
-            values = [value(child, first + i * size, depth + 1) for i, child in enumerate(node["children"])]
+            values = [
+                value(child, first + i * size, depth + 1)
+                for i, child in enumerate(node["children"])
+            ]
             mean = sum(values) / 6
             for child, v in zip(node["children"], values, strict=True):
                 child["advantage"] = v - mean
@@ -191,12 +216,21 @@ def peer_spo(rng):
         return V - V[on.parent]
 
     ours = jax.jit(jax.vmap(edges))
-    return "SPO's edges, 1024 trees of 259 nodes", lambda: [tree(leaves) for leaves in R], lambda: ours(R), 2.9
+    return (
+        "SPO's edges, 1024 trees of 259 nodes",
+        lambda: [tree(leaves) for leaves in R],
+        lambda: ours(R),
+        2.9,
+    )
 
 
 def peer_otb(rng):
     shape = (16384, 2048)
-    pi, square, R = rng.random(shape, np.float32), rng.random(shape, np.float32), rng.random(16384, np.float32)
+    pi, square, R = (
+        rng.random(shape, np.float32),
+        rng.random(shape, np.float32),
+        rng.random(16384, np.float32),
+    )
 
     def loop():
         W = np.cumsum(1 - 2 * pi + square, -1)
@@ -209,11 +243,11 @@ def peer_otb(rng):
 
     rollout = Rollout(
         tokens=jnp.zeros((1024, 16, 2048), jnp.int32),
-        mask=jnp.ones((1024, 16, 2048), bool),
+        action_mask=jnp.ones((1024, 16, 2048), bool),
         logp=jnp.log(jnp.asarray(pi).reshape(1024, 16, 2048)),
         segment=jnp.zeros((1024, 16, 2048), jnp.int32),
         reward=jnp.asarray(R).reshape(1024, 16, 1),
-        real=jnp.ones((1024, 16, 1), bool),
+        segment_mask=jnp.ones((1024, 16, 1), bool),
         signals={"prob_square": jnp.asarray(square).reshape(1024, 16, 2048)},
     )
     ours = jax.jit(credit.otb)
@@ -227,7 +261,14 @@ def peers(rounds: int) -> list[dict]:
         times = interleaved({"ours": ours}, rounds)["ours"]
         start = time.process_time()
         loop()
-        rows.append({"name": name, "ours_cpu_s": float(np.median(times[0])), "loop_cpu_s": time.process_time() - start, "quoted_s": quoted})
+        rows.append(
+            {
+                "name": name,
+                "ours_cpu_s": float(np.median(times[0])),
+                "loop_cpu_s": time.process_time() - start,
+                "quoted_s": quoted,
+            }
+        )
     return rows
 
 
@@ -238,7 +279,10 @@ def show(rows: list[dict]) -> None:
     table = Table(*(key for key in rows[0] if key != "why"))
     for row in rows:
         over = row.get("times_floor", 0) > 4
-        table.add_row(*(x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items() if key != "why"), style="red" if over else "")
+        table.add_row(
+            *(x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items() if key != "why"),
+            style="red" if over else "",
+        )
     Console(width=140).print(table)
     for row in rows:
         if row.get("why"):
@@ -246,9 +290,17 @@ def show(rows: list[dict]) -> None:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", help="estimators (default: all)")
-    for name, size in (("prompts", 256), ("rows", 16), ("tokens", 2048), ("turns", 16), ("rounds", 3)):
+    for name, size in (
+        ("prompts", 256),
+        ("rows", 16),
+        ("tokens", 2048),
+        ("turns", 16),
+        ("rounds", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=size)
     parser.add_argument("--peers", action="store_true", help="the peers' loops and ours")
     parser.add_argument("--json", help="write the numbers here")
@@ -260,7 +312,10 @@ def main():
         for name in args.names or credit.__all__:
             needs = {s: rollout.signals[s] for s in method_of(getattr(credit, name)).needs}
             rows.append(measure(name, Rollout(**{**vars(rollout), "signals": needs}), args.rounds))
-            print(f"{name:24} {rows[-1]['cpu_s']:.3f} CPU s, {rows[-1]['times_floor']:.1f} times its floor", flush=True)
+            print(
+                f"{name:24} {rows[-1]['cpu_s']:.3f} CPU s, {rows[-1]['times_floor']:.1f} times its floor",
+                flush=True,
+            )
     show(rows)
     if args.json:
         with open(args.json, "w") as file:

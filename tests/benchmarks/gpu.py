@@ -31,20 +31,24 @@ from jaxcredit import credit
 from jaxcredit.collect.single_turn import assemble
 from jaxcredit.credit import columns
 from jaxcredit.parallel import params
+from jaxcredit.policy import PlaceholderTokenizer, presets, transformer
 from jaxcredit.policy import fused_attention as fused
-from jaxcredit.policy import presets, transformer
 from jaxcredit.policy import sampler as decode
 from jaxcredit.policy.positions import FAR
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task
 from jaxcredit.train import programs
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning import flops, plan
+from jaxcredit.train.planning import flops
+from jaxcredit.train.runs import timing
 
 
 def say(label: str, result: str, beside: str = "", ok: bool = True, **facts) -> None:
     """One result: what was measured, the number to read, what it is compared with, and all facts behind it."""
-    print(json.dumps({"label": label, "result": result, "beside": beside, "ok": ok, **facts}), flush=True)
+    print(
+        json.dumps({"label": label, "result": result, "beside": beside, "ok": ok, **facts}),
+        flush=True,
+    )
 
 
 def attempt(label: str, measure, *args) -> None:
@@ -93,11 +97,18 @@ def seconds(call, rounds: int = 5, calls: int = 1) -> float:
 
 def devices() -> None:
     device = jax.devices()[0]
-    facts = {"kind": device.device_kind, "platform": device.platform, "count": jax.device_count(), "jax": jax.__version__}
+    facts = {
+        "kind": device.device_kind,
+        "platform": device.platform,
+        "count": jax.device_count(),
+        "jax": jax.__version__,
+    }
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
     stands = device.client.platform_version.replace("\n", " ")
     names = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
-    cudnn = [version(name) for name in names if any(d.metadata["Name"] == name for d in distributions())] or None
+    cudnn = [
+        version(name) for name in names if any(d.metadata["Name"] == name for d in distributions())
+    ] or None
     say(
         "device",
         f"{facts['count']} x {device.device_kind}, {memory / 2**30:.0f} GiB",
@@ -106,7 +117,7 @@ def devices() -> None:
         stands=stands,
         cudnn=cudnn,
         capability=getattr(device, "compute_capability", None),
-        peak=flops.peak(device.device_kind),
+        peak=timing.peak(device.device_kind),
         **facts,
     )
 
@@ -118,7 +129,11 @@ def sight(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
     """Mask `[N, T, T]` of packed groups: a token sees valid tokens of its prompt and its own row, itself and `window` - 1 before it."""
     N, T = valid.shape
     row = np.where(np.arange(T) < P, -1, (np.arange(T) - P) // max(S, 1))
-    earlier = np.tril(np.ones((T, T), bool)) & ((row[None] == -1) | (row[None] == row[:, None])) & valid[:, None, :]
+    earlier = (
+        np.tril(np.ones((T, T), bool))
+        & ((row[None] == -1) | (row[None] == row[:, None]))
+        & valid[:, None, :]
+    )
     place = (earlier & valid[:, :, None]).sum(-1)  # 1, 2, ... along each row's own text
     return earlier & (place[:, :, None] - place[:, None, :] < window)
 
@@ -129,7 +144,9 @@ def formula(q, k, v, mask, cfg):
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
     how = {"precision": "highest"}
     z = jnp.einsum("nihd,njhd->nhij", q, k, **how) / (cfg.score_dim or cfg.head_dim) ** 0.5
-    return jnp.einsum("nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v, **how)
+    return jnp.einsum(
+        "nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v, **how
+    )
 
 
 def distance(a, b) -> float:
@@ -173,14 +190,26 @@ TOLERANCE = 2e-2
 
 def kernel(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
     """Output and gradients of cuDNN's attention in bfloat16, against the formula in float32 on the same numbers."""
-    cfg = presets.micro(16, heads=heads, width=heads * head_dim, kv_heads=kv_heads, dtype="bfloat16", attention="cudnn")
+    cfg = presets.micro(
+        16,
+        heads=heads,
+        width=heads * head_dim,
+        kv_heads=kv_heads,
+        dtype="bfloat16",
+        attention="cudnn",
+    )
     cfg = dataclasses.replace(cfg, windows=(window,) if window else ())
     valid = padding(pads, N, P, R, S)
     T, rng = valid.shape[1], np.random.default_rng(1)
-    q, k, v, g = (jnp.asarray(rng.normal(size=(N, T, n, head_dim)), jnp.bfloat16) for n in (heads, kv_heads, kv_heads, heads))
+    q, k, v, g = (
+        jnp.asarray(rng.normal(size=(N, T, n, head_dim)), jnp.bfloat16)
+        for n in (heads, kv_heads, kv_heads, heads)
+    )
     g = jnp.where(valid[..., None, None], g, 0)  # nobody asks for what padding sees
     mask = jnp.asarray(sight(valid, P, S, window or FAR))
-    kernel = functools.partial(fused.fused(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or FAR))
+    kernel = functools.partial(
+        fused.fused(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or FAR)
+    )
 
     def both(f):
         def g_of(q, k, v, g):
@@ -191,29 +220,54 @@ def kernel(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
 
     got, want = both(kernel), both(lambda q, k, v: formula(q, k, v, mask, cfg))
     pairs = zip(("out", "dq", "dk", "dv"), got, want, strict=True)
-    errors = {name: distance(a[valid] if name == "out" else a, b[valid] if name == "out" else b) for name, a, b in pairs}
+    errors = {
+        name: distance(a[valid] if name == "out" else a, b[valid] if name == "out" else b)
+        for name, a, b in pairs
+    }
     finite = all(bool(jnp.isfinite(a).all()) for a in got)
     name, worst = max(errors.items(), key=lambda x: x[1])
     ok = finite and worst < TOLERANCE
-    other = "" if jax.devices()[0].platform == "gpu" else "; without cuDNN: XLA's form of the same call"
+    other = (
+        "" if jax.devices()[0].platform == "gpu" else "; without cuDNN: XLA's form of the same call"
+    )
     result = f"largest relative error {worst:.1e} ({name})" if finite else "not finite"
-    say(label, result, f"at most {TOLERANCE:.0e}{other}", ok, errors=errors, shape=[heads, kv_heads, head_dim, N, P, R, S, window, pads])
+    say(
+        label,
+        result,
+        f"at most {TOLERANCE:.0e}{other}",
+        ok,
+        errors=errors,
+        shape=[heads, kv_heads, head_dim, N, P, R, S, window, pads],
+    )
 
 
 def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
     """Log-probabilities and gradient of a policy in bfloat16, with cuDNN's attention and with the plain one, against float32."""
     N, P, R, S, width = (2, 9, 3, 12, 64) if dry else (2, 128, 4, 256, 1024)
-    cfg = presets.micro(512, width=width, layers=2, heads=4 if dry else 8, kv_heads=2, qk_norm=True, windows=windows, attention="plain")
+    cfg = presets.micro(
+        512,
+        width=width,
+        layers=2,
+        heads=4 if dry else 8,
+        kv_heads=2,
+        qk_norm=True,
+        windows=windows,
+        attention="plain",
+    )
     weights = params.init(transformer.specs(cfg), jax.random.key(0))
     valid = padding("both", N, P, R, S)
-    valid = np.concatenate([np.broadcast_to(valid[:, None, :P], (N, R, P)), valid[:, P:].reshape(N, R, S)], 2)
+    valid = np.concatenate(
+        [np.broadcast_to(valid[:, None, :P], (N, R, P)), valid[:, P:].reshape(N, R, S)], 2
+    )
     tokens = jax.random.randint(jax.random.key(1), valid.shape, 1, cfg.vocab)
     asked = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])
     weight = jnp.where(asked, jax.random.normal(jax.random.key(2), asked.shape), 0)
 
     def run(**how):
         def loss(weights):
-            logp = transformer.logprob(weights, tokens, valid, dataclasses.replace(cfg, **how), prompt=P)["logp"]
+            logp = transformer.logprob(
+                weights, tokens, valid, dataclasses.replace(cfg, **how), prompt=P
+            )["logp"]
             return jnp.where(asked, logp * weight, 0).sum(), jnp.where(asked, logp, 0)
 
         gradient, logp = jax.jit(jax.grad(loss, has_aux=True))(weights)
@@ -222,9 +276,15 @@ def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
     with jax.default_matmul_precision("highest"):
         right = run()
     half = {
-        name: [distance(a, b) for a, b in zip(run(dtype="bfloat16", attention=name), right, strict=True)] for name in ("cudnn", "plain")
+        name: [
+            distance(a, b)
+            for a, b in zip(run(dtype="bfloat16", attention=name), right, strict=True)
+        ]
+        for name in ("cudnn", "plain")
     }
-    ok = all(a <= 2 * b + 1e-3 for a, b in zip(half["cudnn"], half["plain"], strict=True))  # a NaN fails too
+    ok = all(
+        a <= 2 * b + 1e-3 for a, b in zip(half["cudnn"], half["plain"], strict=True)
+    )  # a NaN fails too
     text = {name: f"log-probs {a:.1e}, gradient {b:.1e}" for name, (a, b) in half.items()}
     say(label, text["cudnn"], f"plain, bfloat16: {text['plain']}", ok, errors=half)
 
@@ -232,13 +292,17 @@ def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
 def attention(dry: bool) -> None:
     for name, shape in (MICRO if dry else ATTENTION).items():
         attempt(f"attention: {name}", kernel, *shape)
-    for name, windows in (("two windows", (4, 0)),) if dry else (("all tokens", ()), ("two windows", (64, 0))):
+    for name, windows in (
+        (("two windows", (4, 0)),) if dry else (("all tokens", ()), ("two windows", (64, 0)))
+    ):
         attempt(f"policy of two layers, {name}", policy, dry, windows)
 
 
 # -- speed -------------------------------------------------------------------------------------------------------------------------------
 
-RATE: dict[str, float] = {}  # of this device, measured first: floating-point operations, bytes moved
+RATE: dict[
+    str, float
+] = {}  # of this device, measured first: floating-point operations, bytes moved
 
 
 def ceilings(label, dry: bool) -> None:
@@ -248,10 +312,21 @@ def ceilings(label, dry: bool) -> None:
     RATE["flops"] = 2 * side**3 / seconds(lambda: product(a, b), calls=10)
     line, copy = jnp.ones(long, jnp.bfloat16), jax.jit(lambda x: -x)
     RATE["bytes"] = 2 * line.nbytes / seconds(lambda: copy(line), calls=3)
-    peak = flops.peak(jax.devices()[0].device_kind)
+    peak = timing.peak(jax.devices()[0].device_kind)
     of = f"data sheet: {peak / 1e12:.0f} TFLOP/s" if peak else "no data sheet"
-    say(f"bfloat16 matmul of {side} by {side}", f"{RATE['flops'] / 1e12:.3g} TFLOP/s", of, flops=RATE["flops"], peak=peak)
-    say(f"copy of {line.nbytes / 2**20:.0f} MiB", f"{RATE['bytes'] / 1e9:.4g} GB/s", "bytes read and written", bytes=RATE["bytes"])
+    say(
+        f"bfloat16 matmul of {side} by {side}",
+        f"{RATE['flops'] / 1e12:.3g} TFLOP/s",
+        of,
+        flops=RATE["flops"],
+        peak=peak,
+    )
+    say(
+        f"copy of {line.nbytes / 2**20:.0f} MiB",
+        f"{RATE['bytes'] / 1e9:.4g} GB/s",
+        "bytes read and written",
+        bytes=RATE["bytes"],
+    )
 
 
 def experiment(cfg, N: int, R: int, P: int, S: int) -> Experiment:
@@ -259,13 +334,13 @@ def experiment(cfg, N: int, R: int, P: int, S: int) -> Experiment:
     return Experiment(
         name="gpu",
         task=Task("none", [item] * N, [item], lambda meta, text, ids: 0.0),
-        tokenizer=plan.Unread(cfg.vocab, "shapes only"),
+        tokenizer=PlaceholderTokenizer(cfg.vocab, "shapes only"),
         policy=cfg,
         optimizer=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-6)),
-        prompts=N,
-        group=R,
+        prompts_per_step=N,
+        group_size=R,
         buckets=(P,),
-        new=S,
+        max_new_tokens=S,
     )
 
 
@@ -274,11 +349,21 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
     made = programs.build(experiment(cfg, N, R, P, S))
 
     def collected(prompt, tokens, reward):
-        drawn = {"tokens": tokens, "logp": jnp.zeros((N, R, S)), "mask": jnp.ones((N, R, S), bool), "done": jnp.ones((N, R), bool)}
-        return assemble(prompt, jnp.ones((N, P), bool), drawn, reward, jnp.ones((N, R, 1), bool)).with_signals(prompt=prompt[:, 0])
+        drawn = {
+            "tokens": tokens,
+            "logp": jnp.zeros((N, R, S)),
+            "mask": jnp.ones((N, R, S), bool),
+            "done": jnp.ones((N, R), bool),
+        }
+        return assemble(
+            prompt, jnp.ones((N, P), bool), drawn, reward, jnp.ones((N, R, 1), bool)
+        ).with_signals(prompt=prompt[:, 0])
 
     begun = time.perf_counter()
-    shapes = [jax.ShapeDtypeStruct(shape, t) for shape, t in (((N, P), jnp.int32), ((N, R, S), jnp.int32), ((N, R, 1), jnp.float32))]
+    shapes = [
+        jax.ShapeDtypeStruct(shape, t)
+        for shape, t in (((N, P), jnp.int32), ((N, R, S), jnp.int32), ((N, R, 1), jnp.float32))
+    ]
     abstract = jax.eval_shape(collected, *shapes)
     deciding = made.credit.lower(abstract)
     update = made.update.lower(made.state, abstract, deciding.out_info).compile()
@@ -297,7 +382,7 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
 
     took = seconds(step, rounds)
     needed = 3 * float(flops.forward(cfg, jnp.full(N, P), jnp.full((N, R), S)))
-    peak = flops.peak(jax.devices()[0].device_kind)
+    peak = timing.peak(jax.devices()[0].device_kind)
     mfu = needed / took / peak if peak else None
     share = needed / took / RATE["flops"]
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
@@ -320,7 +405,10 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
     cfg = dataclasses.replace(cfg, param_dtype="bfloat16")
     N, specs = batch // group, transformer.specs(cfg)
     begun = time.perf_counter()
-    shapes = params.abstract(specs, "bfloat16"), *(jax.ShapeDtypeStruct((N, P), t) for t in (jnp.int32, bool))
+    shapes = (
+        params.abstract(specs, "bfloat16"),
+        *(jax.ShapeDtypeStruct((N, P), t) for t in (jnp.int32, bool)),
+    )
     key = jax.eval_shape(lambda: jax.random.key(0))
     compiled = decode.sample.lower(*shapes, key, cfg, rows=group, new=S).compile()
     compiling = time.perf_counter() - begun
@@ -332,7 +420,9 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
     def sample(valid):
         return compiled(weights, prompt, jnp.full((N, P), valid), key)
 
-    took = seconds(lambda: sample(True), 3) - seconds(lambda: sample(False), 3)  # without a prompt nothing is sampled behind it
+    took = seconds(lambda: sample(True), 3) - seconds(
+        lambda: sample(False), 3
+    )  # without a prompt nothing is sampled behind it
     each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * 2  # bytes a token: keys and values
     moved = (S - 1) * (2 * params.count(weights) + N * P * each + batch * S / 2 * each)
     share = moved / took / RATE["bytes"]
@@ -353,17 +443,24 @@ def prefix_credit(label, N: int, R: int, T: int) -> None:
     mask = jnp.broadcast_to(jnp.arange(T) >= T // 8, (N, R, T))
     rollout = Rollout(
         tokens=jnp.where(half, 5, jax.random.randint(key, (N, R, T), 1, 1000)),
-        mask=mask,
+        action_mask=mask,
         logp=jnp.zeros((N, R, T)),
         segment=mask.astype(jnp.int32) - 1,
         reward=jax.random.uniform(key, (N, R, 1)),
-        real=jnp.ones((N, R, 1), bool),
-        valid=jnp.ones((N, R, T), bool),
+        segment_mask=jnp.ones((N, R, 1), bool),
+        token_mask=jnp.ones((N, R, T), bool),
     )
     credited = jax.jit(lambda r: columns(credit.tempo(r), r))
-    copied = jax.jit(lambda r: jnp.where(r.mask & r.valid, r.tokens, 0).astype(jnp.float32))
+    copied = jax.jit(
+        lambda r: jnp.where(r.action_mask & r.token_mask, r.tokens, 0).astype(jnp.float32)
+    )
     took, least = seconds(lambda: credited(rollout)), seconds(lambda: copied(rollout), calls=5)
-    size = rollout.tokens.nbytes + rollout.mask.nbytes + rollout.valid.nbytes + 4 * rollout.tokens.size
+    size = (
+        rollout.tokens.nbytes
+        + rollout.action_mask.nbytes
+        + rollout.token_mask.nbytes
+        + 4 * rollout.tokens.size
+    )
     say(
         f"{label} of [{N}, {R}, {T}]",
         f"{took / least:.1f} times a copy of its inputs",
@@ -382,14 +479,35 @@ def scale(dry: bool) -> None:
         return
     if dry:
         cfg = presets.micro(512, width=32, layers=2, heads=4, kv_heads=2, qk_norm=True, **how)
-        wave(("train step, micro", train, cfg, 2, 2, 16, 48, 1), ("sampling, micro", sampling, cfg, 8, 4, 8, 16))
+        wave(
+            ("train step, micro", train, cfg, 2, 2, 16, 48, 1),
+            ("sampling, micro", sampling, cfg, 8, 4, 8, 16),
+        )
         attempt("TEMPO", prefix_credit, 4, 4, 64)
         return
-    small, large = ("Qwen3-0.6B's shape", presets.qwen3_0p6b(**how)), ("Qwen3-1.7B's shape", presets.qwen3_1p7b(**how))
+    small, large = (
+        ("Qwen3-0.6B's shape", presets.qwen3_0p6b(**how)),
+        ("Qwen3-1.7B's shape", presets.qwen3_1p7b(**how)),
+    )
     for (name, cfg), rounds in ((small, 5), (large, 3)):
-        samplings = [(f"sampling, {name}", sampling, cfg, batch, 8, 128, 128) for batch in (64, 256)]
-        plain = (f"train step, {name}", train, dataclasses.replace(cfg, attention="plain"), 4, 4, 256, 3840, 2)
-        wave((f"train step, {name}", train, cfg, 4, 4, 256, 3840, rounds), *samplings, *[plain] * (cfg is small[1]))
+        samplings = [
+            (f"sampling, {name}", sampling, cfg, batch, 8, 128, 128) for batch in (64, 256)
+        ]
+        plain = (
+            f"train step, {name}",
+            train,
+            dataclasses.replace(cfg, attention="plain"),
+            4,
+            4,
+            256,
+            3840,
+            2,
+        )
+        wave(
+            (f"train step, {name}", train, cfg, 4, 4, 256, 3840, rounds),
+            *samplings,
+            *[plain] * (cfg is small[1]),
+        )
         if cfg is small[1]:
             attempt("TEMPO", prefix_credit, 1024, 16, 2048)
 
@@ -400,7 +518,9 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="micro shapes, on any device")
     a = parser.parse_args()
     if not a.dry and jax.devices()[0].platform != "gpu":
-        raise SystemExit(f"this needs a GPU, JAX sees a {jax.devices()[0].platform}: pip install 'jaxcredit[cuda]', or try --dry")
+        raise SystemExit(
+            f"this needs a GPU, JAX sees a {jax.devices()[0].platform}: pip install 'jaxcredit[cuda]', or try --dry"
+        )
     if a.part == "devices":
         devices()
     else:

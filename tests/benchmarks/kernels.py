@@ -43,17 +43,24 @@ def tree(rng, N: int, R: int, T: int, identical: bool = False) -> tuple[np.ndarr
     """Token rows that part from an earlier row of their group at a random depth, and how much of each is real (ragged)."""
     tokens = rng.integers(0, 50_000, (N, R, T), dtype=np.int32)
     for i in range(1, R):
-        parent, depth = rng.integers(0, i, N), T if identical else (T * rng.random(N) ** 2).astype(int)[:, None]
+        parent, depth = (
+            rng.integers(0, i, N),
+            T if identical else (T * rng.random(N) ** 2).astype(int)[:, None],
+        )
         tokens[:, i] = np.where(np.arange(T) < depth, tokens[np.arange(N), parent], tokens[:, i])
     end = np.full((N, R), T) if identical else (rng.uniform(0.1, 0.75, (N, R)) * T).astype(int)
     valid = np.arange(T) < end[..., None]
     return np.where(valid, tokens, 0), valid
 
 
-def trie(tokens: np.ndarray, valid: np.ndarray, reward: np.ndarray, eps: float = 1e-6) -> np.ndarray:
+def trie(
+    tokens: np.ndarray, valid: np.ndarray, reward: np.ndarray, eps: float = 1e-6
+) -> np.ndarray:
     """TEMPO of one group from a trie of python dicts, as one would write it first."""
     root, paths = [0.0, 0, {}], []
-    for y, r in zip((y[v].tolist() for y, v in zip(tokens, valid, strict=True)), reward.tolist(), strict=True):
+    for y, r in zip(
+        (y[v].tolist() for y, v in zip(tokens, valid, strict=True)), reward.tolist(), strict=True
+    ):
         node, path = root, [root]
         node[0], node[1] = node[0] + r, node[1] + 1
         for token in y:
@@ -68,7 +75,9 @@ def trie(tokens: np.ndarray, valid: np.ndarray, reward: np.ndarray, eps: float =
     out, mean, std = np.zeros(tokens.shape, np.float32), reward.mean(), reward.std()
     for i, path in enumerate(paths):
         V = [total / n for total, n, _ in path]
-        out[i, valid[i]] = [(reward[i] - mean + b - a) / (std + eps) for a, b in zip(V, V[1:], strict=False)]
+        out[i, valid[i]] = [
+            (reward[i] - mean + b - a) / (std + eps) for a, b in zip(V, V[1:], strict=False)
+        ]
     return out
 
 
@@ -77,19 +86,25 @@ def bench_tempo(rng, N, R, T, rounds, identical, sample=16):
     reward = jnp.asarray(rng.integers(0, 2, (N, R, 1)), jnp.float32)
     out = jnp.zeros((N, R, T), jnp.float32)
     # Neither logp nor segment is read by tempo: arrays that exist anyway stand in, and the compiled program has no such input.
-    rollout = Rollout(tokens, jnp.array(valid), out, tokens, reward, jnp.ones((N, R, 1), bool), valid=valid)
+    rollout = Rollout(
+        tokens, jnp.array(valid), out, tokens, reward, jnp.ones((N, R, 1), bool), token_mask=valid
+    )
     program = jax.jit(tempo).lower(rollout).compile()
-    inputs = (tokens, valid, rollout.mask, reward)
+    inputs = (tokens, valid, rollout.action_mask, reward)
     copy = jax.jit(lambda *xs: [jnp.copy(x) for x in xs])
     real, nbytes = int(valid.sum()), sum(x.nbytes for x in (*inputs, out))
     got = np.asarray(program(rollout))
     picked = rng.choice(N, min(sample, N), replace=False)
-    groups = [(np.asarray(tokens[n]), np.asarray(valid[n]), np.asarray(reward[n, :, 0])) for n in picked]
+    groups = [
+        (np.asarray(tokens[n]), np.asarray(valid[n]), np.asarray(reward[n, :, 0])) for n in picked
+    ]
     start = time.process_time()
     want = [trie(*group) for group in groups]
     trie_s = time.process_time() - start
     trie_rate = sum(int(v.sum()) for _, v, _ in groups) / trie_s
-    times = interleaved({"tempo": lambda: program(rollout), "copy": lambda: copy(*inputs, out)}, rounds)
+    times = interleaved(
+        {"tempo": lambda: program(rollout), "copy": lambda: copy(*inputs, out)}, rounds
+    )
     ratio = times["tempo"][0] / times["copy"][0]
     return {
         "real_tokens": real,
@@ -103,7 +118,9 @@ def bench_tempo(rng, N, R, T, rounds, identical, sample=16):
         "trie_tokens_per_cpu_s": trie_rate,
         "times_faster_than_trie": real / np.median(times["tempo"][0]) / trie_rate,
         "temporary_over_tokens": program.memory_analysis().temp_size_in_bytes / tokens.nbytes,
-        "largest_difference_from_trie": max(float(np.abs(got[n] - w).max()) for n, w in zip(picked, want, strict=True)),
+        "largest_difference_from_trie": max(
+            float(np.abs(got[n] - w).max()) for n, w in zip(picked, want, strict=True)
+        ),
     }
 
 
@@ -114,7 +131,9 @@ def bench_gae(rng, B, T, rounds):
     try:
         from rlax import truncated_generalized_advantage_estimation as peer
     except Exception as error:
-        print(f"!! rlax does not import ({type(error).__name__}: {error}): a copy of its formula stands in")
+        print(
+            f"!! rlax does not import ({type(error).__name__}: {error}): a copy of its formula stands in"
+        )
 
         def peer(r, discount, lam, V):
             lam = jnp.ones_like(discount) * lam
@@ -129,8 +148,13 @@ def bench_gae(rng, B, T, rounds):
     theirs = jax.jit(jax.vmap(lambda r, d, v: peer(r, d, 0.95, v)))
     ours = jax.jit(lambda r, v, w: gae(r, v, gamma=0.99, lam=0.95, where=w))
     before = jnp.array(value[:, :-1])  # each in its own layout: gae takes T values, rlax T + 1
-    same = jnp.abs(ours(reward, before, where | True) - theirs(reward, discount, value.at[:, -1].set(0))).max()
-    calls = {"gae": lambda: ours(reward, before, where), "rlax": lambda: theirs(reward, discount, value)}
+    same = jnp.abs(
+        ours(reward, before, where | True) - theirs(reward, discount, value.at[:, -1].set(0))
+    ).max()
+    calls = {
+        "gae": lambda: ours(reward, before, where),
+        "rlax": lambda: theirs(reward, discount, value),
+    }
     times = interleaved(calls, rounds)
     return {
         "must_move_bytes": 3 * reward.nbytes + where.nbytes,
@@ -144,7 +168,9 @@ def bench_gae(rng, B, T, rounds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prompts", type=int, default=1024)
     parser.add_argument("--group", type=int, default=16)
     parser.add_argument("--columns", type=int, default=2048)
@@ -155,13 +181,22 @@ def main():
     N, R, T, rng = args.prompts, args.group, args.columns, np.random.default_rng(args.seed)
     report = {}
     for title, run in {
-        f"tempo [{N}, {R}, {T}] ragged": lambda: bench_tempo(rng, N, R, T, args.rounds, identical=False),
-        f"tempo [{N}, {R}, {T}] identical rows": lambda: bench_tempo(rng, N, R, T, args.rounds, identical=True),
+        f"tempo [{N}, {R}, {T}] ragged": lambda: bench_tempo(
+            rng, N, R, T, args.rounds, identical=False
+        ),
+        f"tempo [{N}, {R}, {T}] identical rows": lambda: bench_tempo(
+            rng, N, R, T, args.rounds, identical=True
+        ),
         f"gae [{N * R}, {T}]": lambda: bench_gae(rng, N * R, T, args.rounds),
     }.items():
         report[title] = {key: float(x) for key, x in run().items()}
         print(
-            title, *(f"    {key:34s} {x:,.4g}" if abs(x) < 1e4 else f"    {key:34s} {x:,.0f}" for key, x in report[title].items()), sep="\n"
+            title,
+            *(
+                f"    {key:34s} {x:,.4g}" if abs(x) < 1e4 else f"    {key:34s} {x:,.0f}"
+                for key, x in report[title].items()
+            ),
+            sep="\n",
         )
     if args.json:
         args.json.write_text(json.dumps(report, indent=1))

@@ -18,7 +18,9 @@ import resource
 import statistics
 import time
 
-BEGIN = time.perf_counter()  # the first step counts from here: imports, initialisation and compilation included
+BEGIN = (
+    time.perf_counter()
+)  # the first step counts from here: imports, initialisation and compilation included
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -54,13 +56,26 @@ def clock() -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    sizes = dict(layers=4, width=256, heads=8, ffn=1024, vocab=512, prompts=8, group=8, prompt=32, new=64, steps=8)
+    sizes = dict(
+        layers=4,
+        width=256,
+        heads=8,
+        ffn=1024,
+        vocab=512,
+        prompts=8,
+        group=8,
+        prompt=32,
+        new=64,
+        steps=8,
+    )
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--remat", default="none", choices=("none",))
     parser.add_argument("--credit", default="grpo", choices=("grpo",))
     parser.add_argument("--json")
-    parser.add_argument("--against", help="what step.py --json wrote: its share of each number here is printed")
+    parser.add_argument(
+        "--against", help="what step.py --json wrote: its share of each number here is printed"
+    )
     a = parser.parse_args()
     cfg = ModelConfig(
         num_layers=a.layers,
@@ -80,13 +95,19 @@ def main() -> None:
 
     def weight(spec):
         """Norms are 1, as after Llama3(); matrices are drawn: it leaves its MLPs 0, for a checkpoint to fill, and they would stay so."""
-        return np.ones(spec.shape, spec.dtype) if spec.ndim == 1 else rng.normal(0, a.width**-0.5, spec.shape).astype(spec.dtype)
+        return (
+            np.ones(spec.shape, spec.dtype)
+            if spec.ndim == 1
+            else rng.normal(0, a.width**-0.5, spec.shape).astype(spec.dtype)
+        )
 
     @jax.jit
     def matmul(x, w):
         return x @ w
 
-    x, w = jax.device_put([np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)])
+    x, w = jax.device_put(
+        [np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)]
+    )
     graph, specs = nnx.split(nnx.eval_shape(lambda: Llama3(cfg, rngs=nnx.Rngs(0))))
     model = nnx.merge(graph, jax.device_put(jax.tree.map(weight, specs)))
     first, rewarded, times = 0.0, clock(), []
@@ -110,21 +131,41 @@ def main() -> None:
                 first = end[0] - BEGIN
                 continue
             (step, cpu), (rollout, rollout_cpu) = end - begin, rewarded - begin
-            times.append({"step_s": step, "step_cpu_s": cpu, "rollout_s": rollout, "train_s": step - rollout, "rollout_cpu_s": rollout_cpu})
+            times.append(
+                {
+                    "step_s": step,
+                    "step_cpu_s": cpu,
+                    "rollout_s": rollout,
+                    "train_s": step - rollout,
+                    "rollout_cpu_s": rollout_cpu,
+                }
+            )
             for _ in range(10):
                 jax.block_until_ready(matmul(x, w))
-            times[-1]["matmul_gflop_per_cpu_s"] = 10 * 2 * x.size * a.ffn / (time.process_time() - end[1]) / 1e9
+            times[-1]["matmul_gflop_per_cpu_s"] = (
+                10 * 2 * x.size * a.ffn / (time.process_time() - end[1]) / 1e9
+            )
 
-    mesh = jax.sharding.Mesh(np.empty((), object), ())  # none, as in tunix's own tests: nothing is laid out anew each step
+    mesh = jax.sharding.Mesh(
+        np.empty((), object), ()
+    )  # none, as in tunix's own tests: nothing is laid out anew each step
     config = ClusterConfig(
         role_to_mesh={Role.ACTOR: mesh, Role.ROLLOUT: mesh},
-        training_config=RLTrainingConfig(actor_optimizer=optax.adamw(1e-4), eval_every_n_steps=10**9, max_steps=10**9),
-        rollout_config=RolloutConfig(max_tokens_to_generate=S, max_prompt_length=P, kv_cache_size=P + S, temperature=1.0),
+        training_config=RLTrainingConfig(
+            actor_optimizer=optax.adamw(1e-4), eval_every_n_steps=10**9, max_steps=10**9
+        ),
+        rollout_config=RolloutConfig(
+            max_tokens_to_generate=S, max_prompt_length=P, kv_cache_size=P + S, temperature=1.0
+        ),
     )
     cluster = RLCluster(actor=model, tokenizer=tokenizer, cluster_config=config)
     GRPOLearner(cluster, GRPOConfig(num_generations=R, beta=0.0), reward).train(batches())
     loss = cluster.actor_trainer.metrics_logger.get_metric_history("actor", "loss", "train")
-    assert len(loss) == a.steps + 1 and np.isfinite(loss).all() and (cluster.rollout.model().final_norm.w[...] != 1).any()
+    assert (
+        len(loss) == a.steps + 1
+        and np.isfinite(loss).all()
+        and (cluster.rollout.model().final_norm.w[...] != 1).any()
+    )
     out = {name: statistics.median(t[name] for t in times) for name in times[0]}
     out["tokens_per_s"] = N * R * S / out["step_s"]
     out["first_step_s"] = first
@@ -137,7 +178,12 @@ def main() -> None:
     if a.against:
         with open(a.against) as f:
             ours = json.load(f)
-        print("step.py over this:", json.dumps({name: round(ours[name] / value, 3) for name, value in out.items()}, indent=2))
+        print(
+            "step.py over this:",
+            json.dumps(
+                {name: round(ours[name] / value, 3) for name, value in out.items()}, indent=2
+            ),
+        )
 
 
 if __name__ == "__main__":

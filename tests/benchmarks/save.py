@@ -34,26 +34,44 @@ def read() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name, value in dict(layers=4, width=256, vocab=4096, rounds=3, every=100).items():
         parser.add_argument(f"--{name}", type=int, default=value)
     a = parser.parse_args()
-    shape = {"layers": a.layers, "width": a.width, "heads": 8, "kv_heads": 8, "head_dim": a.width // 8, "ffn": 4 * a.width}
+    shape = {
+        "layers": a.layers,
+        "width": a.width,
+        "heads": 8,
+        "kv_heads": 8,
+        "head_dim": a.width // 8,
+        "ffn": 4 * a.width,
+    }
     cfg = transformer.Config(vocab=a.vocab, **shape)
     optimizer = optax.adamw(1e-4)
 
     @jax.jit
     def start(key):
         weights = params.init(transformer.specs(cfg), key)
-        return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
+        return TrainState(
+            weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0)
+        )
 
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, a.vocab, (16, 1, 128), np.int32))
     mask = jnp.broadcast_to(jnp.arange(128) >= 8, tokens.shape)
     one, segment = jnp.ones((16, 1, 1)), mask.astype(jnp.int32) - 1
-    rollout = Rollout(tokens=tokens, mask=mask, logp=0.0 * mask, segment=segment, reward=one, real=one > 0).filled()
+    rollout = Rollout(
+        tokens=tokens,
+        action_mask=mask,
+        logp=0.0 * mask,
+        segment=segment,
+        reward=one,
+        segment_mask=one > 0,
+    ).filled()
 
     def logprob(weights, rollout):
-        return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=8)
+        return transformer.logprob(weights, rollout.tokens, rollout.token_mask, cfg, prompt=8)
 
     update = make_update(logprob, losses.nll, losses.token_mean, optimizer)
     state, took = start(jax.random.key(0)), []
@@ -66,7 +84,10 @@ def main() -> None:
         return time.perf_counter() - begin
 
     step()
-    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder) / "c", every=1, keep=1) as checkpoints:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Checkpoints(Path(folder) / "c", every=1, keep=1) as checkpoints,
+    ):
         blocked, costs = [], []
         for k in range(a.rounds):
             took += [step() for _ in range(5)]

@@ -4,8 +4,8 @@
 
 Simulated: prompts grow with the devices, so that a device's share of the work stays; where cores are fewer than devices only CPU seconds
 a device mean anything. Bytes are those of the compiled step (jaxcredit.train.planning.collectives) against an FSDP step that gathers all
-parameters in the forward and in the backward and scatters their gradient, 3 (n - 1) / n times the parameters. The compiler for CPUs has no scatter
-of sums: it sums for all and keeps a part, at twice the bytes. `sent` counts these as the scatters that they are on TPUs and GPUs, `raw` as
+parameters in the forward and in the backward and scatters their gradient, 3 (n - 1) / n times the parameters. The compiler for CPUs has
+no scatter of sums: it sums for all and keeps a part, at twice the bytes. `sent` counts these as the scatters that they are on TPUs and GPUs, `raw` as
 they stand.
 """
 
@@ -27,33 +27,35 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
 
     from jaxcredit.collect.single_turn import assemble
     from jaxcredit.parallel import mesh, params
-    from jaxcredit.policy import presets
+    from jaxcredit.policy import PlaceholderTokenizer, presets
     from jaxcredit.tasks import Task
     from jaxcredit.train import programs
     from jaxcredit.train.experiment import Experiment
-    from jaxcredit.train.planning import collectives, plan
+    from jaxcredit.train.planning import collectives
 
     item = {"prompt": "", "meta": ""}
     exp = Experiment(
         name="scale",
         task=Task("none", [item] * prompts * n, [item], lambda meta, text, ids: 0.0),
-        tokenizer=plan.Unread(512, "shapes only"),
+        tokenizer=PlaceholderTokenizer(512, "shapes only"),
         policy=presets.micro(512, width=256, layers=4, heads=4, remat="full"),
         optimizer=optax.adam(1e-4),
-        prompts=prompts * n,
-        group=4,
+        prompts_per_step=prompts * n,
+        group_size=4,
         buckets=(32,),
-        new=96,
+        max_new_tokens=96,
         mesh={"fsdp": n},
     )
     made, rng = programs.build(exp), np.random.default_rng(0)
-    N, R, P, S = exp.prompts, exp.group, 32, exp.new
+    N, R, P, S = exp.prompts_per_step, exp.group_size, 32, exp.max_new_tokens
     draw = lambda *shape: jax.device_put(rng.integers(1, 512, shape, np.int32), made.batch)  # noqa: E731
     true = lambda *shape: jax.device_put(np.ones(shape, bool), made.batch)  # noqa: E731
     zero = jax.device_put(np.zeros((N, R, S), np.float32), made.batch)
     drawn = {"tokens": draw(N, R, S), "logp": zero, "mask": true(N, R, S), "done": true(N, R)}
     reward = jax.device_put(rng.random((N, R, 1), np.float32), made.batch)
-    rollout = assemble(draw(N, P), true(N, P), drawn, reward, true(N, R, 1), where=made.batch).with_signals(prompt=draw(N))
+    rollout = assemble(
+        draw(N, P), true(N, P), drawn, reward, true(N, R, 1), where=made.batch
+    ).with_signals(prompt=draw(N))
     state, columns = made.init(jax.random.key(0)), made.credit(rollout)
     compiled = made.update.lower(state, rollout, columns).compile()
     times = []
@@ -63,9 +65,18 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
         times.append((time.process_time() - begun) / n)
     sent = collectives.sent(compiled.as_text() or "", mesh.make(exp.mesh))
     ideal = 3 * (n - 1) / n * 4 * params.count(made.state.params)
-    raw, sums = sum(sent.values()), sum(bytes for (kind, _), bytes in sent.items() if kind == "all-reduce")
+    raw, sums = (
+        sum(sent.values()),
+        sum(bytes for (kind, _), bytes in sent.items() if kind == "all-reduce"),
+    )
     share = {"sent": (raw - sums / 2) / ideal, "raw": raw / ideal} if n > 1 else {}
-    return {"devices": n, "cpu_s_a_device": float(np.median(times[1:])), "bytes": raw - sums / 2, **share, "loss": float(metrics["loss"])}
+    return {
+        "devices": n,
+        "cpu_s_a_device": float(np.median(times[1:])),
+        "bytes": raw - sums / 2,
+        **share,
+        "loss": float(metrics["loss"]),
+    }
 
 
 def main() -> None:
@@ -80,7 +91,16 @@ def main() -> None:
         return
     for n in a.devices:
         env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(n)}
-        words = [sys.executable, __file__, "--child", str(n), "--prompts", str(a.prompts), "--steps", str(a.steps)]
+        words = [
+            sys.executable,
+            __file__,
+            "--child",
+            str(n),
+            "--prompts",
+            str(a.prompts),
+            "--steps",
+            str(a.steps),
+        ]
         done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
         print(done.stdout.strip().splitlines()[-1], flush=True)
 

@@ -13,7 +13,9 @@ import resource
 import statistics
 import time
 
-BEGIN = time.perf_counter()  # the first step counts from here: imports, initialisation and compilation included
+BEGIN = (
+    time.perf_counter()
+)  # the first step counts from here: imports, initialisation and compilation included
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -32,7 +34,18 @@ from jaxcredit.train.update import TrainState, make_update  # noqa: E402
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    sizes = dict(layers=4, width=256, heads=8, ffn=1024, vocab=512, prompts=8, group=8, prompt=32, new=64, steps=8)
+    sizes = dict(
+        layers=4,
+        width=256,
+        heads=8,
+        ffn=1024,
+        vocab=512,
+        prompts=8,
+        group=8,
+        prompt=32,
+        new=64,
+        steps=8,
+    )
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--remat", default="none", choices=("none", "full"))
@@ -56,16 +69,20 @@ def main() -> None:
     @jit
     def start(key):
         weights = params.init(transformer.specs(cfg), key)
-        return TrainState(weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0))
+        return TrainState(
+            weights, optimizer.init(weights), {}, jax.random.key_data(key), jnp.int32(0)
+        )
 
     def logprob(weights, rollout):
-        return transformer.logprob(weights, rollout.tokens, rollout.valid, cfg, prompt=P)
+        return transformer.logprob(weights, rollout.tokens, rollout.token_mask, cfg, prompt=P)
 
-    update = make_update(logprob, losses.ppo_clip, losses.token_mean, optimizer, compiler_options=options)
+    update = make_update(
+        logprob, losses.ppo_clip, losses.token_mean, optimizer, compiler_options=options
+    )
     method = getattr(credit, a.credit)
     credited = jit(lambda rollout: columns(method(rollout), rollout))
 
-    sample = jit(functools.partial(decode.sample, cfg=cfg, rows=R, new=S))
+    sample = jit(functools.partial(decode.sample, cfg=cfg, rows=R, max_new_tokens=S))
 
     @jit
     def assemble(prompt, drawn):
@@ -75,23 +92,31 @@ def main() -> None:
         mask = beside(drawn["mask"], False)
         return Rollout(
             tokens=beside(drawn["tokens"], prompt[:, None]),
-            mask=mask,
+            action_mask=mask,
             logp=beside(drawn["logp"], 0.0),
             segment=mask.astype(jnp.int32) - 1,
             reward=(drawn["tokens"] % 2 == 0).mean(-1, keepdims=True),
-            real=jnp.ones((N, R, 1), bool),
-            valid=jnp.ones(shape, bool),
+            segment_mask=jnp.ones((N, R, 1), bool),
+            token_mask=jnp.ones(shape, bool),
         ).filled()
 
     @jax.jit
     def matmul(x, w):
         return x @ w
 
-    x, w = jax.device_put([np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)])
-    needs = jit(lambda: flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S)))()  # once to sample, thrice to learn
+    x, w = jax.device_put(
+        [np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)]
+    )
+    needs = jit(
+        lambda: flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S))
+    )()  # once to sample, thrice to learn
     key = jax.random.key(0)
     # numpy: an eager jax.random.randint would be a program of its own to compile
-    state, prompt, valid = start(key), np.random.default_rng(0).integers(0, a.vocab, (N, P), np.int32), np.ones((N, P), bool)
+    state, prompt, valid = (
+        start(key),
+        np.random.default_rng(0).integers(0, a.vocab, (N, P), np.int32),
+        np.ones((N, P), bool),
+    )
     times = []
     for i in range(a.steps + 1):
         t0, c0 = time.perf_counter(), time.process_time()
@@ -104,10 +129,22 @@ def main() -> None:
         if i == 0:
             first = t2 - BEGIN
         else:
-            times.append({"step_s": t2 - t0, "step_cpu_s": c2 - c0, "rollout_s": t1 - t0, "train_s": t2 - t1, "rollout_cpu_s": c1 - c0})
+            times.append(
+                {
+                    "step_s": t2 - t0,
+                    "step_cpu_s": c2 - c0,
+                    "rollout_s": t1 - t0,
+                    "train_s": t2 - t1,
+                    "rollout_cpu_s": c1 - c0,
+                }
+            )
             for _ in range(10):
-                jax.block_until_ready(matmul(x, w))  # one at a time: ten results at once are new memory, and its page faults
-            times[-1]["matmul_gflop_per_cpu_s"] = 10 * 2 * x.size * a.ffn / (time.process_time() - c2) / 1e9
+                jax.block_until_ready(
+                    matmul(x, w)
+                )  # one at a time: ten results at once are new memory, and its page faults
+            times[-1]["matmul_gflop_per_cpu_s"] = (
+                10 * 2 * x.size * a.ffn / (time.process_time() - c2) / 1e9
+            )
     out = {name: statistics.median(t[name] for t in times) for name in times[0]}
     out["tokens_per_s"] = N * R * S / out["step_s"]
     out["of_matmul"] = 4 * float(needs) / out["step_cpu_s"] / 1e9 / out["matmul_gflop_per_cpu_s"]

@@ -40,7 +40,12 @@ SHAPE = dict(
 )
 # A small original length puts the wave lengths of an 8-wide head on all three sides of llama3's smoothing.
 LLAMA3 = dict(
-    rope_type="llama3", rope_theta=1e4, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=64
+    rope_type="llama3",
+    rope_theta=1e4,
+    factor=8.0,
+    low_freq_factor=1.0,
+    high_freq_factor=4.0,
+    original_max_position_embeddings=64,
 )
 LINEAR = dict(rope_type="linear", rope_theta=1e6, factor=2.0)
 PLAIN = dict(rope_type="default", rope_theta=1e6)
@@ -100,7 +105,10 @@ FAMILIES = {
             query_pre_attn_scalar=20,
             sliding_window=6,
             layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-            rope_parameters={"full_attention": LINEAR, "sliding_attention": dict(rope_type="default", rope_theta=1e4)},
+            rope_parameters={
+                "full_attention": LINEAR,
+                "sliding_attention": dict(rope_type="default", rope_theta=1e4),
+            },
         )
     ),
     "qwen3_moe": lambda: Qwen3MoeForCausalLM(
@@ -119,7 +127,9 @@ FAMILIES = {
 }
 # rope.json: the checkpoint in qwen3/ with other rotary positions, as rope_parameters of transformers 5 or the keys of 4.
 THETA = dict(rope_theta=1e4, max_position_embeddings=256)
-YARN4 = dict(type="yarn", factor=4.0, original_max_position_embeddings=64)  # as Qwen2.5's and Qwen3's cards write it
+YARN4 = dict(
+    type="yarn", factor=4.0, original_max_position_embeddings=64
+)  # as Qwen2.5's and Qwen3's cards write it
 LONGROPE = dict(
     rope_type="longrope",
     rope_theta=1e4,
@@ -128,7 +138,11 @@ LONGROPE = dict(
 )
 ROPES = {
     "yarn of a card": dict(rope_scaling=YARN4, **THETA),
-    "yarn": dict(rope_parameters=dict(rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64)),
+    "yarn": dict(
+        rope_parameters=dict(
+            rope_type="yarn", rope_theta=1e4, factor=4.0, original_max_position_embeddings=64
+        )
+    ),
     "yarn with every key": dict(
         rope_parameters=dict(
             rope_type="yarn",
@@ -143,13 +157,26 @@ ROPES = {
     ),
     "yarn with mscale": dict(
         rope_parameters=dict(
-            rope_type="yarn", rope_theta=1e4, factor=8.0, original_max_position_embeddings=64, mscale=1.5, mscale_all_dim=0.7, beta_fast=4
+            rope_type="yarn",
+            rope_theta=1e4,
+            factor=8.0,
+            original_max_position_embeddings=64,
+            mscale=1.5,
+            mscale_all_dim=0.7,
+            beta_fast=4,
         )
     ),
-    "dynamic below": dict(rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0), max_position_embeddings=160),
-    "dynamic beyond": dict(rope_scaling=dict(type="dynamic", factor=4.0), **THETA | dict(max_position_embeddings=64)),
+    "dynamic below": dict(
+        rope_parameters=dict(rope_type="dynamic", rope_theta=1e4, factor=4.0),
+        max_position_embeddings=160,
+    ),
+    "dynamic beyond": dict(
+        rope_scaling=dict(type="dynamic", factor=4.0), **THETA | dict(max_position_embeddings=64)
+    ),
     "longrope below": dict(rope_parameters=dict(LONGROPE, original_max_position_embeddings=160)),
-    "longrope beyond": dict(rope_parameters=dict(LONGROPE, original_max_position_embeddings=64, factor=4.0)),
+    "longrope beyond": dict(
+        rope_parameters=dict(LONGROPE, original_max_position_embeddings=64, factor=4.0)
+    ),
 }
 NEW = 24  # tokens of greedy decoding
 SHARDED = "qwen2"  # this one is written in several files with an index
@@ -160,7 +187,9 @@ def main() -> None:
     for seed, (name, build) in enumerate(FAMILIES.items()):
         torch.manual_seed(seed)
         model = build().float().eval()
-        with torch.no_grad():  # norms and biases start at 1 and 0: move them, or their place in the file is not tested
+        with (
+            torch.no_grad()
+        ):  # norms and biases start at 1 and 0: move them, or their place in the file is not tested
             for key, p in model.named_parameters():
                 p.add_(torch.randn_like(p) * (0.3 if "norm" in key or "bias" in key else 0.08))
         folder = HERE / name
@@ -172,8 +201,16 @@ def main() -> None:
         positions = (valid.cumsum(-1) - 1).clamp(min=0)
         with torch.no_grad():
             logits = model(ids, attention_mask=valid.long(), position_ids=positions).logits
-            model.generation_config.eos_token_id = None  # saved already: only so that no answer ends early
-            greedy = model.generate(ids, attention_mask=valid.long(), max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+            model.generation_config.eos_token_id = (
+                None  # saved already: only so that no answer ends early
+            )
+            greedy = model.generate(
+                ids,
+                attention_mask=valid.long(),
+                max_new_tokens=NEW,
+                do_sample=False,
+                pad_token_id=0,
+            )
         assert torch.isfinite(logits[valid]).all() and greedy.shape == (3, 80 + NEW)
         keep = np.r_[0:80:4, 79]  # some columns, to stay small
         np.savez_compressed(
@@ -200,12 +237,20 @@ def ropes() -> None:
         c = plain | dict(rope_parameters=None) | change
         c = {key: x for key, x in c.items() if x is not None}
         c = Qwen3Config.from_dict(json.loads(json.dumps(c)))
-        model = Qwen3ForCausalLM.from_pretrained(HERE / "qwen3", config=c, attn_implementation="eager", dtype=torch.float32).eval()
+        model = Qwen3ForCausalLM.from_pretrained(
+            HERE / "qwen3", config=c, attn_implementation="eager", dtype=torch.float32
+        ).eval()
         with torch.no_grad():
-            logits.append(model(ids, attention_mask=valid.long(), position_ids=positions).logits.numpy()[:, keep])
+            logits.append(
+                model(ids, attention_mask=valid.long(), position_ids=positions).logits.numpy()[
+                    :, keep
+                ]
+            )
     (HERE / "rope.json").write_text(json.dumps(ROPES, indent=1) + "\n")
     ids, valid, keep = ids.numpy().astype(np.int32), valid.numpy(), keep.astype(np.int32)
-    np.savez_compressed(HERE / "rope.npz", ids=ids, valid=valid, columns=keep, logits=np.stack(logits))
+    np.savez_compressed(
+        HERE / "rope.npz", ids=ids, valid=valid, columns=keep, logits=np.stack(logits)
+    )
     for name, x in zip(ROPES, logits, strict=True):
         print(name, [float(np.abs(x - y).max()) for y in logits])
 

@@ -9,7 +9,7 @@ from oracle import basics, by_trajectory, z
 
 def units(g):
     G, K = g["reward"].shape
-    return [(i, k) for i in range(G) for k in range(K) if g["real"][i, k]]
+    return [(i, k) for i in range(G) for k in range(K) if g["segment_mask"][i, k]]
 
 
 def by_segment(g, number):
@@ -23,7 +23,11 @@ def batch_mars(groups, unique=False, normalize=False, whiten=False, ddof=0):
         R = {}
         for i, k in units(g):
             later = range(k, g["reward"].shape[1])
-            R[i, k] = sum(g["reward"][i, m] for m in later if g["real"][i, m] and g["agent"][i, m] == g["agent"][i, k])
+            R[i, k] = sum(
+                g["reward"][i, m]
+                for m in later
+                if g["segment_mask"][i, m] and g["agent"][i, m] == g["agent"][i, k]
+            )
             of.setdefault(g["agent"][i, k], []).append(R[i, k])
         follow.append(R)
     of = {a: sorted(set(x)) if unique else x for a, x in of.items()}
@@ -36,9 +40,12 @@ def batch_mars(groups, unique=False, normalize=False, whiten=False, ddof=0):
 
         A.append(by_segment(g, number))
     if whiten:
-        chosen = np.concatenate([a[g["mask"]] for a, g in zip(A, groups, strict=True)])
+        chosen = np.concatenate([a[g["action_mask"]] for a, g in zip(A, groups, strict=True)])
         std = chosen.std(ddof=ddof) + 1e-6
-        A = [np.where(g["mask"], (a - chosen.mean()) / std, 0) for a, g in zip(A, groups, strict=True)]
+        A = [
+            np.where(g["action_mask"], (a - chosen.mean()) / std, 0)
+            for a, g in zip(A, groups, strict=True)
+        ]
     return {"advantage": A}
 
 
@@ -50,7 +57,11 @@ def loop_dr_mas(g, own=False, ddof=0):
         return sum(g["reward"][i, m] for m in mine) if own else R[i]
 
     def number(i, k):
-        return z([reward(j, m) for j, m in units(g) if g["agent"][j, m] == g["agent"][i, k]], reward(i, k), ddof)
+        return z(
+            [reward(j, m) for j, m in units(g) if g["agent"][j, m] == g["agent"][i, k]],
+            reward(i, k),
+            ddof,
+        )
 
     return by_segment(g, number)
 
@@ -86,10 +97,16 @@ def loop_difference_rewards(g):
 
 
 def loop_qmix(g):
-    return by_segment(g, lambda i, k: g["mixing"][i, k] * (g["action_value"][i, k] - g["value"][i, k]))
+    return by_segment(
+        g, lambda i, k: g["mixing"][i, k] * (g["action_value"][i, k] - g["value"][i, k])
+    )
 
 
 def loop_gtalign(g):
     there, _ = basics(g)
-    W = {i: math.prod(u) ** (1 / len(u)) if min(u) > 0 else 0.0 for i in there for u in [list(g["utility"][i])]}
+    W = {
+        i: math.prod(u) ** (1 / len(u)) if min(u) > 0 else 0.0
+        for i in there
+        for u in [list(g["utility"][i])]
+    }
     return by_trajectory(g, lambda i, r, t: z(list(W.values()), W[i]))

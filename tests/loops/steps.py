@@ -6,7 +6,7 @@ from oracle import basics, by_trajectory, earned, tokens, z
 
 def steps(g, i):
     """The trajectory's real segments, in order."""
-    return [k for k in range(g["reward"].shape[1]) if g["real"][i, k]]
+    return [k for k in range(g["reward"].shape[1]) if g["segment_mask"][i, k]]
 
 
 def by_segment(g, number):
@@ -23,7 +23,10 @@ def over_peers(g, r, gamma=1.0):
         for k in reversed(steps(g, i)):
             follow = r[i, k] + gamma * follow
             G[i, k] = follow
-    return by_segment(g, {(i, k): x - np.mean([y for (_, m), y in G.items() if m == k]) for (i, k), x in G.items()})
+    return by_segment(
+        g,
+        {(i, k): x - np.mean([y for (_, m), y in G.items() if m == k]) for (i, k), x in G.items()},
+    )
 
 
 def loop_clip_delta(g, alpha=1.0, eta=0.0, delta=True, last_step=False, gamma=1.0):
@@ -41,8 +44,12 @@ def loop_clip_delta(g, alpha=1.0, eta=0.0, delta=True, last_step=False, gamma=1.
 
 def loop_capo(g, w_whole=2.0, w_proc=1.0):
     there, R = basics(g)
-    r = {at: w_whole * R[i] - w_proc * g["error"][i, g["segment"][at]] for i in there for at in tokens(g, i)}
-    A = np.zeros(g["mask"].shape)
+    r = {
+        at: w_whole * R[i] - w_proc * g["error"][i, g["segment"][at]]
+        for i in there
+        for at in tokens(g, i)
+    }
+    A = np.zeros(g["action_mask"].shape)
     for at in r:
         A[at] = z(list(r.values()), r[at])
     return A
@@ -61,7 +68,7 @@ def loop_tp_grpo(g, alpha=0.5):
 
 
 def batch_vsrm(groups, gamma=0.7, Q=3, threshold=0.05):
-    returns, chosen = [np.zeros(g["mask"].shape) for g in groups], []
+    returns, chosen = [np.zeros(g["action_mask"].shape) for g in groups], []
     for g, G in zip(groups, returns, strict=True):
         g = {**g, "reward": g["reward"].copy()}
         for i in basics(g)[0]:
@@ -78,33 +85,52 @@ def batch_vsrm(groups, gamma=0.7, Q=3, threshold=0.05):
             at, r = earned(g, i)
             for n, place in enumerate(at):
                 G[place] = sum(r[n:])
-        chosen += list(G[g["mask"]])
+        chosen += list(G[g["action_mask"]])
     return {
-        "advantage": [np.where(g["mask"], (G - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, G in zip(groups, returns, strict=True)]
+        "advantage": [
+            np.where(g["action_mask"], (G - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0)
+            for g, G in zip(groups, returns, strict=True)
+        ]
     }
 
 
 def loop_scrl(g):
     there, _ = basics(g)
-    solved = {(i, k): np.prod([g["reward"][i, m] for m in steps(g, i) if m <= k]) for i in there for k in steps(g, i)}
-    return by_segment(g, {(i, k): z([y for (_, m), y in solved.items() if m == k], x) for (i, k), x in solved.items()})
+    solved = {
+        (i, k): np.prod([g["reward"][i, m] for m in steps(g, i) if m <= k])
+        for i in there
+        for k in steps(g, i)
+    }
+    return by_segment(
+        g,
+        {
+            (i, k): z([y for (_, m), y in solved.items() if m == k], x)
+            for (i, k), x in solved.items()
+        },
+    )
 
 
 def loop_brpo(g, prior="uniform", decay=0.5, history=None):
     there, _ = basics(g)
     S = max((k + 1 for i in there for k in steps(g, i)), default=0)
-    P = {"uniform": np.ones(S), "linear": 1.0 + np.arange(S), "base": np.eye(max(S, 1))[-1, :S]}[prior]
+    P = {"uniform": np.ones(S), "linear": 1.0 + np.arange(S), "base": np.eye(max(S, 1))[-1, :S]}[
+        prior
+    ]
     P = P / P.sum()
     x = np.zeros((g["reward"].shape[0], S))
     for i in there:
         last = 0.0
         for s in range(S):
-            last = g["anytime"][i, s] if g["real"][i, s] else last
+            last = g["anytime"][i, s] if g["segment_mask"][i, s] else last
             x[i, s] = last
     R = {(i, s): sum(P[j] * x[i, j] for j in range(s, S)) for i in there for s in range(S)}
     number = {}
     for i, s in R:
-        past = sum(decay**-j * x[i, j] for j in range(s)) / sum(decay**-j for j in range(s)) if s else 0.0
+        past = (
+            sum(decay**-j * x[i, j] for j in range(s)) / sum(decay**-j for j in range(s))
+            if s
+            else 0.0
+        )
         V1, V2 = past * sum(P[s:]), np.mean([R[j, s] for j in there])
         w = s / S if history is None else history
         number[i, s] = R[i, s] - w * V1 - (1 - w) * V2
@@ -112,7 +138,7 @@ def loop_brpo(g, prior="uniform", decay=0.5, history=None):
 
 
 def loop_ma_rlhf(g, gamma=1.0, lam=0.95, sigma="equal"):
-    A, target = np.zeros(g["mask"].shape), np.zeros(g["mask"].shape)
+    A, target = np.zeros(g["action_mask"].shape), np.zeros(g["action_mask"].shape)
     for i in basics(g)[0]:
         at, r = earned(g, i)
         macros = []  # lists of positions in `at`
@@ -122,7 +148,11 @@ def loop_ma_rlhf(g, gamma=1.0, lam=0.95, sigma="equal"):
         after_A = after_V = 0.0
         for m in reversed(macros):
             size = len(m)
-            weight = {"equal": np.ones(size), "unit": np.eye(size)[-1], "position": 1 / (1.0 + np.arange(size))}[sigma]
+            weight = {
+                "equal": np.ones(size),
+                "unit": np.eye(size)[-1],
+                "position": 1 / (1.0 + np.arange(size)),
+            }[sigma]
             weight = weight / weight.sum()
             V = sum(w * g["token_value"][at[n]] for w, n in zip(weight, m, strict=True))
             R = sum(w * r[n] for w, n in zip(weight, m, strict=True))
@@ -136,7 +166,7 @@ def loop_ma_rlhf(g, gamma=1.0, lam=0.95, sigma="equal"):
 def batch_poad(groups, gamma=0.95, lam=0.95, within=1.0):
     advantage, target, chosen = [], [], []
     for g in groups:
-        A, V = np.zeros(g["mask"].shape), g["token_value"]
+        A, V = np.zeros(g["action_mask"].shape), g["token_value"]
         for i in basics(g)[0]:
             at, r = earned(g, i)
             after_A = after_V = 0.0
@@ -146,17 +176,20 @@ def batch_poad(groups, gamma=0.95, lam=0.95, within=1.0):
                 step = gamma if ends else within
                 after_A = r[n] + step * after_V - V[at[n]] + step * lam * after_A
                 A[at[n]], after_V = after_A, V[at[n]]
-        chosen += list(A[g["mask"]])
+        chosen += list(A[g["action_mask"]])
         advantage.append(A)
-        target.append(np.where(g["mask"], A + V, 0))
-    white = [np.where(g["mask"], (A - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0) for g, A in zip(groups, advantage, strict=True)]
+        target.append(np.where(g["action_mask"], A + V, 0))
+    white = [
+        np.where(g["action_mask"], (A - np.mean(chosen)) / (np.std(chosen) + 1e-6), 0)
+        for g, A in zip(groups, advantage, strict=True)
+    ]
     return {"advantage": white, "target": target}
 
 
 def loop_pppo(g, eta=0.15):
     there, R = basics(g)
     S = {i: R[i] + g["continued"][i] for i in there}
-    A = np.zeros(g["mask"].shape)
+    A = np.zeros(g["action_mask"].shape)
     for i in there:
         at = tokens(g, i)
         for place in at[: max(1, int(np.floor(eta * len(at) + 1e-9)))]:
@@ -185,7 +218,10 @@ def loop_r3l(g, alpha=3.0, form="docs"):
         pair = g["pair"][i]
         return float(g["segment"][r, t] >= max(retry[i], retry.get(pair, 0), 0))
 
-    return {"advantage": by_trajectory(g, lambda i, r, t: amplified(i) * kept(i, r, t)), "weight": by_trajectory(g, kept)}
+    return {
+        "advantage": by_trajectory(g, lambda i, r, t: amplified(i) * kept(i, r, t)),
+        "weight": by_trajectory(g, kept),
+    }
 
 
 def loop_rudder(g, residual="last", gamma=1.0):
@@ -233,5 +269,8 @@ def loop_oni(g, beta_e=10.0, beta_l=0.4, beta_c=3.0, gamma=1.0):
     r = {}
     for i in basics(g)[0]:
         for k in steps(g, i):
-            r[i, k] = beta_e * g["reward"][i, k] + beta_l * g["verdict"][i, k] * max(g["seen"][i, k], 1.0) ** -beta_c
+            r[i, k] = (
+                beta_e * g["reward"][i, k]
+                + beta_l * g["verdict"][i, k] * max(g["seen"][i, k], 1.0) ** -beta_c
+            )
     return over_peers(g, r, gamma)

@@ -8,13 +8,19 @@ from oracle import basics, by_trajectory, tokens, z
 
 
 def steps(g, i):
-    return [k for k in range(g["reward"].shape[1]) if g["real"][i, k]]
+    return [k for k in range(g["reward"].shape[1]) if g["segment_mask"][i, k]]
 
 
 class Tree:
     def __init__(self, g):
         there, self.R = basics(g)
-        self.children, self.ends, self.through, self.parent, self.copies = {0: []}, {0: []}, {0: []}, {}, {}
+        self.children, self.ends, self.through, self.parent, self.copies = (
+            {0: []},
+            {0: []},
+            {0: []},
+            {},
+            {},
+        )
         self.node, self.known = {}, {}
         for i in there:
             at = 0
@@ -22,7 +28,13 @@ class Tree:
             for k in steps(g, i):
                 n = int(g["node"][i, k])
                 if n not in self.children:
-                    self.children[n], self.ends[n], self.through[n], self.parent[n], self.copies[n] = [], [], [], at, set()
+                    (
+                        self.children[n],
+                        self.ends[n],
+                        self.through[n],
+                        self.parent[n],
+                        self.copies[n],
+                    ) = [], [], [], at, set()
                     self.children[at].append(n)
                 assert self.parent[n] == at
                 self.through[n].append(i)
@@ -45,7 +57,9 @@ class Tree:
 
     def below(self, n, value):
         """The values of a node's children; the paths that end in it are one more."""
-        return [value(c) for c in self.children[n]] + ([np.mean([self.R[i] for i in self.ends[n]])] if self.ends[n] else [])
+        return [value(c) for c in self.children[n]] + (
+            [np.mean([self.R[i] for i in self.ends[n]])] if self.ends[n] else []
+        )
 
 
 def on_edges(g, tree, number, kept=lambda n: True, heard=lambda r, t: True):
@@ -77,13 +91,16 @@ def batch_spo_chain(groups, prob_mask=0.9, whiten=False, ddof=0):
     advantage, weight = [loop_vine(g) for g in groups], []
     for g, A in zip(groups, advantage, strict=True):
         p = np.exp(g["logp"])
-        weight.append(g["mask"] & (p < prob_mask) if prob_mask else g["mask"])
+        weight.append(g["action_mask"] & (p < prob_mask) if prob_mask else g["action_mask"])
         A[p > (prob_mask or 2)] = 0
     if whiten:
         some = any(w.any() for w in weight)
-        counted = [w if some else g["mask"] for w, g in zip(weight, groups, strict=True)]
+        counted = [w if some else g["action_mask"] for w, g in zip(weight, groups, strict=True)]
         x = np.concatenate([A[c] for A, c in zip(advantage, counted, strict=True)])
-        advantage = [np.where(c, (A - x.mean()) / (x.std(ddof=ddof) + 1e-6), 0) for A, c in zip(advantage, counted, strict=True)]
+        advantage = [
+            np.where(c, (A - x.mean()) / (x.std(ddof=ddof) + 1e-6), 0)
+            for A, c in zip(advantage, counted, strict=True)
+        ]
     return {"advantage": advantage, "weight": [w.astype(float) for w in weight]}
 
 
@@ -101,7 +118,11 @@ def loop_spo_tree(g, normalize=False, prob_mask=0.9, drop=True):
         return 0.0 if equal(around) else A / (np.std(around) + 1e-6) if normalize else A
 
     return on_edges(
-        g, tree, number, lambda n: not drop or abs(number(n)) > 1e-9, lambda r, t: not prob_mask or np.exp(g["logp"][r, t]) < prob_mask
+        g,
+        tree,
+        number,
+        lambda n: not drop or abs(number(n)) > 1e-9,
+        lambda r, t: not prob_mask or np.exp(g["logp"][r, t]) < prob_mask,
     )
 
 
@@ -163,7 +184,10 @@ def loop_malt(g, leave_one_out=False):
 
 def loop_mars2(g, gamma=0.5, lam=0.5, in_place=True):
     tree = Tree(g)
-    r = {n: np.mean([g["reward"][i, k] for (i, k), m in tree.node.items() if m == n]) for n in tree.parent}
+    r = {
+        n: np.mean([g["reward"][i, k] for (i, k), m in tree.node.items() if m == n])
+        for n in tree.parent
+    }
     shaped = {}
     for n in sorted(r, key=lambda n: (len(lineage(tree, n)), n)):  # parents before their children
         p = tree.parent[n]
@@ -187,6 +211,9 @@ def loop_slate(g):
 
     def number(i, r, t):
         k = g["segment"][r, t]
-        return z([g["verdict"][at] for at in where if g["turn_parent"][at] == g["turn_parent"][i, k]], g["verdict"][i, k])
+        return z(
+            [g["verdict"][at] for at in where if g["turn_parent"][at] == g["turn_parent"][i, k]],
+            g["verdict"][i, k],
+        )
 
     return by_trajectory(g, number)

@@ -8,7 +8,7 @@ from loops.first import batch_ppo
 
 def turns(g, i):
     """The segments of a trajectory that took place, in time order."""
-    return [k for k in range(g["reward"].shape[1]) if g["real"][i, k]]
+    return [k for k in range(g["reward"].shape[1]) if g["segment_mask"][i, k]]
 
 
 def units(g):
@@ -29,7 +29,9 @@ def by_turn(g, number):
     return by_trajectory(g, lambda i, r, t: number.get((i, g["segment"][r, t]), 0.0))
 
 
-def loop_gigpo(g, gamma=0.95, weight=1.0, normalize=False, pool="trajectory", singleton="zero", ddof=0):
+def loop_gigpo(
+    g, gamma=0.95, weight=1.0, normalize=False, pool="trajectory", singleton="zero", ddof=0
+):
     there, R = basics(g)
     G, all_units = returns(g, gamma), units(g)
 
@@ -41,7 +43,9 @@ def loop_gigpo(g, gamma=0.95, weight=1.0, normalize=False, pool="trajectory", si
     for i, k in all_units:
         raw = singleton == "raw" and len(scores) == 1
         episode = R[i] if raw else against(scores, R[i])
-        A[i, k] = episode + weight * against([G[u] for u in all_units if g["state"][u] == g["state"][i, k]], G[i, k])
+        A[i, k] = episode + weight * against(
+            [G[u] for u in all_units if g["state"][u] == g["state"][i, k]], G[i, k]
+        )
     return by_turn(g, A)
 
 
@@ -58,7 +62,9 @@ def loop_hgpo(g, gamma=0.95, history=2, alpha=1.0, normalize=False):
     for u in all_units:
         parts = []
         for level in range(history + 1):
-            peers = [v for v in all_units if way(v, level) == way(u, level)] if way(u, level) else []
+            peers = (
+                [v for v in all_units if way(v, level) == way(u, level)] if way(u, level) else []
+            )
             if len(peers) > 1:
                 values = [G[v] for v in peers]
                 own = z(values, G[u]) if normalize else G[u] - np.mean(values)
@@ -99,16 +105,26 @@ def hae_levels(g, gamma, lam_turn, lam_seg, bootstrap):
     return A, target
 
 
-def batch_hae(groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, plan_switch=False, whiten=False):
+def batch_hae(
+    groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, plan_switch=False, whiten=False
+):
     names = {1: "plan", 2: "switch", 3: "low"}
     found = [hae_levels(g, gamma, lam_turn, lam_seg, bootstrap) for g in groups]
-    answer = {"advantage": [np.zeros(g["mask"].shape) for g in groups], "target": [np.zeros(g["mask"].shape) for g in groups]}
+    answer = {
+        "advantage": [np.zeros(g["action_mask"].shape) for g in groups],
+        "target": [np.zeros(g["action_mask"].shape) for g in groups],
+    }
     if whiten:
         for kind, name in names.items():
             owners = []
             for n, g in enumerate(groups):
                 kinds = (1, 2) if plan_switch and name == "plan" else (kind,)
-                held = {(i, g["segment"][at]) for i in basics(g)[0] for at in tokens(g, i) if g["kind"][at] in kinds}
+                held = {
+                    (i, g["segment"][at])
+                    for i in basics(g)[0]
+                    for at in tokens(g, i)
+                    if g["kind"][at] in kinds
+                }
                 owners += [(n, u) for u in found[n][0][name] if u in held]
             values = [found[n][0][name][u] for n, u in owners]
             new = {(n, u): z(values, found[n][0][name][u], eps=1e-6) for n, u in owners}
@@ -134,11 +150,20 @@ def batch_hae(groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, pla
 def loop_a2tgpo(g, alpha=0.3, kappa=0.3, gamma=1.0):
     there, R = basics(g)
     asks = {i: turns(g, i)[:-1] for i in there}
-    n = {(i, k): z([g["gain"][j, k] for j in there if k in asks[j]], g["gain"][i, k]) for i in there for k in asks[i]}
+    n = {
+        (i, k): z([g["gain"][j, k] for j in there if k in asks[j]], g["gain"][i, k])
+        for i in there
+        for k in asks[i]
+    }
     A, clip = {}, {}
     for i in there:
         for k in turns(g, i):
-            D = [gam * n[i, m] for gam, m in ((gamma ** sum(k <= x < m for x in asks[i]), m) for m in asks[i] if m >= k)]
+            D = [
+                gam * n[i, m]
+                for gam, m in (
+                    (gamma ** sum(k <= x < m for x in asks[i]), m) for m in asks[i] if m >= k
+                )
+            ]
             A[i, k] = z(list(R.values()), R[i]) + (alpha * sum(D) / np.sqrt(len(D)) if D else 0.0)
             clip[i, k] = kappa * (2 / (1 + np.exp(-n[i, k])) - 1) if (i, k) in n else 0.0
     return {"advantage": by_turn(g, A), "clip": 1 + by_turn(g, clip)}
@@ -203,10 +228,15 @@ def batch_masked_gae(groups, gamma=1.0, lam=1.0):
     return batch_ppo(groups, gamma, lam)
 
 
-def loop_oprl(g, beta=0.05, weight=1.0, mode="rloo", baseline="steps", singleton="zero", scale=False):
+def loop_oprl(
+    g, beta=0.05, weight=1.0, mode="rloo", baseline="steps", singleton="zero", scale=False
+):
     there, R = basics(g)
     gap = g["prm_logp"] - g["ref_logp"]
-    r = {(i, k): beta * sum(gap[at] for at in tokens(g, i) if g["segment"][at] == k) for i, k in units(g)}
+    r = {
+        (i, k): beta * sum(gap[at] for at in tokens(g, i) if g["segment"][at] == k)
+        for i, k in units(g)
+    }
     if scale:
         most = {i: max(abs(x) for (j, _), x in returns(g, 1.0, r).items() if j == i) for i in there}
         r = {(i, k): x / (most[i] + 1e-6) for (i, k), x in r.items()}
@@ -217,9 +247,17 @@ def loop_oprl(g, beta=0.05, weight=1.0, mode="rloo", baseline="steps", singleton
             episode, step = z(list(R.values()), R[i]), z(steps, r[i, k])
         else:
             episode = n / (n - 1) * (R[i] - np.mean(list(R.values()))) if n > 1 else 0.0
-            step = len(steps) / (len(steps) - 1) * (r[i, k] - np.mean(steps)) if len(steps) > 1 else 0.0
+            step = (
+                len(steps) / (len(steps) - 1) * (r[i, k] - np.mean(steps))
+                if len(steps) > 1
+                else 0.0
+            )
         if baseline == "first":
-            step = n / (n - 1) * (r[i, k] - np.mean([r[j, turns(g, j)[0]] for j in there])) if n > 1 else 0.0
+            step = (
+                n / (n - 1) * (r[i, k] - np.mean([r[j, turns(g, j)[0]] for j in there]))
+                if n > 1
+                else 0.0
+            )
         if singleton == "raw" and n == 1:
             episode, step = R[i], r[i, k]
         A[i, k] = episode + weight * step
@@ -228,13 +266,24 @@ def loop_oprl(g, beta=0.05, weight=1.0, mode="rloo", baseline="steps", singleton
 
 def loop_archer(g, baseline=False):
     A = by_turn(g, {u: g["action_value"][u] - g["value"][u] for u in units(g)})
-    return {"advantage": np.where(g["mask"], A - g["token_value"], 0), "target": A} if baseline else A
+    return (
+        {"advantage": np.where(g["action_mask"], A - g["token_value"], 0), "target": A}
+        if baseline
+        else A
+    )
 
 
 def loop_search_r2(g, weight=0.5, form="gated"):
     there, R = basics(g)
     d = g["density"]
-    H = {i: {"gated": R[i] + weight * R[i] * d[i], "weighted": R[i] + weight * d[i], "product": R[i] * d[i]}[form] for i in there}
+    H = {
+        i: {
+            "gated": R[i] + weight * R[i] * d[i],
+            "weighted": R[i] + weight * d[i],
+            "product": R[i] * d[i],
+        }[form]
+        for i in there
+    }
     return by_trajectory(g, lambda i, r, t: z(list(H.values()), H[i]))
 
 
@@ -257,15 +306,23 @@ def batch_sotopia(groups, form="scaled"):
         x.append({})
         for i in basics(g)[0]:
             ks = turns(g, i)
-            parts = [share([g["attribution"][i, k, d] for k in ks], len(ks), s, form) for d, s in enumerate(g["score"][i])]
+            parts = [
+                share([g["attribution"][i, k, d] for k in ks], len(ks), s, form)
+                for d, s in enumerate(g["score"][i])
+            ]
             x[-1] |= {(i, k): np.array([part[n] for part in parts]) for n, k in enumerate(ks)}
     every = np.array([v for one in x for v in one.values()])
     low, high = every.min(0), every.max(0)
     answer = []
     for g, one in zip(groups, x, strict=True):
-        unit = [np.where(high > low, (v - low) / np.where(high > low, high - low, 1), 0) for v in one.values()]
+        unit = [
+            np.where(high > low, (v - low) / np.where(high > low, high - low, 1), 0)
+            for v in one.values()
+        ]
         r = {u: 10 * v.mean() for u, v in zip(one, unit, strict=True)}
-        answer.append(by_turn(g, {(i, k): z([v for (_, m), v in r.items() if m == k], r[i, k]) for i, k in r}))
+        answer.append(
+            by_turn(g, {(i, k): z([v for (_, m), v in r.items() if m == k], r[i, k]) for i, k in r})
+        )
     return {"advantage": answer}
 
 
@@ -274,6 +331,8 @@ def loop_epo(g, gamma=0.99):
     most = {i: max(abs(x) for (j, _), x in G.items() if j == i) for i in basics(g)[0]}
     size = {(i, k): sum(g["segment"][at] == k for at in tokens(g, i)) for i, k in G}
     return {
-        "advantage": by_turn(g, {(i, k): x / most[i] if most[i] else 0.0 for (i, k), x in G.items()}),
+        "advantage": by_turn(
+            g, {(i, k): x / most[i] if most[i] else 0.0 for (i, k), x in G.items()}
+        ),
         "weight": by_turn(g, {(i, k): 1 / (len(turns(g, i)) * max(size[i, k], 1)) for i, k in G}),
     }

@@ -40,18 +40,29 @@ class AnchorHub:
         step = jnp.minimum(jnp.where(hub, moved, s - 1), S - 1)
         won = hub & (a == RIGHT) & (s // C == n - 1)
         return world(
-            T, S, 3, next=step, who=jnp.where(s == S - 1, OVER, POLICY), row=jnp.where(s == S - 1, 0, s % C), segment=t, reward=won
+            T,
+            S,
+            3,
+            next=step,
+            who=jnp.where(s == S - 1, OVER, POLICY),
+            row=jnp.where(s == S - 1, 0, s % C),
+            segment=t,
+            reward=won,
         )
 
     def policy(self) -> Float[Array, "P A"]:
-        return logits_of((self.right, self.idle, 1 - self.right - self.idle), *[(1 / 3,) * 3] * self.corridor)
+        return logits_of(
+            (self.right, self.idle, 1 - self.right - self.idle), *[(1 / 3,) * 3] * self.corridor
+        )
 
     def signals(self, seen, *, key):
         S, s = seen.world.start.shape[0], seen.trace.state
         other, coin = jax.random.split(key)
         aliased = jax.random.uniform(coin, s.shape) < self.alias
         s = jnp.where(aliased, jax.random.randint(other, s.shape, 0, S - 1), s)
-        return {"state": (s + S * jnp.asarray(self.timed) * jnp.arange(s.shape[-1])).astype(jnp.int32)}
+        return {
+            "state": (s + S * jnp.asarray(self.timed) * jnp.arange(s.shape[-1])).astype(jnp.int32)
+        }
 
     def blocks(self):
         row = jnp.arange(self.corridor + 1)

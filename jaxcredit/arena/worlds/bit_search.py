@@ -19,9 +19,13 @@ class BitSearch:
 
     eta: Float[Array, ""] | float = 1.0
     noise: Float[Array, ""] | float = 0.02
-    leak: Float[Array, ""] | float = 0.0  # how much of the remaining doubt a leak takes from the reader
+    leak: Float[Array, ""] | float = (
+        0.0  # how much of the remaining doubt a leak takes from the reader
+    )
     log: Float[Array, ""] | float = 0.0
-    ask: Float[Array, ""] | float = 0.6  # mass of the bits; the rest is for decoys and, if there is one, the leak
+    ask: Float[Array, ""] | float = (
+        0.6  # mass of the bits; the rest is for decoys and, if there is one, the leak
+    )
     bits: int = static(3)
     decoys: int = static(2)
     leaks: int = static(0)
@@ -35,11 +39,20 @@ class BitSearch:
         # State: which bits are known, and above them whether there was a leak.
         m, T = self.bits, self.turns
         t, s, a = grid(T, 2 ** (m + 1), m + self.decoys + self.leaks)
-        learnt = jnp.where(a < m, 1 << jnp.minimum(a, m), jnp.where(a >= m + self.decoys, 1 << m, 0))
+        learnt = jnp.where(
+            a < m, 1 << jnp.minimum(a, m), jnp.where(a >= m + self.decoys, 1 << m, 0)
+        )
         e, eta = jnp.maximum(jnp.asarray(self.noise, float), 1e-12), self.eta
         sure = (1 - e) ** eta / ((1 - e) ** eta + e**eta)
         known = self._known(s | learnt)
-        return world(T, 2 ** (m + 1), a.size, next=s | learnt, segment=t, chance=(t == T - 1) * sure**known * 0.5 ** (m - known))
+        return world(
+            T,
+            2 ** (m + 1),
+            a.size,
+            next=s | learnt,
+            segment=t,
+            chance=(t == T - 1) * sure**known * 0.5 ** (m - known),
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         a, other = jnp.arange(self.bits + self.decoys + self.leaks), self.decoys + self.leaks
@@ -51,7 +64,9 @@ class BitSearch:
         after = jnp.take_along_axis(seen.world.next[-1][s[..., -1]], last, -1)
         s = jnp.concatenate([s, after], -1)
         known = self._known(s)
-        belief = (1 - jnp.asarray(self.noise, seen.logits.dtype)) ** known * 0.5 ** (self.bits - known)
+        belief = (1 - jnp.asarray(self.noise, seen.logits.dtype)) ** known * 0.5 ** (
+            self.bits - known
+        )
         belief = jnp.where(s >> self.bits > 0, belief + self.leak * (1 - belief), belief)
         info = jnp.where(jnp.asarray(self.log) > 0, jnp.log(belief), belief)
         return {"info": info, "gain": info[..., 1:] - info[..., :-1]}

@@ -38,10 +38,23 @@ class HackablePRM:
         # States: good steps so far, 0..need; broken by a bad one; over.
         n, T = self.need, self.horizon
         t, s, a = grid(T, n + 3, 4)
-        step = jnp.where(a == GOOD, jnp.where(s < n, s + 1, s), jnp.where(a == BAD, n + 1, jnp.where(a == STOP, n + 2, s)))
+        step = jnp.where(
+            a == GOOD,
+            jnp.where(s < n, s + 1, s),
+            jnp.where(a == BAD, n + 1, jnp.where(a == STOP, n + 2, s)),
+        )
         step = jnp.where(s > n, jnp.where(a == STOP, n + 2, s), step)
         won = (s == n) & (a == STOP)
-        return world(T, n + 3, 4, next=step, who=jnp.where(s == n + 2, OVER, POLICY), row=s, segment=t, reward=won)
+        return world(
+            T,
+            n + 3,
+            4,
+            next=step,
+            who=jnp.where(s == n + 2, OVER, POLICY),
+            row=s,
+            segment=t,
+            reward=won,
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         stop = 1 - self.good - self.bad - self.filler
@@ -52,10 +65,17 @@ class HackablePRM:
         a, s = seen.trace.token, seen.trace.state
         end = jnp.where(s == self.need, self.stop_right, self.stop_wrong)
         kinds = [self.score_good, self.score_bad, self.hack]
-        score = jnp.where(a == STOP, end, jnp.stack([jnp.asarray(x, seen.logits.dtype) for x in kinds])[jnp.minimum(a, FILLER)])
+        score = jnp.where(
+            a == STOP,
+            end,
+            jnp.stack([jnp.asarray(x, seen.logits.dtype) for x in kinds])[jnp.minimum(a, FILLER)],
+        )
         score = score + self.sd * jax.random.normal(key, score.shape, score.dtype)
         live = at(seen.world.who, s) == POLICY
-        return {"process": jnp.where(live, jnp.clip(score, -1, 1), 0), "error": (live & (a == BAD)).astype(seen.logits.dtype)}
+        return {
+            "process": jnp.where(live, jnp.clip(score, -1, 1), 0),
+            "error": (live & (a == BAD)).astype(seen.logits.dtype),
+        }
 
     def blocks(self):
         return {}

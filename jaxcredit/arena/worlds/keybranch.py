@@ -35,7 +35,11 @@ class KeyBranch:
         t, s, a = grid(self.T, self.keys + 1, max(self.options, self.decoys))
         right = s + (self.is_key(t) & (a == 0))
         return world(
-            self.T, self.keys + 1, a.size, next=right, chance=(t == self.T - 1) * jnp.where(right >= self.need, self.p_hi, self.p_lo)
+            self.T,
+            self.keys + 1,
+            a.size,
+            next=right,
+            chance=(t == self.T - 1) * jnp.where(right >= self.need, self.p_hi, self.p_lo),
         )
 
     def policy(self) -> Float[Array, "T V"]:
@@ -47,7 +51,11 @@ class KeyBranch:
         return jnp.log(jnp.where(a == 0, mode, rest))
 
     def is_key(self, t):
-        return (t >= self.at) & ((t - self.at) % jnp.maximum(self.gap, 1) == 0) & ((t - self.at) // jnp.maximum(self.gap, 1) < self.keys)
+        return (
+            (t >= self.at)
+            & ((t - self.at) % jnp.maximum(self.gap, 1) == 0)
+            & ((t - self.at) // jnp.maximum(self.gap, 1) < self.keys)
+        )
 
     def signals(self, seen, *, key):
         return {}
@@ -59,7 +67,9 @@ class KeyBranch:
 # One key: closed forms, which cost nothing at any T.
 
 
-def exact(logits: Float[Array, "T V"], task: KeyBranch, tokens: Int[Array, "*N T"]) -> tuple[Float[Array, "*N T"], ...]:
+def exact(
+    logits: Float[Array, "T V"], task: KeyBranch, tokens: Int[Array, "*N T"]
+) -> tuple[Float[Array, "*N T"], ...]:
     """V before each token, Q of it, and A = Q - V, for the policy `logits`.
 
     With d = p_hi - p_lo: V = p_lo + q d up to the key, and p_hi or p_lo after it; A = (1 - q) d or -q d at the key, 0 elsewhere.
@@ -67,7 +77,10 @@ def exact(logits: Float[Array, "T V"], task: KeyBranch, tokens: Int[Array, "*N T
     t = jnp.arange(logits.shape[0])
     open_ = objective(logits, task)
     settled = jnp.where(jnp.take(tokens, task.at, axis=-1) == 0, task.p_hi, task.p_lo)[..., None]
-    value, action_value = jnp.where(t <= task.at, open_, settled), jnp.where(t < task.at, open_, settled)
+    value, action_value = (
+        jnp.where(t <= task.at, open_, settled),
+        jnp.where(t < task.at, open_, settled),
+    )
     return value, action_value, action_value - value
 
 

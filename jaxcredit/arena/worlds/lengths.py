@@ -35,7 +35,14 @@ class Lengths:
         length = jnp.where(kind % 2 == 1, self.long, self.short)
         last = (t == jnp.minimum(length, T) - 1) & (s < 5)
         chance = jnp.where(last, jnp.where(kind < 2, self.p_hi, self.p_lo), 0)
-        return world(T, 6, 4, next=jnp.where(last, 5, kind + 1), who=jnp.where(s == 5, OVER, POLICY), chance=chance)
+        return world(
+            T,
+            6,
+            4,
+            next=jnp.where(last, 5, kind + 1),
+            who=jnp.where(s == 5, OVER, POLICY),
+            chance=chance,
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         x, y, wrong = self.long_right, self.long_wrong, 1 - self.right
@@ -56,4 +63,8 @@ def sequence_gradient(task: Lengths, logits: Float[Array, "P A"]) -> Float[Array
     kind = jnp.where(jnp.arange(6)[:, None] == 0, jnp.arange(4), jnp.arange(6)[:, None] - 1)
     inverse = 1 / jnp.minimum(jnp.where(kind % 2 == 1, task.long, task.short), task.T)
     pi = jax.nn.softmax(logits)[world.row]
-    return jnp.zeros(logits.shape, pi.dtype).at[world.row].add(exact.visit[..., None] * pi * exact.advantage * inverse)
+    return (
+        jnp.zeros(logits.shape, pi.dtype)
+        .at[world.row]
+        .add(exact.visit[..., None] * pi * exact.advantage * inverse)
+    )

@@ -34,7 +34,15 @@ class PlanLag:
         t, s, a = grid(T, S, self.options)
         right = s + ((t % self.L == 0) & (a == 0))
         last = t == T - 1
-        return world(T, S, self.options, next=right, segment=t // self.L, reward=last * right / self.subgoals, sd=last * self.sd)
+        return world(
+            T,
+            S,
+            self.options,
+            next=right,
+            segment=t // self.L,
+            reward=last * right / self.subgoals,
+            sd=last * self.sd,
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         plan = jnp.arange(self.subgoals * self.L)[:, None] % self.L == 0

@@ -36,8 +36,14 @@ class Recovery:
         first, reply = t == 0, (t > 0) & (t % 2 == 0)
         try_ = (s == BROKEN) & (a == 0)
         answered = jnp.where(s == TRYING, jnp.where(a == 0, MENDED, BROKEN), s)
-        step = jnp.where(first, jnp.where(a == 0, FINE, BROKEN), jnp.where(reply, answered, jnp.where(try_, TRYING, s)))
-        chance = jnp.where(step == FINE, self.p_hi, jnp.where(step == MENDED, self.p_late, self.p_lo))
+        step = jnp.where(
+            first,
+            jnp.where(a == 0, FINE, BROKEN),
+            jnp.where(reply, answered, jnp.where(try_, TRYING, s)),
+        )
+        chance = jnp.where(
+            step == FINE, self.p_hi, jnp.where(step == MENDED, self.p_late, self.p_lo)
+        )
         # Rows: the first token; each try; nature's reply, which is trained nowhere.
         row = jnp.where(first, 0, jnp.where(reply, self.attempts + 1, (t + 1) // 2))
         return world(
@@ -53,11 +59,17 @@ class Recovery:
         )
 
     def policy(self) -> Float[Array, "P A"]:
-        return logits_of((self.right, 1 - self.right), *[(self.attempt, 1 - self.attempt)] * self.attempts, (self.repair, 1 - self.repair))
+        return logits_of(
+            (self.right, 1 - self.right),
+            *[(self.attempt, 1 - self.attempt)] * self.attempts,
+            (self.repair, 1 - self.repair),
+        )
 
     def signals(self, seen, *, key):
         a, dtype = seen.trace.token, seen.logits.dtype
-        left = (at(seen.exact.value, seen.trace.state) * 0 + (seen.trace.state == BROKEN) * (a == 1))[..., 1::2]
+        left = (
+            at(seen.exact.value, seen.trace.state) * 0 + (seen.trace.state == BROKEN) * (a == 1)
+        )[..., 1::2]
         error = jnp.concatenate([a[..., :1] == 1, left > 0], -1).astype(dtype)
         return {"error": error, "process": 1 - 2 * error, "verdict": 1 - error}
 

@@ -32,7 +32,16 @@ class Strata:
         acts = t == 1
         mean = acts * (self.base + self.offset * (s - 1) + self.effect * (a == 0))
         sd = acts * self.sd * (1 - self.coin)
-        return world(2, Z + 1, a.size, next=a + 1, row=s, reward=(1 - self.coin) * mean, chance=self.coin * mean, sd=sd)
+        return world(
+            2,
+            Z + 1,
+            a.size,
+            next=a + 1,
+            row=s,
+            reward=(1 - self.coin) * mean,
+            chance=self.coin * mean,
+            sd=sd,
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         return logits_of(self.mass, *[(self.act, 1 - self.act)] * len(self.mass))

@@ -39,13 +39,23 @@ class Team:
         parts = [acts.mean(1), acts.all(1), acts.any(1), acts.sum(1) % 2, acts.sum(1) > busy / 2]
         parts.append((acts[:, :half].any(1) * 1.0 + acts[:, half:].all(1)) / 2)
         weights = (self.add, self.all_, self.any_, self.odd, self.most, self.halves)
-        return sum((w * jnp.asarray(x * 1.0) for w, x in zip(weights, parts, strict=True)), jnp.zeros(len(sets)))
+        return sum(
+            (w * jnp.asarray(x * 1.0) for w, x in zip(weights, parts, strict=True)),
+            jnp.zeros(len(sets)),
+        )
 
     def world(self) -> World:
         # State: the set of those who have taken part so far.
         t, s, a = grid(self.n, 2**self.n, 2)
         joined = s | (a << t)
-        return world(self.n, 2**self.n, 2, next=joined, segment=t, reward=(t == self.n - 1) * self.rewards()[joined])
+        return world(
+            self.n,
+            2**self.n,
+            2,
+            next=joined,
+            segment=t,
+            reward=(t == self.n - 1) * self.rewards()[joined],
+        )
 
     def policy(self) -> Float[Array, "P A"]:
         p = jnp.asarray(self.p, float)

@@ -40,8 +40,18 @@ class Twin:
         other = jax.random.uniform(key, a.shape, seen.logits.dtype) < self.chance(z, 1 - a)
         half = jnp.full(a.shape, 0.5, seen.logits.dtype)
         flat = jnp.zeros(seen.first.shape, jnp.int32)
-        known = {"entropy": half * 0 + jnp.log(2.0), "prob_square": half, "ref_logp": half * 0 + jnp.log(0.5)}  # of the text's next token
-        return {"token_value": half, "value": half, "state": flat, "counterfactual": other.astype(half.dtype), **known}
+        known = {
+            "entropy": half * 0 + jnp.log(2.0),
+            "prob_square": half,
+            "ref_logp": half * 0 + jnp.log(0.5),
+        }  # of the text's next token
+        return {
+            "token_value": half,
+            "value": half,
+            "state": flat,
+            "counterfactual": other.astype(half.dtype),
+            **known,
+        }
 
     def blocks(self):
         return {}

@@ -52,7 +52,9 @@ class Umbrella:
         a = jnp.arange(A)
         key = jnp.where(a == 0, self.q, (1 - self.q) / (A - 1))
         nature = jnp.where(a == 0, 1 - self.vary * (A - 1) / A, self.vary / A)
-        return jnp.log(jnp.where(turn == self.turns, nature, jnp.where(turn == self.at, key, 1 / A)))
+        return jnp.log(
+            jnp.where(turn == self.turns, nature, jnp.where(turn == self.at, key, 1 / A))
+        )
 
     def signals(self, seen, *, key):
         return {}

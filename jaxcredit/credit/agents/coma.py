@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import choice_advantage, spread
+from jaxcredit.kernels import choice_advantage, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -23,4 +23,4 @@ def coma(group: Rollout):
     probabilities that sum to 1). Under the policy the credit of a decision is 0 on average.
     """
     A = choice_advantage(group["choice_value"], group["choice_prob"], group["choice"])
-    return spread(jnp.where(group.real, A, 0), group)
+    return to_tokens(jnp.where(group.segment_mask, A, 0), group)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread
+from jaxcredit.kernels import to_tokens
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -21,4 +21,6 @@ def difference_rewards(group: Rollout):
     Wolpert and Tumer (2001); no paper's code. Signal: counterfactual. Where agents need each other their credits sum to more than the
     outcome, where they stand in for each other to less: `shapley` is the rule that shares it out.
     """
-    return spread(jnp.where(group.real, outcome(group)[:, None] - group["counterfactual"], 0), group)
+    return to_tokens(
+        jnp.where(group.segment_mask, outcome(group)[:, None] - group["counterfactual"], 0), group
+    )

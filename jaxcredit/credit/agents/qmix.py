@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread
+from jaxcredit.kernels import to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -22,6 +22,11 @@ def qmix(group: Rollout):
 
     Our design: QMIX, arXiv 1803.11485, learns Q_tot and acts greedily on q_a, and gives no policy any advantage; this is the first-order
     change of Q_tot when the agent's action is replaced by its average. Signals: action_value (q_a of the action taken), value (V_a),
-    mixing (the slope, which `kernels.mixing_slope` computes from the mixing network's weights).
+    mixing (the slope, which `kernels.monotonic_mix_slope` computes from the mixing network's weights).
     """
-    return spread(jnp.where(group.real, group["mixing"] * (group["action_value"] - group["value"]), 0), group)
+    return to_tokens(
+        jnp.where(
+            group.segment_mask, group["mixing"] * (group["action_value"] - group["value"]), 0
+        ),
+        group,
+    )

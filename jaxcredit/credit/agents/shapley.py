@@ -1,7 +1,13 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import prefixes, random_orders, sampled_shapley_values, shapley_values, spread
+from jaxcredit.kernels import (
+    coalition_prefixes,
+    random_orders,
+    sampled_shapley_values,
+    shapley_values,
+    to_tokens,
+)
 from jaxcredit.rollout import Rollout
 
 EXACT = 8  # agents, at most
@@ -30,6 +36,6 @@ def shapley(group: Rollout, *, orders: int = 0, seed: int = 0):
         phi = shapley_values(value)
     else:
         order = random_orders(orders or 256, A, seed=seed)
-        phi = sampled_shapley_values(order, value[..., prefixes(order)])
+        phi = sampled_shapley_values(order, value[..., coalition_prefixes(order)])
     share = jnp.take_along_axis(phi, jnp.clip(agent, 0, A - 1), -1)
-    return spread(jnp.where(group.real, share, 0), group)
+    return to_tokens(jnp.where(group.segment_mask, share, 0), group)

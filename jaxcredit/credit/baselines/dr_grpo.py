@@ -1,6 +1,6 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import centre, spread
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -17,4 +17,4 @@ def dr_grpo(group: Rollout):
     Understanding R1-Zero-like training, arXiv 2503.20783. Its other half is the loss: a sum over tokens divided by a constant
     (the aggregate `constant`), so that long wrong answers are not treated mildly.
     """
-    return spread(centre(outcome(group), where=alive(group)), group)
+    return to_tokens(center(outcome(group), where=trajectory_mask(group)), group)

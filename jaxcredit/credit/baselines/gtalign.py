@@ -1,6 +1,6 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, standardise, welfare
-from jaxcredit.rollout import Rollout, alive
+from jaxcredit.kernels import nash_welfare, standardize, to_tokens
+from jaxcredit.rollout import Rollout, trajectory_mask
 
 
 @per_group(
@@ -19,4 +19,9 @@ def gtalign(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     GTAlign's reward, by its released code, which hands W to PPO with a critic; our design is the group in the critic's place. Signal:
     utility (`rewards.gtalign_utilities`). Nobody can be made to pay: W is 0 where any utility is 0 or less.
     """
-    return spread(standardise(welfare(group["utility"]), where=alive(group), ddof=ddof, eps=eps), group)
+    return to_tokens(
+        standardize(
+            nash_welfare(group["utility"]), where=trajectory_mask(group), ddof=ddof, eps=eps
+        ),
+        group,
+    )

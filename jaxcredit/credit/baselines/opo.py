@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import centre, length, spread
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center, to_tokens, trajectory_lengths
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -17,6 +17,10 @@ def opo(group: Rollout):
 
     On-policy RL with optimal reward baseline, arXiv 2505.23585. Credit summed over tokens is 0 in each group.
     """
-    R = centre(outcome(group), where=alive(group))  # so that equal rewards are exactly 0 before they are weighed
-    n = jnp.where(alive(group), length(group), 0).astype(R.dtype)
-    return spread(jnp.where(alive(group), R - (n * R).sum() / jnp.maximum(n.sum(), 1), 0), group)
+    R = center(
+        outcome(group), where=trajectory_mask(group)
+    )  # so that equal rewards are exactly 0 before they are weighed
+    n = jnp.where(trajectory_mask(group), trajectory_lengths(group), 0).astype(R.dtype)
+    return to_tokens(
+        jnp.where(trajectory_mask(group), R - (n * R).sum() / jnp.maximum(n.sum(), 1), 0), group
+    )

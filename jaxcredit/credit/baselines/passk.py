@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, std_by
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import std_by, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -19,9 +19,9 @@ def passk(group: Rollout, *, normalize: bool = True, ddof: int = 0, eps: float =
     Optimising pass@k, arXiv 2503.19595, as in verl, which takes the sample deviation (ddof=1 here) and refuses a group of one: it gets 0
     here. A tie at the top is worth 0 to everybody. `normalize=False` leaves the deviation out.
     """
-    R, real = outcome(group), alive(group)
+    R, real = outcome(group), trajectory_mask(group)
     std = std_by(R, where=real, ddof=ddof)
     others = real & ~jnp.eye(len(R), dtype=bool)
     best_other = jnp.where(others, R, R.min()).max(-1)
     lead = jnp.where(std > 0, jnp.maximum(R - best_other, 0), 0)
-    return spread(lead / jnp.where(std > 0, std + eps, 1) if normalize else lead, group)
+    return to_tokens(lead / jnp.where(std > 0, std + eps, 1) if normalize else lead, group)

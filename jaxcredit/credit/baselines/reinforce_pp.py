@@ -1,8 +1,8 @@
 import jax
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import at_end, link, standardise, to_go
-from jaxcredit.rollout import Rollout, slack
+from jaxcredit.kernels import at_segment_end, chain_rows, returns_to_go, standardize
+from jaxcredit.rollout import Rollout, return_rounding
 
 
 @per_batch(
@@ -23,6 +23,16 @@ def reinforce_pp(batch: Rollout, *, gamma: float = 1.0, ddof: int = 0, eps: floa
     """
 
     def returns(group):
-        return link(to_go(at_end(group.reward, group), gamma, where=group.mask), gamma, group)
+        return chain_rows(
+            returns_to_go(at_segment_end(group.reward, group), gamma, where=group.action_mask),
+            gamma,
+            group,
+        )
 
-    return standardise(jax.vmap(returns)(batch), where=batch.mask, ddof=ddof, eps=eps, slack=slack(batch).max())
+    return standardize(
+        jax.vmap(returns)(batch),
+        where=batch.action_mask,
+        ddof=ddof,
+        eps=eps,
+        slack=return_rounding(batch).max(),
+    )

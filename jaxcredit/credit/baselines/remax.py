@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, to_go
+from jaxcredit.kernels import returns_to_go, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -18,4 +18,6 @@ def remax(group: Rollout):
 
     ReMax, arXiv 2310.10505. Signal: greedy_reward. With one segment it is R_i - R(greedy); no group is needed.
     """
-    return spread(to_go(group.reward, where=group.real) - group["greedy_reward"], group)
+    return to_tokens(
+        returns_to_go(group.reward, where=group.segment_mask) - group["greedy_reward"], group
+    )

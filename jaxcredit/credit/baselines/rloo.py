@@ -1,6 +1,6 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import centre, spread
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -17,4 +17,6 @@ def rloo(group: Rollout):
 
     Back to basics, arXiv 2402.14740. A group of one gets 0 (released code has both 0 and its whole reward).
     """
-    return spread(centre(outcome(group), where=alive(group), leave_one_out=True), group)
+    return to_tokens(
+        center(outcome(group), where=trajectory_mask(group), leave_one_out=True), group
+    )

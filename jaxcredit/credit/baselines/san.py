@@ -1,6 +1,6 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import standardize, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -21,6 +21,8 @@ def san(group: Rollout, *, alpha: float = 0.6, ddof: int = 0, eps: float = 1e-6)
     of equal rewards, gives its first term 0, which is why there is a second. The paper's alpha is not known (0.6 to 0.8 by notes about
     it): choose it; `kernels.variance_parts` tells how much of the group's variance lies between the strata.
     """
-    R, real = outcome(group), alive(group)
-    within = standardise(R, by=group["stratum"], where=real, ddof=ddof, eps=eps)
-    return spread(alpha * within + (1 - alpha) * standardise(R, where=real, ddof=ddof, eps=eps), group)
+    R, real = outcome(group), trajectory_mask(group)
+    within = standardize(R, by=group["stratum"], where=real, ddof=ddof, eps=eps)
+    return to_tokens(
+        alpha * within + (1 - alpha) * standardize(R, where=real, ddof=ddof, eps=eps), group
+    )

@@ -3,8 +3,8 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import rounding, spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome, slack
+from jaxcredit.kernels import rounding, standardize, to_tokens
+from jaxcredit.rollout import Rollout, outcome, return_rounding, trajectory_mask
 
 
 @per_group(
@@ -16,7 +16,12 @@ from jaxcredit.rollout import Rollout, alive, outcome, slack
     reduces_to="grpo with weight=0, or where density is equal and form is gated",
 )
 def search_r2(
-    group: Rollout, *, weight: float = 0.5, form: Literal["gated", "weighted", "product"] = "gated", ddof: int = 0, eps: float = 1e-6
+    group: Rollout,
+    *,
+    weight: float = 0.5,
+    form: Literal["gated", "weighted", "product"] = "gated",
+    ddof: int = 0,
+    eps: float = 1e-6,
 ):
     """GRPO on the outcome joined with the share of useful retrieved passages (our design).
 
@@ -29,5 +34,9 @@ def search_r2(
     """
     R, d = outcome(group), group["density"]
     H = {"gated": R * (1 + weight * d), "weighted": R + weight * d, "product": R * d}[form]
-    error = slack(group) + rounding(jnp.abs(weight * d)) if form == "weighted" else None  # a product cancels nothing
-    return spread(standardise(H, where=alive(group), ddof=ddof, eps=eps, slack=error), group)
+    error = (
+        return_rounding(group) + rounding(jnp.abs(weight * d)) if form == "weighted" else None
+    )  # a product cancels nothing
+    return to_tokens(
+        standardize(H, where=trajectory_mask(group), ddof=ddof, eps=eps, slack=error), group
+    )

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread
+from jaxcredit.kernels import to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -23,5 +23,5 @@ def archer(group: Rollout, *, baseline: bool = False):
     trained off-policy with `kernels.td_target`, `polyak` (and `expectile` offline). `baseline=True` subtracts a token-level value, the
     signal token_value, whose target is A. Meant for losses.reinforce, summed over the tokens of a turn.
     """
-    A = spread(jnp.where(group.real, group["action_value"] - group["value"], 0), group)
+    A = to_tokens(jnp.where(group.segment_mask, group["action_value"] - group["value"], 0), group)
     return {"advantage": A - group["token_value"], "target": A} if baseline else A

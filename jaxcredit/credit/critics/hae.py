@@ -6,8 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import carried, final, following, gae, per_segment, rounding, run_begins, spread, standardise, to_go, tokens_in
-from jaxcredit.rollout import Rollout, slack
+from jaxcredit.kernels import (
+    forward_fill,
+    gae,
+    is_last,
+    is_run_start,
+    next_value,
+    returns_to_go,
+    rounding,
+    segment_lengths,
+    segment_sum,
+    standardize,
+    to_tokens,
+)
+from jaxcredit.rollout import Rollout, return_rounding
 
 NEEDS = ("value", "value_plan", "value_switch", "subgoal", "kind")
 
@@ -48,54 +60,81 @@ def hae(
     batch's turns that own such tokens. Targets are advantage + value, before whitening; tokens of no level regress to V_low's.
     Penalties for keeping a subgoal are rewards.
     """
-    levels, targets, owners = jax.vmap(partial(_levels, gamma=gamma, lam_turn=lam_turn, lam_seg=lam_seg, bootstrap=bootstrap))(batch)
+    levels, targets, owners = jax.vmap(
+        partial(_levels, gamma=gamma, lam_turn=lam_turn, lam_seg=lam_seg, bootstrap=bootstrap)
+    )(batch)
     if switch == "option":
-        p = jnp.exp(jax.vmap(per_segment)(jnp.where(batch["kind"] == 2, batch.logp, 0), batch))
+        p = jnp.exp(jax.vmap(segment_sum)(jnp.where(batch["kind"] == 2, batch.logp, 0), batch))
         gap = (1 - jnp.minimum(p, 1)) * (batch["value_plan"] - batch["value"])
         levels["switch"] = jnp.where(owners["later"], jnp.where(owners["plan"], gap, -gap), 0)
     parts = _parts(batch)
     if whiten:
-        owns = jax.vmap(tokens_in)(parts).reshape(*batch.real.shape, 4) > 0
+        owns = jax.vmap(segment_lengths)(parts).reshape(*batch.segment_mask.shape, 4) > 0
         plans = owns[..., 1] | (owns[..., 2] & plan_switch)
-        values = jnp.stack([jnp.abs(batch[name]) for name in ("value", "value_plan", "value_switch")])
-        error = slack(batch).max() + rounding(jnp.max(values, where=batch.real, initial=0), batch.real.shape[-1])
+        values = jnp.stack(
+            [jnp.abs(batch[name]) for name in ("value", "value_plan", "value_switch")]
+        )
+        error = return_rounding(batch).max() + rounding(
+            jnp.max(values, where=batch.segment_mask, initial=0), batch.segment_mask.shape[-1]
+        )
         for name, own in (("plan", plans), ("switch", owns[..., 2]), ("low", owns[..., 3])):
-            levels[name] = standardise(levels[name], where=owners[name] & own, ddof=ddof, eps=eps, slack=error)
+            levels[name] = standardize(
+                levels[name], where=owners[name] & own, ddof=ddof, eps=eps, slack=error
+            )
     both = levels["switch"] + levels["plan"] if plan_switch else levels["switch"]
     advantage = (jnp.zeros_like(both), levels["plan"], both, levels["low"])
-    target = (targets["low"], jnp.where(owners["plan"], targets["plan"], targets["low"]), targets["switch"], targets["low"])
-    return {name: jax.vmap(spread)(_flat(x), parts) for name, x in (("advantage", advantage), ("target", target))}
+    target = (
+        targets["low"],
+        jnp.where(owners["plan"], targets["plan"], targets["low"]),
+        targets["switch"],
+        targets["low"],
+    )
+    return {
+        name: jax.vmap(to_tokens)(_flat(x), parts)
+        for name, x in (("advantage", advantage), ("target", target))
+    }
 
 
 def _levels(group, *, gamma, lam_turn, lam_seg, bootstrap):
     """The three advantages [G, K], their targets, and the turns at which each is decided."""
-    r, real, low, plan = group.reward, group.real, group["value"], group["value_plan"]
+    r, real, low, plan = group.reward, group.segment_mask, group["value"], group["value_plan"]
     later = real & (jnp.cumsum(real, -1) > 1)
-    start = run_begins(group["subgoal"], real)
-    last = final(real)
-    end = last | (real & (following(start.astype(r.dtype), real) > 0))
+    start = is_run_start(group["subgoal"], real)
+    last = is_last(real)
+    end = last | (real & (next_value(start.astype(r.dtype), real) > 0))
     cut = ~group.done[:, None] & bootstrap
     step = jnp.where(end, 0.0, gamma).astype(r.dtype)
 
     def closed(own):  # rewards with what the last turn of each subgoal is followed by
-        return r + jnp.where(end, gamma * jnp.where(last, jnp.where(cut, own, 0), following(plan, real)), 0)
+        return r + jnp.where(
+            end, gamma * jnp.where(last, jnp.where(cut, own, 0), next_value(plan, real)), 0
+        )
 
     A_low = gae(closed(low), low, gamma=step, lam=lam_turn, where=real)
-    G = to_go(closed(carried(plan, start)), step, where=real)
-    turns = to_go(jnp.ones_like(r), jnp.where(end, 0, 1).astype(r.dtype), where=real)
+    G = returns_to_go(closed(forward_fill(plan, start)), step, where=real)
+    turns = returns_to_go(jnp.ones_like(r), jnp.where(end, 0, 1).astype(r.dtype), where=real)
     jump = jnp.asarray(gamma, r.dtype) ** turns
-    earned = to_go(r, step, where=real) + jnp.where(final(start) & cut, jump * plan, 0)
+    earned = returns_to_go(r, step, where=real) + jnp.where(is_last(start) & cut, jump * plan, 0)
     A_plan = jnp.where(start, gae(earned, plan, gamma=jump, lam=lam_seg, where=start), 0)
     A_switch = jnp.where(real, G - group["value_switch"], 0)
     levels = {"plan": A_plan, "switch": A_switch, "low": A_low}
-    return levels, {"plan": A_plan + plan, "switch": G, "low": A_low + low}, {"plan": start, "switch": real, "low": real, "later": later}
+    return (
+        levels,
+        {"plan": A_plan + plan, "switch": G, "low": A_low + low},
+        {"plan": start, "switch": real, "low": real, "later": later},
+    )
 
 
 def _parts(batch):
     """The same rows cut finer: four segments a turn, one for each kind of token."""
     kind = jnp.clip(batch["kind"], 0, 3)
     segment = jnp.where(batch.segment >= 0, 4 * batch.segment + kind, -1)
-    return dataclasses.replace(batch, segment=segment, real=jnp.repeat(batch.real, 4, -1), reward=jnp.repeat(batch.reward, 4, -1))
+    return dataclasses.replace(
+        batch,
+        segment=segment,
+        segment_mask=jnp.repeat(batch.segment_mask, 4, -1),
+        reward=jnp.repeat(batch.reward, 4, -1),
+    )
 
 
 def _flat(x):

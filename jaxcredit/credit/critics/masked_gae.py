@@ -13,7 +13,15 @@ from jaxcredit.rollout import Rollout
     min_group_size=1,
     reduces_to="ppo, always, at equal gamma and lam: the difference is in the rewards of the turns",
 )
-def masked_gae(batch: Rollout, *, gamma: float = 1.0, lam: float = 1.0, whiten: bool = True, ddof: int = 0, eps: float = 1e-6):
+def masked_gae(
+    batch: Rollout,
+    *,
+    gamma: float = 1.0,
+    lam: float = 1.0,
+    whiten: bool = True,
+    ddof: int = 0,
+    eps: float = 1e-6,
+):
     """GAE over several turns with a reward for each: what the environment wrote neither earns nor costs time.
 
         A_t = r_t + gamma V_next - V_t + gamma lam A_next,   next: the policy's next token, across what was observed between

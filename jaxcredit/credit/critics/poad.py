@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.critics.ppo import gae_slack
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import at_end, gae_over_rows, standardise
+from jaxcredit.kernels import at_segment_end, gae_over_rows, standardize
 from jaxcredit.rollout import Rollout
 
 
@@ -36,10 +36,24 @@ def poad(
     """
 
     def advantage(group):
-        last = at_end(jnp.ones(group.real.shape, jnp.float32), group) > 0
+        last = at_segment_end(jnp.ones(group.segment_mask.shape, jnp.float32), group) > 0
         g = jnp.where(last, gamma, within).astype(group["token_value"].dtype)
-        return gae_over_rows(at_end(group.reward, group), group["token_value"], group, gamma=g, lam=lam, where=group.mask)
+        return gae_over_rows(
+            at_segment_end(group.reward, group),
+            group["token_value"],
+            group,
+            gamma=g,
+            lam=lam,
+            where=group.action_mask,
+        )
 
     A = jax.vmap(advantage)(batch)
     target = A + batch["token_value"]
-    return {"advantage": standardise(A, where=batch.mask, ddof=ddof, eps=eps, slack=gae_slack(batch)) if whiten else A, "target": target}
+    return {
+        "advantage": standardize(
+            A, where=batch.action_mask, ddof=ddof, eps=eps, slack=gae_slack(batch)
+        )
+        if whiten
+        else A,
+        "target": target,
+    }

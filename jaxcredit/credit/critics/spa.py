@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.critics.ppo import ppo
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import centre
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_batch(
@@ -41,14 +41,14 @@ def spa(
     r_k = (R_i - mean_{j != i} R_j + beta g_k) (K_i - k - 1), which leaves the last step with nothing.
     """
     grounded = beta * batch["grounded"]
-    left = jnp.cumsum(batch.real[..., ::-1], -1)[..., ::-1] - 1  # real steps after this one
+    left = jnp.cumsum(batch.segment_mask[..., ::-1], -1)[..., ::-1] - 1  # real steps after this one
     if form == "code":
         fused = (jax.vmap(_others)(batch)[..., None] + grounded) * left
     else:
         fused = alpha * batch["progress"] + grounded
-    batch = dataclasses.replace(batch, reward=jnp.where(batch.real, fused, 0))
+    batch = dataclasses.replace(batch, reward=jnp.where(batch.segment_mask, fused, 0))
     return ppo.unlifted(batch, gamma=gamma, lam=lam, whiten=whiten, ddof=ddof, eps=eps)
 
 
 def _others(group):
-    return centre(outcome(group), where=alive(group), leave_one_out=True)
+    return center(outcome(group), where=trajectory_mask(group), leave_one_out=True)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.critics.ppo import gae_slack, token_gae
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import length, standardise
+from jaxcredit.kernels import standardize, trajectory_lengths
 from jaxcredit.rollout import Rollout
 
 
@@ -35,11 +35,17 @@ def vapo(
     """
 
     def both(group):
-        n = jnp.maximum(length(group), 1).astype(group.reward.dtype)[group.row][:, None]
-        return token_gae(group, gamma, jnp.maximum(0, 1 - 1 / (alpha * n))), token_gae(group, gamma, critic_lam)
+        n = jnp.maximum(trajectory_lengths(group), 1).astype(group.reward.dtype)[group.row][:, None]
+        return token_gae(group, gamma, jnp.maximum(0, 1 - 1 / (alpha * n))), token_gae(
+            group, gamma, critic_lam
+        )
 
     policy, critic = jax.vmap(both)(batch)
     return {
-        "advantage": standardise(policy, where=batch.mask, ddof=ddof, eps=eps, slack=gae_slack(batch)) if whiten else policy,
+        "advantage": standardize(
+            policy, where=batch.action_mask, ddof=ddof, eps=eps, slack=gae_slack(batch)
+        )
+        if whiten
+        else policy,
         "target": critic + batch["token_value"],
     }

@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import carried, masked_mean, spread, to_go
-from jaxcredit.rollout import Rollout, alive
+from jaxcredit.kernels import forward_fill, masked_mean, returns_to_go, to_tokens
+from jaxcredit.rollout import Rollout, trajectory_mask
 
 
 @per_group(
@@ -26,17 +26,17 @@ def brpo(group: Rollout, *, prior: float = 0.0, decay: float = 0.5, history: flo
     0 the uniform prior, 1 the linear one, inf all on the last. `history` sets w: 1 is the code's v1only, 0 its v2only. Departs from the
     code alone in the group: V2 is then its own R_s and not 0.
     """
-    real, there = group.real, alive(group)
+    real, there = group.segment_mask, trajectory_mask(group)
     K = real.shape[1]
     s = jnp.arange(K)
-    x = carried(group["anytime"], real)
+    x = forward_fill(group["anytime"], real)
     S = jnp.max(jnp.where(real, s + 1, 0), initial=1).astype(x.dtype)
     P = jnp.where(s < S, jnp.minimum((s + 1) / S, 1) ** prior, 0).astype(x.dtype)
     P = P / P.sum()
-    R = to_go(P * x)
+    R = returns_to_go(P * x)
     past = jnp.where(s < s[:, None], decay ** jnp.maximum(s[:, None] - 1 - s, 0), 0).astype(x.dtype)
     past = past / jnp.maximum(past.sum(-1, keepdims=True), 1)
-    V1 = jnp.matmul(x, past.T, precision=jax.lax.Precision.HIGHEST) * to_go(P)
+    V1 = jnp.matmul(x, past.T, precision=jax.lax.Precision.HIGHEST) * returns_to_go(P)
     V2 = masked_mean(R, jnp.broadcast_to(there[:, None], R.shape), axis=0, keepdims=True)
     w = s / S if history is None else history
-    return spread(w * (R - V1) + (1 - w) * (R - V2), group)
+    return to_tokens(w * (R - V1) + (1 - w) * (R - V2), group)

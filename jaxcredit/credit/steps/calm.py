@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import returns_over_peers, spread
+from jaxcredit.kernels import returns_over_peers, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -23,8 +23,12 @@ def calm(group: Rollout, *, c: float = 0.1, gamma: float = 1.0):
     once are not known to us. Signals: achieved; subgoal, equal where two segments served the same. Not policy invariant:
     `potential_shaping` is.
     """
-    real, subgoal = group.real, group["subgoal"]
+    real, subgoal = group.segment_mask, group["subgoal"]
     achieved = real & (group["achieved"] > 0.5)
-    again = (subgoal[:, :, None] == subgoal[:, None]) & achieved[:, None] & jnp.tri(real.shape[1], k=-1, dtype=bool)
+    again = (
+        (subgoal[:, :, None] == subgoal[:, None])
+        & achieved[:, None]
+        & jnp.tri(real.shape[1], k=-1, dtype=bool)
+    )
     r = group.reward + c * (achieved & ~again.any(-1))
-    return spread(returns_over_peers(r, gamma=gamma, where=real), group)
+    return to_tokens(returns_over_peers(r, gamma=gamma, where=real), group)

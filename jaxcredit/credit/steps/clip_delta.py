@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import final, following, returns_over_peers, spread
+from jaxcredit.kernels import is_last, next_value, returns_over_peers, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -14,7 +14,13 @@ from jaxcredit.rollout import Rollout
     reduces_to="returns of the reward alone with alpha=0; of every process score with eta=None, delta=False",
 )
 def clip_delta(
-    group: Rollout, *, alpha: float = 1.0, eta: float | None = 0.0, delta: bool = True, last_step: bool = False, gamma: float = 1.0
+    group: Rollout,
+    *,
+    alpha: float = 1.0,
+    eta: float | None = 0.0,
+    delta: bool = True,
+    last_step: bool = False,
+    gamma: float = 1.0,
 ):
     """Returns of process scores that are clipped from above and differenced, less the mean of the peers (our design).
 
@@ -26,9 +32,12 @@ def clip_delta(
     place is the verifier's. Our design: the paper trains by PPO with a critic; here a return is compared with its peers' at that step.
     eta=0 is the middle of scores in [-1, 1].
     """
-    q, real = group["process"], group.real
+    q, real = group["process"], group.segment_mask
     q = q if eta is None else jnp.minimum(q - eta, 0)
     if delta:
-        q = q if last_step else jnp.where(final(real), 0, q)
-        q = q - following(q, real)
-    return spread(returns_over_peers(group.reward + alpha * jnp.where(real, q, 0), gamma=gamma, where=real), group)
+        q = q if last_step else jnp.where(is_last(real), 0, q)
+        q = q - next_value(q, real)
+    return to_tokens(
+        returns_over_peers(group.reward + alpha * jnp.where(real, q, 0), gamma=gamma, where=real),
+        group,
+    )

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread
+from jaxcredit.kernels import to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -23,6 +23,6 @@ def interventions(group: Rollout):
     finish, and nothing is learned. The reward is not looked at. With the objective `nll` this is the paper's
     -log pi(y~_t* | y_<t*) - sum_{t < t*} log pi(y_t | y_<t); GRPO follows it.
     """
-    upto = group.real & (jnp.arange(group.real.shape[1]) <= group["pivot"][:, None])
-    w = spread(upto.astype(group.logp.dtype), group)
+    upto = group.segment_mask & (jnp.arange(group.segment_mask.shape[1]) <= group["pivot"][:, None])
+    w = to_tokens(upto.astype(group.logp.dtype), group)
     return {"advantage": w, "weight": w}

@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import returns_over_peers, spread
+from jaxcredit.kernels import returns_over_peers, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -21,4 +21,6 @@ def lare(group: Rollout, *, gamma: float = 1.0):
     or `sampled_decomposition_loss` of `jaxcredit.kernels`. The team's return is decomposed over agents and time at once. The policy
     gradient around it is our design.
     """
-    return spread(returns_over_peers(group["progress"], gamma=gamma, where=group.real), group)
+    return to_tokens(
+        returns_over_peers(group["progress"], gamma=gamma, where=group.segment_mask), group
+    )

@@ -4,8 +4,17 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import centre, implicit_rewards, masked_mean, per_segment, rounding, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import (
+    center,
+    implicit_rewards,
+    masked_mean,
+    returns_to_go,
+    rounding,
+    segment_sum,
+    standardize,
+    to_tokens,
+)
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -38,17 +47,28 @@ def oprl(
     code's: the mean of each trajectory's first step alone, times n/(n - 1) for n trajectories. A lone trajectory gives 0
     (`singleton="raw"`, the code: what it earned). `scale` divides a trajectory's r by its largest |sum from a step on| + 1e-6.
     """
-    real, there, R = group.real, alive(group), outcome(group)
+    real, there, R = group.segment_mask, trajectory_mask(group), outcome(group)
     r = implicit_rewards(group["prm_logp"], group["ref_logp"], group, beta=beta)
-    r = r / (jnp.abs(to_go(r, where=real)).max(-1, keepdims=True) + 1e-6) if scale else r
-    against = partial(standardise, ddof=ddof, eps=eps) if mode == "grpo" else partial(centre, leave_one_out=True)
+    r = r / (jnp.abs(returns_to_go(r, where=real)).max(-1, keepdims=True) + 1e-6) if scale else r
+    against = (
+        partial(standardize, ddof=ddof, eps=eps)
+        if mode == "grpo"
+        else partial(center, leave_one_out=True)
+    )
     episode, n = against(R, where=there), there.sum()
     if baseline == "first":
         first = real & (jnp.cumsum(real, -1) == 1)
         step = jnp.where(real & (n > 1), (r - masked_mean(r, first)) * n / jnp.maximum(n - 1, 1), 0)
     else:
-        error = rounding(beta * per_segment(jnp.abs(group["prm_logp"]) + jnp.abs(group["ref_logp"]), group), group.mask.shape[-1])
-        step = against(r, where=real, slack=error) if mode == "grpo" and not scale else against(r, where=real)
+        error = rounding(
+            beta * segment_sum(jnp.abs(group["prm_logp"]) + jnp.abs(group["ref_logp"]), group),
+            group.action_mask.shape[-1],
+        )
+        step = (
+            against(r, where=real, slack=error)
+            if mode == "grpo" and not scale
+            else against(r, where=real)
+        )
     if singleton == "raw":
         episode, step = jnp.where(n == 1, R, episode), jnp.where(n == 1, r, step)
-    return spread(episode, group) + weight * spread(step, group)
+    return to_tokens(episode, group) + weight * to_tokens(step, group)

@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import returns_over_peers, shaping, spread
+from jaxcredit.kernels import returns_over_peers, shaping, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -21,5 +21,7 @@ def potential_shaping(group: Rollout, *, gamma: float = 1.0, terminal_zero: bool
     to -Phi_k, so an estimator that looks at whole trajectories (grpo) sees nothing of it. The return against its peers is our design.
     """
     assert group.done is not None  # the lift writes it out
-    F = shaping(group["info"], group.real, gamma=gamma, ended=group.done & terminal_zero)
-    return spread(returns_over_peers(group.reward + F, gamma=gamma, where=group.real), group)
+    F = shaping(group["info"], group.segment_mask, gamma=gamma, ended=group.done & terminal_zero)
+    return to_tokens(
+        returns_over_peers(group.reward + F, gamma=gamma, where=group.segment_mask), group
+    )

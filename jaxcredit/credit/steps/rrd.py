@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import returns_over_peers, spread
+from jaxcredit.kernels import returns_over_peers, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -20,4 +20,6 @@ def rrd(group: Rollout, *, gamma: float = 1.0):
     `jaxcredit.kernels.sampled_decomposition_loss`; the reward itself is seen by that loss alone. The decomposition is the paper's; the
     policy gradient around it is our design (the paper has off-policy critics).
     """
-    return spread(returns_over_peers(group["progress"], gamma=gamma, where=group.real), group)
+    return to_tokens(
+        returns_over_peers(group["progress"], gamma=gamma, where=group.segment_mask), group
+    )

@@ -3,7 +3,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import final, returns_over_peers, shaping, spread
+from jaxcredit.kernels import is_last, returns_over_peers, shaping, to_tokens
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -25,8 +25,10 @@ def rudder(group: Rollout, *, residual: Literal["last", "uniform"] = "last", gam
     the last segment, "uniform" gives all an equal share; the new rewards add up to R. The redistribution is the paper's; the policy
     gradient around it is our design: the return from a segment on, against its peers at that segment.
     """
-    real = group.real
+    real = group.segment_mask
     r = shaping(group["info"], real)
-    share = final(real) if residual == "last" else real / jnp.maximum(real.sum(-1, keepdims=True), 1)
+    share = (
+        is_last(real) if residual == "last" else real / jnp.maximum(real.sum(-1, keepdims=True), 1)
+    )
     r = r + (outcome(group) - r.sum(-1))[:, None] * share.astype(r.dtype)
-    return spread(returns_over_peers(r, gamma=gamma, where=real), group)
+    return to_tokens(returns_over_peers(r, gamma=gamma, where=real), group)

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import binade, spread, standardise
+from jaxcredit.kernels import binade, standardize, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -22,7 +22,11 @@ def scrl(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     A block that was asked for and not written is real, with reward 0. An answer whose format failed has reward 0 everywhere and
     segment -1 on its tokens: it counts among its peers and is credited nothing.
     """
-    unit = jnp.maximum(binade(jnp.abs(group.reward).max()), 1)  # 1 for rewards of 0 and 1; products of others cannot overflow
-    solved = jnp.cumprod(jnp.where(group.real, group.reward / unit, 1), -1)
-    A = jax.vmap(lambda x, real: standardise(x, where=real, ddof=ddof, eps=eps), 1, 1)(solved, group.real)
-    return spread(A, group)
+    unit = jnp.maximum(
+        binade(jnp.abs(group.reward).max()), 1
+    )  # 1 for rewards of 0 and 1; products of others cannot overflow
+    solved = jnp.cumprod(jnp.where(group.segment_mask, group.reward / unit, 1), -1)
+    A = jax.vmap(lambda x, real: standardize(x, where=real, ddof=ddof, eps=eps), 1, 1)(
+        solved, group.segment_mask
+    )
+    return to_tokens(A, group)

@@ -40,9 +40,13 @@ def attention_rhythm(
     policy tokens; a token whose next column is not the policy's has no change, one that nothing later sees (FAI 0) is no anchor. Our
     design, as the paper's numbers are not known to us: alpha, window, and WAAD "low" where it is among the row's lowest `share`.
     """
-    mask, W, F = group.mask, group["waad"], group["fai"]
+    mask, W, F = group.action_mask, group["waad"], group["fai"]
     change = jnp.abs(W - _shift(W, -1))
-    preplan = top_share(change, share, mask & _shift(mask, -1)) if strategy != "global" else jnp.zeros(mask.shape, bool)
+    preplan = (
+        top_share(change, share, mask & _shift(mask, -1))
+        if strategy != "global"
+        else jnp.zeros(mask.shape, bool)
+    )
     anchor = top_share(F, share, mask & (F > 0)) if strategy != "local" else preplan
     gain = anchor.astype(W.dtype)
     if strategy == "coupled":

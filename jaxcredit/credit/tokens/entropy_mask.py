@@ -23,5 +23,7 @@ def entropy_mask(batch: Rollout, *, rho: float = 0.2, base: Credit = grpo):
     Tokens equal to the last one kept are kept too, where the released code takes any of them.
     """
     answer = columns(base(batch), batch)
-    forks = top_share(batch["entropy"].reshape(-1), rho, batch.mask.reshape(-1)).reshape(batch.mask.shape)
+    forks = top_share(batch["entropy"].reshape(-1), rho, batch.action_mask.reshape(-1)).reshape(
+        batch.action_mask.shape
+    )
     return {**answer, "weight": jnp.where(forks, answer["weight"], 0)}

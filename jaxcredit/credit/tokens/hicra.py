@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxcredit.credit.baselines.dr_grpo import dr_grpo
 from jaxcredit.credit.compose import advantage_of
 from jaxcredit.credit.lift import Credit, per_group
-from jaxcredit.kernels import kth_largest, length
-from jaxcredit.rollout import Rollout, alive
+from jaxcredit.kernels import kth_largest, trajectory_lengths
+from jaxcredit.rollout import Rollout, trajectory_mask
 
 
 @per_group(
@@ -17,7 +17,14 @@ from jaxcredit.rollout import Rollout, alive
     family="tokens",
     reduces_to="its base (dr_grpo) with alpha=0, or without planning tokens",
 )
-def hicra(group: Rollout, *, alpha: float = 0.2, base: Credit = dr_grpo, form: Literal["paper", "code"] = "paper", share: float = 0.3):
+def hicra(
+    group: Rollout,
+    *,
+    alpha: float = 0.2,
+    base: Credit = dr_grpo,
+    form: Literal["paper", "code"] = "paper",
+    share: float = 0.3,
+):
     """Tokens that plan get more credit when things went well, and less blame when they did not.
 
         A'_it = A_it + alpha |A_it| where the token plans, else A_it
@@ -29,10 +36,10 @@ def hicra(group: Rollout, *, alpha: float = 0.2, base: Credit = dr_grpo, form: L
     A = advantage_of(base, group)
     chosen = group["planning"] > 0
     if form == "code":
-        there, entropy, n = alive(group), group["entropy"], group.mask.sum(-1)
-        size = jnp.where(there, length(group), 0)
+        there, entropy, n = trajectory_mask(group), group["entropy"], group.action_mask.sum(-1)
+        size = jnp.where(there, trajectory_lengths(group), 0)
         longer = size * there.sum() > size.sum()
         kept = n - jnp.floor((1 - share) * n + 1e-4).astype(n.dtype)
-        unsure = entropy > kth_largest(entropy, jnp.clip(kept, 0, n), group.mask)[:, None]
+        unsure = entropy > kth_largest(entropy, jnp.clip(kept, 0, n), group.action_mask)[:, None]
         chosen |= unsure & (A > 0) & longer[group.row][:, None]
     return jnp.where(chosen, A + alpha * jnp.abs(A), A)

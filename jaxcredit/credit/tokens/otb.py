@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, to_go
+from jaxcredit.kernels import returns_to_go, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -23,11 +23,15 @@ def otb(group: Rollout, *, zero_tail: bool = False, eps: float = 1e-8):
     each W (the code adds it to their sum), so that where nothing was uncertain the baseline is the mean, and a group of one gets 0.
     """
     assert group.row is not None  # the lift writes it out
-    here = group.mask & (group.segment >= 0)
-    G = spread(to_go(group.reward, where=group.real), group)
+    here = group.action_mask & (group.segment >= 0)
+    G = to_tokens(returns_to_go(group.reward, where=group.segment_mask), group)
     w = jnp.where(here, jnp.maximum(1 - 2 * jnp.exp(group.logp) + group["prob_square"], 0), 0)
-    before = (group.row[:, None] == group.row) & jnp.tri(len(group.row), k=-1, dtype=bool)  # earlier rows of the same trajectory
-    W = jnp.where(here, jnp.cumsum(w, -1) + jnp.where(before, w.sum(-1), 0).sum(-1)[:, None] + eps, 0)
+    before = (group.row[:, None] == group.row) & jnp.tri(
+        len(group.row), k=-1, dtype=bool
+    )  # earlier rows of the same trajectory
+    W = jnp.where(
+        here, jnp.cumsum(w, -1) + jnp.where(before, w.sum(-1), 0).sum(-1)[:, None] + eps, 0
+    )
     peer = jnp.max(G, 0, where=here, initial=-jnp.inf)
     far = jnp.where(here, G - jnp.where(jnp.isfinite(peer), peer, 0), 0)
     A = far - (far * W).sum(0) / jnp.maximum(W.sum(0), eps)

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import length, place, rounding, spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome, slack
+from jaxcredit.kernels import rounding, standardize, to_tokens, token_positions, trajectory_lengths
+from jaxcredit.rollout import Rollout, outcome, return_rounding, trajectory_mask
 
 
 @per_group(
@@ -23,7 +23,15 @@ def pppo(group: Rollout, *, eta: float = 0.15, ddof: int = 0, eps: float = 1e-6)
     after the beginning stay in the loss's denominator, as in the paper. eta grows during training: `jaxcredit.signals.retention`.
     """
     more = group["continued"]
-    A = standardise(outcome(group) + more, where=alive(group), ddof=ddof, eps=eps, slack=slack(group) + rounding(jnp.abs(more)))
-    n = length(group).astype(A.dtype)
-    kept = jnp.maximum(jnp.floor(eta * n * (1 + 1e-6)), 1)  # so that 0.35 of 20 tokens are 7 in float32, too
-    return jnp.where(place(group) <= spread(kept, group), spread(A, group), 0)
+    A = standardize(
+        outcome(group) + more,
+        where=trajectory_mask(group),
+        ddof=ddof,
+        eps=eps,
+        slack=return_rounding(group) + rounding(jnp.abs(more)),
+    )
+    n = trajectory_lengths(group).astype(A.dtype)
+    kept = jnp.maximum(
+        jnp.floor(eta * n * (1 + 1e-6)), 1
+    )  # so that 0.35 of 20 tokens are 7 in float32, too
+    return jnp.where(token_positions(group) <= to_tokens(kept, group), to_tokens(A, group), 0)

@@ -4,8 +4,16 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import centre, length, link, rounding, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, alive, outcome, slack
+from jaxcredit.kernels import (
+    center,
+    chain_rows,
+    returns_to_go,
+    rounding,
+    standardize,
+    to_tokens,
+    trajectory_lengths,
+)
+from jaxcredit.rollout import Rollout, outcome, return_rounding, trajectory_mask
 
 
 @per_batch(
@@ -38,19 +46,29 @@ def prime(
     """
 
     def one(group):
-        there, row = alive(group), group.row
-        r = jnp.where(group.mask, beta * (group["prm_logp"] - group["ref_logp"]), 0)
-        m = jax.ops.segment_sum(r.sum(-1), row, there.shape[0]) / jnp.maximum(length(group), 1)
+        there, row = trajectory_mask(group), group.row
+        r = jnp.where(group.action_mask, beta * (group["prm_logp"] - group["ref_logp"]), 0)
+        m = jax.ops.segment_sum(r.sum(-1), row, there.shape[0]) / jnp.maximum(
+            trajectory_lengths(group), 1
+        )
         m, n = jnp.where(there, m, 0), there.sum()
         others = jnp.maximum(n - 1, 1)
-        step = r - ((m.sum() - m) / others)[row][:, None] if form == "paper" else (n * r - m.sum()) / others
-        process = link(to_go(step, gamma, where=group.mask), gamma, group)
-        final = spread(outcome_weight * centre(outcome(group), where=there, leave_one_out=True), group)
+        step = (
+            r - ((m.sum() - m) / others)[row][:, None]
+            if form == "paper"
+            else (n * r - m.sum()) / others
+        )
+        process = chain_rows(returns_to_go(step, gamma, where=group.action_mask), gamma, group)
+        final = to_tokens(
+            outcome_weight * center(outcome(group), where=there, leave_one_out=True), group
+        )
         return jnp.where(n > 1, process + final, 0)
 
     A = jax.vmap(one)(batch)
     if not whiten:
         return A
-    size = jnp.where(batch.mask, jnp.abs(batch["prm_logp"]) + jnp.abs(batch["ref_logp"]), 0)
-    error = abs(outcome_weight) * slack(batch).max() + rounding(beta * size.sum(-1).max(), size.shape[-1])
-    return standardise(A, where=batch.mask, ddof=ddof, eps=eps, slack=error)
+    size = jnp.where(batch.action_mask, jnp.abs(batch["prm_logp"]) + jnp.abs(batch["ref_logp"]), 0)
+    error = abs(outcome_weight) * return_rounding(batch).max() + rounding(
+        beta * size.sum(-1).max(), size.shape[-1]
+    )
+    return standardize(A, where=batch.action_mask, ddof=ddof, eps=eps, slack=error)

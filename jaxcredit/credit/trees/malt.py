@@ -27,4 +27,6 @@ def malt(group: Rollout, *, leave_one_out: bool = False):
     on = tree(group)
     V = child_mean(outcome(group), on)
     n = on.children[on.parent].astype(V.dtype)
-    return edges((V - V[on.parent]) * (n / jnp.maximum(n - 1, 1) if leave_one_out else 1), on, group)
+    return edges(
+        (V - V[on.parent]) * (n / jnp.maximum(n - 1, 1) if leave_one_out else 1), on, group
+    )

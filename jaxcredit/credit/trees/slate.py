@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, standardise
+from jaxcredit.kernels import standardize, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -20,4 +20,9 @@ def slate(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     SLATE, arXiv 2602.23440. Signals: verdict, a judge's marks of thought, query and answer in {-1, 0, 1}, together
     (signals.judge_total); turn_parent. A prefix that is only context gets 0, as do siblings that are marked alike.
     """
-    return spread(standardise(group["verdict"], by=group["turn_parent"], where=group.real, ddof=ddof, eps=eps), group)
+    return to_tokens(
+        standardize(
+            group["verdict"], by=group["turn_parent"], where=group.segment_mask, ddof=ddof, eps=eps
+        ),
+        group,
+    )

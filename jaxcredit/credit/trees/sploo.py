@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import binade, common_prefix, partings, staircase, std_by
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import binade, branch_points, common_prefix, piecewise_constant, std_by
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program for many settings
 
@@ -45,29 +45,40 @@ def sploo(
     four of them have names for `--credit` (`jaxcredit.credit.PRESETS`).
     `normalize` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0. No paper.
     """
-    real, row, valid = alive(group), group.row, group.valid
+    real, row, valid = trajectory_mask(group), group.row, group.token_mask
     assert row is not None and valid is not None  # the lift writes them out
-    R, T = outcome(group), group.mask.shape[-1]
+    R, T = outcome(group), group.action_mask.shape[-1]
     others = _others(R, row, real, kurtosis)
     end = jnp.where(valid, jnp.arange(1, T + 1), 0).max(-1)
-    branch = partings(common_prefix(group.tokens, valid), row, end, others.x, others.where)
+    branch = branch_points(common_prefix(group.tokens, valid), row, end, others.x, others.where)
 
     own, (b_at, b_after) = others.own, _baseline(branch, others, c_b, least)
     if normalize:
         std = std_by(R, where=real)[row]
-        own, b_at, b_after = (jnp.where(std > 0, y / jnp.where(std > 0, std + eps, 1), 0) for y in (own, b_at, b_after))
-    w_after = 1 + lam * (1 - 1 / (branch.stay + 1)) / (1 - 1 / jnp.maximum(real.sum(), 2).astype(R.dtype))
+        own, b_at, b_after = (
+            jnp.where(std > 0, y / jnp.where(std > 0, std + eps, 1), 0)
+            for y in (own, b_at, b_after)
+        )
+    w_after = 1 + lam * (1 - 1 / (branch.stay + 1)) / (
+        1 - 1 / jnp.maximum(real.sum(), 2).astype(R.dtype)
+    )
     w_start = jnp.full((1, len(row)), 1.0 + lam, R.dtype)
     w_at = jnp.concatenate([w_start, w_after[:-1]]) + _evidence_weight(branch, others, a, c, ramp)
-    return staircase((1 + lam) * own, branch.column, w_at * (own - b_at), w_after * (own - b_after), T)
+    return piecewise_constant(
+        (1 + lam) * own, branch.column, w_at * (own - b_at), w_after * (own - b_after), T
+    )
 
 
 class Others(NamedTuple):
     """Rewards of the other trajectories of the group, for each row: less their mean, and in units of a power of two."""
 
     where: Bool[Array, "R G"]
-    x: Float[Array, "R G"]  # (R_j - mean) / unit; equal rewards are exactly 0, and so is every trajectory off `where`
-    unit: Float[Array, "R"]  # a power of two near the range of the rewards: no square overflows or vanishes
+    x: Float[
+        Array, "R G"
+    ]  # (R_j - mean) / unit; equal rewards are exactly 0, and so is every trajectory off `where`
+    unit: Float[
+        Array, "R"
+    ]  # a power of two near the range of the rewards: no square overflows or vanishes
     own: Float[Array, "R"]  # the row's own reward less the mean, not divided by `unit`
     v: Float[Array, "R"]  # variance of x
     kappa: Float[Array, "R"]  # excess kurtosis of x
@@ -77,7 +88,9 @@ def _others(R, row, real, kurtosis):
     where = real & (jnp.arange(len(real)) != row[:, None])
     n = where.sum(-1)
     some = jnp.maximum(n, 1).astype(R.dtype)
-    largest, smallest = (jnp.where(n > 0, jnp.max(jnp.where(where, y, -jnp.inf), -1), 0) for y in (R, -R))
+    largest, smallest = (
+        jnp.where(n > 0, jnp.max(jnp.where(where, y, -jnp.inf), -1), 0) for y in (R, -R)
+    )
     unit = binade(largest + smallest)
     below = jnp.where(where, (R - largest[:, None]) / unit[:, None], 0)
     mean = below.sum(-1) / some
@@ -115,10 +128,14 @@ def _evidence_weight(branch, others, a, c, ramp):
     m = jnp.maximum(branch.stay + branch.leave, 1)
     noise = (branch.within + 4 * others.v) / jnp.maximum(m - branch.classes + 4, 1)
     free = jnp.maximum(branch.classes - 1, 1)
-    deviation = jnp.sqrt(2 * free + jnp.maximum(others.kappa * (branch.inverse - (2 * branch.classes - 1) / m), 0))
+    deviation = jnp.sqrt(
+        2 * free + jnp.maximum(others.kappa * (branch.inverse - (2 * branch.classes - 1) / m), 0)
+    )
     e = jnp.where(noise > 0, branch.between / jnp.where(noise > 0, noise, 1) - free, 0) / deviation
     fires = (branch.classes > 1.5) & (e > c)
-    return jnp.where(fires, a * (1 - c / jnp.where(fires, e, 1)) * jnp.clip(branch.left / ramp, 0, 1) ** 2, 0)
+    return jnp.where(
+        fires, a * (1 - c / jnp.where(fires, e, 1)) * jnp.clip(branch.left / ramp, 0, 1) ** 2, 0
+    )
 
 
 p0 = functools.partial(sploo, lam=0.0, a=0.0)  # exactly unbiased

@@ -4,8 +4,8 @@ import jax.numpy as jnp
 from jaxcredit.credit.lift import per_batch
 from jaxcredit.credit.trees.tree import unsure
 from jaxcredit.credit.trees.vine import vine
-from jaxcredit.kernels import rounding, standardise
-from jaxcredit.rollout import Rollout, slack
+from jaxcredit.kernels import rounding, standardize
+from jaxcredit.rollout import Rollout, return_rounding
 
 
 @per_batch(
@@ -18,7 +18,14 @@ from jaxcredit.rollout import Rollout, slack
     min_group_size=1,
     reduces_to="vine with prob_mask=None",
 )
-def spo_chain(batch: Rollout, *, prob_mask: float | None = 0.9, whiten: bool = False, ddof: int = 0, eps: float = 1e-6):
+def spo_chain(
+    batch: Rollout,
+    *,
+    prob_mask: float | None = 0.9,
+    whiten: bool = False,
+    ddof: int = 0,
+    eps: float = 1e-6,
+):
     """The change of value between cut points, on the tokens that were not certain.
 
         A_t = (r_k + V_{k+1} - V_k) [p_t <= prob_mask],   k the segment of t;   weight_t = [p_t < prob_mask]
@@ -29,12 +36,19 @@ def spo_chain(batch: Rollout, *, prob_mask: float | None = 0.9, whiten: bool = F
     """
     advantage = jax.vmap(vine.unlifted)(batch)
     if prob_mask is None:
-        kept, heard = batch.mask, batch.mask
+        kept, heard = batch.action_mask, batch.action_mask
     else:
-        kept, heard = batch.mask & unsure(batch, prob_mask), batch.mask & (batch.logp <= jnp.log(prob_mask))
+        kept, heard = (
+            batch.action_mask & unsure(batch, prob_mask),
+            batch.action_mask & (batch.logp <= jnp.log(prob_mask)),
+        )
     advantage = jnp.where(heard, advantage, 0)
     if whiten:
-        counted = jnp.where(kept.any(), kept, batch.mask)
-        error = slack(batch).max() + rounding(2 * jnp.max(jnp.abs(batch["value"]), where=batch.real, initial=0))
-        advantage = jnp.where(counted, standardise(advantage, where=counted, ddof=ddof, eps=eps, slack=error), 0)
+        counted = jnp.where(kept.any(), kept, batch.action_mask)
+        error = return_rounding(batch).max() + rounding(
+            2 * jnp.max(jnp.abs(batch["value"]), where=batch.segment_mask, initial=0)
+        )
+        advantage = jnp.where(
+            counted, standardize(advantage, where=counted, ddof=ddof, eps=eps, slack=error), 0
+        )
     return {"advantage": advantage, "weight": kept.astype(advantage.dtype)}

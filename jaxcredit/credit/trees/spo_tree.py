@@ -15,7 +15,14 @@ from jaxcredit.rollout import Rollout, outcome
     cost="a tree of segments, 6 children a node",
     reduces_to="dr_grpo where branches part at the root alone; malt with prob_mask=None and drop=False",
 )
-def spo_tree(group: Rollout, *, normalize: bool = False, prob_mask: float | None = 0.9, drop: bool = True, eps: float = 1e-6):
+def spo_tree(
+    group: Rollout,
+    *,
+    normalize: bool = False,
+    prob_mask: float | None = 0.9,
+    drop: bool = True,
+    eps: float = 1e-6,
+):
     """A segment's value against its siblings', values being means of children.
 
         A_n = V_n - V_parent,   V_n = mean_children V, the outcome at a leaf         (normalize=False)

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import at_branches, branches, common_prefix, shared_with, standardise, std_by
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import at_branches, branches, common_prefix, shared_with, standardize, std_by
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -22,10 +22,12 @@ def tempo(group: Rollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
     gate=1 is the paper, where a token that nobody shares gets the outcome twice. Prompt, tool tokens and the end all belong to the
     prefix; where answers part at a token the policy did not choose, that change is credited to nobody. The paper leaves ddof open.
     """
-    R, real, row, valid = outcome(group), alive(group), group.row, group.valid
+    R, real, row, valid = outcome(group), trajectory_mask(group), group.row, group.token_mask
     assert row is not None and valid is not None  # the lift writes them out
     shared = shared_with(common_prefix(group.tokens, valid), row, R.shape[0])
     change, sharing = branches(shared, row, R, where=real)
     std = std_by(R, where=real, ddof=ddof)[row][:, None]
     change = jnp.where((sharing >= gate) & (std > 0), change / jnp.where(std > 0, std + eps, 1), 0)
-    return at_branches(standardise(R, where=real, ddof=ddof, eps=eps)[row], shared, change, group.tokens.shape[1])
+    return at_branches(
+        standardize(R, where=real, ddof=ddof, eps=eps)[row], shared, change, group.tokens.shape[1]
+    )

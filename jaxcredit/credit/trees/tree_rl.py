@@ -4,8 +4,8 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edges, tree
-from jaxcredit.kernels import centre, path_mean
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import center, path_mean
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -28,7 +28,7 @@ def tree_rl(group: Rollout, *, weighting: Literal["paper", "code", "none"] = "pa
     over all tokens off the values.
     """
     on = tree(group)
-    V = path_mean(centre(outcome(group), where=alive(group), leave_one_out=True), on)
+    V = path_mean(center(outcome(group), where=trajectory_mask(group), leave_one_out=True), on)
     V = V - V[0]  # 0 but for rounding
     leaves = jnp.maximum(on.paths, 1).astype(V.dtype)
     V = V / jnp.sqrt(leaves) if weighting == "code" else V

@@ -1,5 +1,5 @@
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import gae, spread
+from jaxcredit.kernels import gae, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -20,4 +20,4 @@ def vine(group: Rollout):
 
     VinePPO, arXiv 2410.01679. Signal: value, the mean of some 9 continuations from the beginning of the step. Telescopes to R - V_0.
     """
-    return spread(gae(group.reward, group["value"], lam=0.0, where=group.real), group)
+    return to_tokens(gae(group.reward, group["value"], lam=0.0, where=group.segment_mask), group)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import each_turn, final, spread, standardise, to_go
+from jaxcredit.kernels import is_last, map_turns, returns_to_go, standardize, to_tokens
 from jaxcredit.kernels.masked import root
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -18,7 +18,15 @@ from jaxcredit.rollout import Rollout, alive, outcome
     cost="log p(gold answer) after each turn",
     reduces_to="grpo with alpha=0 and kappa=0",
 )
-def a2tgpo(group: Rollout, *, alpha: float = 0.3, kappa: float = 0.3, gamma: float = 1.0, ddof: int = 0, eps: float = 1e-6):
+def a2tgpo(
+    group: Rollout,
+    *,
+    alpha: float = 0.3,
+    kappa: float = 0.3,
+    gamma: float = 1.0,
+    ddof: int = 0,
+    eps: float = 1e-6,
+):
     """The outcome, and what each turn's information gain was among the same turns of the group, in units of one variance.
 
         A_ik = (R_i - mean R) / (std R + eps) + alpha D_ik,   D_ik = sum_{l >= k} gamma^(l - k) n_il / sqrt(number of terms)
@@ -28,10 +36,15 @@ def a2tgpo(group: Rollout, *, alpha: float = 0.3, kappa: float = 0.3, gamma: flo
     only one trajectory has gives n = 0, which still counts as a term. Meant for `losses.turn_clip`. Departs from released code: turns
     are segments, not runs of equal advantage.
     """
-    asks = group.real & ~final(group.real)
-    n = each_turn(partial(standardise, ddof=ddof, eps=eps), group["gain"], asks)
-    terms = to_go(jnp.ones_like(n), where=asks)
-    D = to_go(n, gamma, where=asks) / root(jnp.maximum(terms, 1))
-    A = spread(standardise(outcome(group), where=alive(group), ddof=ddof, eps=eps), group)
+    asks = group.segment_mask & ~is_last(group.segment_mask)
+    n = map_turns(partial(standardize, ddof=ddof, eps=eps), group["gain"], asks)
+    terms = returns_to_go(jnp.ones_like(n), where=asks)
+    D = returns_to_go(n, gamma, where=asks) / root(jnp.maximum(terms, 1))
+    A = to_tokens(
+        standardize(outcome(group), where=trajectory_mask(group), ddof=ddof, eps=eps), group
+    )
     width = jnp.where(asks, kappa * (2 * jax.nn.sigmoid(n) - 1), 0)
-    return {"advantage": A + alpha * spread(jnp.where(asks, D, 0), group), "clip": 1 + spread(width, group)}
+    return {
+        "advantage": A + alpha * to_tokens(jnp.where(asks, D, 0), group),
+        "clip": 1 + to_tokens(width, group),
+    }

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import spread, to_go, tokens_in
+from jaxcredit.kernels import returns_to_go, segment_lengths, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -21,9 +21,11 @@ def epo(group: Rollout, *, gamma: float = 0.99):
     otherwise. No baseline: every step of positive return is pushed up. n_ik are the policy's tokens of a turn, K_i the turns. Meant for
     losses.reinforce with token_mean, which is then the mean over trajectories.
     """
-    G = to_go(group.reward, gamma, where=group.real)
-    most = jnp.where(group.real, jnp.abs(G), 0).max(-1, keepdims=True)
-    A = jnp.where(group.real, G / jnp.where(most > 0, most, 1), 0)
-    turns = jnp.maximum(group.real.sum(-1, keepdims=True), 1)
-    weight = jnp.where(group.real, 1 / (turns * jnp.maximum(tokens_in(group), 1)).astype(A.dtype), 0)
-    return {"advantage": spread(A, group), "weight": spread(weight, group)}
+    G = returns_to_go(group.reward, gamma, where=group.segment_mask)
+    most = jnp.where(group.segment_mask, jnp.abs(G), 0).max(-1, keepdims=True)
+    A = jnp.where(group.segment_mask, G / jnp.where(most > 0, most, 1), 0)
+    turns = jnp.maximum(group.segment_mask.sum(-1, keepdims=True), 1)
+    weight = jnp.where(
+        group.segment_mask, 1 / (turns * jnp.maximum(segment_lengths(group), 1)).astype(A.dtype), 0
+    )
+    return {"advantage": to_tokens(A, group), "weight": to_tokens(weight, group)}

@@ -4,8 +4,15 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import centre, centre_roles, masked_mean, returns, spread, standardise
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import (
+    center,
+    center_by_role,
+    masked_mean,
+    rewards_to_go,
+    standardize,
+    to_tokens,
+)
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -36,13 +43,18 @@ def gigpo(
     ("steps": long ones weigh more). A state seen once gives 0. A lone trajectory gives 0 too, or its R with `singleton="raw"`
     (released). Invalid actions: lower the reward.
     """
-    against = partial(standardise, ddof=ddof, eps=eps) if normalize else centre
-    R, real, there = outcome(group), group.real, alive(group)
+    against = partial(standardize, ddof=ddof, eps=eps) if normalize else center
+    R, real, there = outcome(group), group.segment_mask, trajectory_mask(group)
     if pool == "steps":
-        episode, units = masked_mean(against(jnp.broadcast_to(R[:, None], real.shape), where=real), real, -1), real.sum()
+        episode, units = (
+            masked_mean(against(jnp.broadcast_to(R[:, None], real.shape), where=real), real, -1),
+            real.sum(),
+        )
     else:
         episode, units = against(R, where=there), there.sum()
     episode = jnp.where(units == 1, R if singleton == "raw" else 0 * R, episode)
-    G, slack = returns(group.reward, gamma, where=real)
-    step = centre_roles(G, group["state"], real, normalize=normalize, ddof=ddof, eps=eps, slack=slack)
-    return spread(episode, group) + weight * spread(step, group)
+    G, slack = rewards_to_go(group.reward, gamma, where=real)
+    step = center_by_role(
+        G, group["state"], real, normalize=normalize, ddof=ddof, eps=eps, slack=slack
+    )
+    return to_tokens(episode, group) + weight * to_tokens(step, group)

@@ -3,7 +3,14 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import before, centre_roles, count_by, joint, returns, spread
+from jaxcredit.kernels import (
+    center_by_role,
+    intersect_partitions,
+    peer_count,
+    previous_value,
+    rewards_to_go,
+    to_tokens,
+)
 from jaxcredit.rollout import Rollout
 
 
@@ -34,18 +41,18 @@ def hgpo(
     divides by the pool's deviation. A turn with fewer than l turns before it has no level l. The released code also leaves levels out
     whose advantage happens to be exactly 0 (`skip_zero=True`).
     """
-    against = partial(centre_roles, normalize=normalize, ddof=ddof, eps=eps)
-    real, state = group.real, group["state"]
-    (G, slack), age = returns(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
+    against = partial(center_by_role, normalize=normalize, ddof=ddof, eps=eps)
+    real, state = group.segment_mask, group["state"]
+    (G, slack), age = rewards_to_go(group.reward, gamma, where=real), jnp.cumsum(real, -1) - 1
     key = past = state
     total = weights = jnp.zeros_like(G)
     for level in range(history + 1):
         if level:
-            past = before(past, real)
-            key = joint(key, past)
+            past = previous_value(past, real)
+            key = intersect_partitions(key, past)
         old_enough = real & (age >= level)
         a = against(G, key, old_enough, slack=slack)
-        w = jnp.where(count_by(key, old_enough) > 1, (level + 1.0) ** alpha, 0)
+        w = jnp.where(peer_count(key, old_enough) > 1, (level + 1.0) ** alpha, 0)
         w = jnp.where(a == 0, 0, w) if skip_zero else w
         total, weights = total + w * a, weights + w
-    return spread(total / jnp.where(weights > 0, weights, 1), group)
+    return to_tokens(total / jnp.where(weights > 0, weights, 1), group)

@@ -3,8 +3,8 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import final, rounding, spread, standardise, to_go
-from jaxcredit.rollout import Rollout, outcome, slack
+from jaxcredit.kernels import is_last, returns_to_go, rounding, standardize, to_tokens
+from jaxcredit.rollout import Rollout, outcome, return_rounding
 
 
 @per_group(
@@ -35,13 +35,19 @@ def igpo(
     1e-8 added. A gain that is not finite is no gain.
     """
     m = jnp.exp(group["info"]) if kind == "prob" else group["info"]
-    gain, last, R = m[:, 1:] - m[:, :-1], final(group.real), jnp.broadcast_to(outcome(group)[:, None], group.real.shape)
-    asks = group.real & ~last & jnp.isfinite(gain)
+    gain, last, R = (
+        m[:, 1:] - m[:, :-1],
+        is_last(group.segment_mask),
+        jnp.broadcast_to(outcome(group)[:, None], group.segment_mask.shape),
+    )
+    asks = group.segment_mask & ~last & jnp.isfinite(gain)
     x = jnp.where(asks, gain, R)
-    error = jnp.where(asks, rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1])), slack(group)[:, None])
+    error = jnp.where(
+        asks, rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1])), return_rounding(group)[:, None]
+    )
 
     def z(where):
-        return standardise(x, where=where, ddof=ddof, eps=eps, slack=error)
+        return standardize(x, where=where, ddof=ddof, eps=eps, slack=error)
 
     x = z(asks | last) if pool == "joint" else z(asks) + z(last)
-    return spread(to_go(x, gamma, where=group.real), group)
+    return to_tokens(returns_to_go(x, gamma, where=group.segment_mask), group)

@@ -3,8 +3,8 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import masked_mean, spread
-from jaxcredit.rollout import Rollout, alive, outcome
+from jaxcredit.kernels import masked_mean, to_tokens
+from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -27,14 +27,20 @@ def r3l(group: Rollout, *, alpha: float = 3.0, form: Literal["docs", "code", "no
     R_i >= 1, so that a lesser success may outrank it; "none" amplifies nothing (OPMD). A trajectory alone is compared with 0, as
     single demonstrations are. The turns before the pivot leave the loss. Loss: `reinforce`, over (1 + tau) with tau=1.
     """
-    R, there, real = outcome(group), alive(group), group.real
+    R, there, real = outcome(group), trajectory_mask(group), group.segment_mask
     a = R - jnp.where(there.sum() > 1, masked_mean(R, there), 0)
     best = (R == jnp.max(R, where=there, initial=-jnp.inf)) & (R > 0)
     amplified = jnp.where(a > 0, alpha * a, a)
-    A = {"docs": jnp.where(best, alpha, amplified), "code": jnp.where(R >= 1, 1, amplified), "none": a}[form]
+    A = {
+        "docs": jnp.where(best, alpha, amplified),
+        "code": jnp.where(R >= 1, 1, amplified),
+        "none": a,
+    }[form]
     turn = jnp.arange(real.shape[1])
-    pivot = jnp.where((real & (turn >= group["pivot"][:, None])).any(-1), jnp.maximum(group["pivot"], 0), 0)
+    pivot = jnp.where(
+        (real & (turn >= group["pivot"][:, None])).any(-1), jnp.maximum(group["pivot"], 0), 0
+    )
     pair = jnp.clip(group["pair"], 0, R.shape[0] - 1)
     pivot = jnp.maximum(pivot, jnp.where(there[pair] & (pair == group["pair"]), pivot[pair], 0))
-    after = spread((real & (turn >= pivot[:, None])).astype(R.dtype), group)
-    return {"advantage": spread(A, group) * after, "weight": after}
+    after = to_tokens((real & (turn >= pivot[:, None])).astype(R.dtype), group)
+    return {"advantage": to_tokens(A, group) * after, "weight": after}

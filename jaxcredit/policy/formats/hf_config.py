@@ -32,8 +32,20 @@ GEMMA = {
 ABSENT = {
     "mistral": {"sliding_window": 4096},
     "qwen3": {"head_dim": 128},
-    "gemma2": {**GEMMA, "vocab_size": 256000, "final_logit_softcapping": 30.0, "attn_logit_softcapping": 50.0, "sliding_window_pattern": 2},
-    "gemma3_text": {**GEMMA, "vocab_size": 262208, "rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6},
+    "gemma2": {
+        **GEMMA,
+        "vocab_size": 256000,
+        "final_logit_softcapping": 30.0,
+        "attn_logit_softcapping": 50.0,
+        "sliding_window_pattern": 2,
+    },
+    "gemma3_text": {
+        **GEMMA,
+        "vocab_size": 262208,
+        "rope_theta": 1e6,
+        "rope_local_base_freq": 1e4,
+        "sliding_window_pattern": 6,
+    },
 }
 PLAIN = {  # keys that must have this value, or be absent
     "attention_bias": False,
@@ -45,11 +57,19 @@ PLAIN = {  # keys that must have this value, or be absent
 }
 ACTS = {"silu": "silu", "gelu_pytorch_tanh": "gelu"}
 # Keys in which null differs from absence.
-NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping", "head_dim", "hidden_activation")
+NULL = (
+    "sliding_window",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "head_dim",
+    "hidden_activation",
+)
 LAYERS = 4096  # upper bound, against damaged files
 
 
-def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None) -> dict[str, Any]:
+def parse(
+    c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None
+) -> dict[str, Any]:
     """The fields of Config; `path` is named in errors. Of a Gemma 3 that also sees, the text model.
 
     `held`: the sizes that the weights have (hf_names.sizes). One that config.json contradicts is refused before it can be multiplied out.
@@ -61,15 +81,29 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
     if kind not in ARCHITECTURES:
         known = ", ".join(keys.texts("architectures", None) or ["no architecture"])
         what = f"model_type {shown(kind)} ({shown(known)[1:-1]})"
-        raise ValueError(f"{path}: {what} is not supported. This policy is a decoder of {', '.join(ARCHITECTURES)}: choose such a model")
+        raise ValueError(
+            f"{path}: {what} is not supported. This policy is a decoder of {', '.join(ARCHITECTURES)}: choose such a model"
+        )
     gemma, moe = kind.startswith("gemma"), kind == "qwen3_moe"
-    keys = Keys(ABSENT.get(kind, {}) | {key: x for key, x in keys.values.items() if x is not None or key in NULL}, path, held, keys.inside)
-    must = PLAIN | ({"norm_topk_prob": True} if moe else {}) | ({"attn_logit_softcapping": None} if kind == "gemma3_text" else {})
+    keys = Keys(
+        ABSENT.get(kind, {})
+        | {key: x for key, x in keys.values.items() if x is not None or key in NULL},
+        path,
+        held,
+        keys.inside,
+    )
+    must = (
+        PLAIN
+        | ({"norm_topk_prob": True} if moe else {})
+        | ({"attn_logit_softcapping": None} if kind == "gemma3_text" else {})
+    )
     for key, plain in must.items():
         value = keys.values.get(key)
         value = (False if key == "norm_topk_prob" else plain) if value is None else value
         if value != plain or type(value) is not type(plain):
-            raise ValueError(f"{path}: {keys.inside}{key} = {shown(value)} is not supported, only {plain!r}")
+            raise ValueError(
+                f"{path}: {keys.inside}{key} = {shown(value)} is not supported, only {plain!r}"
+            )
     if gemma and "hidden_activation" in keys.values:
         act = keys.text("hidden_activation", "gelu_pytorch_tanh", ACTS)
     else:
@@ -121,14 +155,18 @@ def parse(c: dict[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | N
         )
     if moe:
         experts = keys.size("num_experts", None) or keys.size("num_local_experts")
-        fields |= dict(experts=experts, experts_per_token=keys.size("num_experts_per_tok", most=experts))
+        fields |= dict(
+            experts=experts, experts_per_token=keys.size("num_experts_per_tok", most=experts)
+        )
     return fields
 
 
 def _even_share(keys: Keys, width: int, heads: int) -> int:
     """Default width of a head: hidden_size / num_attention_heads."""
     if width % heads:
-        raise keys.wrong("num_attention_heads", f"a divisor of hidden_size = {width}, or head_dim beside it")
+        raise keys.wrong(
+            "num_attention_heads", f"a divisor of hidden_size = {width}, or head_dim beside it"
+        )
     return width // heads
 
 
@@ -149,13 +187,25 @@ def _windows(keys: Keys, kind: str, layers: int) -> tuple[int, ...]:
     found = [size or 0 if t == SLIDING else 0 for t in types]
     if not any(found):
         return ()
-    return next(tuple(found[:n]) for n in range(1, layers + 1) if all(w == found[i % n] for i, w in enumerate(found)))
+    return next(
+        tuple(found[:n])
+        for n in range(1, layers + 1)
+        if all(w == found[i % n] for i, w in enumerate(found))
+    )
 
 
 def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
     """config.json of a Config; raises where no architecture of Hugging Face computes this."""
     windows = _each(cfg)
-    kind = "qwen3" if cfg.qk_norm else "qwen2" if cfg.qkv_bias else "mistral" if any(windows) else "llama"
+    kind = (
+        "qwen3"
+        if cfg.qk_norm
+        else "qwen2"
+        if cfg.qkv_bias
+        else "mistral"
+        if any(windows)
+        else "llama"
+    )
     if cfg.post_norm:
         kind = "gemma3_text" if cfg.qk_norm else "gemma2"
     elif cfg.experts:
@@ -163,7 +213,10 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
     elif kind == "llama" and (carried or {}).get("model_type") == "mistral":
         kind = "mistral"
     rope = hf_rope.describe(cfg.rope_theta, cfg.rope_scaling)
-    older = {"rope_theta": cfg.rope_theta, "rope_scaling": rope if cfg.rope_scaling else None}  # transformers before version 5
+    older = {
+        "rope_theta": cfg.rope_theta,
+        "rope_scaling": rope if cfg.rope_scaling else None,
+    }  # transformers before version 5
     most = (carried or {}).get("max_position_embeddings", 32768)
     if cfg.rope_scaling and cfg.rope_scaling[0] == "dynamic":
         most = int(cfg.rope_scaling[2])
@@ -190,16 +243,35 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
     if any(windows) or kind == "mistral":
         out |= {"sliding_window": max(windows) or None}
     if any(windows) and kind != "mistral":
-        out |= {"use_sliding_window": True, "layer_types": [SLIDING if w else FULL for w in windows]}
+        out |= {
+            "use_sliding_window": True,
+            "layer_types": [SLIDING if w else FULL for w in windows],
+        }
     if cfg.experts:
-        experts = dict.fromkeys(("num_experts", "num_local_experts"), cfg.experts) | {"num_experts_per_tok": cfg.experts_per_token}
-        out |= experts | {"moe_intermediate_size": cfg.ffn, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": []}
+        experts = dict.fromkeys(("num_experts", "num_local_experts"), cfg.experts) | {
+            "num_experts_per_tok": cfg.experts_per_token
+        }
+        out |= experts | {
+            "moe_intermediate_size": cfg.ffn,
+            "norm_topk_prob": True,
+            "decoder_sparse_step": 1,
+            "mlp_only_layers": [],
+        }
     if cfg.post_norm:
-        caps = {"attn_logit_softcapping": cfg.score_cap or None, "final_logit_softcapping": cfg.logit_cap or None}
-        out |= caps | {"hidden_activation": out["hidden_act"], "query_pre_attn_scalar": cfg.score_dim or cfg.head_dim}
+        caps = {
+            "attn_logit_softcapping": cfg.score_cap or None,
+            "final_logit_softcapping": cfg.logit_cap or None,
+        }
+        out |= caps | {
+            "hidden_activation": out["hidden_act"],
+            "query_pre_attn_scalar": cfg.score_dim or cfg.head_dim,
+        }
     if kind == "gemma3_text":
         near = {"rope_type": "default", "rope_theta": cfg.local_theta or cfg.rope_theta}
-        out |= {"rope_parameters": {FULL: rope, SLIDING: near}, "rope_local_base_freq": near["rope_theta"]}
+        out |= {
+            "rope_parameters": {FULL: rope, SLIDING: near},
+            "rope_local_base_freq": near["rope_theta"],
+        }
     _exact(cfg, out)
     return out
 
@@ -207,11 +279,25 @@ def describe(cfg: Config, dtype: str, carried: dict | None = None) -> dict:
 def _exact(cfg: Config, out: dict) -> None:
     """Raise unless config.json says all that the Config computes."""
     # How, not what, a policy computes.
-    run = {"dtype", "param_dtype", "remat", "forbidden", "vocab_chunk", "token_chunk", "query_chunk", "attention", "place"}
+    run = {
+        "dtype",
+        "param_dtype",
+        "remat",
+        "forbidden",
+        "vocab_chunk",
+        "token_chunk",
+        "query_chunk",
+        "attention",
+        "place",
+    }
     shape = {f.name for f in dataclasses.fields(Config)} - run
     told = Config(**parse(out, Path("config.json")))
     same = {"score_dim": cfg.head_dim, "local_theta": cfg.rope_theta}  # what 0 stands for
-    lost = [n for n in sorted(shape - {"windows"}) if (getattr(told, n) or same.get(n)) != (getattr(cfg, n) or same.get(n))]
+    lost = [
+        n
+        for n in sorted(shape - {"windows"})
+        if (getattr(told, n) or same.get(n)) != (getattr(cfg, n) or same.get(n))
+    ]
     lost += ["windows"] * (_each(told) != _each(cfg))
     if lost:
         raise ValueError(

@@ -19,9 +19,13 @@ def load_json(path: Path) -> dict[str, Any]:
     try:
         c = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({one_line(error, 200)}): download it again") from error
+        raise ValueError(
+            f"{path} is not JSON ({one_line(error, 200)}): download it again"
+        ) from error
     if not isinstance(c, dict):
-        raise ValueError(f"{path} holds {shown(c)}, not an object of keys and values: download it again")
+        raise ValueError(
+            f"{path} holds {shown(c)}, not an object of keys and values: download it again"
+        )
     return c
 
 
@@ -44,21 +48,31 @@ class Keys:
         inside: prefix of the keys in error messages, for a nested mapping.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: Path, held: Mapping[str, tuple[int, str]] | None = None, inside: str = ""):
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        path: Path,
+        held: Mapping[str, tuple[int, str]] | None = None,
+        inside: str = "",
+    ):
         self.values, self.path, self.held, self.inside = values, path, held or {}, inside
 
     def wrong(self, key: str, expected: str) -> ValueError:
         """Error for a key whose value is not `expected`."""
         known = [self.held[name] for name in (key, f"rows of {key}") if name in self.held]
         there = f". The weights hold {known[0][0]} ({known[0][1]})" if known else ""
-        return ValueError(f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected {expected}{there}")
+        return ValueError(
+            f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected {expected}{there}"
+        )
 
     def _value(self, key: str, default: Any) -> tuple[Any, bool]:
         """Value of a key and whether it is present. null counts as absent."""
         if (value := self.values.get(key)) is not None:
             return value, True
         if default is REQUIRED:
-            raise ValueError(f"{self.path} lacks {self.inside + key!r}: it does not describe a whole checkpoint; download it again")
+            raise ValueError(
+                f"{self.path} lacks {self.inside + key!r}: it does not describe a whole checkpoint; download it again"
+            )
         return default, False
 
     def size(self, key: str, default: Any = REQUIRED, *, least: int = 1, most: int = MOST) -> Any:
@@ -68,14 +82,21 @@ class Keys:
             if type(value) is not int or not least <= value <= most:
                 raise self.wrong(key, f"a whole number from {least} to {most}")
             if key in self.held and value != self.held[key][0]:
-                raise self.wrong(key, "the size of the weights: config and weights do not belong together; download both again")
+                raise self.wrong(
+                    key,
+                    "the size of the weights: config and weights do not belong together; download both again",
+                )
         return value
 
-    def number(self, key: str, default: Any = REQUIRED, *, above: float = 0.0, zero: bool = False) -> Any:
+    def number(
+        self, key: str, default: Any = REQUIRED, *, above: float = 0.0, zero: bool = False
+    ) -> Any:
         """Finite number greater than `above` as a float; with `zero`, 0 is allowed too."""
         value, given = self._value(key, default)
         if given:
-            if type(value) not in (int, float) or not (above < value < 1e30 or (zero and value == 0)):
+            if type(value) not in (int, float) or not (
+                above < value < 1e30 or (zero and value == 0)
+            ):
                 raise self.wrong(key, f"a number greater than {above:g}" + " or 0" * zero)
             value = float(value)
         return value
@@ -93,10 +114,18 @@ class Keys:
         if given and not isinstance(value, str):
             raise self.wrong(key, "a string")
         if given and options and value not in options:
-            raise ValueError(f"{self.path}: {self.inside}{key} = {shown(value)} is not supported, only {' or '.join(options)}")
+            raise ValueError(
+                f"{self.path}: {self.inside}{key} = {shown(value)} is not supported, only {' or '.join(options)}"
+            )
         return value
 
-    def texts(self, key: str, default: Any = REQUIRED, length: int | None = None, options: Collection[str] = ()) -> Any:
+    def texts(
+        self,
+        key: str,
+        default: Any = REQUIRED,
+        length: int | None = None,
+        options: Collection[str] = (),
+    ) -> Any:
         """List of strings, of the given length; if `options` is not empty, each is one of them."""
         value, given = self._value(key, default)
         if given:
@@ -113,7 +142,9 @@ class Keys:
     def numbers(self, key: str, length: int) -> tuple[float, ...]:
         """Tuple of `length` finite positive numbers, from a list."""
         value, _ = self._value(key, REQUIRED)
-        fine = isinstance(value, list) and all(type(x) in (int, float) and 0 < x < 1e30 for x in value)
+        fine = isinstance(value, list) and all(
+            type(x) in (int, float) and 0 < x < 1e30 for x in value
+        )
         if not fine or len(value) != length:
             raise self.wrong(key, f"a list of {length} numbers greater than 0")
         return tuple(float(x) for x in value)

@@ -33,9 +33,11 @@ NAMES = {
     "layers/w_up": "model.layers.{}.mlp.up_proj.weight",
     "layers/w_down": "model.layers.{}.mlp.down_proj.weight",
 }
-EXPERTS = {name: template.replace("mlp.", "mlp.experts.{}.") for name, template in NAMES.items() if ".mlp." in template} | {
-    "layers/w_router": "model.layers.{}.mlp.gate.weight"
-}
+EXPERTS = {
+    name: template.replace("mlp.", "mlp.experts.{}.")
+    for name, template in NAMES.items()
+    if ".mlp." in template
+} | {"layers/w_router": "model.layers.{}.mlp.gate.weight"}
 POST_NORM = {
     "layers/attn_post_norm": "model.layers.{}.post_attention_layernorm.weight",
     "layers/mlp_norm": "model.layers.{}.pre_feedforward_layernorm.weight",
@@ -73,7 +75,9 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, str]]:
     config.json is held against them before anything as large as it says is built.
     """
     layers = {int(m[1]) for name in shapes if (m := re.match(r"model\.layers\.(\d{1,9})\.", name))}
-    out = {"num_hidden_layers": (len(layers), "layers by the names of the tensors")} if layers else {}
+    out = (
+        {"num_hidden_layers": (len(layers), "layers by the names of the tensors")} if layers else {}
+    )
     first = f"model.layers.{min(layers, default=0)}."
     axes = {
         "vocab_size": ("model.embed_tokens.weight", 0),
@@ -115,7 +119,9 @@ def _fold(cut: list[slice], shape: tuple[int, ...]) -> slice:
     """The slice of several axes folded into one, of which only the first may be cut."""
     rest = math.prod(shape[1:])
     if any(s != slice(0, n) for s, n in zip(cut[1:], shape[1:], strict=True)):
-        raise ValueError(f"heads of shape {shape} are cut within a head ({cut}): cut the axis of the heads")
+        raise ValueError(
+            f"heads of shape {shape} are cut within a head ({cut}): cut the axis of the heads"
+        )
     return slice(cut[0].start * rest, cut[0].stop * rest)
 
 

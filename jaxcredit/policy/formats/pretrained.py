@@ -33,14 +33,19 @@ from jaxcredit.utils.files import write_atomic
 UNREAD = "rotary_emb.inv_freq"  # RoPE frequencies in old files; config.json determines them
 
 
-def load(folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any) -> tuple[Config, PyTree]:
+def load(
+    folder: str | os.PathLike, *, shardings: PyTree = None, **overrides: Any
+) -> tuple[Config, PyTree]:
     """The config and the parameters of a checkpoint, a folder or hub id. `overrides`: fields of Config (dtype, param_dtype, forbidden)."""
     folder = hub.folder(folder)
     path, c = _described(folder)
     with contextlib.ExitStack() as stack:
         files = open_folder(folder, stack)
         text = _text(files)
-        cfg = Config(**hf_config.parse(c, path, sizes({name: x.shape for name, x in text.items()})) | overrides)
+        cfg = Config(
+            **hf_config.parse(c, path, sizes({name: x.shape for name, x in text.items()}))
+            | overrides
+        )
         _compare(path, text, cfg)
         _warn_of_unread(path, files, text, cfg)
         return cfg, assemble(cfg, text.__getitem__, shardings, lambda name: text[name].file)
@@ -56,12 +61,17 @@ def _described(folder: Path) -> tuple[Path, dict[str, Any]]:
     """Path and content of config.json."""
     path = folder / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)")
+        raise FileNotFoundError(
+            f"{folder} has no config.json: give the folder of a Hugging Face checkpoint (did the download finish?)"
+        )
     return path, load_json(path)
 
 
 def assemble(
-    cfg: Config, get: Callable[[str], Any], shardings: PyTree = None, source: Callable[[str], Any] = lambda name: "the checkpoint"
+    cfg: Config,
+    get: Callable[[str], Any],
+    shardings: PyTree = None,
+    source: Callable[[str], Any] = lambda name: "the checkpoint",
 ) -> PyTree:
     """The parameters, cast to cfg.param_dtype, from `get(Hugging Face name)`, an array or a lazily sliced tensor.
 
@@ -93,7 +103,9 @@ def assemble(
 
     tree = specs(cfg)
     shardings = jax.tree.map(lambda _: None, tree) if shardings is None else shardings
-    return jax.tree_util.tree_map_with_path(leaf, tree, shardings, is_leaf=lambda p: isinstance(p, Param))
+    return jax.tree_util.tree_map_with_path(
+        leaf, tree, shardings, is_leaf=lambda p: isinstance(p, Param)
+    )
 
 
 def _not_finite(x: np.ndarray) -> int:
@@ -103,11 +115,15 @@ def _not_finite(x: np.ndarray) -> int:
     return int(np.count_nonzero((x.view(unsigned) << 1) >= infinite))
 
 
-def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ...]], np.ndarray]) -> Array:
+def _placed(
+    shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ...]], np.ndarray]
+) -> Array:
     """The array whose parts are read one after the other, each once, for all devices of this process that hold it."""
     devices: dict[tuple, list] = {}
     for device, index in where.addressable_devices_indices_map(shape).items():
-        devices.setdefault(tuple(s.indices(n)[:2] for s, n in zip(index or (), shape, strict=True)), []).append(device)
+        devices.setdefault(
+            tuple(s.indices(n)[:2] for s, n in zip(index or (), shape, strict=True)), []
+        ).append(device)
     parts = []
     for index, those in devices.items():
         x = read(tuple(slice(*s) for s in index))
@@ -116,15 +132,27 @@ def _placed(shape, where: jax.sharding.Sharding, read: Callable[[tuple[slice, ..
 
 
 def export(
-    params: PyTree, cfg: Config, folder: str | os.PathLike, *, tokenizer: Tokenizer | None = None, source=None, shard_bytes: int = 5 * 10**9
+    params: PyTree,
+    cfg: Config,
+    folder: str | os.PathLike,
+    *,
+    tokenizer: Tokenizer | None = None,
+    source=None,
+    shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Write a folder that transformers loads, adapters merged. `source`: where it came from; its tokenizer and settings go along."""
     folder = Path(folder)
-    if folder.is_dir() and (old := sorted(folder.iterdir())):  # of any kind: files of others are not overwritten
-        raise FileExistsError(f"{folder} already holds files ({old[0].name}): export to a new folder, or delete them first")
+    if folder.is_dir() and (
+        old := sorted(folder.iterdir())
+    ):  # of any kind: files of others are not overwritten
+        raise FileExistsError(
+            f"{folder} already holds files ({old[0].name}): export to a new folder, or delete them first"
+        )
     source = None if source is None else hub.folder(source)
     carried = load_json(source / "config.json") if source else {}
-    described = carried | hf_config.describe(cfg, str(params["embed"].dtype), carried)  # raises before anything is written
+    described = carried | hf_config.describe(
+        cfg, str(params["embed"].dtype), carried
+    )  # raises before anything is written
     writer = jax.process_index() == 0
     if writer:
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,11 +163,19 @@ def export(
     shards = _plan(leaves, table, shard_bytes)
     where = {}
     for number, parts in enumerate(shards, 1):
-        file = "model.safetensors" if len(shards) == 1 else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        file = (
+            "model.safetensors"
+            if len(shards) == 1
+            else f"model-{number:05}-of-{len(shards):05}.safetensors"
+        )
         tensors = {}
         for key, i in parts:
             x = leaves[key][i]  # one tensor at a time
-            x = _host(merged(x, jax.tree.map(lambda w, i=i: w[i], adapters[key])) if key in adapters else x)
+            x = _host(
+                merged(x, jax.tree.map(lambda w, i=i: w[i], adapters[key]))
+                if key in adapters
+                else x
+            )
             tensors[table[key].format(*i)] = np.ascontiguousarray(theirs(key, x))
         where |= dict.fromkeys(tensors, file)
         if writer:
@@ -155,7 +191,11 @@ def export(
         write_atomic(folder / "model.safetensors.index.json", json.dumps(index, indent=2))
     if source is not None:
         for file in source.iterdir():
-            if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt") and "safetensors" not in file.name:
+            if (
+                file.is_file()
+                and file.suffix in (".json", ".jinja", ".model", ".txt")
+                and "safetensors" not in file.name
+            ):
                 shutil.copy(file, folder)
     write_atomic(folder / "config.json", json.dumps(described, indent=2) + "\n")
     if tokenizer is not None:
@@ -174,7 +214,11 @@ def check_tokenizer(tokenizer: Tokenizer, cfg: Config) -> None:
 def _text(files: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the language model, named as if it stood alone, where it is a part of a model that also sees (Gemma 3)."""
     for inside, alone in (("language_model.", ""), ("model.language_model.", "model.")):
-        if part := {alone + name.removeprefix(inside): x for name, x in files.items() if name.startswith(inside)}:
+        if part := {
+            alone + name.removeprefix(inside): x
+            for name, x in files.items()
+            if name.startswith(inside)
+        }:
             return part | {name: x for name, x in files.items() if name == NAMES["unembed"]}
     return dict(files)
 
@@ -186,14 +230,28 @@ def _compare(path: Path, files: Mapping[str, Tensor], cfg: Config) -> None:
     if cfg.tied:
         extra.discard(NAMES["unembed"])  # some files repeat the embedding
     if missing := sorted(set(want) - set(files)):
-        mend = "set tie_word_embeddings in config.json, or " if missing == [NAMES["unembed"]] else ""
-        raise ValueError(f"{folder}: {few(missing)} missing in the weights, expected from config.json: {mend}download the checkpoint again")
+        mend = (
+            "set tie_word_embeddings in config.json, or " if missing == [NAMES["unembed"]] else ""
+        )
+        raise ValueError(
+            f"{folder}: {few(missing)} missing in the weights, expected from config.json: {mend}download the checkpoint again"
+        )
     if extra:
-        raise ValueError(f"{folder}: the weights hold {few(sorted(extra))}, which config.json does not account for: the wrong model_type?")
+        raise ValueError(
+            f"{folder}: the weights hold {few(sorted(extra))}, which config.json does not account for: the wrong model_type?"
+        )
     for name, shape in want.items():
         if files[name].shape != shape:
-            said = {"hidden_size": cfg.width, "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads}
-            said |= {"head_dim": cfg.head_dim, "intermediate_size": cfg.ffn, "vocab_size": cfg.vocab}
+            said = {
+                "hidden_size": cfg.width,
+                "num_attention_heads": cfg.heads,
+                "num_key_value_heads": cfg.kv_heads,
+            }
+            said |= {
+                "head_dim": cfg.head_dim,
+                "intermediate_size": cfg.ffn,
+                "vocab_size": cfg.vocab,
+            }
             raise ValueError(
                 f"{files[name].file}: {name} has shape {files[name].shape}, {path} says {shape} "
                 f"({', '.join(f'{key} = {n}' for key, n in said.items())}): config and weights do not belong together"
@@ -201,13 +259,18 @@ def _compare(path: Path, files: Mapping[str, Tensor], cfg: Config) -> None:
     check_dtypes(folder, {name: files[name] for name in want})
 
 
-def _warn_of_unread(path: Path, files: Mapping[str, Tensor], text: Mapping[str, Tensor], cfg: Config) -> None:
+def _warn_of_unread(
+    path: Path, files: Mapping[str, Tensor], text: Mapping[str, Tensor], cfg: Config
+) -> None:
     """Warn about tensors that are not read, and about an unembedding that differs from the tied embedding."""
     read = {id(text[name]) for name, _ in expected(cfg)}
     head = text.get(NAMES["unembed"])
     unread = sorted(name for name, x in files.items() if id(x) not in read and x is not head)
     if unread:
-        warnings.warn(f"{path.parent}: {len(unread)} tensors are not read, this policy has no place for them: {few(unread)}", stacklevel=3)
+        warnings.warn(
+            f"{path.parent}: {len(unread)} tensors are not read, this policy has no place for them: {few(unread)}",
+            stacklevel=3,
+        )
     if cfg.tied and head is not None and not _equal(head, text[NAMES["embed"]]):
         warnings.warn(
             f"{head.file}: {NAMES['unembed']} is not read, since tie_word_embeddings is true in {path}, but its values differ from "
@@ -227,7 +290,9 @@ def _host(x: Array) -> np.ndarray:
     return np.asarray(x) if getattr(x, "is_fully_addressable", True) else processes.whole(x)
 
 
-def _plan(leaves: dict[str, Array], table: dict[str, str], limit: int) -> list[list[tuple[str, tuple[int, ...]]]]:
+def _plan(
+    leaves: dict[str, Array], table: dict[str, str], limit: int
+) -> list[list[tuple[str, tuple[int, ...]]]]:
     """Files as lists of (parameter, its layer and expert), none above `limit` bytes unless one tensor alone is."""
     shards, room = [[]], limit
     for key, x in leaves.items():

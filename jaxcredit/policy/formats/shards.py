@@ -24,7 +24,9 @@ class Tensor:
         try:
             return self.view[cut]
         except Exception as error:  # SafetensorError, OSError: the file has changed since it was opened, or cannot be read
-            raise ValueError(f"{self.file} cannot be read ({one_line(error, 200)}): download it again") from error
+            raise ValueError(
+                f"{self.file} cannot be read ({one_line(error, 200)}): download it again"
+            ) from error
 
 
 def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
@@ -46,26 +48,43 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     elif single.is_file():
         where = None
     else:
-        pickled = " It holds pickled .bin weights, which are not read: convert them to safetensors." if any(folder.glob("*.bin")) else ""
+        pickled = (
+            " It holds pickled .bin weights, which are not read: convert them to safetensors."
+            if any(folder.glob("*.bin"))
+            else ""
+        )
         raise FileNotFoundError(
             f"{folder} has neither model.safetensors nor model.safetensors.index.json.{pickled} Did the download finish?"
         )
     tensors = {}
-    for file in [single] if where is None else [folder / name for name in sorted(set(where.values()))]:
+    for file in (
+        [single] if where is None else [folder / name for name in sorted(set(where.values()))]
+    ):
         if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing, but {index.name} lists it: download it again")
+            raise FileNotFoundError(
+                f"{file} is missing, but {index.name} lists it: download it again"
+            )
         try:
             f = stack.enter_context(safe_open(file, framework="numpy"))
             views = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
-            found = {name: Tensor(file, view, tuple(view.get_shape()), str(view.get_dtype())) for name, view in views.items()}
+            found = {
+                name: Tensor(file, view, tuple(view.get_shape()), str(view.get_dtype()))
+                for name, view in views.items()
+            }
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(
                 f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({one_line(error, 200)}): download it again"
             ) from error
         # A tensor that several files contain is read from the one given by the index.
-        tensors |= {name: x for name, x in found.items() if where is None or where.get(name, file.name) == file.name}
+        tensors |= {
+            name: x
+            for name, x in found.items()
+            if where is None or where.get(name, file.name) == file.name
+        }
     if where is not None and (lost := sorted(set(where) - set(tensors))):
-        raise ValueError(f"{index.name} in {folder} lists {few(lost)}, which the files do not hold: index and files do not belong together")
+        raise ValueError(
+            f"{index.name} in {folder} lists {few(lost)}, which the files do not hold: index and files do not belong together"
+        )
     return tensors
 
 
@@ -74,11 +93,19 @@ def _index(path: Path) -> dict[str, str]:
     try:
         where = load_json(path)["weight_map"]
         if not isinstance(where, dict) or not where:
-            raise ValueError(f"weight_map = {shown(where)} is not a mapping of tensor names to files")
+            raise ValueError(
+                f"weight_map = {shown(where)} is not a mapping of tensor names to files"
+            )
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): download it again") from error
     for name, file in where.items():
-        if not isinstance(file, str) or not file.endswith(".safetensors") or file != Path(file).name or "\0" in file or "\\" in file:
+        if (
+            not isinstance(file, str)
+            or not file.endswith(".safetensors")
+            or file != Path(file).name
+            or "\0" in file
+            or "\\" in file
+        ):
             raise ValueError(
                 f"{path}: by it {few([name])} is in {shown(file)}, expected the name of a .safetensors file in the same folder: "
                 "download it again"

@@ -4,14 +4,26 @@ from collections.abc import Collection, Sequence
 
 
 def kg_path(
-    correct: bool, found: Collection[str], path: Collection[str], *, freshness: float = 1.0, right: float = 0.1, wrong: float = -1.0
+    correct: bool,
+    found: Collection[str],
+    path: Collection[str],
+    *,
+    freshness: float = 1.0,
+    right: float = 0.1,
+    wrong: float = -1.0,
 ) -> float:
     """R = right or wrong + path_coverage: a right answer earns little by itself."""
     return (right if correct else wrong) + path_coverage(found, path, freshness=freshness)
 
 
 def path_coverage(
-    found: Collection[str], path: Collection[str], *, freshness: float = 1.0, slope: float = 1.2, bonus: float = 0.3, most: float = 1.5
+    found: Collection[str],
+    path: Collection[str],
+    *,
+    freshness: float = 1.0,
+    slope: float = 1.2,
+    bonus: float = 0.3,
+    most: float = 1.5,
 ) -> float:
     """min(slope |both| / |path| + bonus 1[|both| >= 2], most) freshness, of sets: `found` are of the answer, `path` of the path.
 

@@ -14,10 +14,16 @@ def re_searcher(
 ) -> float:
     """outcome + w_r mean 1[the policy's flag is the judge's] + w_f 1[well formed]; a trajectory without a search reflects on nothing: 0."""
     agree = [r == v for r, v in zip(reflections, verdicts, strict=True)]
-    return outcome + reflection_weight * (sum(agree) / len(agree) if agree else 0.0) + format_weight * formed
+    return (
+        outcome
+        + reflection_weight * (sum(agree) / len(agree) if agree else 0.0)
+        + format_weight * formed
+    )
 
 
-def re_searcher_turns(reflections: Sequence[bool], verdicts: Sequence[bool], outcome: float, *, weight: float = 0.2) -> list[float]:
+def re_searcher_turns(
+    reflections: Sequence[bool], verdicts: Sequence[bool], outcome: float, *, weight: float = 0.2
+) -> list[float]:
     """The same by turn: a search earns weight / n where its reflection is right, the answer the outcome."""
     each = weight / max(len(reflections), 1)
     return [each * (r == v) for r, v in zip(reflections, verdicts, strict=True)] + [outcome]

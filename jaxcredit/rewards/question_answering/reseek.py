@@ -6,7 +6,14 @@ Its code is not released and its magnitudes are not given: they are parameters h
 from collections.abc import Sequence
 
 
-def reseek(judged: Sequence[bool], ideal: Sequence[bool], outcome: float, *, right: float = 0.1, wrong: float = -0.1) -> list[float]:
+def reseek(
+    judged: Sequence[bool],
+    ideal: Sequence[bool],
+    outcome: float,
+    *,
+    right: float = 0.1,
+    wrong: float = -0.1,
+) -> list[float]:
     """One reward a judgement, `right` where it agrees with the ideal one and `wrong` where not, and the outcome for the answer's turn."""
     return [right if j == i else wrong for j, i in zip(judged, ideal, strict=True)] + [outcome]
 

@@ -6,7 +6,7 @@ What a search returned is not the policy's: it lies off the mask of the rollout,
 import re
 from collections.abc import Sequence
 
-from jaxcredit.rewards.text import blocks, exact_match, normalised
+from jaxcredit.rewards.text import blocks, exact_match, normalized
 
 # From where one may go where: a text is well formed if it goes from start to end.
 NEXT = {
@@ -29,19 +29,27 @@ def well_formed(text: str) -> bool:
     for part in re.split(r"(</?(?:think|search|information|answer)>)", text):
         if (state, part) in NEXT:
             state = NEXT[state, part]
-        elif re.fullmatch(r"</?(?:think|search|information|answer)>", part) or (part.strip() and state not in WITHIN):
+        elif re.fullmatch(r"</?(?:think|search|information|answer)>", part) or (
+            part.strip() and state not in WITHIN
+        ):
             return False
     return state == "end"
 
 
 def retrieved(text: str, gold: str | Sequence[str]) -> bool:
     """Whether a gold answer stands in what a search returned."""
-    golds = [normalised(g) for g in ([gold] if isinstance(gold, str) else gold)]
-    return any(g and g in normalised(found) for found in blocks(text, "information") for g in golds)
+    golds = [normalized(g) for g in ([gold] if isinstance(gold, str) else gold)]
+    return any(g and g in normalized(found) for found in blocks(text, "information") for g in golds)
 
 
 def search_r1(
-    text: str, gold: str | Sequence[str], *, form: float = 0.2, hit: float = 0.1, final: float = 0.1, outcome_only: bool = False
+    text: str,
+    gold: str | Sequence[str],
+    *,
+    form: float = 0.2,
+    hit: float = 0.1,
+    final: float = 0.1,
+    outcome_only: bool = False,
 ) -> float:
     """1 for the right answer (1 - form if ill-formed); else, well formed, form (+ hit if a search found it); else `final` for any answer.
 

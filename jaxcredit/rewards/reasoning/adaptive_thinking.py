@@ -6,7 +6,9 @@ Half of a prompt's answers are forced to think long and half short; `preferences
 from collections.abc import Sequence
 
 
-def preferred_mode(correct: Sequence[float], long: Sequence[bool], *, enough: float = 0.5, margin: float = 0.25) -> int:
+def preferred_mode(
+    correct: Sequence[float], long: Sequence[bool], *, enough: float = 0.5, margin: float = 0.25
+) -> int:
     """-1 (short) if the short answers' accuracy is `enough`; else 1 (long) if the long ones' is `margin` higher; else 0.
 
     0 too where a half is missing.
@@ -20,8 +22,16 @@ def preferred_mode(correct: Sequence[float], long: Sequence[bool], *, enough: fl
 
 
 def adaptive_thinking(
-    correct: Sequence[float], long: Sequence[bool], *, bonus: float = 0.5, enough: float = 0.5, margin: float = 0.25
+    correct: Sequence[float],
+    long: Sequence[bool],
+    *,
+    bonus: float = 0.5,
+    enough: float = 0.5,
+    margin: float = 0.25,
 ) -> list[float]:
     """Rewards of a group: correctness, and a bonus for right answers of the mode that the group prefers."""
     mode = preferred_mode(correct, long, enough=enough, margin=margin)
-    return [c + bonus * (c > 0 and mode == (1 if is_long else -1)) for c, is_long in zip(correct, long, strict=True)]
+    return [
+        c + bonus * (c > 0 and mode == (1 if is_long else -1))
+        for c, is_long in zip(correct, long, strict=True)
+    ]

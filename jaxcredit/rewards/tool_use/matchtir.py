@@ -13,13 +13,19 @@ def call_score(predicted: Call, gold: Call) -> float:
     """S = (1 + J(keys) + #gold values reproduced) / (2 + |params_gold|), 0 for another name; 1 only for the same call."""
     if str(predicted["name"]).lower() != str(gold["name"]).lower():
         return 0.0
-    p, g = (x["parameters"] if isinstance(x.get("parameters"), dict) else {} for x in (predicted, gold))
-    return (1 + jaccard(list(p), list(g)) + sum(k in p and p[k] == v for k, v in g.items())) / (2 + len(g))
+    p, g = (
+        x["parameters"] if isinstance(x.get("parameters"), dict) else {} for x in (predicted, gold)
+    )
+    return (1 + jaccard(list(p), list(g)) + sum(k in p and p[k] == v for k, v in g.items())) / (
+        2 + len(g)
+    )
 
 
 def match_scores(predicted: Sequence[Call], gold: Sequence[Call]) -> np.ndarray:
     """S [P, Q]; what `kernels.transport` takes for the soft matching."""
-    return np.array([[call_score(p, g) for g in gold] for p in predicted]).reshape(len(predicted), len(gold))
+    return np.array([[call_score(p, g) for g in gold] for p in predicted]).reshape(
+        len(predicted), len(gold)
+    )
 
 
 def match_rewards(score: np.ndarray, *, optimal: bool = True, penalty: float = 0.0) -> np.ndarray:
@@ -29,7 +35,11 @@ def match_rewards(score: np.ndarray, *, optimal: bool = True, penalty: float = 0
     the first in reading order), which has at least half of it.
     """
     reward = np.full(len(score), penalty)
-    for i, j in zip(*linear_sum_assignment(score, maximize=True), strict=True) if optimal else _greedy(score):
+    for i, j in (
+        zip(*linear_sum_assignment(score, maximize=True), strict=True)
+        if optimal
+        else _greedy(score)
+    ):
         if score[i, j] > 0:
             reward[i] = score[i, j]
     return reward
@@ -46,9 +56,15 @@ def matchtir(
 ) -> list[float]:
     """One reward a turn: the mean over its calls (0 without any), and, where both answers are given, their F1 for the answer's turn."""
     calls = [call for turn in turns for call in turn]
-    each = iter(match_rewards(match_scores(calls, gold), optimal=optimal, penalty=penalty) if calls else ())
+    each = iter(
+        match_rewards(match_scores(calls, gold), optimal=optimal, penalty=penalty) if calls else ()
+    )
     rewards = [float(np.mean([next(each) for _ in turn])) if turn else 0.0 for turn in turns]
-    return rewards if answer is None or gold_answer is None else [*rewards, set_f1(answer, gold_answer)]
+    return (
+        rewards
+        if answer is None or gold_answer is None
+        else [*rewards, set_f1(answer, gold_answer)]
+    )
 
 
 def _greedy(score):

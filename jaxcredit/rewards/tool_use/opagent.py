@@ -26,7 +26,7 @@ def browser_step(
     return 0.0 if progress else penalty
 
 
-def normalised_process(process: Sequence[float]) -> list[float]:
+def normalized_process(process: Sequence[float]) -> list[float]:
     """p_k / (max |sum of p from some step on| + 1e-8): no suffix of it sums to more than 1."""
     total, most = 0.0, 0.0
     for p in reversed(process):
@@ -35,11 +35,18 @@ def normalised_process(process: Sequence[float]) -> list[float]:
     return [p / (most + 1e-8) for p in process]
 
 
-def opagent(process: Sequence[float], form: float, answer: float, *, threshold: float = 1.0, weight: float = 0.1) -> list[float]:
+def opagent(
+    process: Sequence[float],
+    form: float,
+    answer: float,
+    *,
+    threshold: float = 1.0,
+    weight: float = 0.1,
+) -> list[float]:
     """Each step's value: score + weight normalised_process.   score = f - threshold (+ answer if f = threshold), f = min(form, threshold)
 
     The release has thresholds of 1 and 1/2. A step's value is not a reward to be summed: it already holds the outcome.
     """
     f = min(form, threshold)
     score = f - threshold + (answer if f >= threshold else 0.0)
-    return [score + weight * p for p in normalised_process(process)]
+    return [score + weight * p for p in normalized_process(process)]

@@ -10,7 +10,9 @@ from jaxcredit.rewards.text import jaccard
 Call = Mapping[str, Any]  # {"name": str, "parameters": {name: value}}
 
 
-def toolrl(text: str, gold: Sequence[Call], *, answer: bool = False, high: float = 3.0, low: float = -3.0) -> float:
+def toolrl(
+    text: str, gold: Sequence[Call], *, answer: bool = False, high: float = 3.0, low: float = -3.0
+) -> float:
     """R = toolrl_format + toolrl_calls, in [-3, 4]. `answer` says whether a <response> is due. Calls that cannot be read earn the least.
 
     Without gold calls there is nothing to match: the format alone.
@@ -25,7 +27,9 @@ def toolrl(text: str, gold: Sequence[Call], *, answer: bool = False, high: float
     return formed + toolrl_calls(predicted, gold, high=high, low=low)
 
 
-def toolrl_calls(predicted: Sequence[Call], gold: Sequence[Call], *, high: float = 3.0, low: float = -3.0) -> float:
+def toolrl_calls(
+    predicted: Sequence[Call], gold: Sequence[Call], *, high: float = 3.0, low: float = -3.0
+) -> float:
     """low + (high - low) score / S_max, and `high` for equal lists.
 
         score = J(names) + sum_g max over unused p of the same name [J(keys) + #equal values],   S_max = 1 + sum_g (1 + |params_g|)
@@ -34,7 +38,10 @@ def toolrl_calls(predicted: Sequence[Call], gold: Sequence[Call], *, high: float
     """
     if list(predicted) == list(gold):
         return high
-    score, left = jaccard([g["name"] for g in gold], [p["name"] for p in predicted]), list(predicted)
+    score, left = (
+        jaccard([g["name"] for g in gold], [p["name"] for p in predicted]),
+        list(predicted),
+    )
     for g in gold:
         worth = [_alike(p, g) if p["name"] == g["name"] else 0.0 for p in left]
         best = max(range(len(left)), key=worth.__getitem__, default=None)
@@ -48,7 +55,11 @@ def toolrl_format(text: str, *, calls: bool, answer: bool) -> float:
     """1 where the text is <think>, then <tool_call> if `calls`, then <response> if `answer`, each once and nothing else; else 0."""
     parts = [r"<think>.*?</think>"]
     parts += [r"<tool_call>\n.*?\n</tool_call>"] * calls + [r"<response>.*?</response>"] * answer
-    once = all(text.count(f"<{slash}{tag}>") == 1 for tag in ["tool_call"] * calls + ["response"] * answer for slash in ("", "/"))
+    once = all(
+        text.count(f"<{slash}{tag}>") == 1
+        for tag in ["tool_call"] * calls + ["response"] * answer
+        for slash in ("", "/")
+    )
     return float(once and re.search(rf"^{chr(10).join(parts)}$", text, re.DOTALL) is not None)
 
 
@@ -59,8 +70,14 @@ def parse_calls(text: str) -> list[Call]:
         raise ValueError("no <tool_call> block")
     calls = [json.loads(line) for line in found.group(1).strip().split("\n")]
     for call in calls:
-        if not (isinstance(call, dict) and isinstance(call.get("name"), str) and isinstance(call.get("parameters"), dict)):
-            raise ValueError(f'not a call: {call!r}; a call is {{"name": ..., "parameters": {{...}}}}')
+        if not (
+            isinstance(call, dict)
+            and isinstance(call.get("name"), str)
+            and isinstance(call.get("parameters"), dict)
+        ):
+            raise ValueError(
+                f'not a call: {call!r}; a call is {{"name": ..., "parameters": {{...}}}}'
+            )
     return calls
 
 

@@ -4,7 +4,10 @@ tightens as the policy gets better."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
-GOOD, BAD = (0.05, 0.20), (-0.10, -0.02)  # the least and the most bonus within the reference and beyond it
+GOOD, BAD = (
+    (0.05, 0.20),
+    (-0.10, -0.02),
+)  # the least and the most bonus within the reference and beyond it
 
 
 class Attempt(NamedTuple):
@@ -54,4 +57,6 @@ def cost_aware_score(accuracy: float, tokens: float, calls: float) -> float:
 
 def _ranked(costs, low, high):
     order = sorted(costs)
-    return {cost: high - (high - low) * rank / max(len(order) - 1, 1) for rank, cost in enumerate(order)}
+    return {
+        cost: high - (high - low) * rank / max(len(order) - 1, 1) for rank, cost in enumerate(order)
+    }

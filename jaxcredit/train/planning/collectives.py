@@ -12,13 +12,21 @@ from jax.sharding import Mesh
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({KINDS}|collective-broadcast)(?:-start)?\(")
 # Between slices of a pod: a device hands its part to the host, whose runtime does what it is called with the same part of the other slices.
-_BETWEEN = re.compile(r"^\s*(?:ROOT )?%?\S+ = \((\w+\[[\d,]*\]).*? send\(.*_xla_megascale_transfer_type=\"(\w+)\"")
-_BODY = re.compile(r"(?:body|to_apply|calls|condition|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}")
+_BETWEEN = re.compile(
+    r"^\s*(?:ROOT )?%?\S+ = \((\w+\[[\d,]*\]).*? send\(.*_xla_megascale_transfer_type=\"(\w+)\""
+)
+_BODY = re.compile(
+    r"(?:body|to_apply|calls|condition|true_computation|false_computation)=%?([\w.\-]+)|branch_computations=\{([^}]*)\}"
+)
 _WHILE = re.compile(r" while\(.*condition=%?([\w.\-]+), body=%?([\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-_WIDTH = {"pred": 1, "s4": 0.5, "u4": 0.5} | {f"{k}{bits}": bits // 8 for k in "suf" for bits in (8, 16, 32, 64)} | {"bf16": 2, "c64": 8}
+_WIDTH = (
+    {"pred": 1, "s4": 0.5, "u4": 0.5}
+    | {f"{k}{bits}": bits // 8 for k in "suf" for bits in (8, 16, 32, 64)}
+    | {"bf16": 2, "c64": 8}
+)
 
 
 def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
@@ -28,7 +36,9 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
     devices, and twice that for a sum that all get. Of a loop whose end depends on its data (the sampler's) the longest is counted.
     """
     bodies, entry = _computations(text)
-    seen: dict[str, tuple[str, float, str]] = {}  # by channel: what is sent while other work goes on stands in each piece of that work
+    seen: dict[
+        str, tuple[str, float, str]
+    ] = {}  # by channel: what is sent while other work goes on stands in each piece of that work
 
     def walk(name: str, times: float) -> None:
         for line in bodies.get(name, ()):
@@ -51,7 +61,12 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
                 turns = int(known[1]) if known else _turns(bodies.get(condition, ()))
                 walk(condition, times * turns)
                 walk(body, times * turns)
-            elif " fusion(" in line or " call(" in line or " conditional(" in line or "async-start(" in line:
+            elif (
+                " fusion(" in line
+                or " call(" in line
+                or " conditional(" in line
+                or "async-start(" in line
+            ):
                 for one, several in _BODY.findall(line):
                     for called in [one] if one else re.findall(r"[\w.\-]+", several):
                         walk(called, times)
@@ -74,10 +89,16 @@ def by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
 def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     bodies, entry, current = {}, "", None
     for line in text.splitlines():
-        if current is None and line.rstrip().endswith("{") and (found := re.match(r"(ENTRY )?%?([\w.\-]+) ", line)):
+        if (
+            current is None
+            and line.rstrip().endswith("{")
+            and (found := re.match(r"(ENTRY )?%?([\w.\-]+) ", line))
+        ):
             current = bodies.setdefault(found[2], [])
             entry = found[2] if found[1] else entry
-        elif line.rstrip() == "}":  # not "}}": what a Pallas kernel says of itself may take several lines
+        elif (
+            line.rstrip() == "}"
+        ):  # not "}}": what a Pallas kernel says of itself may take several lines
             current = None
         elif current is not None:
             current.append(line)
@@ -86,7 +107,10 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 def _turns(condition: Iterable[str]) -> int:
     """A counter runs up to the largest constant that the condition holds."""
-    return max([int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)], default=1)
+    return max(
+        [int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)],
+        default=1,
+    )
 
 
 def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
@@ -105,13 +129,21 @@ def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
 
 
 def _between(part: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
-    slices = np.array([getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]).reshape(mesh.devices.shape)
+    slices = np.array(
+        [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
+    ).reshape(mesh.devices.shape)
     others = len(np.unique(slices)) - 1
-    apart = (name for i, name in enumerate(mesh.axis_names) if (slices != slices.take([0], i)).any())
+    apart = (
+        name for i, name in enumerate(mesh.axis_names) if (slices != slices.take([0], i)).any()
+    )
     share = {"all-reduce": 2 / (others + 1), "all-gather": 1}.get(
         kind, 1 / (others + 1)
     )  # of a gather the part is one's own, not the whole
-    return kind, sum(_nbytes(*shape) for shape in _ARRAY.findall(part)) * others * share, " x ".join(apart) or "none"
+    return (
+        kind,
+        sum(_nbytes(*shape) for shape in _ARRAY.findall(part)) * others * share,
+        " x ".join(apart) or "none",
+    )
 
 
 def _nbytes(dtype: str, shape: str) -> float:
@@ -129,7 +161,9 @@ def _group(line: str, devices: int) -> list[int]:
         grid = np.arange(math.prod(dims := [int(n) for n in iota[3].split(",")])).reshape(dims)
         grid = grid.transpose([int(n) for n in iota[4].split(",")]) if iota[4] else grid
         return grid.reshape(int(iota[1]), int(iota[2]))[0].tolist()
-    if named := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\(?\[?[\d,]*\]?\)?)? *\{([^}]*)\}", line):
+    if named := re.search(
+        r"replica_groups=mesh\[([^\]]*)\](?:, *device_ids=\(?\[?[\d,]*\]?\)?)? *\{([^}]*)\}", line
+    ):
         dims = {axis: int(n) for axis, n in re.findall(r"'([^']+)'=(\d+)", named[1])}
         chosen = re.findall(r"'([^']+)'", named[2])
         grid = np.arange(math.prod(dims.values())).reshape(list(dims.values()))
@@ -140,4 +174,6 @@ def _group(line: str, devices: int) -> list[int]:
 def _axes(group: list[int], mesh: Mesh) -> str:
     """The axes of the mesh along which the members of a group differ."""
     places = np.array(np.unravel_index(group, mesh.devices.shape))
-    return " x ".join(itertools.compress(mesh.axis_names, (places != places[:, :1]).any(-1))) or "none"
+    return (
+        " x ".join(itertools.compress(mesh.axis_names, (places != places[:, :1]).any(-1))) or "none"
+    )

@@ -15,28 +15,8 @@ from jaxcredit.rollout import Rollout
 if TYPE_CHECKING:  # the folder of a run is read without all estimators
     from jaxcredit.train.experiment import Experiment
 
-# Dense bfloat16 FLOP/s of one device, by the beginning of what JAX calls it (vendors' data sheets).
-PEAK = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA B200": 2250e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA L40S": 362e12,
-    "NVIDIA L4": 121e12,
-}
 # Forward passes that an annotator takes beside its own small head.
 PASSES = {"ref_logp": 1, "entropy": 1, "token_value": 2}
-
-
-def peak(kind: str) -> float | None:
-    """What a device can do; None where that is not written down."""
-    fitting = [name for name in PEAK if kind.startswith(name)]
-    return PEAK[max(fitting, key=len)] if fitting else None
 
 
 def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> Float[Array, ""]:
@@ -63,7 +43,7 @@ def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> F
 
 def passes(exp: Experiment) -> int:
     """Forward passes over a rollout that a step takes after sampling: a backward counts as two, recomputation as none."""
-    several = exp.epochs * exp.prompts > (exp.minibatch or exp.prompts)
+    several = exp.epochs * exp.prompts_per_step > (exp.minibatch or exp.prompts_per_step)
     return 3 * exp.epochs + several + sum(PASSES.get(name, 0) for name in exp.provided())
 
 
@@ -75,8 +55,8 @@ def step(exp: Experiment, rollout: Rollout, sampled: Array | int) -> Float[Array
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(cfg, learning, rollout, sampled):
     rollout = rollout.filled()
-    first = jnp.argmax(rollout.mask.any(1), -1)  # [N]: the column in which rows begin
+    first = jnp.argmax(rollout.action_mask.any(1), -1)  # [N]: the column in which rows begin
     behind = jnp.arange(rollout.tokens.shape[-1]) >= first[:, None, None]
-    prompt = (rollout.valid & ~behind)[:, 0].sum(-1)
-    once = forward(cfg, prompt, (rollout.valid & behind).sum(-1))
-    return once * (learning + sampled / jnp.maximum(rollout.mask.sum(), 1))
+    prompt = (rollout.token_mask & ~behind)[:, 0].sum(-1)
+    once = forward(cfg, prompt, (rollout.token_mask & behind).sum(-1))
+    return once * (learning + sampled / jnp.maximum(rollout.action_mask.sum(), 1))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 import time
 from collections.abc import Callable
@@ -16,7 +17,11 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import collectives
 
 GIB = 2**30
-_ASKED = (r"Used ([\d.]+)([KMGT]) of", r"HLO temporaries \(([\d.]+)([KMGT])\)", r"allocat\w+ ([\d.]+)([KMGT])i?B?")
+_ASKED = (
+    r"Used ([\d.]+)([KMGT]) of",
+    r"HLO temporaries \(([\d.]+)([KMGT])\)",
+    r"allocat\w+ ([\d.]+)([KMGT])i?B?",
+)
 
 
 class Need(NamedTuple):
@@ -37,8 +42,12 @@ class Fit(NamedTuple):
 
     need: Need
     seconds: float
-    sent: dict[tuple[str, str], float]  # bytes a device sends, by kind of collective and axis of the mesh
-    refused: bool = False  # the compiler found that it does not fit; `need` knows no more than what it said
+    sent: dict[
+        tuple[str, str], float
+    ]  # bytes a device sends, by kind of collective and axis of the mesh
+    refused: bool = (
+        False  # the compiler found that it does not fit; `need` knows no more than what it said
+    )
 
 
 def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
@@ -49,7 +58,10 @@ def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        own = math.ceil(sum(_bytes(info) for info in jax.tree.leaves(lowered.in_avals)) / (where.size if where else 1))
+        own = math.ceil(
+            sum(_bytes(info) for info in jax.tree.leaves(lowered.in_avals))
+            / (where.size if where else 1)
+        )
         return Fit(_refusal(str(error), own, resident), time.perf_counter() - begun, {}, True)
     sends = collectives.sent(compiled.as_text() or "", where) if where else {}
     return Fit(need(compiled, resident), time.perf_counter() - begun, sends)
@@ -58,7 +70,12 @@ def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
 def need(compiled: Compiled, resident: int) -> Need:
     m = compiled.memory_analysis()
     assert m is not None
-    return Need(m.argument_size_in_bytes, m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes, resident)
+    return Need(
+        m.argument_size_in_bytes,
+        m.output_size_in_bytes - m.alias_size_in_bytes,
+        m.temp_size_in_bytes,
+        resident,
+    )
 
 
 def _bytes(x) -> int:
@@ -70,14 +87,18 @@ def _refusal(text: str, arguments: int, resident: int) -> Need:
     for i, pattern in enumerate(_ASKED):
         if found := re.search(pattern, text):
             asked = int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
-            return Need(arguments if i else 0, 0, asked, resident)  # only the first counts the arguments too
+            return Need(
+                arguments if i else 0, 0, asked, resident
+            )  # only the first counts the arguments too
     return Need(arguments, 0, 0, resident)
 
 
 def scaled(exp: Experiment, shards: int, prompts: int) -> Experiment:
     """The experiment with so many prompts on each of the shards, all of them in one pass."""
     n = shards * prompts
-    return dataclasses.replace(exp, prompts=n, minibatch=None, micro=None, eval_prompts=n)
+    return dataclasses.replace(
+        exp, prompts_per_step=n, minibatch=None, micro_batch=None, eval_prompts=n
+    )
 
 
 def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str:
@@ -91,10 +112,45 @@ def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str
     slope = max(two.need.peak - one.need.peak, 1)
     most = 1 + (room - one.need.peak) // slope
     most = min(most, 4096)  # beyond this the host's part of a step is what ends
-    told = f"{most * shards:,} prompts ({most * shards * exp.group:,} rows) in one pass"
+    told = f"{most * shards:,} prompts ({most * shards * exp.group_size:,} rows) in one pass"
     if most <= 2:
         return told
     third = ask(scaled(exp, shards, most))
     if not third.refused and third.need.peak <= room:
         return f"{told}, {third.need.peak / GIB:.3g} GiB"
     return f"less than {told}, where a line through two compilations ends: a third one does not fit"
+
+
+UNITS = ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)
+
+
+def memory() -> int:
+    """Bytes of one device: what its driver says it may use; of the host its memory, shared by the devices simulated on it."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats() or {}
+    return (
+        stats.get("bytes_limit")
+        or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+    )
+
+
+def nbytes(tree) -> int:
+    """Bytes of a tree of shapes on one device."""
+
+    def one(x):
+        shape = x.sharding.shard_shape(x.shape) if x.sharding else x.shape
+        return x.dtype.itemsize * math.prod(shape)
+
+    return sum(map(one, jax.tree.leaves(tree)))
+
+
+def size(n: int) -> str:
+    """Bytes to read: three figures."""
+    text, unit = scale(n)
+    return f"{text(n)} {unit}"
+
+
+def scale(n: int) -> tuple[Callable[[int], str], str]:
+    """How to write bytes beside `n` of them, and in which unit."""
+    unit, scale = next(((unit, scale) for unit, scale in UNITS if n >= scale), ("B", 1))
+    return (lambda m: f"{m / scale:.4g}" if m >= 10 * scale else f"{m / scale:.3g}"), unit

@@ -26,7 +26,10 @@ class Topology(NamedTuple):
 def describe(name: str) -> Topology:
     """The chips of `v5e:16x16`, of any TPU topology; of `2xv5e:16x16`, two such slices, joined by the data centre's network."""
     if importlib.util.find_spec("libtpu") is None:
-        raise extras.missing("libtpu", f"--topology {name} (without it the plan is for the devices of this machine; no TPU is needed)")
+        raise extras.missing(
+            "libtpu",
+            f"--topology {name} (without it the plan is for the devices of this machine; no TPU is needed)",
+        )
     # Without these libtpu asks the metadata server of a cloud machine, and waits; and it refuses to be loaded beside another job's.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
@@ -43,5 +46,7 @@ def describe(name: str) -> Topology:
         ) from error
     kind = devices[0].device_kind
     if kind not in GIB:
-        raise ValueError(f"how much memory a {kind} has is not written down here: add it to GIB of jaxcredit/train/planning/topology.py")
+        raise ValueError(
+            f"how much memory a {kind} has is not written down here: add it to GIB of jaxcredit/train/planning/topology.py"
+        )
     return Topology(name, devices, int(GIB[kind] * 2**30))

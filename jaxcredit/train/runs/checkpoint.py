@@ -45,7 +45,9 @@ class Checkpoints:
     that holds another one is treated as damaged.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3, run: str | None = None):
+    def __init__(
+        self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3, run: str | None = None
+    ):
         if every < 1 or keep < 1:
             raise ValueError(f"every = {every} and keep = {keep} must be at least 1")
         self.store, self.every, self.keep, self.run = store.at(folder), every, keep, run
@@ -72,7 +74,11 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Steps with a manifest, oldest first: complete when they were written, not yet verified."""
-        return sorted(int(name) for name in self.store.folders() if _is_step(name) and self.store.has(f"{name}/{MANIFEST}"))
+        return sorted(
+            int(name)
+            for name in self.store.folders()
+            if _is_step(name) and self.store.has(f"{name}/{MANIFEST}")
+        )
 
     def save(self, step: int, state: Any, side: dict | None = None) -> None:
         """Copy `state` to the host now, write it in the background; `side` is any JSON that belongs to it. Saves one step at most once."""
@@ -81,12 +87,21 @@ class Checkpoints:
             return
         arrays, keys = _flat(state)
         tree = {name: [str(x.dtype), *x.shape] for name, x in arrays.items()}
-        side = {"step": step, "run": self.run, "time": time.time(), "user": side or {}, "keys": keys, "tree": tree}
+        side = {
+            "step": step,
+            "run": self.run,
+            "time": time.time(),
+            "user": side or {},
+            "keys": keys,
+            "tree": tree,
+        }
         json.dumps(side)  # what is not JSON fails here, before anything is written
         size = sum(x.nbytes for x in arrays.values())
         try:
             self._prepare(_at(step), size)
-            self._orbax.save(self.store.path(f"{_at(step)}/{ARRAYS}"), args=ocp.args.PyTreeSave(arrays))
+            self._orbax.save(
+                self.store.path(f"{_at(step)}/{ARRAYS}"), args=ocp.args.PyTreeSave(arrays)
+            )
         except Exception as e:
             self._fail(step, size, e)
             return
@@ -114,7 +129,9 @@ class Checkpoints:
                 self.store.remove(_at(step), MANIFEST)
             self.store.drop()
 
-    def restore(self, like: Any, *, step: int | None = None, partial: bool = False) -> tuple[Any, dict, int] | None:
+    def restore(
+        self, like: Any, *, step: int | None = None, partial: bool = False
+    ) -> tuple[Any, dict, int] | None:
         """The newest usable checkpoint (or that of `step`) as (state, side, step), laid out as `like` says; None where there is none.
 
         `like` is a state or its shapes (`jax.ShapeDtypeStruct` with shardings), on any mesh. With `partial` it may hold a part of the saved
@@ -126,7 +143,9 @@ class Checkpoints:
             if step is None:
                 return None
         elif jax.process_index() == 0 and (damage := _damage(self.store, _at(step), self.run)):
-            raise CheckpointError(f"checkpoint {self.store.path(_at(step))} {damage}: choose another of the steps {self.steps()}")
+            raise CheckpointError(
+                f"checkpoint {self.store.path(_at(step))} {damage}: choose another of the steps {self.steps()}"
+            )
         side = json.loads(self.store.read(f"{_at(step)}/{SIDE}"))
         state = _load(self._orbax, self.store.path(_at(step)), like, side, partial)
         self._last, self.run = step, self.run or side.get("run")
@@ -141,7 +160,9 @@ class Checkpoints:
                     chosen = step
                     break
                 warnings.warn(
-                    f"checkpoint {self.store.path(_at(step))} {damage}: skipped, trying the one before", CheckpointWarning, stacklevel=3
+                    f"checkpoint {self.store.path(_at(step))} {damage}: skipped, trying the one before",
+                    CheckpointWarning,
+                    stacklevel=3,
                 )
         if jax.process_count() > 1:
             chosen = int(processes.gathered(np.int32(chosen))[0])
@@ -150,7 +171,11 @@ class Checkpoints:
     def _prepare(self, target: str, size: int) -> None:
         """Room, and no leftovers: neither of killed saves nor of a future given up by resuming from an earlier step."""
         if jax.process_index() == 0:
-            half = [name for name in self.store.folders() if _is_step(name) and not self.store.has(f"{name}/{MANIFEST}")]
+            half = [
+                name
+                for name in self.store.folders()
+                if _is_step(name) and not self.store.has(f"{name}/{MANIFEST}")
+            ]
             for name in {*half, target}:
                 self.store.remove(name, MANIFEST)
             self.store.room(target, size)
@@ -188,8 +213,13 @@ class Checkpoints:
                 self.store.remove(_at(step), MANIFEST)
             usable = self.steps() or "none"
         cause, mend = f"{type(error).__name__}: {error}", "see the cause"
-        if getattr(error, "errno", None) == errno.ENOSPC or any(t in cause for t in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")):
-            cause, mend = f"the disk is full ({error})", f"free {size:,} bytes there, or take a smaller `keep`"
+        if getattr(error, "errno", None) == errno.ENOSPC or any(
+            t in cause for t in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")
+        ):
+            cause, mend = (
+                f"the disk is full ({error})",
+                f"free {size:,} bytes there, or take a smaller `keep`",
+            )
         self._failed = CheckpointError(
             f"the checkpoint of step {step} ({size:,} bytes) could not be written to {self.store.root}: {cause}; {mend}. "
             f"Usable checkpoints: steps {usable}"
@@ -219,7 +249,9 @@ def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = Non
         return "has no manifest (its save was not completed)"
     except (ValueError, OSError, RecursionError) as e:
         return f"has an unreadable manifest ({e})"
-    if not isinstance(manifest, dict) or not all(isinstance(entry, list) and len(entry) == 2 for entry in manifest.values()):
+    if not isinstance(manifest, dict) or not all(
+        isinstance(entry, list) and len(entry) == 2 for entry in manifest.values()
+    ):
         return "has a damaged manifest: it is not a mapping of file names to sizes and checksums"
     if SIDE not in manifest or not any(name.startswith(f"{ARRAYS}/") for name in manifest):
         return f"has a damaged manifest: it does not list {SIDE} and the arrays"
@@ -241,7 +273,9 @@ def _side_damage(where: store.Disk | store.Bucket, folder: str, run: str | None)
     except (ValueError, OSError, RecursionError) as e:
         return f"has an unreadable {SIDE} ({e})"
     kinds = {"step": int, "user": dict, "keys": dict, "tree": dict}
-    if not isinstance(side, dict) or not all(isinstance(side.get(name), kind) for name, kind in kinds.items()):
+    if not isinstance(side, dict) or not all(
+        isinstance(side.get(name), kind) for name, kind in kinds.items()
+    ):
         return f"is damaged: {SIDE} does not hold {', '.join(kinds)}"
     if _is_step(folder) and side["step"] != int(folder):
         return f"is damaged: it holds step {side['step']}, not the step of its folder"
@@ -262,18 +296,32 @@ def _flat(state: Any) -> tuple[dict[str, Any], dict[str, str]]:
     return arrays, keys
 
 
-def _load(orbax: ocp.AsyncCheckpointer, target: PurePath, like: Any, side: dict, partial: bool) -> Any:
+def _load(
+    orbax: ocp.AsyncCheckpointer, target: PurePath, like: Any, side: dict, partial: bool
+) -> Any:
     """The saved leaves that `like` asks for, with its shardings."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     leaves = {_name(path): x for path, x in paths}
     plain = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in leaves.items()}
-    wanted = {name: jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x for name, x in plain.items()}
-    _fits(target, side["tree"], {name: [str(x.dtype), *x.shape] for name, x in wanted.items()}, partial)
+    wanted = {
+        name: jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
+        for name, x in plain.items()
+    }
+    _fits(
+        target,
+        side["tree"],
+        {name: [str(x.dtype), *x.shape] for name, x in wanted.items()},
+        partial,
+    )
     item, args = {}, {}
     for name, x in wanted.items():
         if isinstance(x, jax.Array | jax.ShapeDtypeStruct):
-            sharding = getattr(leaves[name], "sharding", None) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-            args[name] = ocp.ArrayRestoreArgs(sharding=sharding, global_shape=x.shape, dtype=x.dtype)
+            sharding = getattr(leaves[name], "sharding", None) or jax.sharding.SingleDeviceSharding(
+                jax.local_devices()[0]
+            )
+            args[name] = ocp.ArrayRestoreArgs(
+                sharding=sharding, global_shape=x.shape, dtype=x.dtype
+            )
         else:
             args[name] = ocp.RestoreArgs(restore_type=np.ndarray)
         item[name] = jax.ShapeDtypeStruct(x.shape, x.dtype)
@@ -282,7 +330,10 @@ def _load(orbax: ocp.AsyncCheckpointer, target: PurePath, like: Any, side: dict,
     for name, impl in side["keys"].items():
         if name in got:
             got[name] = jax.random.wrap_key_data(got[name], impl=impl)
-    got = {name: type(x)(got[name].item()) if isinstance(x, int | float) else got[name] for name, x in leaves.items()}
+    got = {
+        name: type(x)(got[name].item()) if isinstance(x, int | float) else got[name]
+        for name, x in leaves.items()
+    }
     return jax.tree.unflatten(treedef, list(got.values()))
 
 
@@ -290,13 +341,25 @@ def _fits(target: PurePath, saved: dict, wanted: dict, partial: bool) -> None:
     show = {name: f"{name} {dtype}{shape}" for name, (dtype, *shape) in {**saved, **wanted}.items()}
     missing = [show[n] for n in wanted if n not in saved]
     unknown = [] if partial else [show[n] for n in saved if n not in wanted]
-    other = [f"{show[n]} (saved: {saved[n][0]}{saved[n][1:]})" for n in wanted if n in saved and saved[n] != wanted[n]]
-    found = [("it lacks", missing), ("it has besides", unknown), ("of another shape or type", other)]
+    other = [
+        f"{show[n]} (saved: {saved[n][0]}{saved[n][1:]})"
+        for n in wanted
+        if n in saved and saved[n] != wanted[n]
+    ]
+    found = [
+        ("it lacks", missing),
+        ("it has besides", unknown),
+        ("of another shape or type", other),
+    ]
     told = "; ".join(
-        f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" for what, names in found if names
+        f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for what, names in found
+        if names
     )
     if told:
-        raise CheckpointError(f"checkpoint {target} does not fit this run's state ({told}): use the model and optimizer it was saved with")
+        raise CheckpointError(
+            f"checkpoint {target} does not fit this run's state ({told}): use the model and optimizer it was saved with"
+        )
 
 
 def _is_key(x: Any) -> bool:

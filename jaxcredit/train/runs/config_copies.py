@@ -26,8 +26,15 @@ def local_imports(file: Path) -> dict[str, Path]:
                 continue
             for i in range(1, len(parts) + 1):
                 stem = "/".join(parts[:i])
-                for relative, inside in ((f"{stem}.py", ".".join(parts[: i - 1])), (f"{stem}/__init__.py", ".".join(parts[:i]))):
-                    if relative not in files and (base / relative).is_file() and (base / relative) != file.resolve():
+                for relative, inside in (
+                    (f"{stem}.py", ".".join(parts[: i - 1])),
+                    (f"{stem}/__init__.py", ".".join(parts[:i])),
+                ):
+                    if (
+                        relative not in files
+                        and (base / relative).is_file()
+                        and (base / relative) != file.resolve()
+                    ):
                         files[relative] = base / relative
                         todo.append((base / relative, inside))
     return files
@@ -50,10 +57,17 @@ def install(file: Path, origin: Path) -> None:
             `origin` are no longer redirected to the copies of another run.
         origin: the config's original path. The copies' `__file__` is their original path too.
     """
-    copies = {path.relative_to(file.parent / CODE): path for path in sorted((file.parent / CODE).rglob("*.py"))}
+    copies = {
+        path.relative_to(file.parent / CODE): path
+        for path in sorted((file.parent / CODE).rglob("*.py"))
+    }
     if not copies:
         tops = {name.partition(".")[0] for name in _finder.copies}
-        beside = {top for top in tops if (origin.parent / f"{top}.py").is_file() or (origin.parent / top).is_dir()}
+        beside = {
+            top
+            for top in tops
+            if (origin.parent / f"{top}.py").is_file() or (origin.parent / top).is_dir()
+        }
         for name in [name for name in _finder.copies if name.partition(".")[0] in beside]:
             _forget(name)
         return
@@ -75,7 +89,9 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         copy, origin = self.copies[fullname]
         package = copy.name == "__init__.py"
-        spec = importlib.machinery.ModuleSpec(fullname, _Loader(copy), origin=str(origin), is_package=package)
+        spec = importlib.machinery.ModuleSpec(
+            fullname, _Loader(copy), origin=str(origin), is_package=package
+        )
         spec.has_location = True
         if package:
             spec.submodule_search_locations = [str(origin.parent)]
@@ -113,14 +129,18 @@ def _imported(path: Path, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            head = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            head = (
+                package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            )
             head = ".".join([*filter(None, head), *filter(None, [node.module])])
             yield from (f"{head}.{alias.name}" if head else alias.name for alias in node.names)
 
 
 def _is_beside(top: str, base: Path) -> bool:
     """Whether a top-level module is imported from folder `base` and not from an installed package."""
-    if top == "jaxcredit" or not ((base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()):
+    if top == "jaxcredit" or not (
+        (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
+    ):
         return False
     spec = getattr(sys.modules.get(top), "__spec__", None)
     if spec is None:

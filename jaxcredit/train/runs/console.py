@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -58,7 +65,11 @@ class Summary:
     def shown(self) -> list[tuple[str, tuple[float, float, float]]]:
         """Name and (first, best, last) of what is shown, in its order. Rewards of 0 and 1 are the accuracy: one line for both."""
         there = [(name, self.values[name]) for name in SHOWN if name in self.values]
-        return [(name, x) for name, x in there if name != HELD_OUT_REWARD or x != self.values.get(ACCURACY)]
+        return [
+            (name, x)
+            for name, x in there
+            if name != HELD_OUT_REWARD or x != self.values.get(ACCURACY)
+        ]
 
 
 class Display:
@@ -68,9 +79,18 @@ class Display:
         self.console, self.steps, self.pace_s, self._told = console, steps, pace_s, 0.0
         self._live = None
         if console.is_terminal:
-            columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-            self._bar = Progress(*columns, TextColumn("left"), TimeRemainingColumn(), console=console)
-            self._task = self._bar.add_task(one_line(title) or "training", total=steps, completed=start)
+            columns = (
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(
+                *columns, TextColumn("left"), TimeRemainingColumn(), console=console
+            )
+            self._task = self._bar.add_task(
+                one_line(title) or "training", total=steps, completed=start
+            )
             self._live = Live(self._bar, console=console, refresh_per_second=4)
             self._live.start()
 
@@ -80,7 +100,11 @@ class Display:
         if self._live:
             self._bar.update(self._task, completed=line["step"])
             self._live.update(Group(self._bar, Text(self._line(summary), style="cyan")))
-        elif time.monotonic() - self._told > self.pace_s or line["step"] >= self.steps or line.get(ACCURACY) is not None:
+        elif (
+            time.monotonic() - self._told > self.pace_s
+            or line["step"] >= self.steps
+            or line.get(ACCURACY) is not None
+        ):
             self._told = time.monotonic()
             self.note(f"step {line['step']}/{self.steps}  {self._line(summary)}  {_clock(line)}")
 
@@ -100,14 +124,25 @@ class Display:
     def _line(self, summary: Summary) -> str:
         parts = []
         for name, (_, _, last) in summary.shown():
-            trend = sparkline(summary.trend) + " " if name == ACCURACY and self.console.encoding.startswith("utf") else ""
+            trend = (
+                sparkline(summary.trend) + " "
+                if name == ACCURACY and self.console.encoding.startswith("utf")
+                else ""
+            )
             parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(last)}")
         return "  ".join(parts)
 
 
 def final_table(summary: Summary, title: str, folder: str) -> Table:
     """First, best (accuracy and reward) and last values of what matters."""
-    table = Table("", "first", "best", "last", title=cell(title, "table.title") if title else None, caption_justify="left")
+    table = Table(
+        "",
+        "first",
+        "best",
+        "last",
+        title=cell(title, "table.title") if title else None,
+        caption_justify="left",
+    )
     table.caption = cell(f"{_clock(summary.last)}   {folder}", "table.caption")
     for name, (first, best, last) in summary.shown():
         table.add_row(name, _short(first), _short(best) if name in BEST else "", _short(last))
@@ -127,4 +162,8 @@ def _short(x: float) -> str:
 
 def _clock(line: Mapping) -> str:
     seconds = int(line.get("time/total_s", 0))
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else f"{seconds // 60}:{seconds % 60:02d}"
+    return (
+        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02d}"
+    )

@@ -51,7 +51,10 @@ class Home:
         if not self.path.is_dir():
             return "other" if self.path.exists() or self.path.is_symlink() else ""
         names = {p.name for p in self.path.iterdir()} - {LOCK}
-        described, worked = names & {"source.json", "config.json"}, names & {"metrics.jsonl", "hosts", CHECKPOINTS}
+        described, worked = (
+            names & {"source.json", "config.json"},
+            names & {"metrics.jsonl", "hosts", CHECKPOINTS},
+        )
         if self.identity() or (described and worked):  # older runs have no marker
             return "run"
         return "other" if {name for name in names if not name.endswith(files.PART)} else ""
@@ -62,14 +65,24 @@ class Home:
             made = json.loads((self.path / MARKER).read_text())
         except (OSError, ValueError, RecursionError):
             return None
-        return made["run"] if isinstance(made, dict) and made.get("made_by") == "jaxcredit" and isinstance(made.get("run"), str) else None
+        return (
+            made["run"]
+            if isinstance(made, dict)
+            and made.get("made_by") == "jaxcredit"
+            and isinstance(made.get("run"), str)
+            else None
+        )
 
     def mark(self, run: str | None = None) -> str:
         """Write the marker of a run with unique id `run` (None: a new one). Returns the id."""
         run = run or uuid.uuid4().hex
         if self.identity() != run:
             self.path.mkdir(parents=True, exist_ok=True)
-            made = {"made_by": "jaxcredit", "run": run, "created": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())}
+            made = {
+                "made_by": "jaxcredit",
+                "run": run,
+                "created": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+            }
             files.write_atomic(self.path / MARKER, json.dumps(made, indent=2) + "\n")
         return run
 
@@ -88,7 +101,9 @@ class Home:
                 "--overwrite does not delete it; remove it yourself, or choose another --run name"
             )
         if self.path.is_symlink():
-            raise FileExistsError(f"{self.address} is a link to {self.path.resolve()}: --overwrite does not follow links; remove it")
+            raise FileExistsError(
+                f"{self.address} is a link to {self.path.resolve()}: --overwrite does not follow links; remove it"
+            )
 
 
 class Mirror(Home):
@@ -99,7 +114,9 @@ class Mirror(Home):
         self.address, self.files = address, store.filesystem()
         self.checkpoints = f"{address}/{CHECKPOINTS}"
         folder = tempfile.mkdtemp(prefix="jaxcredit-")
-        self.path = Path(folder) / address.rsplit("/", 1)[-1]  # the folder's name is used as the run's name
+        self.path = (
+            Path(folder) / address.rsplit("/", 1)[-1]
+        )  # the folder's name is used as the run's name
         self.path.mkdir()
         self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sent: dict[str, tuple] = {}
@@ -119,7 +136,9 @@ class Mirror(Home):
             try:
                 files.inside(name)
             except ValueError as error:
-                raise ValueError(f"{self.address}: an object in the bucket has a name outside the run folder: {error}; delete it") from None
+                raise ValueError(
+                    f"{self.address}: an object in the bucket has a name outside the run folder: {error}; delete it"
+                ) from None
         try:
             for name in there:
                 (self.path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -141,7 +160,10 @@ class Mirror(Home):
             self._forget.atexit = True
         except Exception as error:
             self._forget.atexit = False  # files that were not uploaded are kept after the process
-            warnings.warn(f"{self.address} cannot be written ({_cause(error)}): its newest records are in {self.path}", stacklevel=2)
+            warnings.warn(
+                f"{self.address} cannot be written ({_cause(error)}): its newest records are in {self.path}",
+                stacklevel=2,
+            )
 
     def clear(self) -> None:
         super().clear()
@@ -159,19 +181,27 @@ class Mirror(Home):
 
     def _here(self) -> dict[str, tuple]:
         found = [p for p in self.path.rglob("*") if p.is_file() and not p.name.endswith(files.PART)]
-        return {str(p.relative_to(self.path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found}
+        return {
+            str(p.relative_to(self.path)): (p.stat().st_size, p.stat().st_mtime_ns) for p in found
+        }
 
     def _there(self) -> list[str]:
         """Names of the small files in the bucket; the checkpoints are not listed."""
         try:
             top = self.files.ls(self.address, detail=True)
         except FileNotFoundError:
-            self.files.ls(self.address.split("/")[2])  # raises for a missing bucket; a missing run has no files
+            self.files.ls(
+                self.address.split("/")[2]
+            )  # raises for a missing bucket; a missing run has no files
             return []
         names = []
         for entry in top:
             if entry["type"] == "directory":
-                names += [] if entry["name"].endswith(f"/{CHECKPOINTS}") else self.files.find(entry["name"])
+                names += (
+                    []
+                    if entry["name"].endswith(f"/{CHECKPOINTS}")
+                    else self.files.find(entry["name"])
+                )
             else:
                 names.append(entry["name"])
         names = [name.removeprefix(self.address.removeprefix("gs://") + "/") for name in names]
@@ -181,8 +211,15 @@ class Mirror(Home):
 def run_address(runs: str, name: str) -> str:
     """The address of the run `name` below the folder or bucket `runs`. A ValueError unless the name is one plain part of a path."""
     if not runs.strip():
-        raise ValueError("--runs is empty: give the folder in which run folders lie, such as runs, or gs://BUCKET/runs")
-    if name in ("", ".", "..") or name != name.strip() or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name) or len(os.fsencode(name)) > 200:
+        raise ValueError(
+            "--runs is empty: give the folder in which run folders lie, such as runs, or gs://BUCKET/runs"
+        )
+    if (
+        name in ("", ".", "..")
+        or name != name.strip()
+        or re.search(r"[/\\\x00-\x1f\x7f-\x9f]", name)
+        or len(os.fsencode(name)) > 200
+    ):
         raise ValueError(
             f"{name!r} cannot be the name of a run: it must be a single part of a path, at most 200 bytes, without '/', '\\', control "
             "characters or spaces around it, and not '.' or '..'; --runs says where run folders lie"

@@ -26,7 +26,9 @@ class Host:
     def __init__(self, folder: str | Path):
         self.folder, self.process = Path(folder) / "hosts", jax.process_index()
         self._files: dict[str, IO[str]] = {}
-        self._write = OptionalOutput(f"the log of this process ({self.folder / f'{self.process:05d}.log'})")
+        self._write = OptionalOutput(
+            f"the log of this process ({self.folder / f'{self.process:05d}.log'})"
+        )
         devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
         self.say(
             f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "
@@ -58,7 +60,11 @@ class Host:
 
     def say(self, text: str) -> None:
         """A line with the time, at once on its way to the disk."""
-        self._write(self._append, "log", f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text, '  ')}\n")
+        self._write(
+            self._append,
+            "log",
+            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text, '  ')}\n",
+        )
 
     def step(self, step: int, **seconds: Any) -> None:
         """This host's own numbers of a step; what is on the device is left there."""
@@ -69,7 +75,9 @@ class Host:
     def _append(self, kind: str, text: str) -> None:
         if kind not in self._files:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._files[kind] = open(self.folder / f"{self.process:05d}.{kind}", "a", encoding="utf-8")  # noqa: SIM115 (see __exit__)
+            self._files[kind] = open(
+                self.folder / f"{self.process:05d}.{kind}", "a", encoding="utf-8"
+            )  # noqa: SIM115 (see __exit__)
         self._files[kind].write(text)
         self._files[kind].flush()
 

@@ -39,11 +39,15 @@ class Lock:
         stale_s: seconds without a heartbeat after which another machine's lock is stale.
     """
 
-    def __init__(self, folder: str | os.PathLike, *, beat_s: float = BEAT_S, stale_s: float = STALE_S):
+    def __init__(
+        self, folder: str | os.PathLike, *, beat_s: float = BEAT_S, stale_s: float = STALE_S
+    ):
         self.folder, self.store = os.fspath(folder), store.at(folder)
         self.beat_s, self.stale_s = beat_s, stale_s
         self.entry = {**_this_process(), "since": _utc(), "token": uuid.uuid4().hex}
-        self._seen: tuple[str, float, float] | None = None  # the lock as first read, when, and when it counts as stale
+        self._seen: tuple[str, float, float] | None = (
+            None  # the lock as first read, when, and when it counts as stale
+        )
         self._thread: threading.Thread | None = None
         self._end, self._lost, self._missing = threading.Event(), "", False
 
@@ -66,7 +70,9 @@ class Lock:
                     return self._waiting(held)
                 self.store.delete(LOCK)
                 if not self.store.create(LOCK, self._text()):
-                    raise Locked(f"{self.folder}: another process took the lock at the same moment; try again")
+                    raise Locked(
+                        f"{self.folder}: another process took the lock at the same moment; try again"
+                    )
         _mine.add(self.entry["token"])
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
@@ -86,10 +92,15 @@ class Lock:
         self._thread.join()
         _mine.discard(self.entry["token"])
         try:
-            if (held := self._read()) is not None and _entry(held).get("token") == self.entry["token"]:
+            if (held := self._read()) is not None and _entry(held).get("token") == self.entry[
+                "token"
+            ]:
                 self.store.delete(LOCK)
         except Exception as error:  # bucket unreachable: the lock becomes stale
-            print(f"the lock of {self.folder} could not be removed ({error}); it expires in {self.stale_s:g} s", file=sys.stderr)
+            print(
+                f"the lock of {self.folder} could not be removed ({error}); it expires in {self.stale_s:g} s",
+                file=sys.stderr,
+            )
 
     def _text(self) -> str:
         return json.dumps({**self.entry, "beat": time.time()})
@@ -110,7 +121,11 @@ class Lock:
             return True
         if self._seen is None:
             age = time.time() - held["beat"] if isinstance(held.get("beat"), int | float) else 0.0
-            self._seen = text, now, now + min(max(self.stale_s - age, 1.5 * self.beat_s), self.stale_s)
+            self._seen = (
+                text,
+                now,
+                now + min(max(self.stale_s - age, 1.5 * self.beat_s), self.stale_s),
+            )
         if not wait or text != self._seen[0]:
             raise Locked(self._message(held))
         return now >= self._seen[2]
@@ -129,7 +144,10 @@ class Lock:
 
     def _beat(self) -> None:
         while not self._lost and not self._end.wait(self.beat_s):
-            with contextlib.suppress(OSError), self.store.guard():  # no other process can take the lock between reading and writing
+            with (
+                contextlib.suppress(OSError),
+                self.store.guard(),
+            ):  # no other process can take the lock between reading and writing
                 self._renew(write=True)
 
     def _renew(self, *, write: bool) -> None:
@@ -138,12 +156,12 @@ class Lock:
             if held is None:
                 if isinstance(self.store, store.Disk) and not self.store.root.is_dir():
                     self._lost = f"{self.folder} was deleted or moved while it was trained in: what is not saved elsewhere is lost"
-                elif write and self._missing:  # missing for a full interval: a new file must not disturb the deletion of the folder
+                elif (
+                    write and self._missing
+                ):  # missing for a full interval: a new file must not disturb the deletion of the folder
                     self.store.create(LOCK, self._text())
             elif _entry(held).get("token") not in (None, self.entry["token"]):
-                self._lost = (
-                    f"{_who(_entry(held))} has taken {self.folder} over: this process stops, so that the files of the two do not mix"
-                )
+                self._lost = f"{_who(_entry(held))} has taken {self.folder} over: this process stops, so that the files of the two do not mix"
             elif write:
                 self.store.write(LOCK, self._text())
             self._missing = held is None if write else self._missing
@@ -153,13 +171,21 @@ class Lock:
 
 def _this_process() -> dict:
     """Identity of this process, by which another process of the same machine can check whether it is alive."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), **_machine(), "started": _started(os.getpid())}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        **_machine(),
+        "started": _started(os.getpid()),
+    }
 
 
 def _machine() -> dict:
     """Boot id and PID namespace. Containers may share a host name but have separate process ids."""
     try:
-        return {"boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(), "namespace": os.readlink("/proc/self/ns/pid")}
+        return {
+            "boot": Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            "namespace": os.readlink("/proc/self/ns/pid"),
+        }
     except OSError:  # no Linux
         return {"boot": "", "namespace": ""}
 
@@ -176,7 +202,10 @@ def _started(pid: int) -> str | None:
 
 
 def _same_machine(held: dict) -> bool:
-    return held.get("host") == socket.gethostname() and {k: held.get(k) for k in ("boot", "namespace")} == _machine()
+    return (
+        held.get("host") == socket.gethostname()
+        and {k: held.get(k) for k in ("boot", "namespace")} == _machine()
+    )
 
 
 def _alive(held: dict) -> bool:

@@ -6,7 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HIDDEN = "***"
-WORDS = {"key", "keys", "apikey", "apikeys", "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pwd"}
+WORDS = {
+    "key",
+    "keys",
+    "apikey",
+    "apikeys",
+    "token",
+    "secret",
+    "secrets",
+    "password",
+    "passwords",
+    "passwd",
+    "passphrase",
+    "pwd",
+}
 WORDS |= {"credential", "credentials", "auth", "authorization", "bearer"}
 TEXT = {
     "pad",
@@ -30,7 +43,10 @@ def is_secret(name: str) -> bool:
     """Whether a name is that of a credential: `api_key` and `hfToken` are; `tokenizer`, `tokens` and `pad_token` are not."""
     words = re.sub("([a-z0-9])([A-Z])", r"\1 \2", name)
     words = re.findall("[a-z0-9]+", words.lower())
-    return any(word in WORDS and not (word == "token" and i and words[i - 1] in TEXT) for i, word in enumerate(words))
+    return any(
+        word in WORDS and not (word == "token" and i and words[i - 1] in TEXT)
+        for i, word in enumerate(words)
+    )
 
 
 def masked(value: Any) -> Any:
@@ -91,4 +107,6 @@ def _from_environment(option: str, run: str) -> str:
 
 def _harmless(word: str) -> bool:
     """Whether a word is a number, a boolean or None."""
-    return bool(re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|True|False|true|false|None", word))
+    return bool(
+        re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|True|False|true|false|None", word)
+    )

@@ -15,7 +15,7 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from jaxcredit.train.runs import old_names
 from jaxcredit.train.runs.console import Display, Summary
-from jaxcredit.train.runs.folder import here
+from jaxcredit.train.runs.json_lines import cut, lines
 from jaxcredit.train.runs.masking import is_secret, masked
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.train.runs.timing import derived
@@ -52,21 +53,37 @@ class Records:
         pace_s: float = 5.0,
         keep: int = 1,
     ):
-        self.folder, self.steps, self.title, self.address = Path(folder), steps, title, address or str(folder)
+        self.folder, self.steps, self.title, self.address = (
+            Path(folder),
+            steps,
+            title,
+            address or str(folder),
+        )
         self.writes = jax.process_index() == 0
         self._held: tuple[int, dict, float] | None = None
         self._files: dict[str, Any] = {}
         self._summary, self._recent = Summary(), deque(maxlen=max(1, keep))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            damaged = {name: cut(self.folder / name, start) for name in ("metrics.jsonl", "samples.jsonl")}
+            damaged = {
+                name: cut(self.folder / name, start) for name in ("metrics.jsonl", "samples.jsonl")
+            }
             self._summary = Summary(lines(self.folder))
-            self._events = OptionalOutput(f"TensorBoard ({self.folder / 'tensorboard'})", _events, self.folder / "tensorboard", start)
-            self._show = OptionalOutput("the console", Display, console or Console(), steps, start, title, pace_s)
+            self._events = OptionalOutput(
+                f"TensorBoard ({self.folder / 'tensorboard'})",
+                _events,
+                self.folder / "tensorboard",
+                start,
+            )
+            self._show = OptionalOutput(
+                "the console", Display, console or Console(), steps, start, title, pace_s
+            )
             try:
                 for name, count in damaged.items():
                     if count:
-                        self.note(f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept")
+                        self.note(
+                            f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept"
+                        )
                 self._config(config)
             except BaseException:
                 self._events.close()
@@ -138,7 +155,10 @@ class Records:
             return
         (step, metrics, took), self._held = self._held, None
         line = {"step": step, **{name: _number(x) for name, x in jax.device_get(metrics).items()}}
-        line |= {"time/step_s": round(took, 4), "time/total_s": round(time.monotonic() - self._begun, 3)}
+        line |= {
+            "time/step_s": round(took, 4),
+            "time/total_s": round(time.monotonic() - self._begun, 3),
+        }
         if line.get("tokens"):
             line["time/tokens_per_s"] = round(line["tokens"] / max(took, 1e-9), 1)
         if self._summary.last and self._summary.last["step"] >= step:
@@ -153,7 +173,9 @@ class Records:
 
     def _back_before(self, step: int) -> None:
         """Drop the records of this step and all later ones."""
-        self._recent = deque((line for line in self._recent if line["step"] < step), self._recent.maxlen)
+        self._recent = deque(
+            (line for line in self._recent if line["step"] < step), self._recent.maxlen
+        )
         if self.writes:
             self._drop("metrics.jsonl")
             cut(self.folder / "metrics.jsonl", step - 1)
@@ -194,56 +216,27 @@ class Records:
         path, new = self.folder / "config.json", plain(config or {})
         if path.exists():
             try:
-                old = json.loads(path.read_bytes())["config"]
-                changed = [f"{k}: {old.get(k)!r} -> {new.get(k)!r}" for k in {**old, **new} if old.get(k) != new.get(k)]
+                old = old_names.options(json.loads(path.read_bytes())["config"])
+                changed = [
+                    f"{k}: {value!r} -> {new.get(k)!r}"
+                    for k, value in old.items()
+                    if value != new.get(k)
+                ]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 self.note("config.json of this folder was damaged or empty: it is written anew")
             else:
                 if changed:
                     self.note("config.json of this folder said otherwise: " + "; ".join(changed))
         device = jax.devices()[0]
-        around = {"jax": jax.__version__, "numpy": np.__version__, "device": device.device_kind, "devices": jax.device_count()}
-        files.write_atomic(path, json.dumps({"config": new, "environment": around}, indent=2) + "\n")
-
-
-def read(folder: str | Path) -> list[dict]:
-    """The metrics of a run, one dict a step; damaged lines and a half-written last line are left out."""
-    return list(lines(folder))
-
-
-def lines(folder: str | Path) -> Iterator[dict]:
-    """Iterator over the metrics of a run, one mapping per step, for runs that do not fit into memory; otherwise like `read`."""
-    path = here(folder) / "metrics.jsonl"
-    if path.exists():
-        yield from (line for line, _ in _lines(path) if line is not None)
-
-
-def cut(path: Path, step: int) -> int:
-    """Drop every line after `step`, and a line that was cut off by a kill. Returns the number of damaged lines.
-
-    Damaged lines before `step` are moved to `NAME.damaged`, and the whole lines behind them are kept.
-    """
-    if not path.exists():
-        return 0
-    damaged, end = [], 0  # (offset, line)
-    for line, raw in _lines(path):
-        if line is not None and line["step"] > step:
-            break
-        damaged += [(end, raw)] if line is None else []
-        end += len(raw)
-    if not damaged:
-        os.truncate(path, end)
-        return 0
-    with open(path.with_name(f"{path.name}.damaged"), "ab") as aside:
-        aside.write(b"".join(raw for _, raw in damaged))
-        aside.flush()
-        os.fsync(aside.fileno())
-    with open(path, "rb") as file:
-        whole = bytearray(file.read(end))
-    for offset, raw in reversed(damaged):
-        del whole[offset : offset + len(raw)]
-    files.write_atomic(path, bytes(whole))
-    return len(damaged)
+        around = {
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+            "device": device.device_kind,
+            "devices": jax.device_count(),
+        }
+        files.write_atomic(
+            path, json.dumps({"config": new, "environment": around}, indent=2) + "\n"
+        )
 
 
 def plain(x: Any) -> Any:
@@ -265,13 +258,19 @@ def plain(x: Any) -> Any:
         return f"{x.dtype}{list(x.shape)}"
     if hasattr(x, "func") and hasattr(x, "keywords"):
         names = _positional(x.func, len(x.args))
-        given = {str(i): plain(masked(a) if is_secret(n) else a) for i, (n, a) in enumerate(zip(names, x.args, strict=True))}
+        given = {
+            str(i): plain(masked(a) if is_secret(n) else a)
+            for i, (n, a) in enumerate(zip(names, x.args, strict=True))
+        }
         name, args = plain(x.func), {**given, **plain(x.keywords)}
         return {name: args} if isinstance(name, str) else {**name, "with": args}
     if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
         return plain({name: getattr(x, name) for name in x.__dataclass_fields__})
     if hasattr(x, "__qualname__"):
-        return f"{re.sub('^jaxcredit_config_[0-9a-f]+_', '', str(x.__module__))}.{x.__qualname__}"  # a config by its file's name
+        module = str(x.__module__)
+        if module.startswith("jaxcredit."):
+            return x.__qualname__  # stays the same when a module moves
+        return f"{re.sub('^jaxcredit_config_[0-9a-f]+_', '', module)}.{x.__qualname__}"  # a config by its file's name
     return str(x) if isinstance(x, Path) else type(x).__qualname__
 
 
@@ -285,7 +284,9 @@ def _positional(function: Any, count: int) -> list[str]:
 
 
 def _events(folder: Path, start: int):
-    from jaxcredit.train.runs.tensorboard import Events  # imports protobuf, which reading a run folder does not need
+    from jaxcredit.train.runs.tensorboard import (
+        Events,
+    )  # imports protobuf, which reading a run folder does not need
 
     return Events(folder, start)
 
@@ -296,24 +297,16 @@ def _curves(folder: Path) -> None:
     plots.curves(folder)
 
 
-def _lines(path: Path) -> Iterator[tuple[dict | None, bytes]]:
-    """Lines with the object that each holds: None of a damaged one, which is no JSON object with a whole `step`. The last line, if a kill
-    cut it off, is left out."""
-    with open(path, "rb") as file:
-        for raw in file:
-            if not raw.endswith(b"\n"):
-                return
-            try:
-                line = json.loads(raw)
-            except (ValueError, RecursionError):
-                line = None
-            yield line if isinstance(line, dict) and type(line.get("step")) is int else None, raw
-
-
 def _number(x: Any) -> float | int | None:
     """A Python number; None for what is not finite, which JSON cannot say."""
     x = np.asarray(x)
     if x.size != 1:
-        raise ValueError(f"a metric is one number, this one has shape {x.shape}: take its mean first")
+        raise ValueError(
+            f"a metric is one number, this one has shape {x.shape}: take its mean first"
+        )
     value = x.item()
-    return (int(value) if isinstance(value, bool | int) else float(value)) if np.isfinite(value) else None
+    return (
+        (int(value) if isinstance(value, bool | int) else float(value))
+        if np.isfinite(value)
+        else None
+    )

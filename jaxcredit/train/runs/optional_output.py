@@ -29,7 +29,10 @@ class OptionalOutput:
             return None
         try:
             return work(*args, **kwargs)
-        except (Exception, SystemExit) as error:  # rich raises SystemExit for a pipe without a reader
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # rich raises SystemExit for a pipe without a reader
             self.failed = True
             message = f"{self._name} failed ({cause(error)}) and is left out from here on; the training goes on"
         warnings.warn(message, stacklevel=2)

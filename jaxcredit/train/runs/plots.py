@@ -15,7 +15,8 @@ from jaxcredit.train.runs.console import ACCURACY, HELD_OUT_REWARD
 from jaxcredit.train.runs.folder import here
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import config_of, part, read_json
-from jaxcredit.train.runs.metrics import lines
+from jaxcredit.train.runs.json_lines import lines
+from jaxcredit.utils.colors import COLORS
 from jaxcredit.utils.plain_text import literal_figures, one_line
 from jaxcredit.utils.tables import Column, Sheet
 
@@ -31,7 +32,6 @@ PANELS = (
     ("gradient norm", ("grad_norm",)),
     ("tokens a second", ("time/tokens_per_s",)),
 )
-COLOURS = ("#2456a6", "#d1495b", "#2e933c", "#edae49", "#7a4f9a", "#4a4e69")
 DRAWN = 2000  # largest number of points of a plotted curve
 
 
@@ -45,7 +45,7 @@ def curves(folder: str | Path, out: str | Path | None = None) -> Path:
     for axis, names in zip(axes, [names for _, names in panels if names], strict=True):
         drawn = [
             (_draw(axis, *history.series(name), colour), name.split("/")[-1].replace("_", " "))
-            for name, colour in zip(names, COLOURS, strict=False)
+            for name, colour in zip(names, COLORS, strict=False)
         ]
         if len(names) > 1:
             _legend(axis, drawn, fontsize=7)
@@ -53,16 +53,23 @@ def curves(folder: str | Path, out: str | Path | None = None) -> Path:
 
 
 @literal_figures()
-def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9) -> tuple[Sheet, Path]:
+def compare(
+    folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9
+) -> tuple[Sheet, Path]:
     """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
     groups = _grouped([here(f) for f in folders])
     numbers = ("seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes")
-    table = Sheet("run", *(Column(name, right=True) for name in numbers), title="held-out greedy accuracy")
+    table = Sheet(
+        "run", *(Column(name, right=True) for name in numbers), title="held-out greedy accuracy"
+    )
     figure, (left, right) = _grid(["held-out accuracy (greedy)", "reward"], "")
     drawn = []
     for i, (name, runs) in enumerate(groups.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        bands = [_band(axis, [run.series(key) for run in runs], colour) for axis, key in ((left, ACCURACY), (right, "reward"))]
+        colour = COLORS[i % len(COLORS)]
+        bands = [
+            _band(axis, [run.series(key) for run in runs], colour)
+            for axis, key in ((left, ACCURACY), (right, "reward"))
+        ]
         drawn += [(band, name) for band in bands if band][:1]
         table.add_row(name, str(len(runs)), *_numbers(runs, threshold))
     left.axhline(threshold, color="0.75", linewidth=0.8, linestyle=":")
@@ -73,18 +80,32 @@ def compare(folders: Sequence[str | Path], out: str | Path | None = None, *, thr
 def _numbers(runs: list[History], threshold: float) -> list[str]:
     accuracy = [run.series(ACCURACY) for run in runs]
     scored = [(x, y) for x, y in accuracy if len(y)]
-    reached = [x[np.argmax(y >= threshold)] if (y >= threshold).any() else np.inf for x, y in scored]
-    steps = f"{np.median(reached):.0f}" if reached and np.isfinite(np.median(reached)) else "not reached"
+    reached = [
+        x[np.argmax(y >= threshold)] if (y >= threshold).any() else np.inf for x, y in scored
+    ]
+    steps = (
+        f"{np.median(reached):.0f}"
+        if reached and np.isfinite(np.median(reached))
+        else "not reached"
+    )
     tokens = [run.total("tokens") for run in runs]
     minutes = [run.last.get("time/total_s", 0) / 60 for run in runs]
     spent = f"{np.mean(tokens):,.0f}" if any(tokens) else "-"
-    return [_spread([y[-1] for _, y in scored]), _spread([y.max() for _, y in scored]), steps, spent, _spread(minutes)]
+    return [
+        _spread([y[-1] for _, y in scored]),
+        _spread([y.max() for _, y in scored]),
+        steps,
+        spent,
+        _spread(minutes),
+    ]
 
 
 def _spread(values: Sequence[float]) -> str:
     if not len(values):
         return "-"
-    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
+    return f"{np.mean(values):.3g}" + (
+        f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else ""
+    )
 
 
 def _grouped(folders: list[Path]) -> dict[str, list[History]]:
@@ -94,9 +115,13 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
     for folder in folders:
         history = History(lines(folder), (ACCURACY, "reward", "tokens"))
         if not len(history):
-            raise FileNotFoundError(f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart")
+            raise FileNotFoundError(
+                f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart"
+            )
         same = _same(folder) or str(folder)
-        label = labels.setdefault(same, folder.name if folder.name not in labels.values() else str(folder))
+        label = labels.setdefault(
+            same, folder.name if folder.name not in labels.values() else str(folder)
+        )
         groups.setdefault(label, []).append(history)
     return groups
 
@@ -104,7 +129,11 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
 def _same(folder: Path) -> str:
     """What two runs that differ in the seed alone have in common: config and, where the command line made it, its options and file."""
     config = {k: v for k, v in config_of(folder).items() if k not in ("seed", "name")}
-    options = re.sub(r"--seed[ =]\S+", "", " ".join(map(str, part(read_json(folder / "source.json"), "args", list))))
+    options = re.sub(
+        r"--seed[ =]\S+",
+        "",
+        " ".join(map(str, part(read_json(folder / "source.json"), "args", list))),
+    )
     source = (folder / "config.py").read_text() if (folder / "config.py").exists() else ""
     return json.dumps([config, options.split(), source], sort_keys=True) if config else ""
 
@@ -113,7 +142,10 @@ def _smooth(y: np.ndarray) -> np.ndarray:
     """Running mean over a fortieth of the run, with a shorter window at the ends; short series are not smoothed."""
     half = len(y) // 80
     total = np.cumsum(np.insert(y, 0, 0.0))
-    low, high = np.maximum(np.arange(len(y)) - half, 0), np.minimum(np.arange(len(y)) + half + 1, len(y))
+    low, high = (
+        np.maximum(np.arange(len(y)) - half, 0),
+        np.minimum(np.arange(len(y)) + half + 1, len(y)),
+    )
     return (total[high] - total[low]) / (high - low)
 
 
@@ -128,13 +160,21 @@ def _spans(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if len(y) <= DRAWN:
         return x, y
     begin = np.linspace(0, len(y), DRAWN // 2, endpoint=False).astype(int)
-    return np.repeat(x[begin], 2), np.stack([np.minimum.reduceat(y, begin), np.maximum.reduceat(y, begin)], 1).ravel()
+    return np.repeat(x[begin], 2), np.stack(
+        [np.minimum.reduceat(y, begin), np.maximum.reduceat(y, begin)], 1
+    ).ravel()
 
 
 def _draw(axis, x, y, colour):
     if len(y) >= 100:
         axis.plot(*_spans(x, y), color=colour, alpha=0.2, linewidth=0.8)
-    return axis.plot(*_thinned(x, _smooth(y)), color=colour, linewidth=1.6, marker="o" if len(y) < 40 else "", markersize=2.5)[0]
+    return axis.plot(
+        *_thinned(x, _smooth(y)),
+        color=colour,
+        linewidth=1.6,
+        marker="o" if len(y) < 40 else "",
+        markersize=2.5,
+    )[0]
 
 
 def _band(axis, series, colour):
@@ -146,7 +186,9 @@ def _band(axis, series, colour):
     steps, *values = _thinned(steps, *(y[np.isin(x, steps)] for x, y in series))
     line = axis.plot(steps, np.mean(values, 0), color=colour, linewidth=1.8)[0]
     if len(values) > 1:
-        axis.fill_between(steps, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15, linewidth=0)
+        axis.fill_between(
+            steps, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15, linewidth=0
+        )
     return line
 
 
@@ -160,7 +202,9 @@ def _legend(axis, drawn, **how) -> None:
 def _grid(titles: list[str], heading: str):
     columns = min(4, max(1, len(titles)))
     rows = -(-max(1, len(titles)) // columns)
-    figure = matplotlib.figure.Figure(figsize=(3.4 * columns, 2.5 * rows + 0.3), dpi=120, layout="constrained")
+    figure = matplotlib.figure.Figure(
+        figsize=(3.4 * columns, 2.5 * rows + 0.3), dpi=120, layout="constrained"
+    )
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis, title in zip(axes, titles, strict=False):
         axis.set_title(title, fontsize=9, loc="left")

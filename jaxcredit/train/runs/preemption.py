@@ -32,7 +32,9 @@ class Preemption:
         self._before: dict = {}
 
     def __enter__(self) -> "Preemption":
-        if threading.current_thread() is threading.main_thread():  # Python installs handlers only there
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # Python installs handlers only there
             for signum in (signal.SIGTERM, signal.SIGINT):
                 self._before[signum] = signal.signal(signum, self._ask)
         return self
@@ -67,7 +69,10 @@ class Preemption:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if signum == signal.SIGINT:
             with contextlib.suppress(OSError):  # not print, which the signal may have interrupted
-                os.write(2, b"\nasked to stop: saving the last whole step (Ctrl-C again stops at once, without saving)\n")
+                os.write(
+                    2,
+                    b"\nasked to stop: saving the last whole step (Ctrl-C again stops at once, without saving)\n",
+                )
         if self._breaks:
             self._breaks = False
             raise Asked

@@ -24,7 +24,10 @@ def keep(source: Mapping[str, Any], folder: Path, step: int) -> None:
     changes = _read(folder).get("changes")
     changes = changes if isinstance(changes, list) else []
     if (differs := changed(folder, source)) and step:
-        changes = [*changes, {"step": step, "options": {name: list(pair) for name, pair in differs.items()}}]
+        changes = [
+            *changes,
+            {"step": step, "options": {name: list(pair) for name, pair in differs.items()}},
+        ]
     config = Path(source["config"])
     kept_modules.keep(config, folder)
     if credit := estimator_file(source):
@@ -72,7 +75,9 @@ def changed(folder: Path, source: Mapping[str, Any]) -> dict[str, tuple[Any, Any
     if not recorded:
         return {}
     old = options(folder)
-    new = dict(source.get("options") or {}) | ({"--credit": source["credit"]} if source.get("credit") else {})
+    new = dict(source.get("options") or {}) | (
+        {"--credit": source["credit"]} if source.get("credit") else {}
+    )
     names = {**old, **new} if isinstance(recorded.get("options"), dict) else {**old, "--credit": 0}
     absent = None
     pairs = {name: (old.get(name, absent), new.get(name, absent)) for name in names}

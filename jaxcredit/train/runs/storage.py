@@ -17,7 +17,9 @@ def bucket(address: str | os.PathLike) -> str:
     address = re.sub("/+", "/", os.fspath(address)).rstrip("/")
     scheme, rest = re.fullmatch(r"(?:(\w{2,}):/)?(.*)", address, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
     if scheme not in (None, "gs"):
-        raise ValueError(f"{scheme}://{rest}: run folders lie on a file system or in a bucket, gs://BUCKET/...; mount what is elsewhere")
+        raise ValueError(
+            f"{scheme}://{rest}: run folders lie on a file system or in a bucket, gs://BUCKET/...; mount what is elsewhere"
+        )
     return f"gs://{rest}" if scheme else ""
 
 
@@ -77,7 +79,11 @@ class Disk:
     def facts(self, folder: str) -> dict[str, list]:
         """Size and checksum of each file in `folder`, read to its last byte."""
         top = self.root / folder
-        return {str(p.relative_to(top)): [p.stat().st_size, _crc(p)] for p in sorted(top.rglob("*")) if p.is_file()}
+        return {
+            str(p.relative_to(top)): [p.stat().st_size, _crc(p)]
+            for p in sorted(top.rglob("*"))
+            if p.is_file()
+        }
 
     def room(self, folder: str, size: int) -> None:
         """Make the folder; raises OSError where `size` bytes are not free."""
@@ -110,7 +116,11 @@ class Bucket:
 
     def folders(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError):
-            return [entry["name"].rsplit("/", 1)[-1] for entry in self.files.ls(self.root, detail=True) if entry["type"] == "directory"]
+            return [
+                entry["name"].rsplit("/", 1)[-1]
+                for entry in self.files.ls(self.root, detail=True)
+                if entry["type"] == "directory"
+            ]
         return []
 
     def has(self, name: str) -> bool:
@@ -148,7 +158,10 @@ class Bucket:
     def facts(self, folder: str) -> dict[str, list]:
         top = f"{self.root}/{folder}/".removeprefix("gs://")
         found: dict = self.files.find(f"{self.root}/{folder}", detail=True)  # pyright: ignore[reportAssignmentType] (no list)
-        return {name.removeprefix(top): [info["size"], info["crc32c"]] for name, info in sorted(found.items())}
+        return {
+            name.removeprefix(top): [info["size"], info["crc32c"]]
+            for name, info in sorted(found.items())
+        }
 
     def room(self, folder: str, size: int) -> None:
         """A bucket has room, and no folders to make."""

@@ -24,7 +24,12 @@ class Events:
 
     def __init__(self, folder: Path, start: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = RecordWriter(str(folder / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"))
+        self._file = RecordWriter(
+            str(
+                folder
+                / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+            )
+        )
         self._flushed = time.monotonic()
         self._write(file_version="brain.Event:2")
         if start:
@@ -32,7 +37,9 @@ class Events:
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Write one event with all metrics of a step; None is left out."""
-        values = [value for name, x in metrics.items() if x is not None for value in scalar(name, x).value]
+        values = [
+            value for name, x in metrics.items() if x is not None for value in scalar(name, x).value
+        ]
         self._write(step=step, summary=Summary(value=values))
         if time.monotonic() - self._flushed > FLUSH_S:
             self._flushed = time.monotonic()

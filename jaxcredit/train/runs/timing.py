@@ -5,15 +5,32 @@ from pathlib import Path
 
 import jax
 
-from jaxcredit.train.planning import flops
 from jaxcredit.train.runs.optional_output import OptionalOutput
+
+# Dense bfloat16 FLOP/s of one device, by the beginning of what JAX calls it (vendors' data sheets).
+PEAK = {
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA B200": 2250e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+}
 
 _compiled = 0.0
 
 
 def _heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
     global _compiled
-    if event in ("/jax/core/compile/backend_compile_duration", "/jax/core/compile/jaxpr_to_mlir_module_duration"):
+    if event in (
+        "/jax/core/compile/backend_compile_duration",
+        "/jax/core/compile/jaxpr_to_mlir_module_duration",
+    ):
         _compiled += duration_secs
 
 
@@ -35,6 +52,12 @@ class Clock:
         return max(0.0, time.perf_counter() - self._from - (_compiled - self._compiled))
 
 
+def peak(kind: str) -> float | None:
+    """What a device can do; None where that is not written down."""
+    fitting = [name for name in PEAK if kind.startswith(name)]
+    return PEAK[max(fitting, key=len)] if fitting else None
+
+
 def derived(line: dict, before: dict | None) -> dict:
     """What the clock says beside a step's metrics, from its line and the one before.
 
@@ -48,9 +71,11 @@ def derived(line: dict, before: dict | None) -> dict:
     out = {"time/began": began, "time/good_s": round(good, 4)}
     if now > began:
         out["time/goodput"] = round(min(1.0, good / (now - began)), 4)
-    most = flops.peak(jax.devices()[0].device_kind)
+    most = peak(jax.devices()[0].device_kind)
     if most and line.get("flops") and line.get("time/work_s"):
-        out["time/mfu"] = round(line["flops"] / (line["time/work_s"] * most * jax.device_count()), 4)
+        out["time/mfu"] = round(
+            line["flops"] / (line["time/work_s"] * most * jax.device_count()), 4
+        )
     return out
 
 
@@ -112,5 +137,7 @@ def span(text: str) -> tuple[int, int]:
     except ValueError:
         steps = 0, 0
     if not 0 < steps[0] <= steps[1]:
-        raise ValueError(f"--profile {text}: give the steps to trace as FIRST:LAST, for example 10:13")
+        raise ValueError(
+            f"--profile {text}: give the steps to trace as FIRST:LAST, for example 10:13"
+        )
     return steps
