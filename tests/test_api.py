@@ -22,15 +22,28 @@ KNOWN: set[str] = set()
 
 
 def faces() -> Iterator[ModuleType]:
-    """Every package below jaxcredit, itself included, whose `__init__` defines `__all__`."""
+    """Every package below jaxcredit, itself included, whose `__init__` defines `__all__`, and the plain modules that it exports."""
     for init in sorted((ROOT / "jaxcredit").rglob("__init__.py")):
         package = importlib.import_module(".".join(init.relative_to(ROOT).parent.parts))
         if hasattr(package, "__all__"):
             yield package
+            exported = (getattr(package, name) for name in package.__all__)
+            yield from (
+                value
+                for value in exported
+                if inspect.ismodule(value) and not hasattr(value, "__path__")
+            )
 
 
 def public(face: ModuleType) -> list[str]:
-    """Names of `__all__`, and those that the `__init__` imports as themselves (`from x import y as y`)."""
+    """Names of `__all__`, and those that the `__init__` imports as themselves (`from x import y as y`); of a plain module its functions
+    and classes, unless it has `__all__`."""
+    if not hasattr(face, "__all__"):
+        return sorted(
+            name
+            for name, value in vars(face).items()
+            if name[0] != "_" and getattr(value, "__module__", "") == face.__name__
+        )
     tree = ast.parse(Path(str(face.__file__)).read_text())
     imported = [
         alias for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
@@ -89,7 +102,7 @@ def listing() -> str:
 
 def hidden(face: ModuleType) -> set[str]:
     """Public names that are not modules and equal the name of one of the face's own modules."""
-    modules = {module.name for module in pkgutil.iter_modules(face.__path__)}
+    modules = {module.name for module in pkgutil.iter_modules(getattr(face, "__path__", []))}
     return {
         f"{face.__name__}.{name}"
         for name in modules & set(public(face))
@@ -124,13 +137,8 @@ def test_no_face_hides_one_of_its_modules():
 
 def test_the_main_faces_are_found():
     names = {face.__name__ for face in faces()}
-    assert {
-        "jaxcredit",
-        *(
-            f"jaxcredit.{room}"
-            for room in ("arena", "credit", "kernels", "rewards", "signals", "tasks")
-        ),
-    } <= names
+    rooms = "arena credit credit.laws kernels losses policy rewards rollout signals tasks train"
+    assert {"jaxcredit", *(f"jaxcredit.{room}" for room in rooms.split())} <= names
 
 
 if __name__ == "__main__":

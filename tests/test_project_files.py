@@ -129,9 +129,8 @@ def test_hooks_install_what_they_run():
             else {distribution(need) for need in hook["additional_dependencies"]}
         )
         assert first in installed, name
-    assert (
-        "--keep-output" in hooks["nbstripout"]["entry"]
-    )  # the README shows pictures of the notebook
+    # The committed notebook keeps its pictures, and tests/test_notebook.py asks for them.
+    assert "--keep-output" in hooks["nbstripout"]["entry"]
 
 
 # Issue templates
