@@ -67,6 +67,23 @@ def test_a_run_folder_of_version_0_1_opens(tmp_path):
     assert done.returncode == 0 and done.stdout.startswith("("), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("line", "hint"),
+    [
+        ("from jaxcredit.experiment import Experiment", "is now jaxcredit.train.experiment"),
+        ("import jaxcredit.tokenize", "is now jaxcredit.policy.tokenizer"),
+        ("from jaxcredit.kernels import standardise", "standardise is now standardize"),
+    ],
+)
+def test_a_config_with_an_old_import_is_told_the_new_one(tmp_path, line, hint):
+    (tmp_path / "old.py").write_text(line)
+    code = f"from jaxcredit.cli.main import main; main(['train', {str(tmp_path / 'old.py')!r}])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (
+        done.returncode == 1 and f"{tmp_path / 'old.py'}: " in done.stderr and hint in done.stderr
+    )
+
+
 @pytest.mark.parametrize("old", old_names.MODULES)
 def test_every_old_module_has_a_new_one(old):
     assert (

@@ -139,6 +139,10 @@ def module(path: str, origin: str | None = None) -> Any:
         raise RuntimeError(
             f"{path} called sys.exit while it was loaded (SystemExit: {stop}): a config may only define things"
         ) from stop
+    except ImportError as error:
+        if hint := old_names.hint(error):
+            raise ImportError(f"{path}: {error}. {hint}", name=error.name) from error
+        raise
     return mod
 
 

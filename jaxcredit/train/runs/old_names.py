@@ -157,6 +157,17 @@ def install() -> None:
         setattr(Rollout, old, property(lambda rollout, new=new: getattr(rollout, new)))
 
 
+def hint(error: ImportError) -> str:
+    """Advice on an import that fails because the module or the name was renamed; "" for other errors."""
+    module = (error.name or "").removeprefix("jaxcredit.")
+    if module in MODULES:
+        return f"jaxcredit.{module} is now jaxcredit.{MODULES[module]}: see CHANGELOG.md"
+    name = re.match(r"cannot import name '(\w+)'", str(error))
+    if name and (new := NAMES.get(module, {}).get(name[1])):
+        return f"{name[1]} is now {new}: see CHANGELOG.md"
+    return ""
+
+
 def options(config: dict[str, Any]) -> dict[str, Any]:
     """Options as `config.json` has them, under today's names, with functions of jaxcredit by name instead of path."""
 
