@@ -3,7 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from jaxcredit.collect.batches import Batches, bucketed, mine
+from jaxcredit.collect.batches import Batches, bucketed
+from jaxcredit.parallel.processes import local_slice
 
 
 def take(stream, n):
@@ -46,12 +47,12 @@ def test_a_batch_larger_than_the_data_is_refused():
 
 def test_processes_share_a_batch_without_overlap():
     batch = next(Batches(100, 12, seed=5))
-    parts = [batch[mine(12, process=p, processes=4)] for p in range(4)]
+    parts = [batch[local_slice(12, process=p, processes=4)] for p in range(4)]
     np.testing.assert_array_equal(np.concatenate(parts), batch)
     assert {len(p) for p in parts} == {3}
-    assert mine(12) == slice(0, 12)
+    assert local_slice(12) == slice(0, 12)
     with pytest.raises(ValueError, match="multiple of 5"):
-        mine(12, process=0, processes=5)
+        local_slice(12, process=0, processes=5)
 
 
 def test_prompts_are_left_padded_into_the_smallest_bucket():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from micro import experiment
 
-from jaxcredit.collect.single_turn import put
 from jaxcredit.parallel import mesh
+from jaxcredit.parallel.processes import to_global_array
 from jaxcredit.train import programs
 from jaxcredit.train.planning import collectives, memory, plan
 from jaxcredit.train.planning.advice import STAY, smaller
@@ -37,8 +37,8 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
         w.shape[2] // 2,
     )
     assert w.sharding.shard_shape(w.shape) == (w.shape[0], w.shape[1], w.shape[2] // 2)
-    prompt = put(np.random.default_rng(0).integers(0, 4, (4, 4), np.int32), stay.batch)
-    valid = put(np.ones((4, 4), bool), stay.batch)
+    prompt = to_global_array(np.random.default_rng(0).integers(0, 4, (4, 4), np.int32), stay.batch)
+    valid = to_global_array(np.ones((4, 4), bool), stay.batch)
     a, b = (m.sample(weights, prompt, valid, jax.random.key(1)) for m in made)
     np.testing.assert_array_equal(a["tokens"], b["tokens"])
     np.testing.assert_allclose(a["logp"], b["logp"], atol=1e-5)

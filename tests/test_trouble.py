@@ -90,7 +90,7 @@ def test_the_program_an_error_names_is_the_one_that_is_advised(sixteen):
         def work():
             raise jax.errors.JaxRuntimeError(said)
 
-        return trouble.named(*sixteen, "sample", work)
+        return trouble.with_oom_advice(*sixteen, "sample", work)
 
     with pytest.raises(trouble.OutOfMemory, match="out of memory in sample.*prompts_per_step="):
         fails(asks(1))()

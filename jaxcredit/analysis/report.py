@@ -17,7 +17,7 @@ from jaxcredit.tasks.statistics import Estimate, wilson
 from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import memory
 from jaxcredit.train.programs import Programs
-from jaxcredit.train.restore import Fresh
+from jaxcredit.train.restore import CheckpointRollouts
 from jaxcredit.train.runs.console import ACCURACY, Summary, final_table, sparkline
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import config_of, part, read_json
@@ -43,7 +43,7 @@ def markdown(
     exp: Experiment,
     programs: Programs,
     folder: Path,
-    fresh: Fresh | None = None,
+    fresh: CheckpointRollouts | None = None,
     beside: Sequence[Path] = (),
 ) -> str:
     """The whole report; `fresh` rollouts fill the points about credit and trajectories, `beside` names runs to compare with."""
@@ -359,7 +359,9 @@ def _answers(exp, fresh):
     )
 
 
-def traces(exp: Experiment, fresh: Fresh, count: int = 3, tokens: int = 120) -> list[str]:
+def traces(
+    exp: Experiment, fresh: CheckpointRollouts, count: int = 3, tokens: int = 120
+) -> list[str]:
     """The worst answers of mixed groups with the largest credit, each token followed by what it got."""
     R, mask = np.asarray(fresh.rollout.reward).sum(-1), np.asarray(fresh.rollout.action_mask)
     row = np.asarray(fresh.rollout.filled().row)

@@ -313,12 +313,12 @@ def _advise(args, _):
         told = {"rollouts": args.source}
     else:
         from jaxcredit.train import run
-        from jaxcredit.train.restore import fresh
+        from jaxcredit.train.restore import sample_from_checkpoint
 
         with progress.shown("advise") as tell:
             tell("sampling from the run")
             exp = find.of_run(args.source)
-            got = fresh(
+            got = sample_from_checkpoint(
                 exp,
                 run.build(exp),
                 args.source,
@@ -342,7 +342,7 @@ def _advise(args, _):
 def _report(args, _):
     from jaxcredit.analysis import report
     from jaxcredit.train import run
-    from jaxcredit.train.restore import fresh
+    from jaxcredit.train.restore import sample_from_checkpoint
     from jaxcredit.train.runs.folder import here, home
     from jaxcredit.utils import progress
 
@@ -359,7 +359,9 @@ def _report(args, _):
         programs, folder = run.build(exp), home(args.run).pull()
         tell("sampling" if args.prompts else "")
         drawn = (
-            fresh(exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed)
+            sample_from_checkpoint(
+                exp, programs, args.run, prompts=args.prompts, step=args.step, seed=args.seed
+            )
             if args.prompts
             else None
         )

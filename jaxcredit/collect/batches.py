@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 
 import grain
-import jax
 import numpy as np
 from jaxtyping import Bool, Int
-
-from jaxcredit.parallel.processes import gathered
 
 
 class Batches:
@@ -53,30 +50,12 @@ class Batches:
         self.next = state["next"]
 
 
-def mine(n: int, *, process: int | None = None, processes: int | None = None) -> slice:
-    """This process's part of a global batch of n prompts: equal, contiguous, in the order of the processes."""
-    process = jax.process_index() if process is None else process
-    processes = jax.process_count() if processes is None else processes
-    if n % processes:
-        raise ValueError(
-            f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}"
-        )
-    return slice(process * n // processes, (process + 1) * n // processes)
-
-
-def total(count: float) -> float:
-    """The sum over all processes of what each counted on its own host. Every process must ask, in the same order."""
-    if jax.process_count() == 1:
-        return count
-    return type(count)(gathered(np.float32(count)).sum())
-
-
 def bucketed(
     prompts: Sequence[Sequence[int]], buckets: Sequence[int], *, pad: int = 0
 ) -> tuple[Int[np.ndarray, "N P"], Bool[np.ndarray, "N P"]]:
     """Token lists, left-padded into the smallest bucket that holds the longest of them; and where the real tokens are.
 
-    Give it the global batch and cut `mine` afterwards: all processes must agree on the bucket.
+    Give it the global batch and cut `local_slice` afterwards: all processes must agree on the bucket.
     """
     lengths = [len(p) for p in prompts]
     longest = int(np.argmax(lengths))

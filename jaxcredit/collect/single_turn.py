@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.collect.batches import bucketed, mine, total
+from jaxcredit.collect.batches import bucketed
+from jaxcredit.parallel.processes import all_process_sum, local_rows, local_slice, to_global_array
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task, score
 
@@ -21,21 +22,6 @@ class Collected(NamedTuple):
     metas: list[dict]
     texts: list[list[str]]
     facts: dict[str, Any]
-
-
-def put(x: np.ndarray, sharding=None) -> jax.Array:
-    """This process' rows become its part of the global array (the whole of it where there is one process)."""
-    return (
-        jnp.asarray(x) if sharding is None else jax.make_array_from_process_local_data(sharding, x)
-    )
-
-
-def fetch(x: jax.Array) -> np.ndarray:
-    """The rows of a global array that live in this process, in order."""
-    if x.is_fully_addressable:
-        return np.asarray(jax.device_get(x))
-    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
-    return np.concatenate([np.asarray(jax.device_get(shards[start])) for start in sorted(shards)])
 
 
 def single_turn(
@@ -59,7 +45,7 @@ def single_turn(
 
     def collect(params, key, indices) -> Callable[[], Collected]:
         items = [task.train[int(i)] for i in indices]
-        own = mine(len(indices))
+        own = local_slice(len(indices))
         prompt, prompt_valid = (
             x[own]
             for x in bucketed(
@@ -67,9 +53,12 @@ def single_turn(
             )
         )
         items = items[own]
-        prompt, prompt_valid = put(prompt, sharding), put(prompt_valid, sharding)
+        prompt, prompt_valid = (
+            to_global_array(prompt, sharding),
+            to_global_array(prompt_valid, sharding),
+        )
         drawn = sample(params, prompt, prompt_valid, key)
-        index = put(np.asarray(indices[own], np.int32), sharding)
+        index = to_global_array(np.asarray(indices[own], np.int32), sharding)
         return lambda: judged(params, items, prompt, prompt_valid, drawn, index)
 
     def judged(params, items, prompt, prompt_valid, drawn, index) -> Collected:
@@ -83,7 +72,7 @@ def single_turn(
             ]
         )
         updated = time.perf_counter()
-        tokens, mask = fetch(drawn["tokens"]), fetch(drawn["mask"])
+        tokens, mask = local_rows(drawn["tokens"]), local_rows(drawn["mask"])
         sampled = time.perf_counter()
 
         ids = [
@@ -113,7 +102,8 @@ def single_turn(
         }
         scored = ~np.isnan(flat)
         reward, real = (
-            put(x, sharding) for x in (np.where(scored, flat, 0).astype(np.float32), scored)
+            to_global_array(x, sharding)
+            for x in (np.where(scored, flat, 0).astype(np.float32), scored)
         )
         whole = assemble(prompt, prompt_valid, drawn, reward, real, where=sharding)
         return Collected(
@@ -162,24 +152,24 @@ def until_mixed(
     """
 
     def gather(params, key, indices) -> Collected:
-        own = mine(len(indices))
+        own = local_slice(len(indices))
         wanted, kept, spare, facts = own.stop - own.start, [], [], {}
         for round in range(rounds):
             batch = collect(
                 params, jax.random.fold_in(key, round), indices if round == 0 else draw()
             )()
             reward, real = (
-                fetch(x)[..., 0] for x in (batch.rollout.reward, batch.rollout.segment_mask)
+                local_rows(x)[..., 0] for x in (batch.rollout.reward, batch.rollout.segment_mask)
             )
             mixed = np.where(real, reward, -np.inf).max(-1) > np.where(real, reward, np.inf).min(-1)
             for n in range(len(mixed)):
                 (kept if mixed[n] else spare).append((batch, n))
             facts = {name: facts.get(name, 0) + cost for name, cost in batch.facts.items()}
-            if not total(len(kept) < wanted):
+            if not all_process_sum(len(kept) < wanted):
                 break
         facts |= {
-            "groups_dropped": total(max(len(kept) + len(spare) - wanted, 0)),
-            "groups_unmixed": total(max(wanted - len(kept), 0)),
+            "groups_dropped": all_process_sum(max(len(kept) + len(spare) - wanted, 0)),
+            "groups_unmixed": all_process_sum(max(wanted - len(kept), 0)),
             "sampling_rounds": round + 1,
         }
         return _pick((kept + spare)[:wanted], facts, sharding)
@@ -193,7 +183,7 @@ def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collect
     """One rollout of single groups out of several, on the host; prompts of different buckets are left-padded to the widest."""
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in chosen)
     per_token = ("tokens", "action_mask", "logp", "segment", "token_mask")
-    hosts = {id(batch): jax.tree.map(fetch, vars(batch.rollout)) for batch, _ in chosen}
+    hosts = {id(batch): jax.tree.map(local_rows, vars(batch.rollout)) for batch, _ in chosen}
 
     def widen(name, x):
         fill = -1 if name == "segment" else 0
@@ -204,12 +194,14 @@ def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collect
         )
 
     def stack(name):
-        return put(
+        return to_global_array(
             np.stack([widen(name, hosts[id(batch)][name][n]) for batch, n in chosen]), sharding
         )
 
     signals = {
-        s: put(np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding)
+        s: to_global_array(
+            np.stack([hosts[id(batch)]["signals"][s][n] for batch, n in chosen]), sharding
+        )
         for s in chosen[0][0].rollout.signals
     }
     first = hosts[id(chosen[0][0])]

@@ -1,4 +1,4 @@
-"""Collectives between the processes of a job. Every process must make the same calls in the same order."""
+"""Arrays and counts that the processes of a job share. Every process must call the collectives in the same order."""
 
 import jax
 import numpy as np
@@ -30,3 +30,45 @@ def whole(x: jax.Array) -> np.ndarray:
 def wait() -> None:
     """Barrier: return once every process has called it."""
     gathered(np.int32(0))
+
+
+def local_slice(n: int, *, process: int | None = None, processes: int | None = None) -> slice:
+    """This process's share of a global batch of `n` rows: equal for all processes, contiguous, in the order of the processes.
+
+    Args:
+        n: rows of the global batch, a multiple of `processes`.
+        process: index of the process; None: this one.
+        processes: number of processes; None: those of this job.
+
+    Raises:
+        ValueError: `processes` does not divide `n`.
+    """
+    process = jax.process_index() if process is None else process
+    processes = jax.process_count() if processes is None else processes
+    if n % processes:
+        raise ValueError(
+            f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}"
+        )
+    return slice(process * n // processes, (process + 1) * n // processes)
+
+
+def all_process_sum(count: float) -> float:
+    """Sum of `count` over all processes, in float32, of the type of `count`. A collective."""
+    if jax.process_count() == 1:
+        return count
+    return type(count)(gathered(np.float32(count)).sum())
+
+
+def to_global_array(x: np.ndarray, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
+    """Global array of which `x` holds the rows of this process, in the given sharding (None: the default device)."""
+    if sharding is None:
+        return jax.device_put(x)
+    return jax.make_array_from_process_local_data(sharding, x)
+
+
+def local_rows(x: jax.Array) -> np.ndarray:
+    """Rows of a global array that are stored on devices of this process, in order, on the host."""
+    if x.is_fully_addressable:
+        return np.asarray(jax.device_get(x))
+    shards = {shard.index[0].start or 0: shard.data for shard in x.addressable_shards}
+    return np.concatenate([np.asarray(jax.device_get(shards[start])) for start in sorted(shards)])

@@ -6,8 +6,8 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-from jaxcredit.collect.single_turn import fetch, put
 from jaxcredit.kernels import masked_mean
+from jaxcredit.parallel.processes import local_rows, to_global_array
 from jaxcredit.policy import sampler as decode
 from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 from jaxcredit.signals.base import Learned
@@ -48,12 +48,12 @@ def greedy(
             ids = [
                 row[kept].tolist()
                 for row, kept in zip(
-                    fetch(drawn["tokens"])[:, 0], fetch(drawn["mask"])[:, 0], strict=True
+                    local_rows(drawn["tokens"])[:, 0], local_rows(drawn["mask"])[:, 0], strict=True
                 )
             ]
             texts = [tokenizer.decode(answer) for answer in ids]
             prompts = (
-                [task.train[int(i)]["prompt"] for i in fetch(rollout["prompt"])]
+                [task.train[int(i)]["prompt"] for i in local_rows(rollout["prompt"])]
                 if "prompt" in rollout.signals
                 else None
             )
@@ -62,12 +62,14 @@ def greedy(
             ).sum(-1)
             earned = np.where(
                 np.isnan(earned),
-                fetch(masked_mean(outcome(rollout), trajectory_mask(rollout), -1)),
+                local_rows(masked_mean(outcome(rollout), trajectory_mask(rollout), -1)),
                 earned,
             )
             lies = rollout.reward.sharding
             where = lies if isinstance(lies, jax.sharding.NamedSharding) else None
-            return rollout.with_signals(greedy_reward=put(earned.astype(np.float32), where))
+            return rollout.with_signals(
+                greedy_reward=to_global_array(earned.astype(np.float32), where)
+            )
 
         return Learned(init=lambda key, params: {}, annotate=annotate)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxcredit.collect.batches import bucketed, mine, total
-from jaxcredit.collect.single_turn import fetch, put
+from jaxcredit.collect.batches import bucketed
+from jaxcredit.parallel.processes import all_process_sum, local_rows, local_slice, to_global_array
 from jaxcredit.tasks import Task, score
 
 
@@ -43,7 +43,7 @@ def answer(
     for start in range(0, len(items), batch):
         index = np.arange(start, start + batch)
         asked = [items[int(i) % len(items)] for i in index]
-        own = mine(batch)
+        own = local_slice(batch)
         prompt, valid = (
             x[own]
             for x in bucketed(
@@ -51,10 +51,13 @@ def answer(
             )
         )
         out = draw(
-            params, put(prompt, sharding), put(valid, sharding), jax.random.fold_in(key, start)
+            params,
+            to_global_array(prompt, sharding),
+            to_global_array(valid, sharding),
+            jax.random.fold_in(key, start),
         )
         fresh = index[own] < len(items)
-        tokens, mask, done = (fetch(out[name])[fresh] for name in ("tokens", "mask", "done"))
+        tokens, mask, done = (local_rows(out[name])[fresh] for name in ("tokens", "mask", "done"))
         some = [item for item, new in zip(asked[own], fresh, strict=True) if new]
         k = mask.shape[1]
         ids = [
@@ -88,4 +91,4 @@ def whole(parts: Sequence[Answers]) -> Answers:
 
 def mean(x: np.ndarray) -> float:
     """The mean over the rows of all processes."""
-    return float(total(np.sum(x, dtype=np.float64)) / max(total(np.size(x)), 1))
+    return float(all_process_sum(np.sum(x, dtype=np.float64)) / max(all_process_sum(np.size(x)), 1))

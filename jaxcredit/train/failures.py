@@ -62,7 +62,7 @@ class FlatRewards:
         )
 
 
-def diagnosis(
+def explain_nonfinite(
     exp: Experiment,
     programs: Programs,
     params: Any,
@@ -142,7 +142,7 @@ def diagnosis(
     return f"{told} {kept}: resume from them when it is mended"
 
 
-def named(exp: Experiment, programs: Programs, name: str, work: Callable) -> Callable:
+def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callable) -> Callable:
     """The same work under a name: a profile shows it, and when it runs out of memory the error says what to change and by how much."""
 
     def do(*args, **kwargs):

@@ -17,7 +17,7 @@ from jaxcredit.train.runs.folder import home
 from jaxcredit.train.update import TrainState
 
 
-class Fresh(NamedTuple):
+class CheckpointRollouts(NamedTuple):
     rollout: Rollout  # N >= the prompts asked for
     logp: np.ndarray  # [N, R, T], 0 on the prompt
     advantage: np.ndarray  # [N, R, T]: the credit that the run's own estimator gives
@@ -26,7 +26,7 @@ class Fresh(NamedTuple):
     step: int
 
 
-def fresh(
+def sample_from_checkpoint(
     exp: Experiment,
     programs: Programs,
     folder: str | Path,
@@ -34,7 +34,7 @@ def fresh(
     prompts: int = 64,
     step: int | None = None,
     seed: int = 0,
-) -> Fresh:
+) -> CheckpointRollouts:
     """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
     like = {"params": programs.state.params, "aux": programs.state.aux}
     place = home(folder)
@@ -83,4 +83,4 @@ def fresh(
         texts += got.texts
         asked += [exp.task.train[int(i)]["prompt"] for i in index]
     rollout, logp, advantage = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-    return Fresh(rollout, np.asarray(logp), np.asarray(advantage), texts, asked, at)
+    return CheckpointRollouts(rollout, np.asarray(logp), np.asarray(advantage), texts, asked, at)

@@ -15,9 +15,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxcredit.collect.batches import Batches, total
+from jaxcredit.collect.batches import Batches
 from jaxcredit.collect.single_turn import single_turn, until_mixed
 from jaxcredit.credit import method_of
+from jaxcredit.parallel.processes import all_process_sum
 from jaxcredit.tasks import statistics as evaluate
 from jaxcredit.tasks.scoring import ready
 from jaxcredit.train import evaluation as assess
@@ -145,7 +146,7 @@ def _agreed(check: Callable[[], Any]) -> bool:
             answer = bool(check())
         except Exception as raised:
             error = raised
-    verdict = total(float(answer) + 2 * (error is not None))
+    verdict = all_process_sum(float(answer) + 2 * (error is not None))
     if error is not None:
         raise error
     if verdict >= 2:
@@ -167,7 +168,7 @@ def _run(
 ) -> dict[str, Any]:
     folder, first = place.path, jax.process_index() == 0
     ready(exp.task, exp.reward_workers)
-    named = functools.partial(trouble.named, exp, programs)
+    named = functools.partial(trouble.with_oom_advice, exp, programs)
     with contextlib.ExitStack() as stack:
         identity = None if overwrite else place.identity()
         checkpoints = stack.enter_context(
@@ -278,7 +279,7 @@ def _run(
                     columns = pieces["credit"](rollout)
                     checkpoints.wait()
                     raise trouble.Diverged(
-                        trouble.diagnosis(
+                        trouble.explain_nonfinite(
                             exp, programs, state.params, rollout, columns, lost, checkpoints.steps()
                         )
                     )
@@ -371,7 +372,7 @@ def evaluation(exp: Experiment, programs: Programs, weights) -> tuple[dict[str, 
         "eval/greedy_accuracy": assess.mean(scores >= 1),
         "eval/greedy_reward": assess.mean(scores),
     }
-    return facts | {"eval/unscored": total(answers.scores.size - scores.size)}, shown
+    return facts | {"eval/unscored": all_process_sum(answers.scores.size - scores.size)}, shown
 
 
 def sampled(

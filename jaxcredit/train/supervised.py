@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.collect.batches import Batches, bucketed, mine
-from jaxcredit.collect.single_turn import put
+from jaxcredit.collect.batches import Batches, bucketed
+from jaxcredit.parallel.processes import local_slice, to_global_array
 from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.programs import Programs, supervise
@@ -29,13 +29,13 @@ def demonstrations(
     prompt, prompt_valid = bucketed(
         [tokenizer.chat(item["prompt"]) for item in items], buckets, pad=tokenizer.pad_id
     )
-    own = mine(len(items))
+    own = local_slice(len(items))
     mask = np.arange(new) < np.asarray([len(a) for a in answers])[:, None]
     tokens = np.zeros(mask.shape, np.int32)
     tokens[mask] = np.concatenate(answers)
 
     def columns(left, right):
-        return put(np.concatenate([left, right], -1)[own, None], sharding)
+        return to_global_array(np.concatenate([left, right], -1)[own, None], sharding)
 
     nothing = np.zeros(prompt.shape, bool)
     chosen = columns(nothing, mask)
@@ -45,8 +45,8 @@ def demonstrations(
         action_mask=chosen,
         logp=columns(np.zeros(prompt.shape, np.float32), np.zeros(mask.shape, np.float32)),
         segment=columns(nothing * 0 - 1, mask * 1 - 1).astype(jnp.int32),
-        reward=put(np.zeros(one, np.float32), sharding),
-        segment_mask=put(np.ones(one, bool), sharding),
+        reward=to_global_array(np.zeros(one, np.float32), sharding),
+        segment_mask=to_global_array(np.ones(one, bool), sharding),
         token_mask=columns(prompt_valid, mask),
     )
 

@@ -97,6 +97,12 @@ NAMES = {
     },
     "rollout": {"alive": "trajectory_mask", "slack": "return_rounding"},
     "credit": {"int": "interventions"},
+    "parallel.processes": {
+        "fetch": "local_rows",
+        "mine": "local_slice",
+        "put": "to_global_array",
+        "total": "all_process_sum",
+    },
     "rewards": {"normalised": "normalized", "normalised_process": "normalized_process"},
 }
 # Fields of Rollout.
