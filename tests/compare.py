@@ -2,13 +2,13 @@
 
 import numpy as np
 
-from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.json_lines import read_metrics
 
 
 def timeless(folder):
     return [
         {name: x for name, x in line.items() if not name.startswith("time/")}
-        for line in read(folder)
+        for line in read_metrics(folder)
     ]
 
 

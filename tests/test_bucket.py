@@ -20,7 +20,7 @@ from jaxcredit.cli import main as cli
 from jaxcredit.train.runs import folder as home
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
-from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.json_lines import read_metrics
 
 MICRO = str(Path(__file__).parent / "micro.py")
 # Read when gcsfs is imported: without credentials it cannot ask of what kind a bucket is.
@@ -38,7 +38,7 @@ def storage():
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
         patch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")  # no credentials there either
         gcsfs.GCSFileSystem.clear_instance_cache()
-        yield store.filesystem()
+        yield store.gcs_filesystem()
     gcsfs.GCSFileSystem.clear_instance_cache()
     server.shutdown()
     server.server_close()
@@ -59,7 +59,7 @@ def names(storage, folder: str) -> set[str]:
 
 
 def test_checkpoints_are_saved_kept_and_restored_bit_for_bit(storage):
-    with Checkpoints("gs://shelf/plain", keep=2) as checkpoints:
+    with Checkpoints("gs://shelf/plain", max_to_keep=2) as checkpoints:
         assert checkpoints.steps() == [] and checkpoints.restore(state(0)) is None
         for step in (1, 2, 3):
             checkpoints.save(step, state(step), {"at": step})
@@ -78,7 +78,7 @@ def test_checkpoints_are_saved_kept_and_restored_bit_for_bit(storage):
 
 
 def test_a_damaged_one_is_named_and_the_one_before_is_used(storage):
-    with Checkpoints("gs://shelf/hurt", keep=9) as checkpoints:
+    with Checkpoints("gs://shelf/hurt", max_to_keep=9) as checkpoints:
         for step in (1, 2, 3, 4, 5):
             checkpoints.save(step, state(step))
     biggest = {
@@ -99,7 +99,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(storage):
         ("", "is missing", "bytes instead of", "the checksum of", "no manifest"), said, strict=True
     ):
         assert words in text and bool(words) == bool(text)
-    with Checkpoints("gs://shelf/hurt", keep=9) as checkpoints:
+    with Checkpoints("gs://shelf/hurt", max_to_keep=9) as checkpoints:
         with pytest.warns(CheckpointWarning) as told:
             got, _, step = checkpoints.restore(state(0))
         assert [
@@ -127,7 +127,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(storage, tmp_path, monkeypatch, 
         "hosts/00000.log",
         "curves.png",
     }
-    home._mirror.cache_clear()  # as on another machine
+    home._bucket_run_folder.cache_clear()  # as on another machine
     cli.main(
         [
             "train",
@@ -143,10 +143,10 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(storage, tmp_path, monkeypatch, 
         ]
     )
     assert "gs://shelf/runs/a" in capsys.readouterr().out
-    home._mirror.cache_clear()
+    home._bucket_run_folder.cache_clear()
     assert (
         timeless("gs://shelf/runs/a") == timeless(tmp_path / "a")
-        and len(read("gs://shelf/runs/a")) == 5
+        and len(read_metrics("gs://shelf/runs/a")) == 5
     )
     with pytest.raises(SystemExit):
         cli.main(["train", MICRO, "--runs", "gs://shelf/runs", "--run", "a"])
@@ -170,13 +170,14 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(storage, tmp_path, monkeypatch, 
     cli.main(
         ["train", MICRO, "--runs", "gs://shelf/runs", "--run", "a", "--steps", "1", "--overwrite"]
     )
-    assert [line["step"] for line in read("gs://shelf/runs/a")] == [0, 1] and not storage.exists(
-        "gs://shelf/runs/a/report.md"
-    )
+    assert [line["step"] for line in read_metrics("gs://shelf/runs/a")] == [
+        0,
+        1,
+    ] and not storage.exists("gs://shelf/runs/a/report.md")
 
 
 def test_records_wait_for_a_bucket_that_is_out_of_reach(storage, monkeypatch):
-    place = home.home("gs://shelf/late").pull()
+    place = home.open_run_folder("gs://shelf/late").pull()
     (place.path / "metrics.jsonl").write_text("{}\n")
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -204,20 +205,20 @@ def test_records_wait_for_a_bucket_that_is_out_of_reach(storage, monkeypatch):
     assert storage.cat_file("gs://shelf/late/metrics.jsonl") == b"{}\n" and place._forget.atexit
     storage.pipe_file("gs://shelf/late/metrics.jsonl", b"[]\n")  # another machine went on
     (place.path / "old.txt").write_text("")
-    assert (home.here("gs://shelf/late") / "metrics.jsonl").read_text() == "[]\n" and not (
+    assert (home.local_path("gs://shelf/late") / "metrics.jsonl").read_text() == "[]\n" and not (
         place.path / "old.txt"
     ).exists()
 
 
 def test_what_is_said_of_other_addresses(storage, capsys, monkeypatch):
-    assert store.bucket("gs:/shelf/a/") == "gs://shelf/a" and store.bucket(
+    assert store.bucket_address("gs:/shelf/a/") == "gs://shelf/a" and store.bucket_address(
         "runs/a"
-    ) == "" == store.bucket("/runs/gs://")
+    ) == "" == store.bucket_address("/runs/gs://")
     with pytest.raises(
         ValueError,
         match=r"s3://b/runs/a: run folders lie on a file system or in a bucket, gs://BUCKET",
     ):
-        home.home("s3://b/runs/a")
+        home.open_run_folder("s3://b/runs/a")
     for argv in (["train", MICRO, "--runs", "gs://nobodys"], ["eval", "gs://nobodys/micro"]):
         with pytest.raises(SystemExit):
             cli.main(argv)
@@ -264,5 +265,5 @@ def test_two_processes_without_a_common_disk_keep_their_run_in_a_bucket(storage,
     }
     assert any("ocdbt.process_1" in name for name in names(storage, "gs://shelf/jobs/micro"))
     assert verify("gs://shelf/jobs/micro/checkpoints/00000003") == ""
-    assert [line["step"] for line in read("gs://shelf/jobs/micro")] == [0, 1, 2, 3]
+    assert [line["step"] for line in read_metrics("gs://shelf/jobs/micro")] == [0, 1, 2, 3]
     assert not list(tmp_path.glob("jaxcredit-*"))  # what was sent is gone from the machine

@@ -54,8 +54,8 @@ def assert_same(a, b):
         assert raw(x).tobytes() == raw(y).tobytes()
 
 
-def saved(folder, steps=(10, 20, 30), keep=5):
-    with Checkpoints(folder, keep=keep) as ckpt:
+def saved(folder, steps=(10, 20, 30), max_to_keep=5):
+    with Checkpoints(folder, max_to_keep=max_to_keep) as ckpt:
         for s in steps:
             ckpt.save(s, make_state(s), {"at": s})
     return folder
@@ -114,7 +114,7 @@ def test_restore_on_another_mesh(tmp_path):
 
 
 def test_keep_and_saving_a_step_twice(tmp_path):
-    with Checkpoints(tmp_path, keep=2) as ckpt:
+    with Checkpoints(tmp_path, max_to_keep=2) as ckpt:
         for s in (1, 2, 3, 4, 4):
             ckpt.save(s, make_state(s))
         ckpt.wait()
@@ -194,7 +194,7 @@ def test_all_damaged_is_no_checkpoint(tmp_path):
 
 def test_a_given_up_future_goes_when_the_new_one_is_complete(tmp_path):
     saved(tmp_path)
-    with Checkpoints(tmp_path, keep=5) as ckpt:
+    with Checkpoints(tmp_path, max_to_keep=5) as ckpt:
         _, _, step = ckpt.restore(make_state(), step=10)
         assert step == 10
         ckpt.save(15, make_state(15))
@@ -270,7 +270,7 @@ def test_a_disk_that_is_really_full(tiny_disk, monkeypatch):
     monkeypatch.setattr(
         shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1 << 40, 0, 1 << 40)
     )  # the check passes, the write fails
-    ckpt = Checkpoints(tiny_disk, keep=2)
+    ckpt = Checkpoints(tiny_disk, max_to_keep=2)
     ckpt.save(1, noise(1, 1))
     ckpt.wait()
     ckpt.save(2, noise(2, 5))
@@ -297,7 +297,7 @@ KILLED = """
             print("inside", flush=True)
             time.sleep(60)
         write(self, name, text)
-    ckpt = checkpoint.Checkpoints(folder, keep=1)
+    ckpt = checkpoint.Checkpoints(folder, max_to_keep=1)
     ckpt.save(1, {"w": jnp.arange(1000.0)})
     ckpt.wait()
     if where == "orbax":
@@ -321,7 +321,7 @@ def test_kill_inside_a_save_leaves_the_one_before(tmp_path, where):
     run.wait()
     run.stdout.close()
     assert (tmp_path / "00000002").exists()
-    with Checkpoints(tmp_path, keep=1) as ckpt:
+    with Checkpoints(tmp_path, max_to_keep=1) as ckpt:
         got, _, step = ckpt.restore({"w": jnp.zeros(1000)})
         assert step == 1
         np.testing.assert_array_equal(got["w"], np.arange(1000.0))

@@ -244,13 +244,13 @@ def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch
 @pytest.mark.slow
 def test_own_data_learns(tmp_path, monkeypatch):
     from jaxcredit.train import programs
-    from jaxcredit.train.runs.json_lines import read
+    from jaxcredit.train.runs.json_lines import read_metrics
 
     monkeypatch.setattr("jaxcredit.train.run.build", programs.build)
     cli.main(["train", str(CONFIGS / "own_data.py"), "--runs", str(tmp_path)])
     accuracy = [
         line["eval/greedy_accuracy"]
-        for line in read(tmp_path / "own_data")
+        for line in read_metrics(tmp_path / "own_data")
         if "eval/greedy_accuracy" in line
     ]
     assert accuracy[-1] > accuracy[0] + 0.1

@@ -10,7 +10,7 @@ import pytest
 from jaxcredit.cli import loading as find
 from jaxcredit.tasks.statistics import wilson
 from jaxcredit.train.run import run
-from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.json_lines import read_metrics
 
 
 def shuffled(credit):
@@ -40,7 +40,7 @@ def test_shuffled_rewards_teach_nothing_and_true_ones_do(tmp_path):
         run(dataclasses.replace(exp, credit=credit), tmp_path / name)
         accuracy[name] = [
             line["eval/greedy_accuracy"]
-            for line in read(tmp_path / name)
+            for line in read_metrics(tmp_path / name)
             if "eval/greedy_accuracy" in line
         ]
     begin, n = accuracy["true"][0], exp.eval_prompts

@@ -50,11 +50,11 @@ SLOWLY = """
     import sys, time
     from jaxcredit.cli import main as cli
     from jaxcredit.train.runs import metrics as records
-    log = records.Records.log
+    log = records.MetricsWriter.log
     def paced(self, step, metrics):
         time.sleep(0.1)
         log(self, step, metrics)
-    records.Records.log = paced
+    records.MetricsWriter.log = paced
     cli.main(sys.argv[1:])
 """
 

@@ -115,7 +115,7 @@ def test_help_needs_no_extra():
 
 
 USES = {
-    "gcsfs": lambda folder: store.at("gs://shelf/a"),
+    "gcsfs": lambda folder: store.open_storage("gs://shelf/a"),
     "gguf": lambda folder: gguf.load(folder / "a.gguf"),
     "math_verify": lambda folder: importlib.import_module("jaxcredit.tasks.grade_school").symbolic(
         "1", "1"

@@ -30,8 +30,8 @@ from jaxcredit.train.runs.console import (
     final_table,
 )
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.json_lines import read
-from jaxcredit.train.runs.metrics import Records
+from jaxcredit.train.runs.json_lines import read_metrics
+from jaxcredit.train.runs.metrics import MetricsWriter
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.utils import terminal
 
@@ -69,7 +69,7 @@ def literal(name):
 def test_names_on_the_console_are_literal(tmp_path, name, in_terminal):
     console = Console(file=io.StringIO(), width=160, force_terminal=in_terminal, color_system=None)
     folder = tmp_path / name.replace("/", "|")
-    with Records(folder, steps=1, title=name, address=name, console=console) as records:
+    with MetricsWriter(folder, steps=1, title=name, address=name, console=console) as records:
         records.note(name)
         records.log(1, {"reward": 0.5})
     text = console.file.getvalue()
@@ -89,7 +89,7 @@ def test_names_in_pictures_are_literal(tmp_path, usetex, monkeypatch):
     with matplotlib.rc_context({"text.usetex": usetex}):
         for i, name in enumerate(NAMES):
             folder = tmp_path / name.replace("/", "|")
-            with Records(
+            with MetricsWriter(
                 folder, steps=2, console=Console(file=io.StringIO()), config={"i": i}
             ) as records:
                 records.log(1, {"reward": 0.5, ACCURACY: 0.5})
@@ -160,7 +160,9 @@ def test_what_a_run_keeps_does_not_grow(tmp_path):
         looks.append(Counted.looks - before)
     assert max(looks) <= len(SHOWN) + 8
     assert len(summary.values) <= len(SHOWN) and len(summary.trend) == 16
-    with Records(tmp_path, steps=500, console=Console(file=io.StringIO()), keep=3) as records:
+    with MetricsWriter(
+        tmp_path, steps=500, console=Console(file=io.StringIO()), recent_steps=3
+    ) as records:
         for step in range(200):
             records.log(step, {"reward": 1.0})
         assert [x["step"] for x in records.recent] == [196, 197, 198]
@@ -231,14 +233,14 @@ BREAKS = {
 
 
 def play(folder, steps=5, console=None):
-    with Records(
+    with MetricsWriter(
         folder, steps=steps, console=console or Console(file=io.StringIO()), pace_s=0
     ) as records:
         for step in range(1, steps + 1):
-            records.samples(step, [{"prompt": "x"}])
+            records.log_samples(step, [{"prompt": "x"}])
             records.note("a note")
             records.log(step, {"reward": 1.0})
-    return [x["step"] for x in read(folder)]
+    return [x["step"] for x in read_metrics(folder)]
 
 
 @pytest.mark.parametrize("error", BREAKS.values(), ids=BREAKS.keys())
@@ -276,7 +278,7 @@ def fail(*args, **kwargs):
 )
 def test_an_optional_output_that_fails_is_said_once(tmp_path, monkeypatch, what, name):
     monkeypatch.setattr(what, fail)
-    with pytest.warns(UserWarning, match=name) as said, hosts.Host(tmp_path):
+    with pytest.warns(UserWarning, match=name) as said, hosts.HostLog(tmp_path):
         assert play(tmp_path) == [1, 2, 3, 4, 5]
     assert len(said) == 1 and "the training goes on" in str(said[0].message)
     assert (tmp_path / "hosts/00000.log").read_text().count("No space left") == 1
@@ -286,16 +288,16 @@ def test_a_host_log_that_fails_is_said_once(tmp_path, monkeypatch):
     (tmp_path / "hosts").write_text("a file where the folder should be")
     with (
         pytest.warns(UserWarning, match="log of this process") as said,
-        hosts.Host(tmp_path) as host,
+        hosts.HostLog(tmp_path) as host,
     ):
-        host.say("one")
-        host.step(1)
+        host.log("one")
+        host.log_step(1)
     assert len(said) == 1
 
 
 def test_warnings_are_lines_of_the_host_log(tmp_path):
     before = warnings.showwarning
-    with pytest.warns(UserWarning), hosts.Host(tmp_path):
+    with pytest.warns(UserWarning), hosts.HostLog(tmp_path):
         warnings.warn("first\x1b[2J\nsecond", stacklevel=1)
     assert "UserWarning: first\\x1b[2J\n  second" in (tmp_path / "hosts/00000.log").read_text()
     assert warnings.showwarning is before
@@ -357,10 +359,10 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, name, monkeypatch)
 
 
 def test_a_run_that_cannot_begin_gives_the_terminal_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(Records, "_config", fail)
+    monkeypatch.setattr(MetricsWriter, "_config", fail)
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.raises(OSError, match="No space"):
-        Records(tmp_path, steps=1, console=console)
+        MetricsWriter(tmp_path, steps=1, console=console)
     text = console.file.getvalue()
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
 
@@ -522,5 +524,5 @@ def test_training_ends_well_whatever_its_standard_output_is(tmp_path, env, to):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
-    assert [x["step"] for x in read(tmp_path / "runs/micro")] == [0, 1, 2]
+    assert [x["step"] for x in read_metrics(tmp_path / "runs/micro")] == [0, 1, 2]
     assert to not in (">/dev/full", "| true") or done.stderr.count("standard output failed") == 1

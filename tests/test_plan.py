@@ -24,7 +24,7 @@ sys.path.insert(0, sys.argv[1])
 import jax
 import micro
 from rich.console import Console
-from jaxcredit.train.planning import memory as fit, plan
+from jaxcredit.train.planning import memory, plan
 from jaxcredit.train.planning.advice import smaller
 from jaxcredit.train import programs
 from jaxcredit.collect.batches import Batches
@@ -33,7 +33,7 @@ from jaxcredit.train.run import _collector
 
 exp = dataclasses.replace(micro.experiment(beta=0.1), prompts_per_step=8, micro_batch=4, mesh={"fsdp": 2, "tensor": 2})
 made = programs.build(exp)
-need = {name: fit.measure(lowered, beside).need for name, lowered, beside in plan.programs(exp, made)}
+need = {name: memory.measure(lowered, beside).need for name, lowered, beside in plan.lowered_programs(exp, made)}
 live = sum(x.nbytes for x in jax.live_arrays())
 
 state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts_per_step)
@@ -50,16 +50,16 @@ def told(lowered):
     return m.argument_size_in_bytes, m.output_size_in_bytes - m.alias_size_in_bytes, m.temp_size_in_bytes
 real = {name: told(lowered) for name, lowered in real.items()}
 
-def said(exp, memory):
-    fit.memory = lambda: memory
+def said(exp, available):
+    memory.device_memory = lambda: available
     out = Console(file=io.StringIO(), width=200)
     return plan.plan(exp, out), out.file.getvalue()
 
 task = exp.task
 small = dataclasses.replace(exp, task=dataclasses.replace(task, train=[{**i, "prompt": "a" + i["prompt"]} for i in task.train]))
-state_bytes = fit.nbytes(made.state)
+state_bytes = memory.bytes_per_device(made.state)
 print(json.dumps({
-    "need": need, "real": real, "live": live, "resident": resident, "state": fit.nbytes(made.state),
+    "need": need, "real": real, "live": live, "resident": resident, "state": memory.bytes_per_device(made.state),
     "fits": said(exp, 10**9), "small": said(small, state_bytes + 100),
     "tiny": smaller(exp, made, "update", 1000),
 }))

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from jaxcredit.train.runs import plots
 from jaxcredit.train.runs.console import sparkline
-from jaxcredit.train.runs.json_lines import cut, read
-from jaxcredit.train.runs.metrics import Records, plain
+from jaxcredit.train.runs.json_lines import read_metrics, truncate_after
+from jaxcredit.train.runs.metrics import MetricsWriter, plain
 
 
 def metrics(step):
@@ -27,11 +27,11 @@ def quiet():
 
 
 def play(folder, first, last, start=0, **kwargs):
-    with Records(
+    with MetricsWriter(
         folder, steps=12, start=start, console=kwargs.pop("console", quiet()), **kwargs
     ) as records:
         for step in range(first, last + 1):
-            records.samples(step, [{"prompt": "1+1=", "score": float(step)}])
+            records.log_samples(step, [{"prompt": "1+1=", "score": float(step)}])
             records.log(step, metrics(step))
 
 
@@ -76,29 +76,29 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
 
 
 def test_metrics_are_fetched_one_step_late_and_at_a_flush(tmp_path):
-    with Records(tmp_path, steps=3, console=quiet()) as records:
+    with MetricsWriter(tmp_path, steps=3, console=quiet()) as records:
         records.log(1, metrics(1))
-        assert read(tmp_path) == []
+        assert read_metrics(tmp_path) == []
         records.log(1, {"eval/greedy_accuracy": 0.5})  # the same step: one object
         records.log(2, metrics(2))
-        assert [line["step"] for line in read(tmp_path)] == [1]
-        assert read(tmp_path)[0]["eval/greedy_accuracy"] == 0.5
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1]
+        assert read_metrics(tmp_path)[0]["eval/greedy_accuracy"] == 0.5
         records.flush()
-        assert [line["step"] for line in read(tmp_path)] == [1, 2]
+        assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
         assert records.last["length"] == 2
 
 
 def test_the_clock_goes_on_and_last_is_known_after_a_resume(tmp_path):
     play(tmp_path, 0, 4)
-    before = read(tmp_path)[-1]["time/total_s"]
-    with Records(tmp_path, steps=5, start=4, console=quiet()) as records:
+    before = read_metrics(tmp_path)[-1]["time/total_s"]
+    with MetricsWriter(tmp_path, steps=5, start=4, console=quiet()) as records:
         assert records.last["step"] == 4
         records.log(5, metrics(5))
         assert records.last["time/total_s"] >= before
 
 
 def test_what_json_cannot_say(tmp_path):
-    with Records(tmp_path, steps=1, console=quiet()) as records:
+    with MetricsWriter(tmp_path, steps=1, console=quiet()) as records:
         records.log(1, {"loss": jnp.nan, "kl": jnp.inf, "fine": 1.5})
         with pytest.raises(ValueError, match=r"one number.*\(3,\)"):
             records.log(2, {"bad": jnp.zeros(3)})
@@ -109,17 +109,17 @@ def test_what_json_cannot_say(tmp_path):
 def test_a_failing_run_keeps_what_was_logged(tmp_path):
     with (
         pytest.raises(RuntimeError, match="boom"),
-        Records(tmp_path, steps=9, console=quiet()) as records,
+        MetricsWriter(tmp_path, steps=9, console=quiet()) as records,
     ):
         records.log(1, metrics(1))
         raise RuntimeError("boom")
-    assert [line["step"] for line in read(tmp_path)] == [1]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1]
     assert not (tmp_path / "curves.png").exists()
 
 
 def test_plain_lines_where_there_is_no_terminal_and_a_table_at_the_end(tmp_path):
     console = quiet()
-    with Records(tmp_path, steps=30, title="sums", console=console, pace_s=60) as records:
+    with MetricsWriter(tmp_path, steps=30, title="sums", console=console, pace_s=60) as records:
         for step in range(1, 31):
             records.log(
                 step,
@@ -168,11 +168,11 @@ def test_config_is_readable_and_a_change_is_said(tmp_path):
     console = quiet()
     play(tmp_path, 2, 3, start=1, config={**config, "lr": 2e-3}, console=console)
     assert "lr: 0.001 -> 0.002" in console.file.getvalue()
-    assert plain({"f": Records.log}) == {"f": "Records.log"}
+    assert plain({"f": MetricsWriter.log}) == {"f": "MetricsWriter.log"}
 
 
 def test_cut_leaves_a_missing_file_alone(tmp_path):
-    cut(tmp_path / "none.jsonl", 3)
+    truncate_after(tmp_path / "none.jsonl", 3)
     assert not (tmp_path / "none.jsonl").exists()
 
 
@@ -183,7 +183,7 @@ def test_sparkline():
 
 
 def run_folder(folder, seed, credit, rise):
-    with Records(
+    with MetricsWriter(
         folder, steps=40, console=quiet(), config={"seed": seed, "credit": credit}
     ) as records:
         for step in range(41):

@@ -17,8 +17,8 @@ from jaxcredit.cli import main as cli
 from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.json_lines import read
-from jaxcredit.train.runs.metrics import Records
+from jaxcredit.train.runs.json_lines import read_metrics
+from jaxcredit.train.runs.metrics import MetricsWriter
 
 MICRO = str(Path(__file__).parent / "micro.py")
 slow = pytest.mark.slow
@@ -79,14 +79,18 @@ def test_every_point_is_filled_or_asked(runs):
 
 @slow
 def test_numbers_are_the_runs_own(runs):
-    told, lines = points(runs / "micro"), read(runs / "micro")
+    told, lines = points(runs / "micro"), read_metrics(runs / "micro")
     assert "4,256 parameters" in told[7][1] and "seed 0" in told[7][1]
     assert report.data_hash(ITEMS[:48]) in told[8][1] and report.data_hash(ITEMS[48:]) in told[8][1]
     spent = sum(line.get("tokens", 0) for line in lines)
     assert f"{spent:,} tokens sampled" in told[11][1] and f"{spent:,} tokens sampled" in told[21][1]
     assert "| rival | grpo | 0 |" in told[11][1] and "rival (grpo)" in told[10][1]
     accuracy = [
-        [x["eval/greedy_accuracy"] for x in read(runs / run) if "eval/greedy_accuracy" in x][-1]
+        [
+            x["eval/greedy_accuracy"]
+            for x in read_metrics(runs / run)
+            if "eval/greedy_accuracy" in x
+        ][-1]
         for run in ("micro", "seed1", "seed2")
     ]
     assert f"seeds 0, 1, 2: accuracy {np.mean(accuracy):.3f}" in told[14][1]
@@ -130,7 +134,7 @@ def test_a_report_shows_hostile_text_as_text(tmp_path):
         tokenizer=Chars(hostile + "abc>"),
     )
     folder = tmp_path / "r|`[x](y)\x1b[2J"
-    with Records(
+    with MetricsWriter(
         folder, steps=1, console=Console(file=io.StringIO()), config={"credit": "x|y", "seed": 0}
     ) as records:
         for step in (0, 1):

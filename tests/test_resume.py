@@ -45,7 +45,7 @@ DRIVER = """
     from jaxcredit.train import supervised as warmup
     from jaxcredit.train.runs import metrics as records, storage as store
     hang, pace, args = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3:]
-    write, log, demonstrations = store.Disk.write, records.Records.log, warmup.demonstrations
+    write, log, demonstrations = store.Disk.write, records.MetricsWriter.log, warmup.demonstrations
     def stuck(self, name, text):
         if name == f"{hang:08d}/manifest.json" and self.root.name == "checkpoints":
             time.sleep(600)
@@ -56,7 +56,7 @@ DRIVER = """
     def shown(*args):
         time.sleep(pace)
         return demonstrations(*args)
-    store.Disk.write, records.Records.log, warmup.demonstrations = stuck, paced, shown
+    store.Disk.write, records.MetricsWriter.log, warmup.demonstrations = stuck, paced, shown
     cli.main(args)
 """
 

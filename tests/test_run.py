@@ -24,8 +24,8 @@ from jaxcredit.train.experiment import Warmup
 from jaxcredit.train.failures import Diverged, OutOfMemory
 from jaxcredit.train.run import Stopped, run
 from jaxcredit.train.runs.checkpoint import CheckpointWarning
-from jaxcredit.train.runs.json_lines import read
-from jaxcredit.train.runs.metrics import Records
+from jaxcredit.train.runs.json_lines import read_metrics
+from jaxcredit.train.runs.metrics import MetricsWriter
 
 run_module = sys.modules["jaxcredit.train.run"]
 compiled = []
@@ -52,7 +52,7 @@ def task(reward=score, items=ITEMS, **fields):
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     """The folder of a run of six steps, and how many programs had been compiled when each step was logged."""
-    folder, log, counts = tmp_path_factory.mktemp("run") / "micro", Records.log, {}
+    folder, log, counts = tmp_path_factory.mktemp("run") / "micro", MetricsWriter.log, {}
 
     def counted(self, step, metrics):
         counts[step] = len(compiled)
@@ -60,7 +60,7 @@ def done(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxcredit.train.run.build", build)
-        patch.setattr(Records, "log", counted)
+        patch.setattr(MetricsWriter, "log", counted)
         run(experiment(steps=6), folder, profile=(3, 4))
     return folder, counts
 
@@ -210,9 +210,15 @@ def test_a_reward_that_fails_stops_the_run_and_loses_nothing(kind, tmp_path):
     exp = change(task=task(reward), reward_timeout_s=0.3, save_every=1, steps=4)
     with pytest.raises(RuntimeError, match=message):
         run(exp, tmp_path)
-    assert [line["step"] for line in read(tmp_path)] == [0, 1, 2]
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 2]
     last = run(change(exp, task=task()), tmp_path, resume=True)
-    assert last["step"] == 4 and [line["step"] for line in read(tmp_path)] == [0, 1, 2, 3, 4]
+    assert last["step"] == 4 and [line["step"] for line in read_metrics(tmp_path)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -230,7 +236,7 @@ def test_a_request_to_stop_while_a_reward_hangs_saves_the_last_whole_step(number
     exp = change(task=task(reward), reward_timeout_s=1e5, save_every=100, steps=3)
     with pytest.raises(Stopped):
         run(exp, tmp_path / "stopped")
-    assert [line["step"] for line in read(tmp_path / "stopped")] == [0, 1, 2]
+    assert [line["step"] for line in read_metrics(tmp_path / "stopped")] == [0, 1, 2]
     run(change(exp, task=task()), tmp_path / "stopped", resume=True)
     run(change(exp, task=task()), tmp_path / "whole")
     assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
@@ -259,7 +265,7 @@ def poisoned(monkeypatch, batches):
 def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
     poisoned(monkeypatch, {2})
     run(change(experiment(steps=4), max_skipped_steps=2), tmp_path)
-    lines = read(tmp_path)[1:]
+    lines = read_metrics(tmp_path)[1:]
     assert [line["skipped"] for line in lines] == [0, 1, 0, 0] and lines[1][
         "update_norm"
     ] == 0 < lines[2]["update_norm"]
@@ -275,7 +281,7 @@ def test_many_in_a_row_stop_the_run_with_a_diagnosis_and_the_last_good_state_is_
     message = r"(?s)[34] steps in a row had no finite gradient.*First not finite: the credit's column advantage \(.*To mend: mend the estimator"
     with pytest.raises(Diverged, match=message + r".*checkpoints of steps .*are good"):
         run(change(experiment(steps=40), max_skipped_steps=3), tmp_path)
-    lines = read(tmp_path)
+    lines = read_metrics(tmp_path)
     assert (
         sum(line.get("skipped", 0) for line in lines) >= 3 and lines[-1]["step"] <= 6
     )  # metrics are read a step late
@@ -367,7 +373,7 @@ def test_a_prompt_longer_than_the_bucket_is_named(tmp_path):
 @pytest.mark.slow
 def test_ppo_trains_without_peers_with_its_critic_while_a_reference_holds_it(tmp_path):
     run(experiment(steps=4, group=1, critic=True, beta=0.1), tmp_path)
-    lines = read(tmp_path)
+    lines = read_metrics(tmp_path)
     assert all(np.isfinite(line["loss"]) for line in lines[1:])
     assert lines[1]["critic/explained_variance"] == pytest.approx(0, abs=1e-6), (
         "a critic begins at 0"
@@ -381,7 +387,7 @@ def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
     dull = {item["meta"] for item in ITEMS[::4]}
     reward = lambda meta, text, ids: 0.0 if meta in dull else score(meta, text, ids)  # noqa: E731
     run(change(task=task(reward), max_sampling_rounds=6), tmp_path)
-    lines = read(tmp_path)[1:]
+    lines = read_metrics(tmp_path)[1:]
     assert all(line["groups_mixed"] == 1 and line["groups_unmixed"] == 0 for line in lines)
     assert (
         sum(line["groups_dropped"] for line in lines) > 0
@@ -394,7 +400,7 @@ def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
 
 def test_dynamic_sampling_falls_back_when_the_rounds_run_out(tmp_path):
     run(change(task=task(lambda meta, text, ids: 1.0), max_sampling_rounds=2, steps=2), tmp_path)
-    for line in read(tmp_path)[1:]:
+    for line in read_metrics(tmp_path)[1:]:
         assert (
             line["sampling_rounds"] == 2
             and line["groups_unmixed"] == 4
@@ -409,6 +415,6 @@ def test_a_warm_up_ends_at_its_target_and_is_told(tmp_path, capsys):
     plan = Warmup(steps=200, batch=64, until=0.3, every=20, optimizer=optax.adamw(2e-2))
     exp = change(task=task(demos=demos), warmup=plan, steps=1, eval_every=1)
     run(exp, tmp_path)
-    first = read(tmp_path)[0]
+    first = read_metrics(tmp_path)[0]
     assert 20 <= first["warmup/steps"] < 200 and first["eval/greedy_accuracy"] >= 0.3
     assert "warm-up 20/200" in capsys.readouterr().out

@@ -22,10 +22,10 @@ from jaxcredit.train.run import run
 from jaxcredit.train.runs import folder as home
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints
-from jaxcredit.train.runs.folder import Home, run_address
-from jaxcredit.train.runs.json_lines import cut, read
+from jaxcredit.train.runs.folder import RunFolder, run_address
+from jaxcredit.train.runs.json_lines import read_metrics, truncate_after
 from jaxcredit.train.runs.lock import LOCK, FolderGone, Lock, Locked, _this_process
-from jaxcredit.train.runs.metrics import Records
+from jaxcredit.train.runs.metrics import MetricsWriter
 from jaxcredit.utils import files
 
 MICRO = str(os.path.join(os.path.dirname(__file__), "micro.py"))
@@ -159,8 +159,10 @@ def test_a_run_is_deleted_when_the_new_one_is_checked(older, copy, monkeypatch):
         run(experiment(steps=1), copy, overwrite=True)
     assert contents(copy) == before
     run(experiment(steps=1), copy, overwrite=True)
-    assert [line["step"] for line in read(copy)] == [0, 1] and not (copy / "report.md").exists()
-    assert Home(copy).identity() and not (copy / LOCK).exists()
+    assert [line["step"] for line in read_metrics(copy)] == [0, 1] and not (
+        copy / "report.md"
+    ).exists()
+    assert RunFolder(copy).run_id() and not (copy / LOCK).exists()
 
 
 # Refusals
@@ -192,7 +194,7 @@ def test_a_refused_resume_changes_nothing(what, copy, tmp_path):
 def test_a_damaged_config_json_is_said_and_written_anew(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     console = Console(file=io.StringIO(), width=200)
-    with Records(tmp_path, steps=1, config={"group": 4}, console=console):
+    with MetricsWriter(tmp_path, steps=1, config={"group": 4}, console=console):
         pass
     assert "config.json of this folder was damaged" in console.file.getvalue()
     assert json.loads((tmp_path / "config.json").read_text())["config"]["group"] == 4
@@ -226,11 +228,11 @@ def test_a_damaged_line_costs_itself_alone(broken, tmp_path):
     path = tmp_path / "metrics.jsonl"
     whole = [json.dumps({"step": step, "reward": 0.5}).encode() + b"\n" for step in range(6)]
     path.write_bytes(b"".join([*whole[:2], broken + b"\n", *whole[3:]]) + b'{"step": 6, "rew')
-    assert [line["step"] for line in read(tmp_path)] == [0, 1, 3, 4, 5]
-    assert cut(path, 4) == 1
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 1, 3, 4, 5]
+    assert truncate_after(path, 4) == 1
     assert path.read_bytes() == b"".join([*whole[:2], *whole[3:5]])
     assert (tmp_path / "metrics.jsonl.damaged").read_bytes() == broken + b"\n"
-    assert cut(path, 4) == 0 and path.read_bytes() == b"".join([*whole[:2], *whole[3:5]])
+    assert truncate_after(path, 4) == 0 and path.read_bytes() == b"".join([*whole[:2], *whole[3:5]])
 
 
 def test_a_resume_keeps_the_lines_behind_a_damaged_one(copy, capsys):
@@ -239,7 +241,7 @@ def test_a_resume_keeps_the_lines_behind_a_damaged_one(copy, capsys):
         lines[1] = lines[1].replace(b":", b"\0", 1)
         (copy / name).write_bytes(b"".join(lines))
     run(experiment(steps=5), copy, resume=True)
-    assert [line["step"] for line in read(copy)] == [0, 2, 3, 4, 5]
+    assert [line["step"] for line in read_metrics(copy)] == [0, 2, 3, 4, 5]
     said = " ".join(capsys.readouterr().out.split())
     assert (
         "metrics.jsonl: damaged lines (1) are set aside" in said
@@ -270,7 +272,7 @@ def dead() -> int:
 
 def test_the_second_trainer_is_refused_and_changes_nothing(copy):
     lock = Lock(copy)
-    assert lock.take(wait=False) == ""
+    assert lock.acquire(wait=False) == ""
     before = contents(copy)
     for how in ({"resume": True}, {"overwrite": True}):
         with pytest.raises(
@@ -292,7 +294,7 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_stolen_at_once(fields, tm
     fields = {k: v() if callable(v) else v for k, v in {"pid": os.getppid(), **fields}.items()}
     held(tmp_path, **fields)
     lock = Lock(tmp_path)
-    assert lock.take(wait=False) == ""
+    assert lock.acquire(wait=False) == ""
     lock.check()
     lock.release()
 
@@ -303,12 +305,12 @@ def test_the_lock_of_a_dead_process_of_this_machine_is_stolen_at_once(fields, tm
 def test_a_lock_of_another_machine_is_watched(fields, tmp_path):
     held(tmp_path, pid=dead(), **fields)
     with pytest.raises(Locked, match="has been training"):
-        Lock(tmp_path, beat_s=0.05, stale_s=0.2).take(wait=False)
+        Lock(tmp_path, beat_s=0.05, stale_s=0.2).acquire(wait=False)
     lock = Lock(tmp_path, beat_s=0.05, stale_s=0.2)
-    told = lock.take(wait=True)
+    told = lock.acquire(wait=True)
     assert "left" in told and "unless its heartbeat changes" in told
     time.sleep(0.3)
-    assert lock.take(wait=True) == ""
+    assert lock.acquire(wait=True) == ""
     lock.release()
 
 
@@ -316,25 +318,25 @@ def test_a_lock_of_another_machine_is_watched(fields, tmp_path):
 def test_a_heartbeat_of_another_machine_is_heard(age, tmp_path):
     held(tmp_path, host="another", beat=time.time() - age)
     lock = Lock(tmp_path, beat_s=60)
-    assert lock.take(wait=True)
+    assert lock.acquire(wait=True)
     held(tmp_path, host="another", beat=time.time() - age + 1)
     with pytest.raises(Locked, match="on another has been training"):
-        lock.take(wait=True)
+        lock.acquire(wait=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\0"])
 def test_a_damaged_lock_is_watched_like_a_foreign_one(text, tmp_path):
     (tmp_path / LOCK).write_text(text)
     lock = Lock(tmp_path, beat_s=0.01, stale_s=0.05)
-    assert lock.take(wait=True)
+    assert lock.acquire(wait=True)
     time.sleep(0.1)
-    assert lock.take(wait=True) == ""
+    assert lock.acquire(wait=True) == ""
     lock.release()
 
 
 def test_the_heartbeat_moves_and_a_lost_lock_stops_its_holder(tmp_path):
     lock = Lock(tmp_path, beat_s=0.02)
-    lock.take(wait=False)
+    lock.acquire(wait=False)
     first = json.loads((tmp_path / LOCK).read_text())["beat"]
     end = time.monotonic() + 60
     while json.loads((tmp_path / LOCK).read_text())["beat"] == first:
@@ -345,7 +347,7 @@ def test_the_heartbeat_moves_and_a_lost_lock_stops_its_holder(tmp_path):
     while not (tmp_path / LOCK).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
-    with lock.store.guard():
+    with lock.store.exclusive():
         held(tmp_path, host="another")
     with pytest.raises(FolderGone, match="on another has taken"):
         lock.check()
@@ -354,7 +356,7 @@ def test_the_heartbeat_moves_and_a_lost_lock_stops_its_holder(tmp_path):
 
 
 def test_a_run_folder_deleted_meanwhile_ends_the_run_and_is_not_made_anew(tmp_path, monkeypatch):
-    log = Records.log
+    log = MetricsWriter.log
 
     def deleting(self, step, metrics):
         log(self, step, metrics)
@@ -363,7 +365,7 @@ def test_a_run_folder_deleted_meanwhile_ends_the_run_and_is_not_made_anew(tmp_pa
                 time.sleep(0.01)
             shutil.rmtree(tmp_path / "micro")
 
-    monkeypatch.setattr(Records, "log", deleting)
+    monkeypatch.setattr(MetricsWriter, "log", deleting)
     with pytest.raises(FolderGone, match="micro was deleted or moved while it was trained in"):
         run(experiment(steps=20), tmp_path / "micro")
     assert list(tmp_path.iterdir()) == []
@@ -383,10 +385,10 @@ def bucket():
         patch.setenv("TENSORSTORE_GCS_HTTP_URL", server.url)
         patch.setenv("GCE_METADATA_ROOT", "127.0.0.1:1")
         gcsfs.GCSFileSystem.clear_instance_cache()
-        home._mirror.cache_clear()
+        home._bucket_run_folder.cache_clear()
         yield server
     gcsfs.GCSFileSystem.clear_instance_cache()
-    home._mirror.cache_clear()
+    home._bucket_run_folder.cache_clear()
     server.shutdown()
     server.server_close()
 
@@ -402,10 +404,10 @@ def test_an_object_whose_name_leads_out_is_not_written(name, bucket, tmp_path, m
     with pytest.raises(
         ValueError, match="an object in the bucket has a name outside the run folder"
     ):
-        read(f"gs://shelf/{folder}")
+        read_metrics(f"gs://shelf/{folder}")
     assert not list(tmp_path.rglob("PWNED"))
     with pytest.raises(ValueError, match="must be relative"):
-        read("gs://shelf/runs/..")
+        read_metrics("gs://shelf/runs/..")
 
 
 def test_in_a_bucket_only_runs_are_deleted_and_one_trainer_works(bucket):
@@ -413,16 +415,16 @@ def test_in_a_bucket_only_runs_are_deleted_and_one_trainer_works(bucket):
     with pytest.raises(FileExistsError, match="is not a run that jaxcredit created"):
         run(experiment(), "gs://shelf/jobs/thesis", overwrite=True)
     assert "jobs/thesis/thesis.tex" in bucket.objects["shelf"]
-    home.home("gs://shelf/jobs/a").mark()
-    home.home("gs://shelf/jobs/a").push()
+    home.open_run_folder("gs://shelf/jobs/a").write_marker()
+    home.open_run_folder("gs://shelf/jobs/a").push()
     bucket.store("shelf", "jobs/a/report.md", b"old", None)
     bucket.store("shelf", "jobs/ab/report.md", b"another run's", None)
     lock = Lock("gs://shelf/jobs/a")
-    lock.take(wait=False)
+    lock.acquire(wait=False)
     with pytest.raises(Locked, match="has been training in gs://shelf/jobs/a"):
         run(experiment(), "gs://shelf/jobs/a", overwrite=True)
     lock.release()
-    home.home("gs://shelf/jobs/a").pull().clear()
+    home.open_run_folder("gs://shelf/jobs/a").pull().clear()
     left = sorted(name for name in bucket.objects["shelf"] if name.startswith("jobs/a"))
     assert left == ["jobs/a/run.json", "jobs/ab/report.md"]
 
@@ -438,7 +440,7 @@ def state(step):
 
 @pytest.fixture
 def saved(tmp_path):
-    with Checkpoints(tmp_path, keep=5, run="mine") as checkpoints:
+    with Checkpoints(tmp_path, max_to_keep=5, run="mine") as checkpoints:
         for step in (1, 2, 3):
             checkpoints.save(step, state(step), {"at": step})
     return tmp_path
@@ -452,7 +454,9 @@ def tampered(name, text):
         (newest / name).write_text(text)
         if name != "manifest.json":
             (newest / "manifest.json").unlink()
-            (newest / "manifest.json").write_text(json.dumps(store.at(folder).facts("00000003")))
+            (newest / "manifest.json").write_text(
+                json.dumps(store.open_storage(folder).checksums("00000003"))
+            )
 
     return change
 
@@ -517,5 +521,5 @@ def test_folders_that_are_no_steps_are_left_alone(name, saved):
 def test_a_run_without_its_marker_goes_on_under_its_identity(copy, made):
     (copy / "run.json").unlink()
     run(experiment(steps=6), copy, resume=True)
-    assert Home(copy).identity() == Home(made).identity()
+    assert RunFolder(copy).run_id() == RunFolder(made).run_id()
     assert timeless(copy)[:5] == timeless(made)

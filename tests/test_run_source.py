@@ -11,7 +11,7 @@ from micro import build
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
-from jaxcredit.train.runs import config_copies as kept_modules
+from jaxcredit.train.runs import config_copies
 from jaxcredit.train.runs import source as run_source
 from jaxcredit.train.runs.masking import HIDDEN, is_secret, mask_arguments, unmask_arguments
 from jaxcredit.train.runs.metrics import plain
@@ -86,7 +86,7 @@ def test_options_of_a_run_made_before_their_values_were_kept(tmp_path):
         "credit": None,
         "options": {"lr": 0.01, "seed": 4, "names": "a b", "fast": True, "unknown": 5},
     }
-    assert run_source.changed(tmp_path, new) == {"seed": ("3", 4)}
+    assert run_source.changed_options(tmp_path, new) == {"seed": ("3", 4)}
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def project(tmp_path):
     yield tmp_path / "project"
     for name in [name for name in sys.modules if name.partition(".")[0].endswith("_n")]:
         del sys.modules[name]
-    kept_modules._finder.copies.clear()
+    config_copies._finder.copies.clear()
 
 
 def test_the_files_that_a_config_imports_are_found(project):
@@ -234,7 +234,7 @@ def test_the_files_that_a_config_imports_are_found(project):
         "pack_n/late.py",
     }
     find.module(str(project / "main.py"))
-    assert set(kept_modules.local_imports(project / "main.py")) == want
+    assert set(config_copies.local_imports(project / "main.py")) == want
 
 
 @pytest.mark.parametrize("after", ["changed", "gone"])
@@ -245,7 +245,7 @@ def test_a_kept_copy_is_imported_in_place_of_a_file_that_is_changed_or_gone(
     run.mkdir()
     find.module(str(project / "main.py"))
     shutil.copy(project / "main.py", run / "config.py")
-    kept_modules.keep(project / "main.py", run)
+    config_copies.save_copies(project / "main.py", run)
     if after == "gone":
         shutil.rmtree(project)
         project.mkdir()

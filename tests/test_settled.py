@@ -45,7 +45,7 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
 
     devices = mesh.make(MESH)
     told = [
-        collectives.sent(
+        collectives.bytes_sent(
             m.draw.lower(w, prompt, valid, jax.random.key(1), **m.sample.keywords)
             .compile()
             .as_text(),
@@ -63,10 +63,10 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
 def test_the_plan_counts_the_move(made):
     exp = dataclasses.replace(experiment(), mesh=MESH, sampling_rules=mesh.settled)
     kinds = {}
-    for name, lowered, beside in plan.programs(exp, made[1]):
+    for name, lowered, beside in plan.lowered_programs(exp, made[1]):
         kinds[name] = beside
         if name == "settle":
-            sent = collectives.sent(lowered.compile().as_text(), mesh.make(MESH))
+            sent = collectives.bytes_sent(lowered.compile().as_text(), mesh.make(MESH))
             whole = (
                 sum(x.size * 4 for x in jax.tree.leaves(made[1].state.params) if x.ndim > 1) / 2
             )  # what tensor leaves to a device
@@ -75,4 +75,6 @@ def test_the_plan_counts_the_move(made):
             break
     for name in ("settle", "sample"):
         assert STAY in smaller(exp, made[1], name, 10**9)
-    assert kinds["sample"] == memory.nbytes(made[1].state)  # training's own stays beside it
+    assert kinds["sample"] == memory.bytes_per_device(
+        made[1].state
+    )  # training's own stays beside it

@@ -149,7 +149,7 @@ def test_ctrl_c_saves_and_names_the_step_and_the_command_to_go_on(tmp_path, monk
 
 
 def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
-    log = sys.modules["jaxcredit.train.runs.metrics"].Records.log
+    log = sys.modules["jaxcredit.train.runs.metrics"].MetricsWriter.log
 
     def twice(self, step, metrics):
         log(self, step, metrics)
@@ -157,6 +157,6 @@ def test_the_second_ctrl_c_stops_at_once(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr("jaxcredit.train.runs.metrics.Records.log", twice)
+    monkeypatch.setattr("jaxcredit.train.runs.metrics.MetricsWriter.log", twice)
     with pytest.raises(KeyboardInterrupt):
         run(experiment(steps=9), tmp_path / "micro")

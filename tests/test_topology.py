@@ -14,8 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxcredit.cli import main as cli
 from jaxcredit.parallel import mesh
-from jaxcredit.train.planning import collectives, topology
-from jaxcredit.train.planning import memory as fit
+from jaxcredit.train.planning import collectives, memory, topology
 
 HERE = Path(__file__).parent
 ABSENT = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
@@ -67,7 +66,7 @@ ENTRY %main (a: bf16[8,16]) -> f32[64] {
 
 def test_bytes_sent_by_axis():
     devices = mesh.make({"fsdp": 4, "tensor": 2})
-    sent = collectives.sent(TPU, devices)
+    sent = collectives.bytes_sent(TPU, devices)
     assert sent == {
         ("all-gather", "fsdp"): 36 * 32 * 16 * 2 * 3 / 4 + 16 * 4 * 3 / 4,
         ("all-reduce", "tensor"): 2 * 64 * 4 / 2,
@@ -75,7 +74,7 @@ def test_bytes_sent_by_axis():
         ("reduce-scatter", "tensor"): 64 * 4 / 2,
         ("collective-permute", "fsdp"): 64 * 4,
     }
-    assert collectives.by_axis(sent)["tensor"] == 256 + 128
+    assert collectives.sum_by_axis(sent)["tensor"] == 256 + 128
 
 
 SLICES = """ENTRY %main (a: f32[256,1024]) -> f32[256,1024] {
@@ -93,7 +92,7 @@ def test_bytes_sent_between_slices():
         [types.SimpleNamespace(slice_index=i) for i in range(3) for _ in range(4)]
     ).reshape(3, 4)
     pod = types.SimpleNamespace(devices=chips, axis_names=("data", "fsdp"), size=12)
-    assert collectives.sent(SLICES, pod) == {
+    assert collectives.bytes_sent(SLICES, pod) == {
         ("all-gather", "fsdp"): 1024 * 1024 * 2 * 3 / 4,
         ("all-reduce", "data"): 256 * 1024 * 4 * 2 * 2 / 3,
     }
@@ -118,7 +117,7 @@ def test_bytes_sent_by_a_program_that_runs():
         .compile()
         .as_text()
     )
-    assert collectives.sent(text, devices) == {("all-gather", "fsdp"): 5 * 16 * 8 * 4 * 3 / 4}
+    assert collectives.bytes_sent(text, devices) == {("all-gather", "fsdp"): 5 * 16 * 8 * 4 * 3 / 4}
 
 
 def test_without_libtpu_the_error_names_the_mend(monkeypatch, capsys):
@@ -140,13 +139,15 @@ def test_a_line_through_two_batches():
 
     def ask(n, more=0, refuse=99):
         asked.append(n)
-        return fit.Fit(fit.Need(10, 0, 3 * n + (more if n > 2 else 0), 0), 0.0, {}, n >= refuse)
+        return memory.CompiledProgram(
+            memory.MemoryUse(10, 0, 3 * n + (more if n > 2 else 0), 0), 0.0, {}, n >= refuse
+        )
 
     def largest(**how):
         asked.clear()
-        return fit.largest(Exp, 31, lambda n: ask(n, **how))
+        return memory.largest_batch(Exp, 31, lambda n: ask(n, **how))
 
-    original, fit.scaled = fit.scaled, lambda exp, shards, n: n
+    original, memory.with_batch_size = memory.with_batch_size, lambda exp, shards, n: n
     try:
         assert "28 prompts (56 rows)" in largest() and asked == [1, 2, 7]
         assert "less than 28 prompts" in largest(more=1)
@@ -154,14 +155,14 @@ def test_a_line_through_two_batches():
             refuse=2
         )
     finally:
-        fit.scaled = original
+        memory.with_batch_size = original
 
 
 def test_what_the_compiler_says_when_it_refuses():
     said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 25.20G of 15.75G hbm."
-    assert fit._refusal(said, 7, 3) == fit.Need(0, 0, int(25.2 * 2**30), 3)
+    assert memory._refusal(said, 7, 3) == memory.MemoryUse(0, 0, int(25.2 * 2**30), 3)
     said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (34.55G) exceeds available HBM."
-    assert fit._refusal(said, 7, 0).peak == 7 + int(34.55 * 2**30)
+    assert memory._refusal(said, 7, 0).peak == 7 + int(34.55 * 2**30)
 
 
 @pytest.mark.slow

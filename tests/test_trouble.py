@@ -17,7 +17,8 @@ from jaxcredit.train import failures as trouble
 from jaxcredit.train import programs
 from jaxcredit.train.planning import advice, flops, memory
 from jaxcredit.train.runs import timing as clock
-from jaxcredit.train.runs.host_log import Host
+from jaxcredit.train.runs.host_log import HostLog
+from jaxcredit.train.runs.profiling import step_range
 
 
 @pytest.mark.parametrize(
@@ -48,7 +49,7 @@ def sixteen(monkeypatch):
     """A micro experiment of 16 prompts on a device of 10 MB, a hundredth of which is its state."""
     exp = dataclasses.replace(experiment(group=8), prompts_per_step=16, max_new_tokens=64)
     made = programs.build(exp)
-    monkeypatch.setattr(advice, "memory", lambda *_: 10_000_000)
+    monkeypatch.setattr(advice, "device_memory", lambda *_: 10_000_000)
     return exp, made
 
 
@@ -81,7 +82,9 @@ def test_memory_advice_names_knobs_and_by_how_much(sixteen):
 
 def test_a_state_that_fills_the_device_needs_more_of_them(sixteen, monkeypatch):
     exp, made = sixteen
-    monkeypatch.setattr(advice, "memory", lambda *_: memory.nbytes(made.state) + 10)
+    monkeypatch.setattr(
+        advice, "device_memory", lambda *_: memory.bytes_per_device(made.state) + 10
+    )
     assert "mesh={'fsdp': 2}" in advice.after_failure(exp, made, "update", asks(5))
 
 
@@ -116,33 +119,33 @@ def test_goodput_counts_work_over_all_the_time_since_the_run_began(monkeypatch):
     now = [1000.0]
     monkeypatch.setattr(clock.time, "time", lambda: now[0])
     first = {"time/total_s": 100.0}
-    first |= clock.derived(first, None)
+    first |= clock.goodput_metrics(first, None)
     assert first["time/began"] == 900 and first["time/goodput"] == 0
     now[0] = 1100.0
     second = {"time/work_s": 50.0}
-    second |= clock.derived(second, first)
+    second |= clock.goodput_metrics(second, first)
     assert second["time/goodput"] == 0.25  # 50 of 200
     now[0] = 1900.0  # it was down, and what it did since the checkpoint is done again
     third = {"time/work_s": 100.0}
-    assert clock.derived(third, second)["time/goodput"] == 0.15
+    assert clock.goodput_metrics(third, second)["time/goodput"] == 0.15
     assert "time/mfu" not in third  # nobody knows what this CPU can do
 
 
 def test_mfu_where_the_peak_is_known(monkeypatch):
-    monkeypatch.setattr(clock, "peak", lambda kind: 1e9)
-    line = clock.derived({"time/work_s": 2.0, "flops": 4e9}, None)
+    monkeypatch.setattr(clock, "peak_flops", lambda kind: 1e9)
+    line = clock.goodput_metrics({"time/work_s": 2.0, "flops": 4e9}, None)
     assert line["time/mfu"] == pytest.approx(4e9 / (2 * 1e9 * jax.device_count()))
 
 
 def test_peaks_go_by_the_longest_name():
     assert (
-        clock.peak("TPU v5 lite") == 197e12
-        and clock.peak("TPU v5p") == 459e12
-        and clock.peak("TPU v6 lite") == 918e12
+        clock.peak_flops("TPU v5 lite") == 197e12
+        and clock.peak_flops("TPU v5p") == 459e12
+        and clock.peak_flops("TPU v6 lite") == 918e12
     )
     assert (
-        clock.peak("NVIDIA H100 PCIe") < clock.peak("NVIDIA H100 80GB HBM3")
-        and clock.peak("cpu") is None
+        clock.peak_flops("NVIDIA H100 PCIe") < clock.peak_flops("NVIDIA H100 80GB HBM3")
+        and clock.peak_flops("cpu") is None
     )
 
 
@@ -165,12 +168,14 @@ def test_flops_by_enumeration():
         + cfg.layers * 4 * cfg.heads * cfg.head_dim * pairs
         + 2 * cfg.width * cfg.vocab * 7
     )
-    assert float(flops.forward(cfg, jnp.asarray(prompt), jnp.asarray(rows))) == pytest.approx(want)
+    assert float(flops.forward_flops(cfg, jnp.asarray(prompt), jnp.asarray(rows))) == pytest.approx(
+        want
+    )
 
     exp = dataclasses.replace(
         experiment(beta=0.1), policy=cfg, minibatch=1, epochs=2
     )  # 6 passes, one for old log-probs, one reference
-    assert flops.passes(exp) == 8 and flops.passes(experiment()) == 3
+    assert flops.training_passes(exp) == 8 and flops.training_passes(experiment()) == 3
     valid = jnp.asarray(
         [
             [[1, 1, 1, 1, 1, 0, 0], [1, 1, 1, 0, 0, 0, 0]],
@@ -181,7 +186,7 @@ def test_flops_by_enumeration():
     mask = valid & (jnp.arange(7) >= 3)
     one = jnp.ones((2, 2, 1))
     rollout = Rollout(mask * 1, mask, mask * 0.0, mask - 1, one, one > 0, token_mask=valid)
-    assert float(flops.step(exp, rollout, 14)) == pytest.approx(
+    assert float(flops.step_flops(exp, rollout, 14)) == pytest.approx(
         (8 + 2) * want
     )  # as many again were sampled and dropped
 
@@ -204,7 +209,7 @@ def test_flops_are_those_the_compiler_counts():
     counted = lowered.compile().cost_analysis()["flops"]  # of a scan the body is counted once
     once = dataclasses.replace(cfg, layers=1)
     assert counted == pytest.approx(
-        float(flops.forward(once, jnp.asarray([0]), jnp.asarray([[16]]))), rel=0.1
+        float(flops.forward_flops(once, jnp.asarray([0]), jnp.asarray([[16]]))), rel=0.1
     )
 
 
@@ -214,17 +219,17 @@ def test_flops_are_those_the_compiler_counts():
 )
 def test_steps_to_trace(text, steps):
     if steps:
-        assert clock.span(text) == steps
+        assert step_range(text) == steps
         return
     with pytest.raises(ValueError, match="FIRST:LAST, for example 10:13"):
-        clock.span(text)
+        step_range(text)
 
 
 def test_a_host_says_how_it_ended(tmp_path):
-    with pytest.raises(RuntimeError), Host(tmp_path) as host:
-        host.step(3, work_s=jnp.float32(0.5))
+    with pytest.raises(RuntimeError), HostLog(tmp_path) as host:
+        host.log_step(3, work_s=jnp.float32(0.5))
         raise RuntimeError("the disk fell out")
-    with pytest.raises(SystemExit), Host(tmp_path):
+    with pytest.raises(SystemExit), HostLog(tmp_path):
         raise SystemExit(143)
     told = (tmp_path / "hosts/00000.log").read_text()
     assert (

@@ -17,7 +17,7 @@ from jaxcredit.train import failures as trouble
 from jaxcredit.train import run as run_module
 from jaxcredit.train.loop import diagnose
 from jaxcredit.train.run import run, steps_of
-from jaxcredit.train.runs.json_lines import read
+from jaxcredit.train.runs.json_lines import read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_dynamic_sampling_does_not_take_an_unscored_answer_for_a_wrong_one():
 
 def test_a_run_counts_them_and_goes_on(tmp_path):
     run(change(abstains, steps=3), tmp_path)
-    first, *lines = read(tmp_path)
+    first, *lines = read_metrics(tmp_path)
     assert all(0 < line["unscored"] < 16 and np.isfinite(line["loss"]) for line in lines)
     assert (
         first["eval/unscored"] > 0
@@ -151,7 +151,7 @@ def test_a_run_in_which_nothing_is_scored_learns_nothing_and_says_why(tmp_path):
         UserWarning, match=r"all rewards of the last 5 steps were equal.*unscored \(None\)"
     ):
         run(change(lambda meta, text, ids: None, steps=7), tmp_path)
-    first, *lines = read(tmp_path)
+    first, *lines = read_metrics(tmp_path)
     assert all(
         line["unscored"] == 16 and line["groups_unscored"] == 4 and line["grad_norm"] == 0
         for line in lines
@@ -195,7 +195,7 @@ def test_one_step_with_different_rewards_is_enough():
 def test_a_graded_reward_is_seen_to_grow_where_nothing_is_solved(tmp_path, capsys):
     run(change(lambda meta, text, ids: 0.5 * score(meta, text, ids)), tmp_path)
     assert "greedy reward 0." in (out := capsys.readouterr().out) and "eval/greedy_reward" in out
-    looks = [line for line in read(tmp_path) if "eval/greedy_reward" in line]
+    looks = [line for line in read_metrics(tmp_path) if "eval/greedy_reward" in line]
     assert len(looks) == 2 and all(line["eval/greedy_accuracy"] == 0 for line in looks)
     assert any(line["eval/greedy_reward"] > 0 for line in looks)
 
@@ -209,12 +209,12 @@ def test_the_held_out_reward_is_not_shown_twice_where_it_is_the_accuracy(tmp_pat
     )
     assert all(
         line["eval/greedy_reward"] == line["eval/greedy_accuracy"]
-        for line in read(tmp_path)
+        for line in read_metrics(tmp_path)
         if "eval/unscored" in line
     )
 
 
 def test_waiting_for_the_update_is_not_counted_as_sampling(tmp_path):
     run(change(score), tmp_path)
-    for line in read(tmp_path)[1:]:
+    for line in read_metrics(tmp_path)[1:]:
         assert min(line[f"time/{name}"] for name in ("update_s", "sample_s", "reward_s")) >= 0

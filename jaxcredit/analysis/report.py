@@ -20,8 +20,8 @@ from jaxcredit.train.programs import Programs
 from jaxcredit.train.restore import CheckpointRollouts
 from jaxcredit.train.runs.console import ACCURACY, Summary, final_table, sparkline
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.json_files import config_of, part, read_json
-from jaxcredit.train.runs.json_lines import lines
+from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
+from jaxcredit.train.runs.json_lines import iterate_metrics
 from jaxcredit.train.runs.metrics import plain
 from jaxcredit.utils.plain_text import code_span, one_line, visible
 from jaxcredit.utils.plain_text import markdown as literal
@@ -47,7 +47,7 @@ def markdown(
     beside: Sequence[Path] = (),
 ) -> str:
     """The whole report; `fresh` rollouts fill the points about credit and trajectories, `beside` names runs to compare with."""
-    history = History(lines(folder))
+    history = History(iterate_metrics(folder))
     if len(history) < 2:
         raise ValueError(f"{folder} has no finished step yet: nothing to report")
     items = [
@@ -84,7 +84,7 @@ def markdown(
 
 def numbers(folder: Path, name: str) -> tuple[Any, str]:
     """Table of a run's metrics (first, best, last) and the text of its config.json. Nothing of the run is executed."""
-    summary = Summary(lines(folder))
+    summary = Summary(iterate_metrics(folder))
     if not summary.last:
         raise ValueError(
             f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart"
@@ -187,7 +187,7 @@ def _made_of(exp, programs, history):
 def _against(folder, history, beside):
     of, others = (
         "Baselines",
-        [(f.name, _facts(f), History(lines(f), (ACCURACY, "tokens"))) for f in beside],
+        [(f.name, _facts(f), History(iterate_metrics(f), (ACCURACY, "tokens"))) for f in beside],
     )
     mine = _facts(folder)
     rivals = [(name, facts) for name, facts, _ in others if facts["credit"] != mine["credit"]]
@@ -313,7 +313,7 @@ def _credit(exp, history, fresh):
 
 
 def _cost(exp, programs, history, folder):
-    said = part(read_json(folder / "config.json"), "environment", dict)
+    said = typed_value(read_json(folder / "config.json"), "environment", dict)
     total = history.last.get("time/total_s", 0.0)
     devices = said.get("devices", 1)
     told = f"{devices * total / 3600:.3g} device-hours ({devices} x {said.get('device', 'device')})"
@@ -323,8 +323,10 @@ def _cost(exp, programs, history, folder):
     if (mfu := _last(history, "time/mfu")) is not None:
         told += f"; {mfu:.1%} of the devices' peak FLOPs"
     yield Item("Cost", 21, "Compute", told)
-    extra = {n: memory.size(memory.nbytes(x)) for n, x in programs.state.aux.items()}
-    told = f"training state {memory.size(memory.nbytes(programs.state))} a device; resident beside the policy: "
+    extra = {
+        n: memory.format_bytes(memory.bytes_per_device(x)) for n, x in programs.state.aux.items()
+    }
+    told = f"training state {memory.format_bytes(memory.bytes_per_device(programs.state))} a device; resident beside the policy: "
     yield Item(
         "Cost", 22, "Memory", told + (", ".join(f"{n} {b}" for n, b in extra.items()) or "nothing")
     )
@@ -420,7 +422,7 @@ def data_hash(items: Sequence[dict]) -> str:
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    config = config_of(folder)
+    config = read_config(folder)
     credit = config.get("credit", "unknown")
     name = credit if isinstance(credit, str) else json.dumps(credit)
     return {

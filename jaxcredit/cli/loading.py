@@ -17,10 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcredit.train.runs import config_copies as kept_modules
-from jaxcredit.train.runs import old_names
+from jaxcredit.train.runs import config_copies, old_names, storage
 from jaxcredit.train.runs import source as run_source
-from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.masking import mask_arguments, unmask_arguments
 
 NAMED = "jaxcredit_config_"  # prefix of the module names of configs
@@ -131,7 +129,7 @@ def module(path: str, origin: str | None = None) -> Any:
         (str(file.resolve()), str(seen)),
     )  # dataclasses and pickle look modules up there
     _beside(str(seen.parent))
-    kept_modules.install(file.resolve(), seen)
+    config_copies.redirect_imports(file.resolve(), seen)
     # Not compiled by the import system, which would write a __pycache__ into run folders and trust one of the same second.
     try:
         exec(spec.loader.source_to_code(file.read_bytes(), str(file.resolve())), vars(mod))
@@ -213,9 +211,9 @@ def estimator(name: str, origin: str | None = None) -> Callable:
 
 def of_run(run: str):
     """The experiment of a run folder."""
-    from jaxcredit.train.runs.folder import here
+    from jaxcredit.train.runs.folder import local_path
 
-    folder = here(run)
+    folder = local_path(run)
     path = folder / "source.json"
     if not path.is_file():
         raise FileNotFoundError(
@@ -225,7 +223,7 @@ def of_run(run: str):
     if there := _strange(run, path):
         print(f"{run} {there}: its config.py is executed on this machine now", file=sys.stderr)
     old_names.install()  # the copy of the config may be older than this version
-    credit, credit_origin = run_source.kept_estimator(made, folder)
+    credit, credit_origin = run_source.saved_estimator(made, folder)
     args = unmask_arguments(made["args"], run)
     return experiment(
         str(folder / "config.py"), args, credit, origin=made["config"], credit_origin=credit_origin
@@ -234,7 +232,7 @@ def of_run(run: str):
 
 def _strange(run: str, path: Path) -> str:
     """Why a run may be of somebody else."""
-    if store.bucket(run):
+    if storage.bucket_address(run):
         return "is in a bucket"
     return (
         ""

@@ -67,9 +67,9 @@ def _train(args, rest):
     exp.check()
     from jaxcredit.train.run import Stopped, run
     from jaxcredit.train.runs.folder import run_address
-    from jaxcredit.train.runs.timing import span
+    from jaxcredit.train.runs.profiling import step_range
 
-    profile = span(args.profile) if args.profile else None
+    profile = step_range(args.profile) if args.profile else None
     folder = run_address(args.runs, exp.name if args.run is None else args.run)
     if args.overwrite and args.resume == "auto":
         raise ValueError(
@@ -137,7 +137,7 @@ def _plan(args, rest):
     from jaxcredit.parallel import mesh
     from jaxcredit.train.planning import topology
 
-    on = topology.describe(args.topology) if args.topology else None
+    on = topology.tpu_topology(args.topology) if args.topology else None
     with (
         mesh.planned(on.devices) if on else contextlib.nullcontext()
     ):  # a config may ask how many devices there are
@@ -238,7 +238,7 @@ def _compare(args, _):
     with progress.shown("compare"):
         table, plot = plots.compare(args.runs, args.out)
     Console().print(table)
-    for option, values in run_source.differing(args.runs).items():
+    for option, values in run_source.differing_options(args.runs).items():
         pairs = ", ".join(
             f"{Path(run).name} {value}" for run, value in zip(args.runs, values, strict=True)
         )
@@ -272,7 +272,7 @@ def _methods(args, _):
 
 def _arena(args, _):
     from jaxcredit.arena import matrix
-    from jaxcredit.train.runs.console import wide
+    from jaxcredit.train.runs.console import wide_console
     from jaxcredit.utils import progress
 
     own = {name: find.estimator(name) for name in (*args.estimator, *filter(None, [args.file]))}
@@ -294,7 +294,7 @@ def _arena(args, _):
     if args.json:
         print(json.dumps(matrix.as_json(cells)))
     else:
-        wide().print(matrix.table(cells))
+        wide_console().print(matrix.table(cells))
 
 
 def _advise(args, _):
@@ -343,20 +343,20 @@ def _report(args, _):
     from jaxcredit.analysis import report
     from jaxcredit.train import run
     from jaxcredit.train.restore import sample_from_checkpoint
-    from jaxcredit.train.runs.folder import here, home
+    from jaxcredit.train.runs.folder import local_path, open_run_folder
     from jaxcredit.utils import progress
 
     if args.numbers_only:
         from rich.console import Console
 
-        table, config = report.numbers(here(args.run), args.run)
+        table, config = report.numbers(local_path(args.run), args.run)
         Console().print(table)
         print(config)
         return
     with progress.shown("report") as tell:
         tell("reading the run")
         exp = find.of_run(args.run)
-        programs, folder = run.build(exp), home(args.run).pull()
+        programs, folder = run.build(exp), open_run_folder(args.run).pull()
         tell("sampling" if args.prompts else "")
         drawn = (
             sample_from_checkpoint(
@@ -367,7 +367,7 @@ def _report(args, _):
         )
         tell("writing")
         text = report.markdown(
-            exp, programs, folder.path, drawn, [here(other) for other in args.beside]
+            exp, programs, folder.path, drawn, [local_path(other) for other in args.beside]
         )
     files.write_atomic(folder.path / "report.md", text)
     folder.push()

@@ -13,7 +13,7 @@ from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.programs import Programs, steps_of
 from jaxcredit.train.runs.checkpoint import Checkpoints
-from jaxcredit.train.runs.folder import home
+from jaxcredit.train.runs.folder import open_run_folder
 from jaxcredit.train.update import TrainState
 
 
@@ -37,8 +37,8 @@ def sample_from_checkpoint(
 ) -> CheckpointRollouts:
     """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
     like = {"params": programs.state.params, "aux": programs.state.aux}
-    place = home(folder)
-    with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
+    place = open_run_folder(folder)
+    with Checkpoints(place.checkpoints, run=place.run_id()) as checkpoints:
         saved = checkpoints.restore(like, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(

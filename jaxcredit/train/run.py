@@ -28,14 +28,15 @@ from jaxcredit.train.loop import train
 from jaxcredit.train.planning import flops
 from jaxcredit.train.programs import Programs, build, steps_of
 from jaxcredit.train.runs import source as run_source
-from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs import storage
 from jaxcredit.train.runs.checkpoint import Checkpoints
-from jaxcredit.train.runs.folder import Home, Mirror, home
-from jaxcredit.train.runs.host_log import Host
+from jaxcredit.train.runs.folder import BucketRunFolder, RunFolder, open_run_folder
+from jaxcredit.train.runs.host_log import HostLog
 from jaxcredit.train.runs.lock import Lock
-from jaxcredit.train.runs.metrics import Records
-from jaxcredit.train.runs.preemption import Asked, Preemption
-from jaxcredit.train.runs.timing import Clock, Profile
+from jaxcredit.train.runs.metrics import MetricsWriter
+from jaxcredit.train.runs.preemption import Preemption, StopRequested
+from jaxcredit.train.runs.profiling import Profiler
+from jaxcredit.train.runs.timing import StepTimer
 from jaxcredit.train.supervised import Interrupted, warm_up
 from jaxcredit.train.update import TrainState
 
@@ -77,7 +78,7 @@ def run(
         Stopped: SIGTERM or Ctrl-C ended the run after saving.
     """
     exp.check()
-    with home(folder).pull() as place, Preemption() as preempted:
+    with open_run_folder(folder).pull() as place, Preemption() as preempted:
         _agreed(lambda: _admit(place, resume, overwrite))
         programs = build(exp)
         batches = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed)
@@ -87,16 +88,16 @@ def run(
             )
 
 
-def _admit(place: Home, resume: bool, overwrite: bool) -> None:
+def _admit(place: RunFolder, resume: bool, overwrite: bool) -> None:
     """Raise FileExistsError unless a run may start or resume in this folder."""
     if overwrite:
-        place.removable()
-    elif place.holds() == "other":
+        place.check_removable()
+    elif place.kind() == "other":
         raise FileExistsError(
             f"{place.address} holds files that do not belong to a run: choose another --run name, or move them away"
         )
     elif not resume and (
-        (place.path / "metrics.jsonl").exists() or Checkpoints.any(place.checkpoints)
+        (place.path / "metrics.jsonl").exists() or Checkpoints.exist(place.checkpoints)
     ):
         raise FileExistsError(
             f"{place.address} holds a run already: go on with --resume auto, or choose another --run name"
@@ -104,7 +105,7 @@ def _admit(place: Home, resume: bool, overwrite: bool) -> None:
 
 
 @contextlib.contextmanager
-def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock | None]:
+def _locked(place: RunFolder, resume: bool, preempted: Preemption) -> Iterator[Lock | None]:
     """Context with the run folder's lock, held by process 0 (None in others). Blocks until acquired; creates and marks a new folder."""
     lock, waited = None, False
     if jax.process_index() == 0:
@@ -115,10 +116,10 @@ def _locked(place: Home, resume: bool, preempted: Preemption) -> Iterator[Lock |
         nonlocal waited
         if lock is None:
             return True
-        if not place.holds():
-            place.mark()
+        if not place.kind():
+            place.write_marker()
             place.push()
-        if not (message := lock.take(wait=resume)):
+        if not (message := lock.acquire(wait=resume)):
             return True
         if not waited:
             print(message, file=sys.stderr, flush=True)
@@ -156,7 +157,7 @@ def _agreed(check: Callable[[], Any]) -> bool:
 
 def _run(
     exp: Experiment,
-    place: Home,
+    place: RunFolder,
     lock: Lock | None,
     preempted: Preemption,
     programs: Programs,
@@ -170,9 +171,11 @@ def _run(
     ready(exp.task, exp.reward_workers)
     named = functools.partial(trouble.with_oom_advice, exp, programs)
     with contextlib.ExitStack() as stack:
-        identity = None if overwrite else place.identity()
+        identity = None if overwrite else place.run_id()
         checkpoints = stack.enter_context(
-            Checkpoints(place.checkpoints, every=exp.save_every, keep=exp.max_to_keep, run=identity)
+            Checkpoints(
+                place.checkpoints, every=exp.save_every, max_to_keep=exp.max_to_keep, run=identity
+            )
         )
         state = named("init", programs.init)(jax.random.key(exp.seed))
         saved = checkpoints.restore(state) if resume and not overwrite else None
@@ -185,26 +188,26 @@ def _run(
         if first:
             if overwrite:
                 place.clear()
-            checkpoints.run = place.mark(checkpoints.run)
+            checkpoints.run = place.write_marker(checkpoints.run)
             if saved:
-                store.at(f"{place.checkpoints}/{WARMUP}").drop()  # left by a kill
+                storage.open_storage(f"{place.checkpoints}/{WARMUP}").delete_all()  # left by a kill
             if source:
-                run_source.keep(source, folder, begin)
-        host = stack.enter_context(Host(folder))
-        profiler = stack.enter_context(Profile(folder / "profile", profile))
+                run_source.save(source, folder, begin)
+        host = stack.enter_context(HostLog(folder))
+        profiler = stack.enter_context(Profiler(folder / "profile", profile))
         for line in [
             f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}",
             *notes,
         ]:
-            host.say(line)
-        with Records(
+            host.log(line)
+        with MetricsWriter(
             folder,
             steps=exp.steps,
             start=begin,
             title=f"{exp.name} / {method_of(exp.credit).name}",
             config=_resolved(exp),
             address=place.address,
-            keep=max(exp.max_skipped_steps, trouble.FlatRewards.STEPS),
+            recent_steps=max(exp.max_skipped_steps, trouble.FlatRewards.STEPS),
         ) as records:
             for line in notes:
                 records.note(line)
@@ -212,10 +215,14 @@ def _run(
                 state = named("evaluate", _first)(
                     exp, programs, state, records, checkpoints, batches, place, preempted
                 )
-            pieces, look, watch = steps_of(exp, programs), named("evaluate", evaluation), Clock()
+            pieces, look, watch = (
+                steps_of(exp, programs),
+                named("evaluate", evaluation),
+                StepTimer(),
+            )
             sampling, flat = _collector(exp, programs, batches), trouble.FlatRewards()
             at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
-            remote = isinstance(place, Mirror)
+            remote = isinstance(place, BucketRunFolder)
 
             def collect(*args):
                 """Dispatch sampling. Calling the return value awaits it. A request to stop interrupts both, unless sampling ahead."""
@@ -242,24 +249,24 @@ def _run(
                 records.flush()
                 place.push()
                 checkpoints.save(step, state, {"batches": drawn})
-                host.say(
-                    f"save step {step}{', asked to stop' if at.stop or preempted.asked else ''}"
+                host.log(
+                    f"save step {step}{', asked to stop' if at.stop or preempted.stop_requested else ''}"
                 )
 
             def log(state, collected, metrics) -> bool:
                 step = at.step
-                profiler.after(step, state)
+                profiler.after_step(step, state)
                 if lock and not remote:
                     lock.check()
-                metrics["flops"] = flops.step(exp, collected.rollout, metrics["tokens"])
-                metrics["time/work_s"] = watch.end()
+                metrics["flops"] = flops.step_flops(exp, collected.rollout, metrics["tokens"])
+                metrics["time/work_s"] = watch.stop()
                 saving = checkpoints.due(step) or step == exp.steps or at.stop
                 if looking := step % exp.eval_every == 0 or step == exp.steps:
                     facts, shown = look(exp, programs, state.params)
                     metrics |= facts
-                    records.samples(step, shown)
+                    records.log_samples(step, shown)
                 records.log(step, metrics)
-                host.step(
+                host.log_step(
                     step,
                     **{
                         name: metrics[f"time/{name}"]
@@ -286,13 +293,13 @@ def _run(
                 if at.stop and step < exp.steps:
                     checkpoints.wait()
                     raise Stopped(preempted.code, step)
-                profiler.before(step + 1)
-                watch.begin()
+                profiler.before_step(step + 1)
+                watch.start()
                 return step == exp.steps
 
             if begin < exp.steps:
-                profiler.before(begin + 1)
-                watch.begin()
+                profiler.before_step(begin + 1)
+                watch.start()
                 try:
                     train(
                         state,
@@ -304,7 +311,7 @@ def _run(
                         log=log,
                         ahead=ahead,
                     )
-                except Asked:
+                except StopRequested:
                     save(at.step, at.state, at.batches)
                     checkpoints.wait()
                     raise Stopped(preempted.code, at.step) from None
@@ -315,7 +322,7 @@ def _run(
 def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
     """What a resume changes of its run: options, and the config file. The seed, the batch and the architecture cannot be changed."""
     notes = []
-    if changed := run_source.changed(folder, source):
+    if changed := run_source.changed_options(folder, source):
         said = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
         notes.append(f"WARNING: from step {step} on this run has other options: {said}")
     with contextlib.suppress(OSError):
@@ -331,8 +338,8 @@ def reopen(
 ) -> tuple[Programs, Any, int]:
     """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
     programs = build(exp)
-    place = home(folder)
-    with Checkpoints(place.checkpoints, run=place.identity()) as checkpoints:
+    place = open_run_folder(folder)
+    with Checkpoints(place.checkpoints, run=place.run_id()) as checkpoints:
         saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(
@@ -440,7 +447,7 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
                 Checkpoints(
                     f"{place.checkpoints}/{WARMUP}",
                     every=exp.save_every,
-                    keep=1,
+                    max_to_keep=1,
                     run=checkpoints.run,
                 )
             )
@@ -459,7 +466,7 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
         try:
             with preempted.interruptible():
                 seen, shown = evaluation(exp, programs, state.params)
-        except Asked:
+        except StopRequested:
             if early:
                 early.wait()
             raise Stopped(
@@ -473,7 +480,7 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
                 "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer",
                 stacklevel=2,
             )
-        records.samples(0, shown)
+        records.log_samples(0, shown)
         records.log(0, facts)
         records.flush()
         place.push()
@@ -482,7 +489,7 @@ def _first(exp, programs, state, records, checkpoints, batches, place, preempted
         checkpoints.save(0, state, {"batches": batches.get_state()})
         if early:  # is needed until the run's own first checkpoint is whole
             checkpoints.wait()
-            early.forget()
+            early.delete_all()
     return state
 
 

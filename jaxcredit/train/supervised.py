@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.programs import Programs, supervise
 from jaxcredit.train.runs.checkpoint import Checkpoints
-from jaxcredit.train.runs.preemption import Asked, Preemption
+from jaxcredit.train.runs.preemption import Preemption, StopRequested
 from jaxcredit.train.update import TrainState
 
 
@@ -118,7 +118,7 @@ def warm_up(
             try:
                 with stop.interruptible():
                     reached = accuracy(inner.params)
-            except Asked:
+            except StopRequested:
                 raise leave() from None
             shown = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
             say(

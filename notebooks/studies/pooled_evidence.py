@@ -23,7 +23,7 @@ from jaxcredit.arena import learn, matrix, metrics, sweeps
 import sploo_bounds as ours
 from jaxcredit.arena.metrics import Estimate
 from jaxcredit.credit.trees.sploo import l1
-from jaxcredit.train.runs.console import wide
+from jaxcredit.train.runs.console import wide_console
 from jaxcredit.utils.colors import COLORS
 from jaxcredit.signals.decision_points import decision, same_beginning, same_column, unsure, visited
 from jaxcredit.utils.tables import Sheet
@@ -360,7 +360,7 @@ def main() -> None:
     out = args.pop("out")
     found = run(**args)
     for each in tables(found):
-        wide().print(each)
+        wide_console().print(each)
     for name in ("l1", "p0", "on p0", *WAYS):
         print(
             f"{name:10} against the better of TEMPO and GRPO: signal-to-noise {verdict(found, name, 'snr')}"

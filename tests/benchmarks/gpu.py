@@ -117,7 +117,7 @@ def devices() -> None:
         stands=stands,
         cudnn=cudnn,
         capability=getattr(device, "compute_capability", None),
-        peak=timing.peak(device.device_kind),
+        peak=timing.peak_flops(device.device_kind),
         **facts,
     )
 
@@ -312,7 +312,7 @@ def ceilings(label, dry: bool) -> None:
     RATE["flops"] = 2 * side**3 / seconds(lambda: product(a, b), calls=10)
     line, copy = jnp.ones(long, jnp.bfloat16), jax.jit(lambda x: -x)
     RATE["bytes"] = 2 * line.nbytes / seconds(lambda: copy(line), calls=3)
-    peak = timing.peak(jax.devices()[0].device_kind)
+    peak = timing.peak_flops(jax.devices()[0].device_kind)
     of = f"data sheet: {peak / 1e12:.0f} TFLOP/s" if peak else "no data sheet"
     say(
         f"bfloat16 matmul of {side} by {side}",
@@ -381,8 +381,8 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
         return metrics
 
     took = seconds(step, rounds)
-    needed = 3 * float(flops.forward(cfg, jnp.full(N, P), jnp.full((N, R), S)))
-    peak = timing.peak(jax.devices()[0].device_kind)
+    needed = 3 * float(flops.forward_flops(cfg, jnp.full(N, P), jnp.full((N, R), S)))
+    peak = timing.peak_flops(jax.devices()[0].device_kind)
     mfu = needed / took / peak if peak else None
     share = needed / took / RATE["flops"]
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)

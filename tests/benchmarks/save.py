@@ -86,7 +86,7 @@ def main() -> None:
     step()
     with (
         tempfile.TemporaryDirectory() as folder,
-        Checkpoints(Path(folder) / "c", every=1, keep=1) as checkpoints,
+        Checkpoints(Path(folder) / "c", every=1, max_to_keep=1) as checkpoints,
     ):
         blocked, costs = [], []
         for k in range(a.rounds):

@@ -63,7 +63,7 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
         begun = time.process_time()
         state, metrics = jax.block_until_ready(compiled(state, rollout, columns))
         times.append((time.process_time() - begun) / n)
-    sent = collectives.sent(compiled.as_text() or "", mesh.make(exp.mesh))
+    sent = collectives.bytes_sent(compiled.as_text() or "", mesh.make(exp.mesh))
     ideal = 3 * (n - 1) / n * 4 * params.count(made.state.params)
     raw, sums = (
         sum(sent.values()),

@@ -108,7 +108,7 @@ def main() -> None:
         [np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)]
     )
     needs = jit(
-        lambda: flops.forward(cfg, jnp.full((N,), P), jnp.full((N, R), S))
+        lambda: flops.forward_flops(cfg, jnp.full((N,), P), jnp.full((N, R), S))
     )()  # once to sample, thrice to learn
     key = jax.random.key(0)
     # numpy: an eager jax.random.randint would be a program of its own to compile

@@ -5,7 +5,7 @@ import re
 
 from jaxcredit.parallel import mesh
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning.memory import memory, nbytes, size
+from jaxcredit.train.planning.memory import bytes_per_device, device_memory, format_bytes
 from jaxcredit.train.programs import Programs
 
 STAY = "sampling_rules=None (weights stay where they lie to train, and each layer is gathered for each token)"
@@ -14,9 +14,9 @@ STAY = "sampling_rules=None (weights stay where they lie to train, and each laye
 def smaller(exp: Experiment, made: Programs, name: str, room: int) -> str:
     """What would make a program smaller, the least harm first."""
     cut = mesh.ways("batch", exp.rules, exp.mesh)
-    state, more = nbytes(made.state), "more devices along fsdp"
+    state, more = bytes_per_device(made.state), "more devices along fsdp"
     if state > room:
-        return f"{more}: the state alone takes {size(state)} a device, {-(-state // room)} times as many hold it; or a smaller model"
+        return f"{more}: the state alone takes {format_bytes(state)} a device, {-(-state // room)} times as many hold it; or a smaller model"
     if name == "credit":
         return f"fewer prompts (now {exp.prompts_per_step}) or {more}"
     if name != "update":
@@ -38,7 +38,7 @@ def smaller(exp: Experiment, made: Programs, name: str, room: int) -> str:
 
 def after_failure(exp: Experiment, programs: Programs, name: str, said: str) -> str:
     """Which knobs of the config make it fit, the least harm first, and how far each must be turned."""
-    room, state = memory(), nbytes(programs.state)
+    room, state = device_memory(), bytes_per_device(programs.state)
     asked = requested(said)
     over = max(2.0, asked / max(room - state, 1)) if asked else 2.0
     shards = (
@@ -49,7 +49,7 @@ def after_failure(exp: Experiment, programs: Programs, name: str, said: str) -> 
     ways, devices = [], len(programs.batch.device_set) if programs.batch else 1
     if state > 0.7 * room:
         ways.append(
-            f"more devices: parameters and optimizer alone take {size(state)} of {size(room)}; mesh={{'fsdp': {2 * devices}}}"
+            f"more devices: parameters and optimizer alone take {format_bytes(state)} of {format_bytes(room)}; mesh={{'fsdp': {2 * devices}}}"
         )
         ways.append("or moments in bfloat16 (optax.adamw(mu_dtype='bfloat16')), or a smaller model")
     micro = exp.micro_batch or exp.minibatch or exp.prompts_per_step
@@ -86,7 +86,7 @@ def after_failure(exp: Experiment, programs: Programs, name: str, said: str) -> 
             f"max_new_tokens={max(1, int(exp.max_new_tokens / over))} (tokens an answer, now {exp.max_new_tokens}: their keys and values are kept)"
         )
     first = " ".join(said.split())[:300]
-    told = f"out of memory in {name} on {size(room)} a device. Try, the least harm first: {'; '.join(ways)}."
+    told = f"out of memory in {name} on {format_bytes(room)} a device. Try, the least harm first: {'; '.join(ways)}."
     return f"{told} `jaxcredit plan` tells before a run. ({first})"
 
 

@@ -29,7 +29,7 @@ _WIDTH = (
 )
 
 
-def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
+def bytes_sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
     """Bytes that one device sends in a run of the program: `{("all-gather", "fsdp"): 1.2e9, ...}`, those in a loop as often as it turns.
 
     The text is that of `lowered.compile().as_text()`. A ring sends (g - 1) / g of the whole for a gather, a scatter or an exchange among g
@@ -78,7 +78,7 @@ def sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
     return {key: bytes for key, bytes in total.items() if bytes}
 
 
-def by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
+def sum_by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
     """All kinds together."""
     total: dict[str, float] = collections.defaultdict(float)
     for (_, axis), n in bytes.items():

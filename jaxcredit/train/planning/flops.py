@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the folder of a run is read without all estimators
 PASSES = {"ref_logp": 1, "entropy": 1, "token_value": 2}
 
 
-def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> Float[Array, ""]:
+def forward_flops(
+    cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]
+) -> Float[Array, ""]:
     """One pass over prompts, each once, and the rows behind them, with logits for the rows' tokens.
 
     2 (matmul weights a token passes) tokens + 4 H h (pairs that attend) + 2 D V (tokens of rows)
@@ -41,15 +43,15 @@ def forward(cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]) -> F
     return 2.0 * weights * (p.sum() + n.sum()) + 4.0 * H * h * pairs + 2.0 * D * cfg.vocab * n.sum()
 
 
-def passes(exp: Experiment) -> int:
+def training_passes(exp: Experiment) -> int:
     """Forward passes over a rollout that a step takes after sampling: a backward counts as two, recomputation as none."""
     several = exp.epochs * exp.prompts_per_step > (exp.minibatch or exp.prompts_per_step)
     return 3 * exp.epochs + several + sum(PASSES.get(name, 0) for name in exp.provided())
 
 
-def step(exp: Experiment, rollout: Rollout, sampled: Array | int) -> Float[Array, ""]:
+def step_flops(exp: Experiment, rollout: Rollout, sampled: Array | int) -> Float[Array, ""]:
     """Of a whole step: sampling `sampled` tokens (all rounds together) and learning from those that the rollout holds."""
-    return _step(exp.policy, passes(exp), rollout, sampled)
+    return _step(exp.policy, training_passes(exp), rollout, sampled)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -58,5 +60,5 @@ def _step(cfg, learning, rollout, sampled):
     first = jnp.argmax(rollout.action_mask.any(1), -1)  # [N]: the column in which rows begin
     behind = jnp.arange(rollout.tokens.shape[-1]) >= first[:, None, None]
     prompt = (rollout.token_mask & ~behind)[:, 0].sum(-1)
-    once = forward(cfg, prompt, (rollout.token_mask & behind).sum(-1))
+    once = forward_flops(cfg, prompt, (rollout.token_mask & behind).sum(-1))
     return once * (learning + sampled / jnp.maximum(rollout.action_mask.sum(), 1))

@@ -24,7 +24,7 @@ _ASKED = (
 )
 
 
-class Need(NamedTuple):
+class MemoryUse(NamedTuple):
     """Bytes of one program on one device, as the compiler reports them."""
 
     arguments: int
@@ -37,10 +37,10 @@ class Need(NamedTuple):
         return sum(self)
 
 
-class Fit(NamedTuple):
+class CompiledProgram(NamedTuple):
     """One program, compiled or refused."""
 
-    need: Need
+    need: MemoryUse
     seconds: float
     sent: dict[
         tuple[str, str], float
@@ -50,7 +50,7 @@ class Fit(NamedTuple):
     )
 
 
-def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
+def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> CompiledProgram:
     """Compile and ask the compiler."""
     begun = time.perf_counter()
     try:
@@ -62,15 +62,17 @@ def measure(lowered: Lowered, resident: int, where: Mesh | None = None) -> Fit:
             sum(_bytes(info) for info in jax.tree.leaves(lowered.in_avals))
             / (where.size if where else 1)
         )
-        return Fit(_refusal(str(error), own, resident), time.perf_counter() - begun, {}, True)
-    sends = collectives.sent(compiled.as_text() or "", where) if where else {}
-    return Fit(need(compiled, resident), time.perf_counter() - begun, sends)
+        return CompiledProgram(
+            _refusal(str(error), own, resident), time.perf_counter() - begun, {}, True
+        )
+    sends = collectives.bytes_sent(compiled.as_text() or "", where) if where else {}
+    return CompiledProgram(memory_use(compiled, resident), time.perf_counter() - begun, sends)
 
 
-def need(compiled: Compiled, resident: int) -> Need:
+def memory_use(compiled: Compiled, resident: int) -> MemoryUse:
     m = compiled.memory_analysis()
     assert m is not None
-    return Need(
+    return MemoryUse(
         m.argument_size_in_bytes,
         m.output_size_in_bytes - m.alias_size_in_bytes,
         m.temp_size_in_bytes,
@@ -82,18 +84,18 @@ def _bytes(x) -> int:
     return x.size * x.dtype.itemsize if hasattr(x.dtype, "itemsize") else 8
 
 
-def _refusal(text: str, arguments: int, resident: int) -> Need:
+def _refusal(text: str, arguments: int, resident: int) -> MemoryUse:
     """What the compiler says that a program it refuses would take; 0 where it says nothing."""
     for i, pattern in enumerate(_ASKED):
         if found := re.search(pattern, text):
             asked = int(float(found[1]) * 1024 ** ("KMGT".index(found[2]) + 1))
-            return Need(
+            return MemoryUse(
                 arguments if i else 0, 0, asked, resident
             )  # only the first counts the arguments too
-    return Need(arguments, 0, 0, resident)
+    return MemoryUse(arguments, 0, 0, resident)
 
 
-def scaled(exp: Experiment, shards: int, prompts: int) -> Experiment:
+def with_batch_size(exp: Experiment, shards: int, prompts: int) -> Experiment:
     """The experiment with so many prompts on each of the shards, all of them in one pass."""
     n = shards * prompts
     return dataclasses.replace(
@@ -101,10 +103,10 @@ def scaled(exp: Experiment, shards: int, prompts: int) -> Experiment:
     )
 
 
-def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str:
+def largest_batch(exp: Experiment, room: int, ask: Callable[[Experiment], CompiledProgram]) -> str:
     """How many prompts fit: two batches are compiled, a line is drawn through their bytes, and the batch where it ends is compiled too."""
     shards = mesh.ways("batch", exp.rules, exp.mesh)
-    one, two = (ask(scaled(exp, shards, k)) for k in (1, 2))
+    one, two = (ask(with_batch_size(exp, shards, k)) for k in (1, 2))
     if one.refused or one.need.peak > room:
         return "not one prompt a shard in one pass"
     if two.refused:
@@ -115,7 +117,7 @@ def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str
     told = f"{most * shards:,} prompts ({most * shards * exp.group_size:,} rows) in one pass"
     if most <= 2:
         return told
-    third = ask(scaled(exp, shards, most))
+    third = ask(with_batch_size(exp, shards, most))
     if not third.refused and third.need.peak <= room:
         return f"{told}, {third.need.peak / GIB:.3g} GiB"
     return f"less than {told}, where a line through two compilations ends: a third one does not fit"
@@ -124,7 +126,7 @@ def largest(exp: Experiment, room: int, ask: Callable[[Experiment], Fit]) -> str
 UNITS = ("TiB", 2**40), ("GiB", 2**30), ("MiB", 2**20), ("kiB", 2**10)
 
 
-def memory() -> int:
+def device_memory() -> int:
     """Bytes of one device: what its driver says it may use; of the host its memory, shared by the devices simulated on it."""
     device = jax.local_devices()[0]
     stats = device.memory_stats() or {}
@@ -134,7 +136,7 @@ def memory() -> int:
     )
 
 
-def nbytes(tree) -> int:
+def bytes_per_device(tree) -> int:
     """Bytes of a tree of shapes on one device."""
 
     def one(x):
@@ -144,13 +146,13 @@ def nbytes(tree) -> int:
     return sum(map(one, jax.tree.leaves(tree)))
 
 
-def size(n: int) -> str:
+def format_bytes(n: int) -> str:
     """Bytes to read: three figures."""
-    text, unit = scale(n)
+    text, unit = byte_format(n)
     return f"{text(n)} {unit}"
 
 
-def scale(n: int) -> tuple[Callable[[int], str], str]:
+def byte_format(n: int) -> tuple[Callable[[int], str], str]:
     """How to write bytes beside `n` of them, and in which unit."""
     unit, scale = next(((unit, scale) for unit, scale in UNITS if n >= scale), ("B", 1))
     return (lambda m: f"{m / scale:.4g}" if m >= 10 * scale else f"{m / scale:.3g}"), unit

@@ -19,8 +19,7 @@ from jaxcredit.tasks import score
 from jaxcredit.tasks.scoring import RewardError
 from jaxcredit.tasks.workers import stays
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning import flops
-from jaxcredit.train.planning import memory as fit
+from jaxcredit.train.planning import flops, memory
 from jaxcredit.train.planning.advice import smaller
 from jaxcredit.train.planning.topology import Topology
 from jaxcredit.train.programs import Programs, build, steps_of
@@ -43,7 +42,9 @@ def plan(
     """
     console = console or Console(soft_wrap=True)
     if on is None:
-        return _plan(exp, console, jax.local_devices()[0].device_kind, fit.memory(), largest)
+        return _plan(
+            exp, console, jax.local_devices()[0].device_kind, memory.device_memory(), largest
+        )
     exp = exp if exp.mesh else dataclasses.replace(exp, mesh={"fsdp": len(on.devices)})
     with mesh.planned(on.devices):
         if math.prod(mesh.sizes(exp.mesh).values()) != len(on.devices):
@@ -61,24 +62,25 @@ def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool
     told = (
         f"{exp.name}: {params.count(made.state.params):,} parameters, {method_of(exp.credit).name}, {exp.prompts_per_step} prompts x {exp.group_size} "
         f"answers of {max(exp.buckets)} + {exp.max_new_tokens} tokens on {where.size if where else 1} x {kind}"
-        f"{f', mesh {dict(where.shape)}' if where else ''}, attention {made.attention}; {fit.size(room)} a device"
+        f"{f', mesh {dict(where.shape)}' if where else ''}, attention {made.attention}; {memory.format_bytes(room)} a device"
     )
     console.print(cell(told))
     good = True
-    for name, lowered, resident in programs(exp, made):
+    for name, lowered, resident in lowered_programs(exp, made):
         with progress.shown("plan") as tell:
             tell(f"compiling {name}")
-            found = fit.measure(lowered, resident, where)
+            found = memory.measure(lowered, resident, where)
         good &= (fine := not found.refused and found.need.peak <= room)
         console.print(
             Text(
-                f"{name} {verdict(exp, made, name, found, room)}", style="green" if fine else "red"
+                f"{name} {describe_program(exp, made, name, found, room)}",
+                style="green" if fine else "red",
             )
         )
         if largest and name != "evaluate":  # which takes as many as there are, a batch at a time
             with progress.shown("plan") as tell:
                 tell(f"largest batch of {name}")
-                most = fit.largest(exp, room, lambda e, name=name: _one(e, name))
+                most = memory.largest_batch(exp, room, lambda e, name=name: _one(e, name))
             console.print(Text(f"  largest: {most}"))
     for fine, text in data(exp):
         console.print(
@@ -88,17 +90,21 @@ def _plan(exp: Experiment, console: Console, kind: str, room: int, largest: bool
     return good
 
 
-def _one(exp: Experiment, name: str) -> fit.Fit:
+def _one(exp: Experiment, name: str) -> memory.CompiledProgram:
     made = build(exp)
     lowered, resident = next(
-        (lowered, resident) for found, lowered, resident in programs(exp, made) if found == name
+        (lowered, resident)
+        for found, lowered, resident in lowered_programs(exp, made)
+        if found == name
     )
-    return fit.measure(lowered, resident)
+    return memory.measure(lowered, resident)
 
 
-def verdict(exp: Experiment, made: Programs, name: str, found: fit.Fit, room: int) -> str:
+def describe_program(
+    exp: Experiment, made: Programs, name: str, found: memory.CompiledProgram, room: int
+) -> str:
     """fits or not, bytes, FLOPs, what is sent, and how long it took to compile."""
-    need, (peak, unit) = found.need, fit.scale(room)
+    need, (peak, unit) = found.need, memory.byte_format(room)
     of = (
         f"{peak(need.peak)} of {peak(room)} {unit} a device"
         if need.peak
@@ -112,13 +118,13 @@ def verdict(exp: Experiment, made: Programs, name: str, found: fit.Fit, room: in
         "temporaries": need.temporaries,
         "other state": need.resident,
     }
-    told = [", ".join(f"{what} {fit.size(n)}" for what, n in parts.items() if n)]
+    told = [", ".join(f"{what} {memory.format_bytes(n)}" for what, n in parts.items() if n)]
     if operations := _flops(exp, name):
         told.append(f"{operations:.3g} FLOP")
     if found.sent:
         axes: dict[str, list[str]] = {}
         for (kind, axis), n in sorted(found.sent.items(), key=lambda item: -item[1]):
-            axes.setdefault(axis, []).append(f"{kind} {fit.size(int(n))}")
+            axes.setdefault(axis, []).append(f"{kind} {memory.format_bytes(int(n))}")
         told.append(
             "each device sends "
             + "; ".join(f"{axis}: {', '.join(kinds)}" for axis, kinds in axes.items())
@@ -138,13 +144,13 @@ def _flops(exp: Experiment, name: str) -> float:
         return 0.0
     prompts, rows, passes = full[name]
     return passes * float(
-        flops.forward(
+        flops.forward_flops(
             exp.policy, jnp.full(prompts, P), jnp.full((prompts, rows), exp.max_new_tokens)
         )
     )
 
 
-def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, int]]:
+def lowered_programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, int]]:
     """Each program of a step by name, lowered for the largest prompts, and the bytes of the state that lie beside its arguments."""
     N, P = exp.prompts_per_step, max(exp.buckets)
     state, key = made.state, jax.eval_shape(lambda: jax.random.key(0))
@@ -163,8 +169,8 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
         )
         return steps_of(exp, made)["annotate"](state, Collected(rollout, [], [], {}))
 
-    everything = fit.nbytes(state)
-    weights, beside = state.params, everything - fit.nbytes(state.params)
+    everything = memory.bytes_per_device(state)
+    weights, beside = state.params, everything - memory.bytes_per_device(state.params)
     asked = rows(N, P), rows(N, P, dtype=bool)
     if made.settle:
         yield "settle", made.settle.lower(weights), beside
@@ -183,7 +189,7 @@ def programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Lowered, in
     )  # tracing made.sample would put one jit inside another, which may not have compiler options
     parts = (state, *asked, drawn, rows(N, exp.group_size, 1, dtype=jnp.float32), rows(N))
     if exp.signals:
-        yield "signals", jax.jit(collected).lower(*parts), fit.nbytes(state.opt_state)
+        yield "signals", jax.jit(collected).lower(*parts), memory.bytes_per_device(state.opt_state)
     rollout = placed(jax.eval_shape(collected, *parts))
     yield "credit", made.credit.lower(rollout), everything
     columns = placed(jax.eval_shape(made.credit, rollout))

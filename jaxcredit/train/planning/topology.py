@@ -23,7 +23,7 @@ class Topology(NamedTuple):
     memory: int  # bytes a program may use on one
 
 
-def describe(name: str) -> Topology:
+def tpu_topology(name: str) -> Topology:
     """The chips of `v5e:16x16`, of any TPU topology; of `2xv5e:16x16`, two such slices, joined by the data centre's network."""
     if importlib.util.find_spec("libtpu") is None:
         raise extras.missing(

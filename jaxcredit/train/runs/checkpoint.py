@@ -21,7 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxcredit.parallel import processes
-from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs import storage
 from jaxcredit.train.runs.preemption import Preemption
 
 __all__ = ["CheckpointError", "CheckpointWarning", "Checkpoints", "Preemption", "verify"]
@@ -41,16 +41,26 @@ class Checkpoints:
 
     `save` returns as soon as the arrays are copied to the host and writes in the background. A failed save is a warning while the run goes
     on (the next may succeed: space was freed); `wait` and `close` raise it if no later save made it good. Records of the same step must
-    lie on the disk before `save` (`Records.flush`), so that a resumed run finds them. `run` is the identity of the run: a checkpoint
+    lie on the disk before `save` (`MetricsWriter.flush`), so that a resumed run finds them. `run` is the identity of the run: a checkpoint
     that holds another one is treated as damaged.
     """
 
     def __init__(
-        self, folder: str | os.PathLike, *, every: int = 100, keep: int = 3, run: str | None = None
+        self,
+        folder: str | os.PathLike,
+        *,
+        every: int = 100,
+        max_to_keep: int = 3,
+        run: str | None = None,
     ):
-        if every < 1 or keep < 1:
-            raise ValueError(f"every = {every} and keep = {keep} must be at least 1")
-        self.store, self.every, self.keep, self.run = store.at(folder), every, keep, run
+        if every < 1 or max_to_keep < 1:
+            raise ValueError(f"every = {every} and max_to_keep = {max_to_keep} must be at least 1")
+        self.store, self.every, self.max_to_keep, self.run = (
+            storage.open_storage(folder),
+            every,
+            max_to_keep,
+            run,
+        )
         self._orbax = ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, int, concurrent.futures.Future] | None = None
@@ -58,9 +68,9 @@ class Checkpoints:
         self._last: int | None = None  # the newest step on the disk that belongs to this run
 
     @staticmethod
-    def any(folder: str | os.PathLike) -> bool:
+    def exist(folder: str | os.PathLike) -> bool:
         """Whether the folder contains any checkpoint, complete or not."""
-        return bool(store.at(folder).folders())
+        return bool(storage.open_storage(folder).folders())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -121,13 +131,13 @@ class Checkpoints:
             self._thread.shutdown()
             self._orbax.close()
 
-    def forget(self) -> None:
+    def delete_all(self) -> None:
         """Delete all checkpoints of the folder, after pending writes."""
         self.wait()
         if jax.process_index() == 0:
             for step in self.steps():
                 self.store.remove(_at(step), MANIFEST)
-            self.store.drop()
+            self.store.delete_all()
 
     def restore(
         self, like: Any, *, step: int | None = None, partial: bool = False
@@ -178,7 +188,7 @@ class Checkpoints:
             ]
             for name in {*half, target}:
                 self.store.remove(name, MANIFEST)
-            self.store.room(target, size)
+            self.store.reserve(target, size)
         if jax.process_count() > 1:
             processes.wait()
 
@@ -189,9 +199,9 @@ class Checkpoints:
             return
         target = _at(step)
         self.store.write(f"{target}/{SIDE}", json.dumps(side))
-        self.store.write(f"{target}/{MANIFEST}", json.dumps(self.store.facts(target)))
+        self.store.write(f"{target}/{MANIFEST}", json.dumps(self.store.checksums(target)))
         steps = self.steps()
-        good = [s for s in steps if s <= step][-self.keep :]
+        good = [s for s in steps if s <= step][-self.max_to_keep :]
         for old in set(steps) - set(good):
             self.store.remove(_at(old), MANIFEST)
 
@@ -218,7 +228,7 @@ class Checkpoints:
         ):
             cause, mend = (
                 f"the disk is full ({error})",
-                f"free {size:,} bytes there, or take a smaller `keep`",
+                f"free {size:,} bytes there, or take a smaller max_to_keep",
             )
         self._failed = CheckpointError(
             f"the checkpoint of step {step} ({size:,} bytes) could not be written to {self.store.root}: {cause}; {mend}. "
@@ -231,7 +241,7 @@ class Checkpoints:
 def verify(folder: str | os.PathLike) -> str:
     """What is wrong with a checkpoint folder, in words; "" where every file is there with its size and checksum."""
     parent, _, name = os.fspath(folder).rstrip("/").rpartition("/")
-    return _damage(store.at(parent), name)
+    return _damage(storage.open_storage(parent), name)
 
 
 def _at(step: int) -> str:
@@ -242,7 +252,7 @@ def _is_step(name: str) -> bool:
     return bool(re.fullmatch("[0-9]{8,18}", name)) and name == _at(int(name))
 
 
-def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = None) -> str:
+def _damage(where: storage.Disk | storage.Bucket, folder: str, run: str | None = None) -> str:
     try:
         manifest = json.loads(where.read(f"{folder}/{MANIFEST}"))
     except FileNotFoundError:
@@ -255,7 +265,7 @@ def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = Non
         return "has a damaged manifest: it is not a mapping of file names to sizes and checksums"
     if SIDE not in manifest or not any(name.startswith(f"{ARRAYS}/") for name in manifest):
         return f"has a damaged manifest: it does not list {SIDE} and the arrays"
-    facts = where.facts(folder)
+    facts = where.checksums(folder)
     for name, (size, crc) in manifest.items():
         if name not in facts:
             return f"is damaged: {name} is missing"
@@ -266,7 +276,7 @@ def _damage(where: store.Disk | store.Bucket, folder: str, run: str | None = Non
     return _side_damage(where, folder, run)
 
 
-def _side_damage(where: store.Disk | store.Bucket, folder: str, run: str | None) -> str:
+def _side_damage(where: storage.Disk | storage.Bucket, folder: str, run: str | None) -> str:
     """Defect of a side file with a valid checksum: missing fields, another step or another run; "" if there is none."""
     try:
         side = json.loads(where.read(f"{folder}/{SIDE}"))

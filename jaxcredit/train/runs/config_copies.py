@@ -40,7 +40,7 @@ def local_imports(file: Path) -> dict[str, Path]:
     return files
 
 
-def keep(file: Path, folder: Path) -> None:
+def save_copies(file: Path, folder: Path) -> None:
     """Replace `folder/code` with copies of the local modules that `file` imports."""
     copies = {relative: path.read_bytes() for relative, path in local_imports(file).items()}
     shutil.rmtree(folder / CODE, ignore_errors=True)
@@ -49,7 +49,7 @@ def keep(file: Path, folder: Path) -> None:
         files.write_atomic(folder / CODE / relative, text)
 
 
-def install(file: Path, origin: Path) -> None:
+def redirect_imports(file: Path, origin: Path) -> None:
     """Redirect imports to the copies of a run.
 
     Args:

@@ -37,7 +37,7 @@ BEST = (ACCURACY, HELD_OUT_REWARD, "reward")  # metrics of which the largest val
 TREND = 16  # accuracies in the sparkline
 
 
-def wide() -> Console:
+def wide_console() -> Console:
     """For tables of many columns: the terminal, and where a file or a pipe has no width, enough of one that no number is cut off."""
     return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
 

@@ -18,7 +18,7 @@ import warnings
 import weakref
 from pathlib import Path
 
-from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs import storage
 from jaxcredit.train.runs.lock import LOCK
 from jaxcredit.utils import files
 
@@ -26,27 +26,27 @@ CHECKPOINTS = "checkpoints"
 MARKER = "run.json"  # written when a run is created; only folders with it, or with the files of an older run, are ever deleted
 
 
-class Home:
+class RunFolder:
     """A run folder on a file system."""
 
     def __init__(self, folder: str | os.PathLike):
         self.address, self.path = os.fspath(folder), Path(folder)
         self.checkpoints = str(self.path / CHECKPOINTS)
 
-    def __enter__(self) -> "Home":
+    def __enter__(self) -> "RunFolder":
         return self
 
     def __exit__(self, *_) -> None:
         self.push()
 
-    def pull(self) -> "Home":
+    def pull(self) -> "RunFolder":
         """Download the run folder to `path`."""
         return self
 
     def push(self) -> None:
         """Upload changes in `path`."""
 
-    def holds(self) -> str:
+    def kind(self) -> str:
         """Content of the folder: "" (none), "run" (created by jaxcredit) or "other". Only the small files are inspected."""
         if not self.path.is_dir():
             return "other" if self.path.exists() or self.path.is_symlink() else ""
@@ -55,11 +55,11 @@ class Home:
             names & {"source.json", "config.json"},
             names & {"metrics.jsonl", "hosts", CHECKPOINTS},
         )
-        if self.identity() or (described and worked):  # older runs have no marker
+        if self.run_id() or (described and worked):  # older runs have no marker
             return "run"
         return "other" if {name for name in names if not name.endswith(files.PART)} else ""
 
-    def identity(self) -> str | None:
+    def run_id(self) -> str | None:
         """Unique id of the run, which its checkpoints contain too; None if the marker is missing or damaged."""
         try:
             made = json.loads((self.path / MARKER).read_text())
@@ -73,10 +73,10 @@ class Home:
             else None
         )
 
-    def mark(self, run: str | None = None) -> str:
+    def write_marker(self, run: str | None = None) -> str:
         """Write the marker of a run with unique id `run` (None: a new one). Returns the id."""
         run = run or uuid.uuid4().hex
-        if self.identity() != run:
+        if self.run_id() != run:
             self.path.mkdir(parents=True, exist_ok=True)
             made = {
                 "made_by": "jaxcredit",
@@ -88,14 +88,14 @@ class Home:
 
     def clear(self) -> None:
         """Delete the run except its lock and marker, so that an interrupted deletion still leaves a folder recognized as a run."""
-        self.removable()
+        self.check_removable()
         for path in self.path.iterdir() if self.path.is_dir() else ():
             if path.name not in (LOCK, MARKER):
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
-    def removable(self) -> None:
+    def check_removable(self) -> None:
         """Raise FileExistsError if the folder holds anything but a run, or is a symbolic link."""
-        if self.holds() == "other":
+        if self.kind() == "other":
             raise FileExistsError(
                 f"{self.address} is not a run that jaxcredit created (no {MARKER}, no metrics.jsonl beside source.json or config.json): "
                 "--overwrite does not delete it; remove it yourself, or choose another --run name"
@@ -106,12 +106,12 @@ class Home:
             )
 
 
-class Mirror(Home):
+class BucketRunFolder(RunFolder):
     """Run folder in a bucket. `path` is a temporary local copy without the checkpoints."""
 
     def __init__(self, address: str):
         files.inside(address.removeprefix("gs://"))
-        self.address, self.files = address, store.filesystem()
+        self.address, self.files = address, storage.gcs_filesystem()
         self.checkpoints = f"{address}/{CHECKPOINTS}"
         folder = tempfile.mkdtemp(prefix="jaxcredit-")
         self.path = (
@@ -121,7 +121,7 @@ class Mirror(Home):
         self._forget = weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         self._sent: dict[str, tuple] = {}
 
-    def pull(self) -> "Mirror":
+    def pull(self) -> "BucketRunFolder":
         if not self._forget.atexit:
             self.push()
             if not self._forget.atexit:
@@ -227,17 +227,21 @@ def run_address(runs: str, name: str) -> str:
     return f"{runs.rstrip('/')}/{name}"
 
 
-def home(folder: str | os.PathLike) -> Home:
+def open_run_folder(folder: str | os.PathLike) -> RunFolder:
     """The home of the run at this address; a bucket's is one a process."""
-    return _mirror(there) if (there := store.bucket(folder)) else Home(folder)
+    return (
+        _bucket_run_folder(there)
+        if (there := storage.bucket_address(folder))
+        else RunFolder(folder)
+    )
 
 
-def here(folder: str | os.PathLike) -> Path:
+def local_path(folder: str | os.PathLike) -> Path:
     """The files of a run, checkpoints aside, in a folder of this machine."""
-    return home(folder).pull().path
+    return open_run_folder(folder).pull().path
 
 
-_mirror = functools.cache(Mirror)
+_bucket_run_folder = functools.cache(BucketRunFolder)
 
 
 def _cause(error: Exception) -> str:

@@ -20,7 +20,7 @@ from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.utils.plain_text import visible
 
 
-class Host:
+class HostLog:
     """Log of one process, in hosts/ of the run folder. It includes warnings. A log that cannot be written is left out with a warning."""
 
     def __init__(self, folder: str | Path):
@@ -30,16 +30,16 @@ class Host:
             f"the log of this process ({self.folder / f'{self.process:05d}.log'})"
         )
         devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
-        self.say(
+        self.log(
             f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "
             f"jax {jax.__version__}, python {sys.version.split()[0]}"
         )
 
-    def __enter__(self) -> "Host":
+    def __enter__(self) -> "HostLog":
         self._shown = warnings.showwarning
 
         def showwarning(message, category, *args, **kwargs):
-            self.say(f"{category.__name__}: {message}")
+            self.log(f"{category.__name__}: {message}")
             self._shown(message, category, *args, **kwargs)
 
         warnings.showwarning = self._hook = showwarning
@@ -49,16 +49,16 @@ class Host:
         if warnings.showwarning is self._hook:
             warnings.showwarning = self._shown
         if kind is None:
-            self.say("end")
+            self.log("end")
         elif issubclass(kind, SystemExit):
-            self.say(f"end with code {error.code}")
+            self.log(f"end with code {error.code}")
         else:
-            self.say("failed\n" + "".join(traceback.format_exception(kind, error, trace)).rstrip())
+            self.log("failed\n" + "".join(traceback.format_exception(kind, error, trace)).rstrip())
         for file in self._files.values():
             with contextlib.suppress(OSError):
                 file.close()
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """A line with the time, at once on its way to the disk."""
         self._write(
             self._append,
@@ -66,7 +66,7 @@ class Host:
             f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text, '  ')}\n",
         )
 
-    def step(self, step: int, **seconds: Any) -> None:
+    def log_step(self, step: int, **seconds: Any) -> None:
         """This host's own numbers of a step; what is on the device is left there."""
         line = {"step": step, "at": round(time.time(), 3)}
         line |= {name: round(float(x), 4) for name, x in seconds.items()} | memory()

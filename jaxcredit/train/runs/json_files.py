@@ -23,12 +23,12 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def part(content: dict[str, Any], name: str, kind: type) -> Any:
+def typed_value(content: dict[str, Any], name: str, kind: type) -> Any:
     """Value of a key of a mapping, if its type is `kind`; otherwise an empty `kind()`."""
     value = content.get(name)
     return value if isinstance(value, kind) else kind()
 
 
-def config_of(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
     """Fields of a run's Experiment, from its config.json."""
-    return part(read_json(folder / "config.json"), "config", dict)
+    return typed_value(read_json(folder / "config.json"), "config", dict)

@@ -5,23 +5,23 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from jaxcredit.train.runs.folder import here
+from jaxcredit.train.runs.folder import local_path
 from jaxcredit.utils import files
 
 
-def read(folder: str | Path) -> list[dict]:
+def read_metrics(folder: str | Path) -> list[dict]:
     """The metrics of a run, one dict a step; damaged lines and a half-written last line are left out."""
-    return list(lines(folder))
+    return list(iterate_metrics(folder))
 
 
-def lines(folder: str | Path) -> Iterator[dict]:
+def iterate_metrics(folder: str | Path) -> Iterator[dict]:
     """Iterator over the metrics of a run, one mapping per step, for runs that do not fit into memory; otherwise like `read`."""
-    path = here(folder) / "metrics.jsonl"
+    path = local_path(folder) / "metrics.jsonl"
     if path.exists():
         yield from (line for line, _ in _lines(path) if line is not None)
 
 
-def cut(path: Path, step: int) -> int:
+def truncate_after(path: Path, step: int) -> int:
     """Drop every line after `step`, and a line that was cut off by a kill. Returns the number of damaged lines.
 
     Damaged lines before `step` are moved to `NAME.damaged`, and the whole lines behind them are kept.

@@ -10,7 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
-from jaxcredit.train.runs import storage as store
+from jaxcredit.train.runs import storage
 
 LOCK = "lock.json"
 BEAT_S = 15.0  # seconds between heartbeats
@@ -42,7 +42,7 @@ class Lock:
     def __init__(
         self, folder: str | os.PathLike, *, beat_s: float = BEAT_S, stale_s: float = STALE_S
     ):
-        self.folder, self.store = os.fspath(folder), store.at(folder)
+        self.folder, self.store = os.fspath(folder), storage.open_storage(folder)
         self.beat_s, self.stale_s = beat_s, stale_s
         self.entry = {**_this_process(), "since": _utc(), "token": uuid.uuid4().hex}
         self._seen: tuple[str, float, float] | None = (
@@ -51,7 +51,7 @@ class Lock:
         self._thread: threading.Thread | None = None
         self._end, self._lost, self._missing = threading.Event(), "", False
 
-    def take(self, *, wait: bool) -> str:
+    def acquire(self, *, wait: bool) -> str:
         """Acquire the lock once, without blocking.
 
         Args:
@@ -63,7 +63,7 @@ class Lock:
         Raises:
             Locked: the lock is held by a process that is alive, or on another machine without `wait`.
         """
-        with self.store.guard():
+        with self.store.exclusive():
             if not self.store.create(LOCK, self._text()):
                 held = self._read()
                 if held is not None and not self._stale(held, wait):
@@ -146,7 +146,7 @@ class Lock:
         while not self._lost and not self._end.wait(self.beat_s):
             with (
                 contextlib.suppress(OSError),
-                self.store.guard(),
+                self.store.exclusive(),
             ):  # no other process can take the lock between reading and writing
                 self._renew(write=True)
 
@@ -154,7 +154,7 @@ class Lock:
         try:
             held = self._read()
             if held is None:
-                if isinstance(self.store, store.Disk) and not self.store.root.is_dir():
+                if isinstance(self.store, storage.Disk) and not self.store.root.is_dir():
                     self._lost = f"{self.folder} was deleted or moved while it was trained in: what is not saved elsewhere is lost"
                 elif (
                     write and self._missing

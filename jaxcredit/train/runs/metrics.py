@@ -25,14 +25,14 @@ from rich.console import Console
 
 from jaxcredit.train.runs import old_names
 from jaxcredit.train.runs.console import Display, Summary
-from jaxcredit.train.runs.json_lines import cut, lines
+from jaxcredit.train.runs.json_lines import iterate_metrics, truncate_after
 from jaxcredit.train.runs.masking import is_secret, masked
 from jaxcredit.train.runs.optional_output import OptionalOutput
-from jaxcredit.train.runs.timing import derived
+from jaxcredit.train.runs.timing import goodput_metrics
 from jaxcredit.utils import files
 
 
-class Records:
+class MetricsWriter:
     """The run folder, as a context manager. `start` is the step that was restored: whatever the folder says of later steps is dropped.
 
     Metrics may be device scalars. They are fetched one step late, so that writing them never holds up the device; `flush` fetches and
@@ -51,7 +51,7 @@ class Records:
         address: str = "",  # where a reader finds the folder, if not there
         console: Console | None = None,
         pace_s: float = 5.0,
-        keep: int = 1,
+        recent_steps: int = 1,
     ):
         self.folder, self.steps, self.title, self.address = (
             Path(folder),
@@ -62,13 +62,14 @@ class Records:
         self.writes = jax.process_index() == 0
         self._held: tuple[int, dict, float] | None = None
         self._files: dict[str, Any] = {}
-        self._summary, self._recent = Summary(), deque(maxlen=max(1, keep))
+        self._summary, self._recent = Summary(), deque(maxlen=max(1, recent_steps))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
             damaged = {
-                name: cut(self.folder / name, start) for name in ("metrics.jsonl", "samples.jsonl")
+                name: truncate_after(self.folder / name, start)
+                for name in ("metrics.jsonl", "samples.jsonl")
             }
-            self._summary = Summary(lines(self.folder))
+            self._summary = Summary(iterate_metrics(self.folder))
             self._events = OptionalOutput(
                 f"TensorBoard ({self.folder / 'tensorboard'})",
                 _events,
@@ -92,7 +93,7 @@ class Records:
         self._begun = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
         self._tick = time.monotonic()
 
-    def __enter__(self) -> "Records":
+    def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind, *_) -> None:
@@ -118,7 +119,7 @@ class Records:
         now = time.monotonic()
         self._held, self._tick = (step, dict(metrics), now - self._tick), now
 
-    def samples(self, step: int, items: Sequence[Mapping[str, Any]]) -> None:
+    def log_samples(self, step: int, items: Sequence[Mapping[str, Any]]) -> None:
         """Prompts, answers and scores to look at, one line each."""
         if self.writes:
             self._append("samples.jsonl", step, [{"step": step, **plain(item)} for item in items])
@@ -163,7 +164,7 @@ class Records:
             line["time/tokens_per_s"] = round(line["tokens"] / max(took, 1e-9), 1)
         if self._summary.last and self._summary.last["step"] >= step:
             self._back_before(step)
-        line |= derived(line, dict(self._summary.last))
+        line |= goodput_metrics(line, dict(self._summary.last))
         self._summary.add(line)
         self._recent.append(line)
         if self.writes:
@@ -178,15 +179,15 @@ class Records:
         )
         if self.writes:
             self._drop("metrics.jsonl")
-            cut(self.folder / "metrics.jsonl", step - 1)
-        self._summary = Summary(lines(self.folder) if self.writes else self._recent)
+            truncate_after(self.folder / "metrics.jsonl", step - 1)
+        self._summary = Summary(iterate_metrics(self.folder) if self.writes else self._recent)
 
     def _append(self, name: str, step: int, items: list[dict]) -> None:
         with self._written(name):
             file, newest = self._files.get(name, (None, step))
             if file is None or newest > step:
                 self._drop(name)
-                cut(self.folder / name, step - 1)
+                truncate_after(self.folder / name, step - 1)
                 file = open(self.folder / name, "a")  # noqa: SIM115 (closed by `close`)
             self._files[name] = file, step
             for item in items:

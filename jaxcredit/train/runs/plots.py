@@ -12,10 +12,10 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from jaxcredit.train.runs.console import ACCURACY, HELD_OUT_REWARD
-from jaxcredit.train.runs.folder import here
+from jaxcredit.train.runs.folder import local_path
 from jaxcredit.train.runs.history import History
-from jaxcredit.train.runs.json_files import config_of, part, read_json
-from jaxcredit.train.runs.json_lines import lines
+from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
+from jaxcredit.train.runs.json_lines import iterate_metrics
 from jaxcredit.utils.colors import COLORS
 from jaxcredit.utils.plain_text import literal_figures, one_line
 from jaxcredit.utils.tables import Column, Sheet
@@ -39,7 +39,7 @@ DRAWN = 2000  # largest number of points of a plotted curve
 def curves(folder: str | Path, out: str | Path | None = None) -> Path:
     """One small picture a quantity, as `curves.png` in the run folder."""
     folder = Path(folder)
-    history = History(lines(folder), [name for _, names in PANELS for name in names])
+    history = History(iterate_metrics(folder), [name for _, names in PANELS for name in names])
     panels = [(title, [n for n in names if history.series(n)[0].size]) for title, names in PANELS]
     figure, axes = _grid([title for title, names in panels if names], folder.name)
     for axis, names in zip(axes, [names for _, names in panels if names], strict=True):
@@ -57,7 +57,7 @@ def compare(
     folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9
 ) -> tuple[Sheet, Path]:
     """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
-    groups = _grouped([here(f) for f in folders])
+    groups = _grouped([local_path(f) for f in folders])
     numbers = ("seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes")
     table = Sheet(
         "run", *(Column(name, right=True) for name in numbers), title="held-out greedy accuracy"
@@ -113,7 +113,7 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
     groups: dict[str, list[History]] = {}
     labels: dict[str, str] = {}
     for folder in folders:
-        history = History(lines(folder), (ACCURACY, "reward", "tokens"))
+        history = History(iterate_metrics(folder), (ACCURACY, "reward", "tokens"))
         if not len(history):
             raise FileNotFoundError(
                 f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart"
@@ -128,11 +128,11 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
 
 def _same(folder: Path) -> str:
     """What two runs that differ in the seed alone have in common: config and, where the command line made it, its options and file."""
-    config = {k: v for k, v in config_of(folder).items() if k not in ("seed", "name")}
+    config = {k: v for k, v in read_config(folder).items() if k not in ("seed", "name")}
     options = re.sub(
         r"--seed[ =]\S+",
         "",
-        " ".join(map(str, part(read_json(folder / "source.json"), "args", list))),
+        " ".join(map(str, typed_value(read_json(folder / "source.json"), "args", list))),
     )
     source = (folder / "config.py").read_text() if (folder / "config.py").exists() else ""
     return json.dumps([config, options.split(), source], sort_keys=True) if config else ""

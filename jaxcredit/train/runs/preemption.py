@@ -11,7 +11,7 @@ import jax
 from jaxcredit.parallel.processes import gathered
 
 
-class Asked(BaseException):
+class StopRequested(BaseException):
     """Request to stop, raised inside `Preemption.interruptible`. A BaseException, so that `except Exception` does not catch it."""
 
 
@@ -27,7 +27,7 @@ class Preemption:
     EXIT = 143
 
     def __init__(self, *, agree_every: int = 10):
-        self.asked, self.code, self.agree_every = False, Preemption.EXIT, agree_every
+        self.stop_requested, self.code, self.agree_every = False, Preemption.EXIT, agree_every
         self._breaks = False
         self._before: dict = {}
 
@@ -46,25 +46,25 @@ class Preemption:
     def should_stop(self, step: int) -> bool:
         """Whether to save and exit after this step; the same in all processes, which exchange requests at every `agree_every`-th step."""
         if jax.process_count() == 1:
-            return self.asked
-        return step % self.agree_every == 0 and bool(gathered(self.asked).any())
+            return self.stop_requested
+        return step % self.agree_every == 0 and bool(gathered(self.stop_requested).any())
 
     @contextlib.contextmanager
     def interruptible(self, can: bool = True) -> Iterator[None]:
-        """Context in which a request to stop raises Asked at once. Without effect if `can` is False or there are several processes."""
+        """Context in which a request to stop raises StopRequested at once. Without effect if `can` is False or there are several processes."""
         if not can or jax.process_count() > 1:
             yield
             return
         self._breaks = True
         try:
-            if self.asked:
-                raise Asked
+            if self.stop_requested:
+                raise StopRequested
             yield
         finally:
             self._breaks = False
 
     def _ask(self, signum, _) -> None:
-        self.asked, self.code = True, 130 if signum == signal.SIGINT else Preemption.EXIT
+        self.stop_requested, self.code = True, 130 if signum == signal.SIGINT else Preemption.EXIT
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if signum == signal.SIGINT:
@@ -75,4 +75,4 @@ class Preemption:
                 )
         if self._breaks:
             self._breaks = False
-            raise Asked
+            raise StopRequested

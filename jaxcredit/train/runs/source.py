@@ -5,14 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcredit.train.runs import config_copies as kept_modules
-from jaxcredit.train.runs.folder import here
+from jaxcredit.train.runs import config_copies
+from jaxcredit.train.runs.folder import local_path
 from jaxcredit.utils import files
 
 CREDIT = "credit"  # the folder with the copy of an estimator's file
 
 
-def keep(source: Mapping[str, Any], folder: Path, step: int) -> None:
+def save(source: Mapping[str, Any], folder: Path, step: int) -> None:
     """Copy the config file, the files it imports from its folder, and the file of `--credit` into the run folder, and write source.json.
 
     Args:
@@ -23,17 +23,17 @@ def keep(source: Mapping[str, Any], folder: Path, step: int) -> None:
     """
     changes = _read(folder).get("changes")
     changes = changes if isinstance(changes, list) else []
-    if (differs := changed(folder, source)) and step:
+    if (differs := changed_options(folder, source)) and step:
         changes = [
             *changes,
             {"step": step, "options": {name: list(pair) for name, pair in differs.items()}},
         ]
     config = Path(source["config"])
-    kept_modules.keep(config, folder)
+    config_copies.save_copies(config, folder)
     if credit := estimator_file(source):
         (folder / CREDIT).mkdir(exist_ok=True)
         files.write_atomic(folder / CREDIT / credit.name, credit.read_bytes())
-        kept_modules.keep(credit, folder / CREDIT)
+        config_copies.save_copies(credit, folder / CREDIT)
     files.write_atomic(folder / "config.py", config.read_bytes())
     written = {**source, **({"changes": changes} if changes else {})}
     files.write_atomic(folder / "source.json", json.dumps(written, indent=2) + "\n")
@@ -45,7 +45,7 @@ def estimator_file(source: Mapping[str, Any]) -> Path | None:
     return path.resolve() if path.suffix == ".py" and path.is_file() else None
 
 
-def kept_estimator(source: Mapping[str, Any], folder: Path) -> tuple[str | None, str | None]:
+def saved_estimator(source: Mapping[str, Any], folder: Path) -> tuple[str | None, str | None]:
     """Value for `--credit` with the run folder's copy of its file, and the original path; without a copy the unchanged value and None."""
     path, colon, function = (source["credit"] or "").partition(":")
     copy = folder / CREDIT / Path(path).name
@@ -59,14 +59,14 @@ def options(folder: str | Path) -> dict[str, Any]:
 
     Runs made before values were recorded give only the options on their command line, as strings.
     """
-    recorded = _read(here(folder))
+    recorded = _read(local_path(folder))
     values = recorded.get("options")
     return (dict(values) if isinstance(values, dict) else _typed(recorded.get("args"))) | (
         {"--credit": recorded["credit"]} if recorded.get("credit") else {}
     )
 
 
-def changed(folder: Path, source: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def changed_options(folder: Path, source: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Options of `source` whose values differ from those recorded in a run folder: {name: (old, new)}.
 
     For runs made before values were recorded, only the options on their command line are compared.
@@ -84,7 +84,7 @@ def changed(folder: Path, source: Mapping[str, Any]) -> dict[str, tuple[Any, Any
     return {name: pair for name, pair in pairs.items() if not _alike(*pair)}
 
 
-def differing(folders: Sequence[str | Path]) -> dict[str, list[Any]]:
+def differing_options(folders: Sequence[str | Path]) -> dict[str, list[Any]]:
     """Options in which runs differ: {name: [value of each run]}, None for a run without that option."""
     every = [options(folder) for folder in folders]
     names = dict.fromkeys(name for one in every for name in one)

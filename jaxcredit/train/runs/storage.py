@@ -12,7 +12,7 @@ from pathlib import Path
 from jaxcredit.utils import files
 
 
-def bucket(address: str | os.PathLike) -> str:
+def bucket_address(address: str | os.PathLike) -> str:
     """`address` as gs://BUCKET/..., no matter how many slashes (a Path eats one); "" for a folder of the file system."""
     address = re.sub("/+", "/", os.fspath(address)).rstrip("/")
     scheme, rest = re.fullmatch(r"(?:(\w{2,}):/)?(.*)", address, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
@@ -23,9 +23,9 @@ def bucket(address: str | os.PathLike) -> str:
     return f"gs://{rest}" if scheme else ""
 
 
-def at(address: str | os.PathLike) -> "Disk | Bucket":
+def open_storage(address: str | os.PathLike) -> "Disk | Bucket":
     """The store at this address."""
-    return Bucket(there) if (there := bucket(address)) else Disk(address)
+    return Bucket(there) if (there := bucket_address(address)) else Disk(address)
 
 
 class Disk:
@@ -66,7 +66,7 @@ class Disk:
         (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def guard(self):
+    def exclusive(self):
         """Context that excludes other processes of this machine, on file systems with folder locks."""
         folder = os.open(self.root, os.O_RDONLY)
         try:
@@ -76,7 +76,7 @@ class Disk:
         finally:
             os.close(folder)
 
-    def facts(self, folder: str) -> dict[str, list]:
+    def checksums(self, folder: str) -> dict[str, list]:
         """Size and checksum of each file in `folder`, read to its last byte."""
         top = self.root / folder
         return {
@@ -85,7 +85,7 @@ class Disk:
             if p.is_file()
         }
 
-    def room(self, folder: str, size: int) -> None:
+    def reserve(self, folder: str, size: int) -> None:
         """Make the folder; raises OSError where `size` bytes are not free."""
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
@@ -98,7 +98,7 @@ class Disk:
         (self.root / folder / first).unlink(missing_ok=True)
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
-    def drop(self) -> None:
+    def delete_all(self) -> None:
         """Delete the folder or bucket path with all its content."""
         shutil.rmtree(self.root, ignore_errors=True)
 
@@ -107,7 +107,7 @@ class Bucket:
     """Folders under `root`, gs://BUCKET/... . Objects appear whole, and the bucket keeps their checksums: none is read to be checked."""
 
     def __init__(self, root: str):
-        self.root, self.files = root, filesystem()
+        self.root, self.files = root, gcs_filesystem()
 
     def path(self, name: str):
         from etils import epath
@@ -151,11 +151,11 @@ class Bucket:
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(f"{self.root}/{name}")
 
-    def guard(self):
+    def exclusive(self):
         """No-op: `create` is atomic in the bucket."""
         return contextlib.nullcontext()
 
-    def facts(self, folder: str) -> dict[str, list]:
+    def checksums(self, folder: str) -> dict[str, list]:
         top = f"{self.root}/{folder}/".removeprefix("gs://")
         found: dict = self.files.find(f"{self.root}/{folder}", detail=True)  # pyright: ignore[reportAssignmentType] (no list)
         return {
@@ -163,7 +163,7 @@ class Bucket:
             for name, info in sorted(found.items())
         }
 
-    def room(self, folder: str, size: int) -> None:
+    def reserve(self, folder: str, size: int) -> None:
         """A bucket has room, and no folders to make."""
 
     def remove(self, folder: str, first: str) -> None:
@@ -171,13 +171,13 @@ class Bucket:
             with contextlib.suppress(FileNotFoundError):
                 self.files.rm(f"{self.root}/{name}", recursive=name == folder)
 
-    def drop(self) -> None:
+    def delete_all(self) -> None:
         """Delete the folder or bucket path with all its content."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm(self.root, recursive=True)
 
 
-def filesystem():
+def gcs_filesystem():
     """Google's buckets through fsspec, nothing remembered of what others may change."""
     import gcsfs
 
