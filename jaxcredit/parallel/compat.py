@@ -1,6 +1,6 @@
 """Functions of jax outside its public interface, each with a replacement for versions that lack it.
 
-tests/test_private_imports.py lists every such import of the package.
+tests/project/test_private_imports.py lists every such import of the package.
 """
 
 from collections.abc import Sequence

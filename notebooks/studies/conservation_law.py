@@ -4,7 +4,7 @@
 
 Binary tokens whose mass on the mode is given by position; R is 0 or 1 and hangs a little (delta -> 0) on one of them, nobody knows on
 which. R_t is the limit of gSNR(g) / gSNR(REINFORCE with the known mean) with the key at t, and sum_t nu_t R_t <= sum_t nu_t for every
-function g of one group's tokens and rewards, nu_t being REINFORCE's noise at t. Enumerated in tests/test_sploo_theory.py.
+function g of one group's tokens and rewards, nu_t being REINFORCE's noise at t. Enumerated in tests/credit/test_sploo_theory.py.
 """
 
 import argparse

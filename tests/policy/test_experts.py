@@ -1,0 +1,98 @@
+"""Experts on eight devices, cut over experts, their hidden layer and the prompts, are those of one."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_decoders import GEMMA, MOE, make
+
+from jaxcredit.parallel import mesh
+from jaxcredit.policy import transformer as tf
+from jaxcredit.policy.experts import routed
+
+N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no part of an array has the size of another whole one
+
+
+def weights(rng):
+    shapes = {"w_router": (D, E), "w_gate": (E, D, F), "w_up": (E, D, F), "w_down": (E, F, D)}
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def pull(place):
+    def loss(y, w, by):
+        out = routed(y, w, jax.nn.silu, K, place)
+        return (out * by).sum(), out
+
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"fsdp": 2, "expert": 2, "tensor": 2},
+        pytest.param({"data": 4, "expert": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_many_devices_are_one(shape):
+    rng = np.random.default_rng(0)
+    y, by, w = (
+        rng.normal(size=(N, T, D)).astype(np.float32),
+        rng.normal(size=(N, T, D)).astype(np.float32),
+        weights(rng),
+    )
+    (_, want), wanted = pull(None)(y, w, by)
+    devices = mesh.make(shape)
+    place = mesh.Layout(devices, tuple(mesh.fsdp_tensor.items()))
+    lies = jax.device_put(y, mesh.batch(N, mesh.fsdp_tensor, devices))
+    (_, got), gradient = pull(place)(lies, w, by)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)
+    assert all(np.abs(x).max() > 0.1 for x in jax.tree.leaves(gradient))
+    text = pull(place).lower(lies, w, by).compile().as_text()
+    assert (
+        f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text
+    )  # nobody ever holds all tokens
+
+
+@pytest.mark.slow
+def test_a_token_takes_its_likeliest_experts():
+    """One expert is the MLP; and an expert that nobody chooses may hold anything."""
+    rng = np.random.default_rng(1)
+    y, w = rng.normal(size=(2, 3, D)).astype(np.float32), weights(rng)
+    alone = {"w_router": w["w_router"][:, :1]} | {
+        name: w[name][:1] for name in ("w_gate", "w_up", "w_down")
+    }
+    mlp = (jax.nn.silu(y @ w["w_gate"][0]) * (y @ w["w_up"][0])) @ w["w_down"][0]
+    np.testing.assert_allclose(routed(y, alone, jax.nn.silu, 1), mlp, atol=1e-4)
+    y = np.abs(y)
+    shy = w | {"w_router": np.where(np.arange(E) == 3, -9, np.abs(w["w_router"]))}
+    out = routed(y, shy, jax.nn.silu, K)
+    shy["w_up"] = np.where(np.arange(E)[:, None, None] == 3, 1e6, w["w_up"]).astype(np.float32)
+    np.testing.assert_array_equal(routed(y, shy, jax.nn.silu, K), out)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cfg", [MOE, GEMMA], ids=["moe", "gemma"])
+def test_the_whole_policy_on_eight_devices(cfg):
+    """Log-probs and gradients of experts, windows, caps and norms, activations cut as the table says, are those of one device."""
+    tree = make(cfg)
+    tokens = np.random.default_rng(0).integers(1, 7, (4, 2, 9)).astype(np.int32)
+    tokens[:, :, :4] = tokens[:, :1, :4]
+
+    def pull(cfg):
+        def loss(w, tokens):
+            out = tf.logprob(w, tokens, jnp.ones(tokens.shape, bool), cfg, prompt=4)
+            return out["logp"].sum(), out["logp"]
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+    (_, want), wanted = pull(cfg)(tree, tokens)
+    devices = mesh.make({"fsdp": 2, "tensor": 2, "expert": 2})
+    place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
+    lies = jax.device_put(tree, mesh.shardings(tf.specs(cfg), mesh.fsdp_tensor, devices))
+    cut = jax.device_put(tokens, mesh.batch(4, mesh.fsdp_tensor, devices))
+    (_, got), gradient = pull(dataclasses.replace(cfg, place=place))(lies, cut)
+    np.testing.assert_allclose(got, want, atol=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)

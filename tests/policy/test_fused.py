@@ -1,0 +1,308 @@
+"""Kernels against plain attention, in the interpreter of Pallas and by the other implementation of cuDNN's function; and who gets which."""
+
+import dataclasses
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absent import NO_LIBTPU
+from paths import HELPERS
+from small_decoders import CAPPED, FULL, GEMMA, LLAMA, NEAR, P, R, S, batch, flat, make
+
+from jaxcredit.parallel import mesh, params
+from jaxcredit.policy import fused_attention as fused
+from jaxcredit.policy import splash_attention as splash
+from jaxcredit.policy import transformer as tf
+from jaxcredit.policy.positions import FAR
+
+UNCAPPED = dataclasses.replace(GEMMA, score_cap=0.0)  # cuDNN knows no cap
+
+
+def seen(valid, P, S, window):
+    """Who sees whom `[N, T, T]`, from the words: valid tokens of the prompt and the own row, up to itself, fewer than `window` back."""
+    T = valid.shape[1]
+    row = np.array([-1] * P + [i // S for i in range(T - P)])
+    out = np.zeros((len(valid), T, T), bool)
+    for n, i in np.ndindex(len(valid), T):
+        text = [j for j in range(i + 1) if row[j] in (-1, row[i]) and valid[n, j]]
+        out[n, i, text[-window:] if valid[n, i] else text] = True
+    return out
+
+
+def dense(q, k, v, mask, cfg):
+    """The formula, all scores at once."""
+    k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
+    z = jnp.einsum("nihd,njhd->nhij", q, k) / (cfg.score_dim or cfg.head_dim) ** 0.5
+    z = cfg.score_cap * jnp.tanh(z / cfg.score_cap) if cfg.score_cap else z
+    return jnp.einsum("nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v)
+
+
+def compare(cfg, valid, P, S, *windows, heads=4, kv_heads=2):
+    """Values and gradients of a kernel at the tokens that count, those of the formula."""
+    (N, T), h, rng = valid.shape, cfg.head_dim, np.random.default_rng(0)
+    q, k, v, w = (
+        jnp.asarray(rng.normal(size=(N, T, n, h)), jnp.float32)
+        for n in (heads, kv_heads, kv_heads, heads)
+    )
+    w = jnp.where(valid[..., None, None], w, 0)  # nobody asks for what padding sees
+
+    def told(attend):
+        def f(q, k, v, *window):
+            out = attend(q, k, v, *window)
+            return (out * w).sum(), out
+
+        return jax.jit(jax.value_and_grad(f, (0, 1, 2), has_aux=True))
+
+    got = told(fused.fused(cfg, jnp.asarray(valid), P, S))
+    want = told(lambda q, k, v, mask: dense(q, k, v, mask, cfg))
+    for window in windows or (None,):
+        (_, a), g = got(q, k, v, window and jnp.int32(window))
+        (_, b), h = want(q, k, v, seen(valid, P, S, window or T))
+        np.testing.assert_allclose(a[valid], b[valid], atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, h)
+
+
+def packed():
+    """Padding on both sides, a hole, an empty row, an empty prompt."""
+    _, valid = batch()
+    return np.concatenate([valid[:, 0, :P], valid[:, :, P:].reshape(len(valid), -1)], 1)
+
+
+@pytest.mark.parametrize("name, cfg", [("splash", CAPPED), ("cudnn", NEAR)])
+def test_a_kernel_is_the_formula(name, cfg):
+    compare(dataclasses.replace(cfg, attention=name), packed(), P, S, 3, FAR)
+
+
+def test_a_mask_is_who_sees_whom():
+    """Made a piece at a time, beyond the last token too; and the tokens of a row that begins in the middle of a block."""
+    mask = splash.Packed(64, 5, 6, 4)
+    whole = mask[:, :]
+    np.testing.assert_array_equal(whole[:23, :23], seen(np.ones((1, 23), bool), 5, 6, 4)[0])
+    assert np.array_equal(mask[8:16, 16:24], whole[8:16, 16:24]) and whole.any(1).all()
+    np.testing.assert_array_equal(
+        splash.Packed(20, 9, 0, FAR)[:, :], np.tril(np.ones((20, 20), bool))
+    )
+
+
+@pytest.mark.parametrize(
+    "name, prompts, kv_heads",
+    [
+        ("splash", 2, 1),
+        *(
+            pytest.param(*x, marks=pytest.mark.slow)
+            for x in (("splash", 2, 2), ("splash", 3, 4), ("cudnn", 2, 1))
+        ),
+    ],
+)
+def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_heads):
+    """One kv head over two devices is copied; three prompts over two are computed by both. In many blocks, of which some are left out:
+    rows begin within a block, and the prompt ends nowhere near one."""
+    monkeypatch.setattr(splash, "BLOCK", 128)
+    valid = np.ones((prompts, 60 + 6 * 65), bool)
+    valid[0, :7] = valid[-1, 300:305] = False
+    place = mesh.Layout(
+        mesh.make({"fsdp": 2, "tensor": 2}), tuple(sorted(mesh.fsdp_tensor.items()))
+    )
+    compare(
+        dataclasses.replace(LLAMA, attention=name, place=place), valid, 60, 65, kv_heads=kv_heads
+    )
+
+
+@pytest.mark.parametrize(
+    "name, cfg",
+    [
+        pytest.param(name, cfg, marks=pytest.mark.slow)
+        for name, cfg in (("splash", FULL), ("splash", GEMMA), ("cudnn", UNCAPPED))
+    ],
+    ids=["splash", "windows", "cudnn"],
+)
+def test_a_policy_is_the_same_with_a_kernel(name, cfg):
+    """Logits, log-probs, entropies and gradients; grouped heads, padding on both sides, a hole, an empty row, windows and a cap."""
+    tree, (tokens, valid) = make(cfg), batch(1)
+    asked = jnp.asarray(
+        valid[:, :, P:] & valid[:, :, P - 1 : -1]
+    )  # behind padding stands a state that nobody asks for
+    weight = jax.random.normal(jax.random.key(3), (2, *asked.shape))
+
+    def told(w, cfg):
+        def loss(w):
+            out = tf.logprob(w, tokens, valid, cfg, prompt=P)
+            value = [
+                jnp.where(asked, a * b, 0).sum()
+                for a, b in zip(weight, (out["logp"], out["entropy"]), strict=True)
+            ]
+            return sum(value), out | {"logits": tf.logits(w, flat(tokens), flat(valid), cfg)}
+
+        return jax.grad(loss, has_aux=True)(w)
+
+    told = jax.jit(told, static_argnums=1)
+    g, got = told(tree, dataclasses.replace(cfg, attention=name))
+    h, want = told(tree, dataclasses.replace(cfg, attention="plain"))
+    for key in ("logp", "entropy"):
+        np.testing.assert_allclose(
+            np.where(asked, got[key], 0), np.where(asked, want[key], 0), atol=1e-5
+        )
+    np.testing.assert_allclose(got["logits"][flat(valid)], want["logits"][flat(valid)], atol=1e-4)
+    for (path, a), b in zip(jax.tree.leaves_with_path(g), jax.tree.leaves(h), strict=True):
+        assert np.abs(b).max() > 1e-4, path
+        np.testing.assert_allclose(a, b, atol=1e-4, err_msg=str(path))
+
+
+def test_nothing_behind_the_end_of_a_row_is_used(monkeypatch):
+    """cuDNN leaves outputs and gradients behind a row's length as they happen to be. Here they are NaN."""
+    real = jax.nn.dot_product_attention
+
+    def spoil(x, length):
+        return jnp.where((jnp.arange(x.shape[1]) >= length[:, None])[..., None, None], jnp.nan, x)
+
+    spoilt = jax.custom_vjp(lambda x, length: x)  # its gradient
+    spoilt.defvjp(lambda x, length: (x, length), lambda length, g: (spoil(g, length), None))
+
+    def leaky(*x, query_seq_lengths, **how):
+        x = (spoilt(a, query_seq_lengths) for a in x)
+        return spoil(real(*x, query_seq_lengths=query_seq_lengths, **how), query_seq_lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", leaky)
+    compare(dataclasses.replace(NEAR, attention="cudnn"), packed(), P, S, 3)
+
+
+def device(platform, version="", **facts):
+    return SimpleNamespace(
+        platform=platform, client=SimpleNamespace(platform_version=version), **facts
+    )
+
+
+TPU, CPU, ROCM = device("tpu"), device("cpu"), device("gpu", "PJRT C API\nrocm 60000")
+H100, A100 = (device("gpu", "PJRT C API\ncuda 12090", compute_capability=n) for n in ("9.0", "8.0"))
+REAL = dataclasses.replace(LLAMA, head_dim=128, dtype="bfloat16")
+WIDE = dataclasses.replace(REAL, head_dim=256)
+
+
+@pytest.mark.parametrize(
+    "on, cfg, name, why",
+    [
+        (CPU, REAL, "plain", ""),
+        (ROCM, REAL, "plain", ""),
+        (TPU, CAPPED, "splash", ""),
+        (TPU, dataclasses.replace(REAL, attention="plain"), "plain", ""),
+        (CPU, dataclasses.replace(LLAMA, attention="splash"), "splash", ""),
+        (H100, REAL, "cudnn", ""),
+        (H100, WIDE, "cudnn", ""),
+        (A100, WIDE, "plain", "heads of at most 128"),
+        (H100, LLAMA, "plain", "no float32"),
+        (H100, dataclasses.replace(REAL, score_cap=2.0), "plain", "no cap"),
+    ],
+)
+def test_who_gets_which(monkeypatch, on, cfg, name, why):
+    monkeypatch.setattr(mesh, "available", lambda: [on])
+    got, reason = fused.chosen(cfg)
+    assert got == name and (why in reason if why else not reason)
+    if why:
+        with pytest.raises(
+            ValueError, match=f"attention = 'cudnn' .*{why}.*take 'auto' or 'plain'"
+        ):
+            fused.chosen(dataclasses.replace(cfg, attention="cudnn"))
+
+
+def test_a_mesh_that_cuts_the_tokens_is_left_to_plain():
+    for rules, name in ((mesh.fsdp_context, "plain"), (mesh.fsdp_tensor, "splash")):
+        where = SimpleNamespace(devices=np.array([TPU]), shape={"fsdp": 2, "context": 2})
+        got, why = fused.chosen(
+            dataclasses.replace(REAL, place=SimpleNamespace(mesh=where, rules=tuple(rules.items())))
+        )
+        assert got == name and ("this mesh cuts" in why) == (name == "plain")
+    with pytest.raises(ValueError, match="attention = 'flash' is not known: take 'auto'"):
+        dataclasses.replace(LLAMA, attention="flash")
+
+
+def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
+    """What a GPU would be asked: its kernel, whole rows behind their prompts, how long each is, and how far a layer looks back."""
+    asked, real = [], jax.nn.dot_product_attention
+
+    def ask(*x, **how):
+        asked.append({"shapes": [a.shape for a in x]} | how)
+        return real(*x, **how | {"implementation": "xla"})
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", ask)
+    monkeypatch.setattr(mesh, "available", lambda: [H100])
+    cfg, valid = dataclasses.replace(NEAR, dtype="bfloat16"), packed()
+    q, k = (jax.ShapeDtypeStruct((len(valid), P + R * S, n, 8), jnp.bfloat16) for n in (4, 2))
+    out = jax.eval_shape(fused.fused(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
+    assert out.shape == q.shape and len(asked) == 2
+    for how, window in zip(asked, ((2, 0), None), strict=True):
+        assert (
+            how["implementation"] == "cudnn"
+            and how["is_causal"]
+            and how["scale"] == 5**-0.5
+            and how["local_window_size"] == window
+        )
+        even = (P + S + 1) // 2 * 2
+        assert how["shapes"] == [(9, even, 4, 8), (9, even, 2, 8), (9, even, 2, 8)]
+        assert how["query_seq_lengths"] is how["key_value_seq_lengths"]
+
+
+@pytest.mark.parametrize("windows", [(), (3, 0)])
+@pytest.mark.parametrize("S", [6, 7])
+def test_jax_takes_what_cudnn_is_asked_for(monkeypatch, windows, S):
+    """A training pass and a forward are lowered for CUDA, which needs no GPU: JAX's own checks of shapes, types and masks."""
+    module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(module, "check_cudnn_version", lambda: 91500)
+    for name in ("check_compute_capability", "is_cuda_compute_capability_equal"):
+        monkeypatch.setattr(module, name, lambda wanted: wanted == "9.0", raising=False)
+    monkeypatch.setattr(mesh, "available", lambda: [H100])
+    cfg = dataclasses.replace(LLAMA, head_dim=16, dtype="bfloat16", windows=windows)
+    assert fused.chosen(cfg) == ("cudnn", "")
+    tree, valid = (
+        jax.eval_shape(lambda: params.init(tf.specs(cfg), jax.random.key(0))),
+        jnp.ones((2, 3, 8 + S), bool),
+    )
+
+    def loss(weights, tokens):
+        return tf.logprob(weights, tokens, valid, cfg, prompt=8)["logp"].sum()
+
+    tokens = jax.ShapeDtypeStruct(valid.shape, jnp.int32)
+    for f, calls in ((loss, {"Softmax"}), (jax.grad(loss), {"Softmax", "SoftmaxBackward"})):
+        text = jax.jit(f).trace(tree, tokens).lower(lowering_platforms=("cuda",)).as_text()
+        assert set(re.findall(r"__cudnn\$fmha(\w+)", text)) == calls and "PADDING_CAUSAL" in text
+
+
+COMPILE = """
+import dataclasses, sys
+import jax, jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+sys.path.insert(0, sys.argv[1])
+from small_decoders import CAPPED
+from jaxcredit.parallel import mesh
+from jaxcredit.train.planning import topology
+from jaxcredit.policy import fused_attention as fused
+
+devices = mesh.make({"fsdp": 2, "tensor": 2}, topology.describe("v5e:2x2").devices)
+place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
+for head_dim, dtype in ((8, "float32"), (64, "bfloat16"), (96, "bfloat16"), (256, "bfloat16")):
+    cfg = dataclasses.replace(CAPPED, place=place, head_dim=head_dim)
+    f = lambda q, k, v, valid, window: fused.fused(cfg, valid, 60, 500)(q, k, v, window).astype(jnp.float32).sum()
+    at = lambda t, *shape: jax.ShapeDtypeStruct(shape, t, sharding=NamedSharding(devices, PartitionSpec(*["fsdp"] * bool(shape))))
+    x = [at(dtype, 2, 1060, heads, head_dim) for heads in (4, 1, 1)] + [at(bool, 2, 1060), at(jnp.int32)]
+    text = jax.jit(jax.grad(f, (0, 1, 2))).lower(*x).compile().as_text()
+    print(head_dim, [name for name in ("splash_mha_fwd", "splash_mha_dq", "splash_mha_dkv") if name in text])
+"""
+
+
+@pytest.mark.slow
+def test_the_compiler_of_tpus_takes_splash():
+    """Forward and backward on a mesh, small and large heads, two windows, a cap, one kv head for two devices."""
+    pytest.importorskip("libtpu", reason=NO_LIBTPU)
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILE, str(HELPERS)],
+        capture_output=True,
+        text=True,
+        timeout=550,
+    )
+    assert done.stdout.count("['splash_mha_fwd', 'splash_mha_dq', 'splash_mha_dkv']") == 4, (
+        done.stdout + done.stderr
+    )

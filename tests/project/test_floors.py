@@ -1,0 +1,122 @@
+"""Imports point downward: each room imports only the rooms that the table allows, inside functions too, and no modules form a circle."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2] / "jaxcredit"
+
+# Room: the rooms that its modules may import. `utils` is free of JAX and open to every room that is not part of the base library.
+ALLOWED = {
+    "utils": "",
+    "kernels": "",
+    "losses": "kernels",
+    "rewards": "kernels",
+    "rollout": "kernels",
+    "credit": "rollout kernels utils",
+    "parallel": "utils",
+    "policy": "parallel utils",
+    "tasks": "utils",
+    "collect": "rollout kernels policy tasks parallel utils",
+    "signals": "rollout losses policy kernels parallel tasks collect utils",
+    "train": "credit losses policy rollout tasks collect signals parallel kernels utils",
+    "arena": "credit rollout kernels policy signals utils",
+    "analysis": "train credit rollout tasks parallel utils",
+    "cli": "utils kernels losses rewards rollout credit parallel policy tasks collect signals train arena analysis",
+    "__init__": "credit kernels losses rollout utils",
+}
+# Inside train/ every module imports only modules of earlier lines.
+TRAIN = [
+    "experiment learning_rate",
+    "runs update",
+    "programs",
+    "loop",
+    "planning evaluation supervised",
+    "failures",
+    "run",
+    "restore",
+]
+# Imports that break a rule for now, as "importer imported".
+EXCEPTIONS: set[str] = set()
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name below `jaxcredit` of every module; a package goes by its folder's name."""
+    named = {
+        path: path.relative_to(ROOT).with_suffix("").parts for path in sorted(ROOT.rglob("*.py"))
+    }
+    return {
+        ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts): path
+        for path, parts in named.items()
+    }
+
+
+def imports(path: Path, known: dict[str, Path]) -> Iterator[str]:
+    """The modules of this package that a file imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            if name.partition(".")[0] == "jaxcredit":
+                inner = name.partition(".")[2]
+                yield inner if inner in known else inner.rpartition(".")[0] or "__init__"
+
+
+def graph() -> dict[str, set[str]]:
+    """Every module with the modules that it imports."""
+    known = modules()
+    return {
+        name: {other for other in imports(path, known) if other != name}
+        for name, path in known.items()
+    }
+
+
+def allowed(importer: str, imported: str) -> bool:
+    """Whether the tables allow an import."""
+    room, other = importer.partition(".")[0], imported.partition(".")[0]
+    if room != other:
+        return other in ALLOWED[room].split()
+    if room != "train" or "train" in (importer, imported):
+        return True
+    floor = {name: n for n, line in enumerate(TRAIN) for name in line.split()}
+    inner, below = (name.split(".")[1] for name in (importer, imported))
+    return inner == below or floor[below] < floor[inner]
+
+
+def circles(edges: dict[str, set[str]]) -> set[str]:
+    """The modules that remain when those that import none of the remaining are removed again and again."""
+    left = {name: set(others) for name, others in edges.items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    while free := {name for name in left if not any(name in others for others in left.values())}:
+        left = {name: others for name, others in left.items() if name not in free}
+    return set(left)
+
+
+def test_every_import_is_allowed():
+    broken = {f"{a} {b}" for a, others in graph().items() for b in others if not allowed(a, b)}
+    assert broken - EXCEPTIONS == set(), (
+        "import a lower room, or move the code: see docs/architecture.md"
+    )
+    assert EXCEPTIONS <= broken, (
+        f"no longer broken, delete from EXCEPTIONS: {sorted(EXCEPTIONS - broken)}"
+    )
+
+
+def test_no_modules_form_a_circle():
+    # A package's `__init__` imports its modules, which may import the package itself for its name only.
+    assert circles(graph()) == set()
+
+
+def test_the_package_has_at_most_fifteen_rooms():
+    rooms = {
+        path.stem
+        for path in ROOT.iterdir()
+        if path.name not in ("__pycache__", "__init__.py", "py.typed")
+    }
+    assert rooms == ALLOWED.keys() - {"__init__"}
+    assert len(rooms) <= 15

@@ -1,0 +1,283 @@
+"""launch/: manifests, task files, pins and the container file are what their readers take, and the README says how far that was tried."""
+
+import re
+import shlex
+import string
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from paths import ROOT
+
+from jaxcredit.train.runs.preemption import Preemption
+
+LAUNCH = ROOT / "launch"
+VALUES = {"RUN": "a", "IMAGE": "registry.example/jaxcredit:tpu", "BUCKET": "runs-of-mine"}
+
+
+# GKE
+
+# What a JobSet (jobset.x-k8s.io/v1alpha2) may have, of which kind; Job specs inside are left to kubernetes-validate.
+JOBSET = {
+    "network": {"enableDNSHostnames": bool, "subdomain": str, "publishNotReadyAddresses": bool},
+    "failurePolicy": {
+        "maxRestarts": int,
+        "restartStrategy": str,
+        "rules": [
+            {
+                "name": str,
+                "action": str,
+                "targetReplicatedJobs": [str],
+                "onJobFailureReasons": [str],
+            }
+        ],
+    },
+    "successPolicy": {"operator": str, "targetReplicatedJobs": [str]},
+    "replicatedJobs": [
+        {"name": str, "replicas": int, "template": {"metadata": dict, "spec": dict}}
+    ],
+    "suspend": bool,
+    "ttlSecondsAfterFinished": int,
+}
+
+
+def held_against(schema, value, where="spec"):
+    if isinstance(schema, dict):
+        assert isinstance(value, dict), where
+        for name, part in value.items():
+            assert name in schema, f"{where} knows no {name}"
+            held_against(schema[name], part, f"{where}.{name}")
+    elif isinstance(schema, list):
+        assert isinstance(value, list), where
+        for i, part in enumerate(value):
+            held_against(schema[0], part, f"{where}[{i}]")
+    else:
+        assert isinstance(value, schema), f"{where} is {value!r}, not a {schema.__name__}"
+
+
+def jobset(name):
+    text = string.Template((LAUNCH / "gke" / name).read_text()).substitute(VALUES)
+    return yaml.safe_load(text)
+
+
+JOBSETS = sorted(path.name for path in (LAUNCH / "gke").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", JOBSETS)
+def test_a_jobset_is_one(name):
+    made = jobset(name)
+    assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    held_against(JOBSET, made["spec"])
+    for rule in made["spec"]["failurePolicy"]["rules"]:
+        assert rule["action"] in (
+            "FailJobSet",
+            "RestartJobSet",
+            "RestartJobSetAndIgnoreMaxRestarts",
+        )
+        assert set(rule["onJobFailureReasons"]) <= {
+            "BackoffLimitExceeded",
+            "DeadlineExceeded",
+            "FailedIndexes",
+            "PodFailurePolicy",
+        }
+
+
+@pytest.mark.parametrize("name", JOBSETS)
+def test_its_jobs_are_jobs(name):
+    validate = pytest.importorskip(
+        "kubernetes_validate",
+        reason="kubernetes-validate is not here (pip install 'jaxcredit[launch]'): Job specs were not checked",
+    )
+    for replicated in jobset(name)["spec"]["replicatedJobs"]:
+        job = {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "metadata": {"name": "job"},
+            **replicated["template"],
+        }
+        validate.validate(job, "1.31", strict=True)
+        job["spec"]["template"]["spec"]["containers"][0]["comand"] = ["x"]
+        with pytest.raises(validate.ValidationError):
+            validate.validate(job, "1.31", strict=True)
+
+
+@pytest.mark.parametrize("name", JOBSETS)
+def test_a_polite_stop_is_no_failure(name):
+    """Exit 143 and a node taken away end the Job for a reason that restarts the set without counting; a crash counts."""
+    spec = jobset(name)["spec"]
+    (replicated,) = spec["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod = job["template"]["spec"]
+    (trainer,) = pod["containers"]
+    codes, nodes = job["podFailurePolicy"]["rules"]
+    assert codes["action"] == nodes["action"] == "FailJob"
+    assert codes["onExitCodes"] == {
+        "containerName": trainer["name"],
+        "operator": "In",
+        "values": [Preemption.EXIT],
+    }
+    assert nodes["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert spec["failurePolicy"]["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
+    assert spec["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
+    # A Job's pod failure policy needs pods that are not restarted in place; and one failed pod is enough, for the others wait for it.
+    assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0
+    assert "command" not in trainer and shlex.join(trainer["args"]).endswith(
+        "--run a --runs /runs --resume auto"
+    )
+    assert {m["name"] for m in trainer["volumeMounts"]} == {v["name"] for v in pod["volumes"]}
+
+
+def test_hosts_are_counted_right():
+    tpu, gpu = (
+        jobset(f"jobset-{device}.yaml")["spec"]["replicatedJobs"][0] for device in ("tpu", "gpu")
+    )
+    job = tpu["template"]["spec"]
+    chips = [
+        int(n)
+        for n in job["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split(
+            "x"
+        )
+    ]
+    limits = job["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert chips[0] * chips[1] == job["completions"] * limits["google.com/tpu"]
+    job = gpu["template"]["spec"]
+    env = {e["name"]: e.get("value") for e in job["template"]["spec"]["containers"][0]["env"]}
+    assert int(env["JAXCREDIT_PROCESSES"]) == job["completions"] == job["parallelism"]
+    assert (
+        env["JAXCREDIT_COORDINATOR"] == f"a-{gpu['name']}-0-0.a:8482"
+        and env["JAXCREDIT_DEVICE"] == "gpu"
+    )
+
+
+# SkyPilot
+
+SKY = sorted((LAUNCH / "sky").glob("*.yaml"))
+TASK = {"name", "workdir", "num_nodes", "resources", "envs", "file_mounts", "setup", "run"}
+
+
+@pytest.mark.parametrize("path", SKY, ids=lambda path: path.name)
+def test_a_task_recovers(path):
+    task = yaml.safe_load(path.read_text())
+    assert set(task) <= TASK
+    recovery = task["resources"]["job_recovery"]
+    assert (
+        recovery["recover_on_exit_codes"] == [Preemption.EXIT]
+        and task["resources"]["use_spot"] is True
+    )
+    assert (
+        subprocess.run(
+            ["bash", "-n"], input=task["setup"] + "\n" + task["run"], text=True, capture_output=True
+        ).stderr
+        == ""
+    )
+    last = shlex.split(task["run"].splitlines()[-1])
+    assert last[:2] == ["exec", "launch/entry.sh"] and last[-2:] == ["--resume", "auto"]
+    assert (ROOT / task["envs"]["CONFIG"]).is_file() and last[last.index("--runs") + 1] in task[
+        "file_mounts"
+    ]
+    assert {name for name, value in task["envs"].items() if value is None} == {
+        "RUN",
+        "BUCKET",
+    }  # to be given with --env
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SKY, ids=lambda path: path.name)
+def test_skypilots_own_loader_takes_it(path, tmp_path):
+    pytest.importorskip(
+        "sky",
+        reason="SkyPilot is not here (pip install skypilot, 320 MB): its files were held against our own schema only",
+    )
+    load = "import sys, sky, yaml; sky.Task.from_yaml_config(yaml.safe_load(open(sys.argv[1])), env_overrides=dict(RUN='a', BUCKET='b'))"
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(path.read_text().replace("\nrun:", "\nrunn:"))
+    for file, good in [(path, True), (wrong, False)]:
+        told = subprocess.run(
+            [sys.executable, "-c", load, str(file)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert (told.returncode == 0) == good, told.stderr
+
+
+# Pins and the container
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def pins():
+    lines = (LAUNCH / "constraints.txt").read_text().splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
+
+
+def test_every_dependency_is_pinned():
+    told, pinned = project(), pins()
+    extras = told["optional-dependencies"]
+    for text in [
+        *told["dependencies"],
+        *(text for name in ("train", "tpu", "cuda", "data", "models") for text in extras[name]),
+    ]:
+        need = Requirement(text)
+        name = re.sub("[-_.]+", "-", need.name.lower())
+        assert name in pinned, (
+            f"{need.name} is not in launch/constraints.txt: make it again with the command on its top"
+        )
+        assert need.specifier.contains(pinned[name]), (
+            f"launch/constraints.txt has {name} {pinned[name]}, pyproject.toml wants {need.specifier}"
+        )
+    for name in ("jaxlib", "libtpu", "jax-cuda13-plugin"):
+        assert name in pinned
+
+
+def test_the_container_file_copies_what_is_there():
+    text = (LAUNCH / "Containerfile").read_text()
+    lines = [
+        line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")
+    ]
+    words = [line.split() for line in lines]
+    assert {w[0] for w in words} == {
+        "ARG",
+        "FROM",
+        "WORKDIR",
+        "COPY",
+        "RUN",
+        "ENV",
+        "ENTRYPOINT",
+        "CMD",
+    }
+    assert re.fullmatch(
+        r"ARG BASE=python:3\.\d+\.\d+-slim-\w+", lines[0]
+    )  # a whole version, never `latest`
+    for w in words:
+        if w[0] == "COPY":
+            assert all((ROOT / source).exists() for source in w[1:-1]), w
+    (run,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN")]
+    assert subprocess.run(["bash", "-n"], input=run, text=True, capture_output=True).stderr == ""
+    asked = set(
+        re.search(r"gpu\) extra=(\S+)", run)[1].split(",")
+        + re.search(r"tpu\) extra=(\S+)", run)[1].split(",")
+    )
+    assert asked <= set(project()["optional-dependencies"])
+    assert (
+        run.count("train,") == 3 and "$extra,train," in (LAUNCH / "install.sh").read_text()
+    )  # the base install is no trainer
+    assert lines[-2] == 'ENTRYPOINT ["launch/entry.sh"]'  # the form without a shell in between
+
+
+# README
+
+
+def test_the_readme_says_of_each_file_how_far_it_was_tried():
+    text = (LAUNCH / "README.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.M)
+    here = {str(p.relative_to(LAUNCH)) for p in LAUNCH.rglob("*") if p.is_file()} - {"README.md"}
+    assert {name for name, _ in rows} == here
+    assert {how.strip() for _, how in rows} <= {
+        "executed",
+        "executed against a fake",
+        "schema-checked",
+        "only written",
+    }
