@@ -6,7 +6,7 @@ import json
 import jax
 import numpy as np
 import pytest
-from micro import build
+from micro_experiment import build
 from paths import MICRO
 
 from jaxcredit import arena, credit

@@ -8,7 +8,7 @@ import unicodedata
 
 import numpy as np
 import pytest
-from micro import ITEMS, build, experiment
+from micro_experiment import ITEMS, build, experiment
 from paths import MICRO
 from rich.console import Console
 

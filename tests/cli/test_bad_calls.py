@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from micro import build, experiment
+from micro_experiment import build, experiment
 from paths import MICRO
 
 from jaxcredit.cli import errors

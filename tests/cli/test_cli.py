@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from micro import build
+from micro_experiment import build
 from paths import CONFIGS, MICRO, ROOT
 
 from jaxcredit import credit

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from micro import ITEMS, experiment, score
-from micro import build as built
+from micro_experiment import ITEMS, experiment, score
+from micro_experiment import build as built
 
 from jaxcredit import credit
 from jaxcredit.collect.single_turn import single_turn, until_mixed

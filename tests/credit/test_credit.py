@@ -6,11 +6,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import loops
 import numpy as np
 import pytest
-from loops.first import batch_ppo, batch_reinforce_pp, loop_pure, loop_san, loop_tempo
-from oracle import compare, compiled, make, near, random
+import reference_loops
+from reference_loops.core import batch_ppo, batch_reinforce_pp, loop_pure, loop_san, loop_tempo
+from small_rollouts import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit.credit import laws, method_of
@@ -23,8 +23,8 @@ reinforce_pp, remax, rloo, san, tempo = (
     compiled(getattr(catalogue, name)) for name in ("reinforce_pp", "remax", "rloo", "san", "tempo")
 )
 LOOPS = {}
-for module in pkgutil.iter_modules(loops.__path__):
-    LOOPS |= vars(importlib.import_module(f"loops.{module.name}"))
+for module in pkgutil.iter_modules(reference_loops.__path__):
+    LOOPS |= vars(importlib.import_module(f"reference_loops.{module.name}"))
 
 
 # One row a trajectory is the easier case of several, and a program more: the slow stage has it.
@@ -38,7 +38,7 @@ def test_oracle(name, shape):
     credit = getattr(catalogue, name)
     loop, whole = LOOPS.get(f"loop_{name}"), LOOPS.get(f"batch_{name}")
     assert (loop is None) != (whole is None), (
-        f"write loop_{name} or batch_{name} in tests/helpers/loops"
+        f"write loop_{name} or batch_{name} in tests/helpers/reference_loops"
     )
     compare(
         credit,

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loops.agents import batch_mars, loop_dr_mas, shapley_by_orders
-from oracle import compare, compiled, make, near, random
+from reference_loops.agents import batch_mars, loop_dr_mas, shapley_by_orders
+from small_rollouts import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, signals

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loops.baselines import (
+from reference_loops.baselines import (
     batch_gdpo,
     batch_gpg,
     batch_prime,
@@ -17,7 +17,7 @@ from loops.baselines import (
     loop_passk,
     loop_sploo,
 )
-from oracle import compare, compiled, make, near, random
+from small_rollouts import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels

@@ -6,10 +6,10 @@ from itertools import combinations
 
 import jax
 import jax.numpy as jnp
-import loops.steps as loops
 import numpy as np
 import pytest
-from oracle import compare, compiled, make, near, random
+from reference_loops import steps as loops
+from small_rollouts import compare, compiled, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses

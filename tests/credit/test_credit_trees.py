@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loops import trees
-from oracle import columns, compiled, groups, make, near, random
+from reference_loops import trees
+from small_rollouts import columns, compiled, groups, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses, signals

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from loops import turns as loops
-from oracle import compare, compiled, make, near, random, z
+from reference_loops import turns as loops
+from small_rollouts import compare, compiled, make, near, random, z
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses

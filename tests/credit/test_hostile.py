@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hostile import LABELS, SHAPE, hostile, relabelled, shuffled, sums
+from extreme_rollouts import LABELS, SHAPE, hostile, relabelled, shuffled, sums
 
 import jaxcredit.credit as catalogue
 from jaxcredit.credit import method_of

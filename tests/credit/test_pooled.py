@@ -5,10 +5,10 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import micro
+import micro_experiment
 import numpy as np
 import pytest
-from oracle import groups, random
+from small_rollouts import groups, random
 
 from jaxcredit import arena, credit, signals
 from jaxcredit.kernels import (
@@ -179,7 +179,7 @@ def test_places():
 
 def test_an_experiment_carries_the_totals_in_its_state():
     """They lie in aux, so they are saved and restored with it; without the entry, the credit says what it lacks."""
-    exp = dataclasses.replace(micro.experiment(), credit=credit.pooled)
+    exp = dataclasses.replace(micro_experiment.experiment(), credit=credit.pooled)
     with pytest.raises(ValueError, match="pooled needs the signal decision_weight"):
         exp.check()
     state = programs.build(

@@ -7,7 +7,7 @@ import gguf as gguf_package
 import numpy as np
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
-from tiny import tiny_tokenizer
+from tiny_checkpoint import tiny_tokenizer
 
 from jaxcredit.policy.formats import pretrained
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import make
+from small_rollouts import make
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels as k

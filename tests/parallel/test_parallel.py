@@ -8,8 +8,8 @@ import sys
 import jax
 import numpy as np
 import pytest
-from compare import close, timeless
-from launching import free_port
+from launch_tools import free_port
+from run_metrics import close, timeless
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli

@@ -286,10 +286,10 @@ def test_gguf_weights_that_are_no_numbers_are_named(tmp_path):
 
 
 def hostile(seed: int, most: int) -> dict[str, int]:
-    """tests/helpers/hostile_files.py in a process of bounded memory: how many files were loaded, refused by name, or ended otherwise."""
+    """tests/helpers/fuzz_checkpoints.py in a process of bounded memory: how many files were loaded, refused by name, or ended otherwise."""
     command = [
         sys.executable,
-        str(HELPERS / "hostile_files.py"),
+        str(HELPERS / "fuzz_checkpoints.py"),
         str(seed),
         str(most),
     ]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absent import NO_LIBTPU
+from missing_packages import NO_LIBTPU
 from paths import HELPERS
 from small_decoders import CAPPED, FULL, GEMMA, LLAMA, NEAR, P, R, S, batch, flat, make
 

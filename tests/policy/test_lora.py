@@ -5,7 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
-import micro
+import micro_experiment
 import numpy as np
 import pytest
 from paths import GOLDENS
@@ -98,7 +98,9 @@ def test_an_export_is_merged(tmp_path):
 
 
 def experiment(**changes):
-    exp = dataclasses.replace(micro.experiment(), lora={"wq": 2, "wo": 2, "w_down": 3}, **changes)
+    exp = dataclasses.replace(
+        micro_experiment.experiment(), lora={"wq": 2, "wo": 2, "w_down": 3}, **changes
+    )
     return dataclasses.replace(
         exp, policy=dataclasses.replace(exp.policy, param_dtype="bfloat16")
     ).check()
@@ -166,7 +168,7 @@ def test_a_run_with_adapters(tmp_path):
     """The whole trainer: a reference that is its adapters alone, a checkpoint, and the run opened again."""
     from jaxcredit.train.run import reopen, run
 
-    exp = dataclasses.replace(micro.experiment(steps=2, beta=0.1), lora=lora.table(2))
+    exp = dataclasses.replace(micro_experiment.experiment(steps=2, beta=0.1), lora=lora.table(2))
     last = run(exp, tmp_path / "r")
     assert last["step"] == 2 and last["skipped"] == 0 and last["kl"] >= 0
     made, weights, step = reopen(exp, tmp_path / "r")
@@ -184,7 +186,7 @@ def test_what_takes_no_adapter():
         ({"wq": 0}, "at least 1, got wq: 0"),
     ):
         with pytest.raises(ValueError, match=words):
-            dataclasses.replace(micro.experiment(), lora=ranks).check()
+            dataclasses.replace(micro_experiment.experiment(), lora=ranks).check()
     with pytest.raises(ValueError, match="beside w_gate, w_up, w_down"):
         lora.specs(tf.specs(MOE), lora.table(4))
     assert set(lora.specs(tf.specs(MOE), lora.table(4, lora.ATTENTION))) == {"wq", "wk", "wv", "wo"}

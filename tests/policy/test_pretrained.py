@@ -12,7 +12,7 @@ import pytest
 from checkpoint_files import FAMILIES, Q, edit, resave, tensors, write_gguf
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
-from tiny import tiny_tokenizer, write_tiny_checkpoint
+from tiny_checkpoint import tiny_tokenizer, write_tiny_checkpoint
 
 from jaxcredit.cli import main as cli
 from jaxcredit.cli import models as listing

@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from tiny import tiny_tokenizer
+from tiny_checkpoint import tiny_tokenizer
 
 from jaxcredit.policy import chat_template
 from jaxcredit.policy.tokenizer import HF, Chars

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from compare import timeless
 from paths import ROOT
+from run_metrics import timeless
 
 OURS = re.compile(
     r"(XLA|JAX|TF|TPU|CUDA|MPL|PYTEST|HF|LIBTPU)_?"
@@ -70,13 +70,15 @@ def cache(tmp_path_factory):
 )
 def test_plan_on_this_machine(options, tmp_path, cache):
     """Compiler options of a CPU are set here: a jit that has some may not be traced inside another."""
-    said = good(["jaxcredit", "plan", "tests/helpers/micro.py", *options], tmp_path, cache)
+    said = good(
+        ["jaxcredit", "plan", "tests/helpers/micro_experiment.py", *options], tmp_path, cache
+    )
     programs = ["sample", "evaluate", *(["signals"] if options else []), "credit", "update"]
     assert [line.split()[0] for line in said.splitlines() if " fits: " in line] == programs
 
 
 def test_a_run_and_what_is_asked_of_it(tmp_path, cache):
-    train = "jaxcredit train tests/helpers/micro.py --steps 2 --run"
+    train = "jaxcredit train tests/helpers/micro_experiment.py --steps 2 --run"
     good(f"{train} a", tmp_path, cache)
     kept = big(cache)
     good(f"{train} b", tmp_path, cache)

@@ -9,7 +9,7 @@ import sys
 import tomllib
 
 import pytest
-from absent import absent, only
+from missing_packages import absent, only
 from paths import ROOT
 
 from jaxcredit import tasks

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import LAUNCH, clean, metadata, program, sh, until
+from launch_tools import LAUNCH, clean, metadata, program, sh, until
 
 from jaxcredit.train.runs.preemption import Preemption
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from launching import LAUNCH, ROOT, clean, metadata, program, sh, until
+from launch_tools import LAUNCH, ROOT, clean, metadata, program, sh, until
 
 __all__ = ["metadata"]  # a fixture
 

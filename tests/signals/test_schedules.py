@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracle import near
 from scipy.special import softmax
 from scipy.stats import beta
+from small_rollouts import near
 
 from jaxcredit import losses
 from jaxcredit.kernels.value_learning import toward_teacher, two_path_weights

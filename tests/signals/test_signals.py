@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
-import micro
+import micro_experiment
 import numpy as np
 import optax
 import pytest
@@ -250,7 +250,7 @@ def test_the_critic_lies_whole_on_every_device_after_an_update_too():
 
 def test_greedy_reward_is_what_the_greedy_answer_earns():
     """ReMax's baseline, of a micro policy on its task: judged answer by answer, and fed to the estimator."""
-    exp = micro.experiment()
+    exp = micro_experiment.experiment()
     exp = dataclasses.replace(
         exp,
         signals={
@@ -258,7 +258,7 @@ def test_greedy_reward_is_what_the_greedy_answer_earns():
         },
         credit=credit.remax,
     ).check()
-    programs = micro.build(exp)
+    programs = micro_experiment.build(exp)
     weights = jax.jit(lambda key: params.init(transformer.specs(exp.policy), key))(
         jax.random.key(5)
     )

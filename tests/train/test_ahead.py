@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import timeless
-from micro import build, experiment
+from micro_experiment import build, experiment
+from run_metrics import timeless
 
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train import programs

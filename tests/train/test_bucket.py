@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import timeless
 from fake_gcs import Server
-from launching import free_port
-from micro import build
+from launch_tools import free_port
+from micro_experiment import build
 from paths import MICRO
+from run_metrics import timeless
 
 from jaxcredit.cli import main as cli
 from jaxcredit.train.runs import folder as home

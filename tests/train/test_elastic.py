@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from compare import close, timeless
-from launching import free_port
+from launch_tools import free_port
+from run_metrics import close, timeless
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli

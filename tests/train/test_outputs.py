@@ -11,7 +11,7 @@ import sys
 import warnings
 
 import matplotlib
-import micro
+import micro_experiment
 import numpy as np
 import pytest
 from rich.console import Console
@@ -460,7 +460,7 @@ def test_the_table_says_who_it_is_about():
 
 def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys):
     hostile = "\x1b]52;c;x\x07[bold]:smile:\r\n  1  forged\n1+1="
-    exp = micro.experiment()
+    exp = micro_experiment.experiment()
     exp = dataclasses.replace(
         exp, task=dataclasses.replace(exp.task, test=[{"prompt": hostile, "meta": 0}])
     )
@@ -514,7 +514,7 @@ def test_a_reward_that_prints_outlives_standard_output(tmp_path):
 )
 def test_training_ends_well_whatever_its_standard_output_is(tmp_path, env, to):
     main = "from jaxcredit.cli.main import main; main()"
-    command = f"set -o pipefail; {sys.executable} -c '{main}' train {micro.__file__} --steps 2 {to}"
+    command = f"set -o pipefail; {sys.executable} -c '{main}' train {micro_experiment.__file__} --steps 2 {to}"
     done = subprocess.run(
         ["bash", "-c", command],
         cwd=tmp_path,

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 from paths import CONFIGS, HELPERS
-from tiny import write_tiny_checkpoint
+from tiny_checkpoint import write_tiny_checkpoint
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
@@ -23,7 +23,7 @@ DRIVER = """
 import dataclasses, io, json, sys
 sys.path.insert(0, sys.argv[1])
 import jax
-import micro
+import micro_experiment
 from rich.console import Console
 from jaxcredit.train.planning import memory, plan
 from jaxcredit.train.planning.advice import smaller
@@ -32,7 +32,7 @@ from jaxcredit.collect.batches import Batches
 from jaxcredit.train.programs import steps_of
 from jaxcredit.train.run import _collector
 
-exp = dataclasses.replace(micro.experiment(beta=0.1), prompts_per_step=8, micro_batch=4, mesh={"fsdp": 2, "tensor": 2})
+exp = dataclasses.replace(micro_experiment.experiment(beta=0.1), prompts_per_step=8, micro_batch=4, mesh={"fsdp": 2, "tensor": 2})
 made = programs.build(exp)
 need = {name: memory.measure(lowered, beside).need for name, lowered, beside in plan.lowered_programs(exp, made)}
 live = sum(x.nbytes for x in jax.live_arrays())

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import jax
 import pytest
-from micro import experiment
+from micro_experiment import experiment
 
 from jaxcredit.parallel import mesh
 from jaxcredit.train import programs

@@ -5,8 +5,8 @@ import re
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import timeless
 from rich.console import Console
+from run_metrics import timeless
 
 from jaxcredit.train.runs import plots
 from jaxcredit.train.runs.console import sparkline

@@ -9,7 +9,7 @@ import textwrap
 import time
 
 import pytest
-from compare import timeless
+from run_metrics import timeless
 
 KILLS = int(os.environ.get("JAXCREDIT_KILLS", "5"))  # .ci/night has 50
 

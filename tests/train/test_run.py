@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from compare import timeless
-from micro import ITEMS, build, experiment, score
+from micro_experiment import ITEMS, build, experiment, score
+from run_metrics import timeless
 
 from jaxcredit import credit
 from jaxcredit.policy.tokenizer import Chars

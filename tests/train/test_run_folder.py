@@ -11,11 +11,11 @@ import threading
 import time
 
 import pytest
-from compare import timeless
 from fake_gcs import Server
-from micro import build, experiment
+from micro_experiment import build, experiment
 from paths import MICRO
 from rich.console import Console
+from run_metrics import timeless
 
 from jaxcredit.cli import main as cli
 from jaxcredit.policy import presets

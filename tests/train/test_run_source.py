@@ -7,7 +7,7 @@ import shutil
 import sys
 
 import pytest
-from micro import build
+from micro_experiment import build
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
@@ -20,14 +20,14 @@ CONFIG = '''
 """The smallest run, with options."""
 import dataclasses, functools, os
 import optax
-import micro
+import micro_experiment
 from jaxcredit import losses
 
 def kl(a, b, *, api_key=None):
     return losses.k3(a, b)
 
 def experiment(steps: int = 2, lr: float = 1e-2, api_key: str = "", seed: int = 0):
-    exp = micro.experiment(steps=steps, seed=seed)
+    exp = micro_experiment.experiment(steps=steps, seed=seed)
     return dataclasses.replace(exp, optimizer=optax.adam(lr), kl=functools.partial(kl, api_key=api_key or os.environ.get("JUDGE")))
 '''
 

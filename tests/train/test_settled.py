@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from micro import experiment
+from micro_experiment import experiment
 
 from jaxcredit.parallel import mesh
 from jaxcredit.parallel.processes import to_global_array

@@ -7,9 +7,9 @@ import sys
 
 import optax
 import pytest
-from compare import timeless
-from micro import ITEMS, build, experiment, score
+from micro_experiment import ITEMS, build, experiment, score
 from paths import MICRO
+from run_metrics import timeless
 
 from jaxcredit.cli import main as cli
 from jaxcredit.collect import single_turn as collect

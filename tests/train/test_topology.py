@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absent import NO_LIBTPU
 from jax.sharding import NamedSharding, PartitionSpec
+from missing_packages import NO_LIBTPU
 from paths import CONFIGS, HELPERS, MICRO
 
 from jaxcredit.cli import main as cli

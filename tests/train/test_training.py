@@ -4,9 +4,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import key_token_world
 import numpy as np
 import optax
-import planted
 import pytest
 
 import jaxcredit.credit as catalogue
@@ -41,17 +41,17 @@ def world(**pay):
 
     @functools.partial(jax.jit, out_shardings=batch)
     def play(table, key):
-        tokens = jax.random.categorical(key, table["logits"], shape=(N, G, planted.S)).astype(
-            jnp.int32
-        )
+        tokens = jax.random.categorical(
+            key, table["logits"], shape=(N, G, key_token_world.S)
+        ).astype(jnp.int32)
         logp = jnp.take_along_axis(
             jax.nn.log_softmax(table["logits"])[None, None], tokens[..., None], -1
         )[..., 0]
-        return planted.plant(planted.rollout(tokens, logp, prompt, **pay))
+        return key_token_world.plant(key_token_world.rollout(tokens, logp, prompt, **pay))
 
     @jax.jit
     def chance(table):
-        return jax.nn.softmax(table["logits"])[planted.KEY, planted.RIGHT]
+        return jax.nn.softmax(table["logits"])[key_token_world.KEY, key_token_world.RIGHT]
 
     optimizer = optax.chain(
         optax.normalize_by_update_norm(), optax.scale(-0.3)
@@ -59,7 +59,7 @@ def world(**pay):
 
     @functools.partial(jax.jit, out_shardings=everywhere)
     def begin():
-        table = {"logits": jnp.zeros((planted.S, V))}
+        table = {"logits": jnp.zeros((key_token_world.S, V))}
         return TrainState(
             table, optimizer.init(table), {}, jax.random.key_data(jax.random.key(1)), jnp.int32(0)
         )
@@ -99,7 +99,9 @@ def learn(credit, **pay):
         rollout = play(state.params, jax.random.key(100 + step))
         answer = judge(rollout)
         assert len(answer["advantage"].addressable_shards) == 8
-        earned.append(float((rollout.tokens[..., P + planted.KEY] == planted.RIGHT).mean()))
+        earned.append(
+            float((rollout.tokens[..., P + key_token_world.KEY] == key_token_world.RIGHT).mean())
+        )
         misled, _ = update(
             jax.tree.map(jnp.copy, state), rollout, move(answer, jax.random.key(step))
         )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from micro import experiment
+from micro_experiment import experiment
 
 from jaxcredit.parallel import params
 from jaxcredit.policy import transformer

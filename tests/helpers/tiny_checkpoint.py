@@ -1,6 +1,6 @@
 """A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template, made without torch.
 
-For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or `python tests/helpers/tiny.py FOLDER`.
+For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or `python tests/helpers/tiny_checkpoint.py FOLDER`.
 """
 
 import sys

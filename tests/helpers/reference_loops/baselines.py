@@ -1,9 +1,9 @@
 """Baselines and token transforms."""
 
 import numpy as np
-from oracle import basics, by_trajectory, earned, tokens, z
+from small_rollouts import basics, by_trajectory, earned, tokens, z
 
-from loops.first import loop_dr_grpo, loop_grpo
+from reference_loops.core import loop_dr_grpo, loop_grpo
 
 
 def white(groups, values, where, eps=1e-6):

@@ -4,7 +4,7 @@ import math
 from functools import cache
 
 import numpy as np
-from oracle import basics, by_trajectory, tokens, z
+from small_rollouts import basics, by_trajectory, tokens, z
 
 
 def steps(g, i):

@@ -1,7 +1,7 @@
 """Steps, segments and redistributed rewards."""
 
 import numpy as np
-from oracle import basics, by_trajectory, earned, tokens, z
+from small_rollouts import basics, by_trajectory, earned, tokens, z
 
 
 def steps(g, i):

@@ -4,7 +4,7 @@ import math
 from itertools import permutations
 
 import numpy as np
-from oracle import basics, by_trajectory, z
+from small_rollouts import basics, by_trajectory, z
 
 
 def units(g):

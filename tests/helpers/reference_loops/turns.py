@@ -1,9 +1,9 @@
 """Estimators of several turns."""
 
 import numpy as np
-from oracle import basics, by_trajectory, tokens, z
+from small_rollouts import basics, by_trajectory, tokens, z
 
-from loops.first import batch_ppo
+from reference_loops.core import batch_ppo
 
 
 def turns(g, i):

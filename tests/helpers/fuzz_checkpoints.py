@@ -1,6 +1,6 @@
 """Damaged and hostile checkpoint files by the thousand: each must load, or be refused by a ValueError or OSError that names it.
 
-python tests/helpers/hostile_files.py SEED MOST, in a process of its own: its memory is bounded, and each case has some seconds. Prints a line for
+python tests/helpers/fuzz_checkpoints.py SEED MOST, in a process of its own: its memory is bounded, and each case has some seconds. Prints a line for
 every case that ended otherwise, then how many there were. `MOST` cases of each kind, drawn by the seed.
 """
 
@@ -21,7 +21,7 @@ import transformers
 from checkpoint_files import FAMILIES, write_gguf
 from paths import GOLDENS
 from safetensors.numpy import load_file
-from tiny import tiny_tokenizer
+from tiny_checkpoint import tiny_tokenizer
 
 from jaxcredit.policy.formats import gguf, pretrained
 from jaxcredit.policy.tokenizer import HF

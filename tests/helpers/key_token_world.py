@@ -119,7 +119,7 @@ def plant(plain: Rollout) -> Rollout:
         "prompt": jnp.arange(N),
     }
     lacking = SIGNALS.keys() - signals.keys()
-    assert not lacking, f"plant {', '.join(sorted(lacking))} in tests/helpers/planted.py"
+    assert not lacking, f"plant {', '.join(sorted(lacking))} in tests/helpers/key_token_world.py"
     return plain.with_signals(
         **{
             s: x.astype(jnp.int32 if SIGNALS[s].kind == "i" else jnp.float32)

@@ -1,7 +1,7 @@
 """The estimators of the spine."""
 
 import numpy as np
-from oracle import basics, by_trajectory, earned, tokens, z
+from small_rollouts import basics, by_trajectory, earned, tokens, z
 
 
 def loop_grpo(g):

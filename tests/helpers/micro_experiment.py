@@ -1,4 +1,4 @@
-"""The smallest run: three letters backward, with a mark for every right letter. Also a config: jaxcredit train tests/helpers/micro.py"""
+"""The smallest run: three letters backward, with a mark for every right letter. Also a config: jaxcredit train tests/helpers/micro_experiment.py"""
 
 import itertools
 
