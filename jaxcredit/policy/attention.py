@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from jaxcredit.parallel.chunks import join_strided, split_strided
+
 MASKED = -1e30  # finite: a query that may attend to nothing (padding) gets a mean instead of a NaN
 
 
@@ -40,23 +42,11 @@ def mix(q: Array, *parts: tuple[Array, Array, Array], cfg) -> Array:
         )
 
     masks = [
-        cut(mask, mask.ndim - 2, n) for (_, _, mask), own in zip(parts, each, strict=True) if own
+        split_strided(mask, n, mask.ndim - 2)
+        for (_, _, mask), own in zip(parts, each, strict=True)
+        if own
     ]
-    return joined(jax.lax.map(chunk, (cut(q, 2, n), masks)), 2, S)
-
-
-def cut(x: Array, axis: int, n: int) -> Array:
-    """`[..., S, ...]` to `[n, ..., S / n, ...]`, every chunk strided over S, so that each shard of S holds its share of every chunk."""
-    x = jnp.pad(x, [(0, -x.shape[axis] % n if a == axis else 0) for a in range(x.ndim)])
-    return jnp.moveaxis(x.reshape(*x.shape[:axis], -1, n, *x.shape[axis + 1 :]), axis + 1, 0)
-
-
-def joined(x: Array, axis: int, S: int) -> Array:
-    """The inverse of `cut`."""
-    x = jnp.moveaxis(x, 0, axis + 1)
-    return jax.lax.slice_in_dim(
-        x.reshape(*x.shape[:axis], -1, *x.shape[axis + 2 :]), 0, S, axis=axis
-    )
+    return join_strided(jax.lax.map(chunk, (split_strided(q, n, 2), masks)), S, 2)
 
 
 def _mix(q: Array, parts, cfg) -> Array:

@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxcredit.policy.attention import by_head, cap, cut, joined, mix
+from jaxcredit.parallel.chunks import join_strided, split_strided
+from jaxcredit.policy.attention import by_head, cap, mix
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.experts import routed
 from jaxcredit.policy.fused_attention import fused
@@ -106,8 +107,8 @@ def chunked(
     if n == 1:
         return f(*xs, w, cfg)
     part = jax.checkpoint(lambda xs, w: f(*xs, w, cfg), policy=keep)
-    out = jax.lax.map(lambda xs: part(xs, w), tuple(cut(x, axis, n) for x in xs))
-    return jax.tree.map(lambda y: joined(y, axis, S), out)
+    out = jax.lax.map(lambda xs: part(xs, w), split_strided(xs, n, axis))
+    return jax.tree.map(lambda y: join_strided(y, S, axis), out)
 
 
 def look(x, cos, sin, w, cfg):
@@ -332,7 +333,7 @@ def logprob(
     n = -(-M // cfg.vocab_chunk)
     out = jax.lax.map(
         lambda x: jax.checkpoint(chunk)(*x),
-        (cut(laid(h, cfg, "length", None), 1, n), cut(target, 1, n)),
+        (split_strided(laid(h, cfg, "length", None), n, 1), split_strided(target, n, 1)),
     )
-    logp, entropy = (joined(x, 1, M).reshape(N, R, T - prompt) for x in out)
+    logp, entropy = (join_strided(x, M, 1).reshape(N, R, T - prompt) for x in out)
     return {"logp": logp, "entropy": entropy}

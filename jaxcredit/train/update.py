@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PyTree, UInt32
 from jaxcredit.credit import Columns
 from jaxcredit.credit import columns as as_columns
 from jaxcredit.losses import Aggregate, Batch, Objective, divide, k3
+from jaxcredit.parallel.chunks import join_strided, split_strided
 from jaxcredit.policy import lora
 from jaxcredit.rollout import Rollout
 
@@ -116,9 +117,10 @@ def make_update(
             facts = jax.tree.map(lambda x: x[None], facts)
         else:
             old = jax.lax.map(
-                lambda piece: logprob(state.params, place(piece))["logp"], _cut(rollout, N // m)
+                lambda piece: logprob(state.params, place(piece))["logp"],
+                split_strided(rollout, N // m),
             )
-            data = (*data[:2], jax.lax.stop_gradient(_joined(old)))
+            data = (*data[:2], jax.lax.stop_gradient(join_strided(old, N)))
             key = jax.random.fold_in(
                 jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step), 1
             )
@@ -160,16 +162,6 @@ def _sizes(N, minibatch, micro_batch, sharding):
     return M, m
 
 
-def _cut(tree, pieces):
-    """[N, ...] to [pieces, N / pieces, ...], every piece strided over N, so that each shard of N holds its share of every piece."""
-    return jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), tree)
-
-
-def _joined(x):
-    """The inverse of _cut."""
-    return x.swapaxes(0, 1).reshape(-1, *x.shape[2:])
-
-
 def _gradient(loss, params, data, pieces, lies):
     """sum of gradients / sum of counts over the pieces of the data, added up in float32. `lies`: shardings of the parameters, or None."""
 
@@ -188,7 +180,7 @@ def _gradient(loss, params, data, pieces, lies):
         total, facts = one(data)
     else:
         zero = placed(jax.tree.map(lambda p: jnp.zeros(p.shape, jnp.float32), params))
-        total, facts = jax.lax.scan(add, zero, _cut(data, pieces))
+        total, facts = jax.lax.scan(add, zero, split_strided(data, pieces))
         facts = {
             "sum": jax.tree.map(lambda x: x.sum(0), facts["sum"]),
             "max": jax.tree.map(lambda x: x.max(0), facts["max"]),
