@@ -220,7 +220,7 @@ def _against(folder, history, beside):
         11,
         "Matched budget",
         told,
-        "" if rivals else "a baseline at as many tokens? (`--beside RUN`)",
+        "" if rivals else "a baseline at as many tokens? (`--compare-to RUN`)",
     )
     yield Item(
         of,
@@ -242,7 +242,7 @@ def _against(folder, history, beside):
         14,
         "Seeds",
         told,
-        "" if len(last) >= 3 else "at least three, paired (`--beside RUN`)?",
+        "" if len(last) >= 3 else "at least three, paired (`--compare-to RUN`)?",
     )
 
 

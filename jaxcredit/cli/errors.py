@@ -1,4 +1,4 @@
-"""Formatting of errors and warnings on the command line: type, message, and the source line or command if the message names neither."""
+"""Errors and warnings as the command line prints them: type, message and origin, no traceback."""
 
 import contextlib
 import linecache
@@ -23,24 +23,25 @@ INSTALLED = tuple(
 )
 
 
-def show(error: BaseException, typed: Sequence[str] = ()) -> None:
-    """Print `explain(error, typed)` to stderr, with the error's type in red in a terminal."""
-    kind, text = type(error).__name__, explain(error, typed)
+def show(error: BaseException, arguments: Sequence[str] = ()) -> None:
+    """Print `explain(error, arguments)` to stderr, with the error's type in red in a terminal."""
+    kind, text = type(error).__name__, explain(error, arguments)
     color = sys.stderr.isatty() and "NO_COLOR" not in os.environ
     print(f"\x1b[1;31m{kind}\x1b[0m{text.removeprefix(kind)}" if color else text, file=sys.stderr)
 
 
-def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
+def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     """Message of an error for the command line: its type and text, then its origin.
 
-    The origin is the statement in the user's own file that raised the error. If no such file is involved and the text names no word of the
-    command `typed`, it is that command.
+    The origin is the statement in the user's own file that raised the error. If no such file is
+    involved, and the text has no word of the command, the origin is the command.
+
+    Args:
+        error: the exception.
+        arguments: the arguments of `jaxcredit`.
     """
-    kind, text, frames = (
-        type(error).__name__,
-        _text(error),
-        traceback.extract_tb(error.__traceback__),
-    )
+    kind, text = type(error).__name__, _text(error)
+    frames = traceback.extract_tb(error.__traceback__)
     user_frames = [f for f in frames if _own(f.filename)]
     lines = [f"{kind}: {text}" if text else kind]
     if isinstance(error, SyntaxError) and error.filename:
@@ -48,18 +49,20 @@ def explain(error: BaseException, typed: Sequence[str] = ()) -> str:
         lines.append(f"at {error.filename}:{error.lineno}" + (f": {source}" if source else ""))
     elif user_frames:
         lines.append(f"at {_place(user_frames[-1])}")
-    elif not isinstance(error, MissingExtra) and not any(
-        word in text for word in ("--", *(word for word in typed[1:] if len(word) > 2))
-    ):
-        where = f"at {_place(frames[-1])}, " if frames and not text else ""
-        lines.append(f"{where}in jaxcredit {shlex.join(typed)}; JAXCREDIT_TRACE=1 shows the trace")
+    elif not isinstance(error, MissingExtra) and not _names_argument(text, arguments):
+        place = f"at {_place(frames[-1])}, " if frames and not text else ""
+        typed = f"jaxcredit {shlex.join(arguments)}"
+        lines.append(f"{place}in {typed}; JAXCREDIT_TRACE=1 shows the trace")
     return visible("\n".join([*lines, *getattr(error, "__notes__", ())]), "  ")
 
 
 @contextlib.contextmanager
 def plain_warnings() -> Iterator[None]:
-    """Context in which warnings are shown as type and text, like errors; with JAXCREDIT_TRACE=1 also with file and line."""
-    before = warnings.formatwarning
+    """Context in which warnings are printed like errors: type and text.
+
+    With JAXCREDIT_TRACE=1 file and line are printed too.
+    """
+    previous = warnings.formatwarning
 
     def plain(message, category, filename, lineno, line=None) -> str:
         place = f" ({filename}:{lineno})" if traced() else ""
@@ -69,7 +72,7 @@ def plain_warnings() -> Iterator[None]:
     try:
         yield
     finally:
-        warnings.formatwarning = before
+        warnings.formatwarning = previous
 
 
 def traced() -> bool:
@@ -92,15 +95,17 @@ def reader_gone(stream) -> bool:
         return any(
             event & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, event in poll.poll(0)
         )
-    except (
-        AttributeError,
-        OSError,
-        ValueError,
-    ):  # no poll on this system, or no file behind the stream
+    except (AttributeError, OSError, ValueError):  # no poll here, or no file behind the stream
         return False
 
 
+def _names_argument(text: str, arguments: Sequence[str]) -> bool:
+    """Whether a message names an option or an argument of the command."""
+    return "--" in text or any(word in text for word in arguments[1:] if len(word) > 2)
+
+
 def _text(error: BaseException) -> str:
+    """Text of an error without its type."""
     if isinstance(error, SyntaxError):
         return error.msg or ""
     if isinstance(error, KeyError) and error.args:
@@ -117,6 +122,8 @@ def _own(file: str) -> bool:
 
 
 def _place(frame: traceback.FrameSummary) -> str:
+    """File, line and statement of a frame."""
     file = Path(frame.filename)
-    file = file.relative_to(here) if file.is_relative_to(here := Path.cwd()) else file
+    if file.is_relative_to(Path.cwd()):
+        file = file.relative_to(Path.cwd())
     return f"{file}:{frame.lineno}" + (f": {frame.line}" if frame.line else "")

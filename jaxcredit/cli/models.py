@@ -1,35 +1,83 @@
-"""What `jaxcredit models` prints: the published models this decoder computes, counted from their shapes."""
+"""Command `models`: published models that the decoder computes, with parameters and memory counted
+from their shapes.
+"""
 
+import json
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from jaxcredit.cli.parser import add_json, command, nonblank
 from jaxcredit.parallel import params
 from jaxcredit.policy import presets
 from jaxcredit.policy.config import Config, specs
-from jaxcredit.utils.tables import Column, Sheet
+
+
+def add_parsers(subparsers) -> None:
+    """Add the command of this file."""
+    parser = command(
+        subparsers,
+        "models",
+        "List published models that jaxcredit can load, with sizes and memory.",
+        run,
+        details="Parameters are counted from the shapes; nothing is downloaded.",
+        examples="""
+            jaxcredit models
+            jaxcredit models qwen3 8b
+                models whose name or hub id has both words
+        """,
+    )
+    parser.add_argument(
+        "words",
+        nargs="*",
+        type=nonblank,
+        help="only models whose name or hub id has every word",
+    )
+    add_json(parser, "an array, one object for each model")
+
+
+def run(args, _) -> None:
+    """Run `jaxcredit models`."""
+    from rich.console import Console
+
+    models = rows(args.words)
+    if args.json:
+        print(json.dumps(models))
+    else:
+        Console().print(table(models))
 
 
 def rows(words: Sequence[str] = ()) -> list[dict]:
-    """One dict a model whose name or hub id holds all `words`."""
-    found = {
-        name: p
-        for name, p in presets.ALL.items()
-        if all(w.lower() in f"{name} {p.hub}".lower() for w in words)
+    """Description of every model whose name or hub id has all `words`, one dict each.
+
+    Args:
+        words: compared without regard to case.
+
+    Returns:
+        Dicts with the keys name, hub, parameters, active (parameters used for one token), layers,
+        width, heads, features, bf16_bytes (of the weights) and cache_bytes_per_token (of the KV
+        cache, bfloat16).
+
+    Raises:
+        ValueError: no model has all words; the message lists all names.
+    """
+    matches = {
+        name: preset
+        for name, preset in presets.ALL.items()
+        if all(word.lower() in f"{name} {preset.hub}".lower() for word in words)
     }
-    if not found:
-        raise ValueError(
-            f"no model is called {' '.join(words)}; there are: {', '.join(presets.ALL)}"
-        )
-    return [row(name, preset.hub, preset()) for name, preset in found.items()]
+    if not matches:
+        raise ValueError(f"unknown model {' '.join(words)}; known: {', '.join(presets.ALL)}")
+    return [row(name, preset.hub, preset()) for name, preset in matches.items()]
 
 
 def row(name: str, hub: str, cfg: Config) -> dict:
+    """Description of one model; keys as in `rows`."""
     tree = specs(cfg)
     size = params.count(tree)
-    kv = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * jnp.dtype("bfloat16").itemsize
+    cache = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * jnp.dtype("bfloat16").itemsize
     return {
         "name": name,
         "hub": hub,
@@ -40,24 +88,26 @@ def row(name: str, hub: str, cfg: Config) -> dict:
         "heads": f"{cfg.heads}/{cfg.kv_heads} x {cfg.head_dim}",
         "features": features(cfg),
         "bf16_bytes": 2 * size,
-        "cache_bytes_per_token": kv,
+        "cache_bytes_per_token": cache,
     }
 
 
 def idle(tree: PyTree, cfg: Config) -> int:
-    """Parameters of the experts that a token does not take."""
-    shared = [p for p in jax.tree.leaves(tree) if "expert" in p.axes]
+    """Number of parameters that one token does not use: those of the experts that it is not routed
+    to.
+    """
+    experts = [p for p in jax.tree.leaves(tree) if "expert" in p.axes]
     return sum(
-        params.count(p) // cfg.experts * (cfg.experts - cfg.experts_per_token) for p in shared
+        params.count(p) // cfg.experts * (cfg.experts - cfg.experts_per_token) for p in experts
     )
 
 
 def features(cfg: Config) -> list[str]:
-    """What sets it apart from a plain Llama."""
-    local = [w for w in cfg.windows if w]
-    some = f" in {len(local)} of {len(cfg.windows)} layers" if 0 in cfg.windows else ""
-    told = {
-        f"window {'/'.join(map(str, sorted(set(local))))}{some}": local,
+    """Differences from a plain Llama architecture, in words."""
+    windows = [w for w in cfg.windows if w]
+    layers = f" in {len(windows)} of {len(cfg.windows)} layers" if 0 in cfg.windows else ""
+    present = {
+        f"window {'/'.join(map(str, sorted(set(windows))))}{layers}": windows,
         f"{cfg.experts_per_token} of {cfg.experts} experts": cfg.experts,
         "q/k norm": cfg.qk_norm,
         "q, k, v biases": cfg.qkv_bias,
@@ -65,11 +115,13 @@ def features(cfg: Config) -> list[str]:
         "soft caps": cfg.score_cap or cfg.logit_cap,
         "tied": cfg.tied,
     }
-    return [text for text, here in told.items() if here]
+    return [text for text, value in present.items() if value]
 
 
-def table(found: list[dict]) -> Sheet:
-    """The rows; in a narrow terminal what tells models apart."""
+def table(models: list[dict]):
+    """`Sheet` of the dicts from `rows`. A narrow terminal shows fewer columns."""
+    from jaxcredit.utils.tables import Column, Sheet
+
     cells: dict[Column, Callable[[dict], str]] = {
         Column("name"): lambda r: r["name"],
         Column("weights", spare=4): lambda r: r["hub"],
@@ -85,7 +137,7 @@ def table(found: list[dict]) -> Sheet:
         ),
         Column("features", wraps=True, least=16): lambda r: ", ".join(r["features"]),
     }
-    out = Sheet(*cells, how="--json")
-    for r in found:
-        out.add_row(*(cell(r) for cell in cells.values()))
-    return out
+    sheet = Sheet(*cells, how="--json")
+    for model in models:
+        sheet.add_row(*(cell(model) for cell in cells.values()))
+    return sheet

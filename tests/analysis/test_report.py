@@ -40,7 +40,7 @@ def runs(tmp_path_factory):
                 str(folder / "micro"),
                 "--prompts",
                 "16",
-                "--beside",
+                "--compare-to",
                 *(str(folder / n) for n in ("seed1", "seed2", "rival")),
             ]
         )

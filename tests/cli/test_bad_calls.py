@@ -12,9 +12,8 @@ import pytest
 from micro_experiment import build, experiment
 from paths import MICRO
 
-from jaxcredit.cli import errors
+from jaxcredit.cli import errors, models
 from jaxcredit.cli import main as cli
-from jaxcredit.cli import parser as options
 from jaxcredit.train.experiment import NUMBERS, OR_NONE, POLICY, WARMUP, Warmup
 
 
@@ -50,8 +49,8 @@ def words(action) -> list[str]:
     kind = getattr(action.type, "__qualname__", "").partition(".")[0]
     return {
         "number": ["-1", "nan", "inf", "x", "", "1e99", "-0.5", "99999999999999999999x"],
-        "word": ["", "  "],
-        "written": ["", ".", "gs://bucket/x.png", "nowhere/at/all.png", "x.xyz"],
+        "nonblank": ["", "  "],
+        "output_file": ["", ".", "gs://bucket/x.png", "nowhere/at/all.png", "x.xyz"],
         "new_folder": ["", "gs://bucket/x", "tests", "pyproject.toml"],
         "address": ["", "host", "host:", ":80", "host:0", "host:99999", "host:x"],
     }[kind]
@@ -59,7 +58,7 @@ def words(action) -> list[str]:
 
 OPTIONS = [
     (name, action)
-    for name, parser in options.parser()[1].items()
+    for name, parser in cli.build_parser()[1].items()
     for action in parser._actions
     if action.nargs != 0 and not action.choices and action.dest != "help"
 ]
@@ -201,21 +200,24 @@ CALLS = {
     "no command": (["--nothing"], "unknown option --nothing: a command comes first"),
     "an option before the command": (["--json", "methods"], "unknown option --json"),
     "a word too many": (["eval", "a", "b"], "unknown argument b: jaxcredit eval has the options"),
-    "a process and no job": (["train", MICRO, "--process", "1"], "--processes says how many"),
+    "a process and no job": (
+        ["train", MICRO, "--process", "1"],
+        "--processes is the number of processes",
+    ),
     "a process too far": (
         ["train", MICRO, "--processes", "2", "--process", "2"],
         "--process is the index of this one, from 0",
     ),
     "a family": (["arena", "--family", "Key"], "no family is called 'Key'"),
-    "a claim": (["claims", "--only", "nothing"], "no claim is about 'nothing'"),
-    "a model": (["models", "gpt5"], "no model is called gpt5"),
+    "a claim": (["claims", "--only", "nothing"], "--only nothing: no claim about this family"),
+    "a model": (["models", "gpt5"], "unknown model gpt5"),
     "a topology": (["plan", MICRO, "--topology", "v9:1"], "v9:1"),
     "a word of the catalogue": (
         ["methods", "--granularity", "tokens"],
         "no method has granularity 'tokens'",
     ),
-    "a run that is not there": (["report", "nowhere"], "nowhere is no run folder"),
-    "nothing to sample": (["sample", "nowhere"], "nowhere is no run folder"),
+    "a run that is not there": (["report", "nowhere"], "nowhere is not a run folder"),
+    "nothing to sample": (["sample", "nowhere"], "nowhere is not a run folder"),
 }
 
 
@@ -310,7 +312,7 @@ def test_a_zip_that_holds_something_else_is_named(refused, tmp_path):
 def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refused):
     names = {}
     exec("def fails(*_):\n    raise OverflowError", names)  # in nobody's file
-    monkeypatch.setitem(cli.COMMANDS, "models", names["fails"])
+    monkeypatch.setattr(models, "run", names["fails"])
     assert (
         "OverflowError at <string>:2, in jaxcredit models qwen3; JAXCREDIT_TRACE=1 shows"
         in refused("models", "qwen3")
@@ -349,7 +351,7 @@ def test_a_full_disk_behind_stdout_is_said_once(stream):
 
 
 def test_an_encoding_without_the_characters_gets_escapes():
-    command = "from jaxcredit.cli import main as cli; cli.COMMANDS['models'] = lambda *_: print('\u2581'); cli.main(['models'])"
+    command = "from jaxcredit.cli import main as cli, models; models.run = lambda *_: print('\u2581'); cli.main(['models'])"
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, env=env, text=True)
     assert (said.stdout, said.stderr) == ("\\u2581\n", "")

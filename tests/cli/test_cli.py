@@ -281,7 +281,7 @@ MISUSES = {
         "unknown option --top: jaxcredit eval has the options --help, --k,",
     ),
     "no such command": (["trian", MICRO], "invalid choice: 'trian'"),
-    "no run folder": (["eval", "nowhere"], "nowhere is no run folder (it has no source.json)"),
+    "no run folder": (["eval", "nowhere"], "nowhere is not a run folder (it has no source.json)"),
     "a run without metrics": (["compare", "nowhere"], "holds no metrics.jsonl"),
     "a profile that ends before it begins": (
         ["train", MICRO, "--profile", "13:10"],

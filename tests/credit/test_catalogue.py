@@ -95,7 +95,7 @@ def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
         and len(rows) > 200
     )
     monkeypatch.setenv("COLUMNS", "170")
-    cli.main(["methods", "--here", "--granularity", "agent"])
+    cli.main(["methods", "--implemented", "--granularity", "agent"])
     table = capsys.readouterr().out
     assert "shapley" in table and "grpo with one agent" in table
 

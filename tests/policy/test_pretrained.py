@@ -705,7 +705,7 @@ def test_models_are_listed(capsys):
     assert "30,532,122,624" in told and "8 of 128" in told and "llama" not in told
     with pytest.raises(SystemExit):
         cli.main(["models", "gpt5"])
-    assert "no model is called gpt5" in capsys.readouterr().err
+    assert "unknown model gpt5" in capsys.readouterr().err
 
 
 def test_micro_is_small_and_refuses_odd_heads():

@@ -7,7 +7,7 @@ import pytest
 from paths import ROOT
 
 from jaxcredit import credit
-from jaxcredit.cli import parser as options
+from jaxcredit.cli.main import build_parser
 from jaxcredit.credit import method_of
 
 README = (ROOT / "README.md").read_text()
@@ -64,7 +64,7 @@ def test_its_commands_are_commands():
         if part.strip().startswith("jaxcredit")
     ]
     assert len(commands) > 8
-    parser, _ = options.parser()
+    parser, _ = build_parser()
     for _, *words in commands:
         args, rest = parser.parse_known_args(words)
         assert not rest or args.takes_config, words

@@ -54,7 +54,7 @@ def test_a_run_folder_of_version_0_1_opens(tmp_path):
         import jax
         from jaxcredit.cli import loading
         from jaxcredit.credit import laws
-        exp = loading.of_run({str(tmp_path)!r}).check()
+        exp = loading.experiment_of_run({str(tmp_path)!r}).check()
         assert (exp.prompts_per_step, exp.group_size, exp.max_new_tokens, exp.micro_batch) == (4, 3, 2, 2)
         assert (exp.max_sampling_rounds, exp.max_skipped_steps, exp.max_to_keep) == (2, 3, 1)
         print(exp.credit(laws.synthetic(0)).shape)

@@ -471,7 +471,7 @@ def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys)
         np.zeros((1, 2)),
         np.ones((1, 2)),
     )
-    monkeypatch.setattr("jaxcredit.cli.loading.opened", lambda *args: (exp, None, None, 4))
+    monkeypatch.setattr("jaxcredit.cli.loading.load_run", lambda *args: (exp, None, None, 4))
     monkeypatch.setattr("jaxcredit.train.run.sampled", lambda *args, **kwargs: answers)
     cli.main(["sample", "runs/x", "--n", "1"])
     lines = capsys.readouterr().out.splitlines()

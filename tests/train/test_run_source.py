@@ -191,9 +191,9 @@ def test_no_file_of_a_run_holds_a_credential_and_it_opens_when_it_is_given_again
         p for p in (tmp_path / "r").rglob("*") if p.is_file() and b"S3CRET" in p.read_bytes()
     ] == []
     with pytest.raises(ValueError, match="set API_KEY in the environment to open the run"):
-        find.of_run(str(tmp_path / "r"))
+        find.experiment_of_run(str(tmp_path / "r"))
     monkeypatch.setenv("API_KEY", "S3CRET")
-    assert find.of_run(str(tmp_path / "r")).kl.keywords == {"api_key": "S3CRET"}
+    assert find.experiment_of_run(str(tmp_path / "r")).kl.keywords == {"api_key": "S3CRET"}
     capsys.readouterr()
     train(tmp_path, "--api-key=S3CRET", "--steps", "2", "--resume", "auto")
     assert "S3CRET" not in "".join(capsys.readouterr())
@@ -282,6 +282,6 @@ def test_the_file_of_an_estimator_is_kept_with_what_it_imports(tmp_path, project
     shutil.rmtree(tmp_path / "own")
     (tmp_path / "secretive.py").unlink()
     monkeypatch.chdir("/")
-    exp = find.of_run(str(tmp_path / "r"))
+    exp = find.experiment_of_run(str(tmp_path / "r"))
     assert exp.credit.method.name == "mine"
     assert run_source.options(tmp_path / "r")["--credit"] == "own/estimator.py:mine"
