@@ -93,7 +93,7 @@ def experiment(
         policy = MODELS[model](**shape)
         tokenizer = PlaceholderTokenizer(policy.vocab, ABSENT)
         task = gsm8k(data) if data else UNREAD
-    fsdp = mesh.sizes({"data": slices, "fsdp": fsdp or -1, "tensor": tensor})["fsdp"]
+    fsdp = mesh.axis_sizes({"data": slices, "fsdp": fsdp or -1, "tensor": tensor})["fsdp"]
     return Experiment(
         name=f"gsm8k_qwen3_{model}",
         task=task,
@@ -116,7 +116,7 @@ def experiment(
         eval_every=20,
         eval_prompts=eval_prompts,
         save_every=save_every,
-        sampling_rules=mesh.settled if settle else None,
+        sampling_rules=mesh.sampling_rules if settle else None,
         mesh=({"data": slices} if slices > 1 else {}) | {"fsdp": fsdp, "tensor": tensor},
         seed=seed,
     )

@@ -224,6 +224,6 @@ def _join(args) -> None:
 
     jax.distributed.initialize(args.coordinator, args.processes, args.process)
     devices = jax.device_count()
-    sharding = mesh.batch(devices, {"batch": "all"}, mesh.make({"all": -1}))
+    sharding = mesh.batch_sharding(devices, {"batch": "all"}, mesh.make({"all": -1}))
     ones = jax.make_array_from_callback((devices,), sharding, lambda shard: np.ones(devices)[shard])
     jax.block_until_ready(jax.jit(lambda x: x.sum())(ones))

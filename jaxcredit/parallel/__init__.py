@@ -1,1 +1,1 @@
-"""Device meshes and sharding rules, declarations of parameters, and collectives between processes."""
+"""Device meshes, sharding rules, declarations of parameters, and collectives of processes."""

@@ -14,7 +14,8 @@ from jax.sharding import AxisType
 def device_grid(shape: Sequence[int], devices: Sequence[Any], *, split: bool) -> np.ndarray:
     """Devices as an array in the shape of a mesh, with neighboring devices along its last axes.
 
-    In a jax without `jax.experimental.mesh_utils` the order is that of `jax.make_mesh`, which ignores `split`.
+    In a jax without `jax.experimental.mesh_utils` the order is that of `jax.make_mesh`, which
+    ignores `split`.
 
     Args:
         shape: sizes of the mesh's axes.
@@ -41,6 +42,7 @@ def tpu_devices(name: str, **options: Any) -> list[Any]:
         from jax.experimental import topologies
     except ImportError as error:
         raise ImportError(
-            f"jax {jax.__version__} cannot compile for TPUs that are not attached: plan without --topology"
+            f"jax {jax.__version__} cannot compile for TPUs that are not attached: plan without "
+            "--topology"
         ) from error
     return list(topologies.get_topology_desc(platform="tpu", topology_name=name, **options).devices)

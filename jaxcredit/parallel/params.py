@@ -1,4 +1,8 @@
-"""A parameter is declared once. Its initial value, its sharding, its place in a checkpoint and the count follow by `tree.map`."""
+"""Declarations of parameters: shape, logical axes and initializer of each array.
+
+Initial values, shardings (parallel.mesh), shapes for planning and counts are derived from one tree
+of `Param`.
+"""
 
 import dataclasses
 import math
@@ -13,7 +17,13 @@ Init = Callable[..., Array]  # (key, shape, dtype) -> array, as in jax.nn.initia
 
 @dataclasses.dataclass(frozen=True)
 class Param:
-    """The shape of one array, the logical name of each of its axes (None: never sharded) and how it begins."""
+    """Declaration of one parameter array.
+
+    Args:
+        shape: sizes of the dimensions.
+        axes: logical axis of each dimension (see parallel.mesh); None: never sharded.
+        init: initializer, (key, shape, dtype) -> array.
+    """
 
     shape: tuple[int, ...]
     axes: tuple[str | None, ...]
@@ -22,12 +32,19 @@ class Param:
     def __post_init__(self):
         if len(self.shape) != len(self.axes):
             raise ValueError(
-                f"a Param of shape {self.shape} needs an axis name a dimension, got {self.axes}; None is 'never cut'"
+                f"a Param of shape {self.shape} needs one logical axis per dimension, got "
+                f"{self.axes}; None means never sharded"
             )
 
 
 def init(specs: PyTree, key: Array, dtype: str = "float32") -> PyTree:
-    """The tree of arrays. Each one draws from a key of its own, folded from its place in the tree."""
+    """Initial values. The key of each array is `key` folded with the index of its leaf.
+
+    Args:
+        specs: tree of `Param`.
+        key: PRNG key.
+        dtype: of all arrays.
+    """
     leaves, tree = jax.tree.flatten(specs)
     return tree.unflatten(
         p.init(jax.random.fold_in(key, i), p.shape, jnp.dtype(dtype)) for i, p in enumerate(leaves)
@@ -35,7 +52,13 @@ def init(specs: PyTree, key: Array, dtype: str = "float32") -> PyTree:
 
 
 def abstract(specs: PyTree, dtype: str = "float32", shardings: PyTree | None = None) -> PyTree:
-    """The same tree as shapes only: enough to lower and compile a program, or to restore into, without any weights."""
+    """Shapes of the parameters (`jax.ShapeDtypeStruct`), to compile or restore without weights.
+
+    Args:
+        specs: tree of `Param`.
+        dtype: of all arrays.
+        shardings: tree of shardings with the structure of `specs`; None: unspecified.
+    """
     shardings = jax.tree.map(lambda _: None, specs) if shardings is None else shardings
     return jax.tree.map(
         lambda p, s: jax.ShapeDtypeStruct(p.shape, jnp.dtype(dtype), sharding=s), specs, shardings
@@ -43,5 +66,5 @@ def abstract(specs: PyTree, dtype: str = "float32", shardings: PyTree | None = N
 
 
 def count(specs: PyTree) -> int:
-    """How many numbers the parameters hold; works on a tree of Param, of shapes or of arrays."""
+    """Number of elements in a tree of `Param`, shapes or arrays."""
     return sum(math.prod(p.shape) for p in jax.tree.leaves(specs))

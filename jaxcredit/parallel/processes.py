@@ -1,25 +1,36 @@
-"""Arrays and counts that the processes of a job share. Every process must call the collectives in the same order."""
+"""Arrays and counts of a job of several processes.
+
+The collectives are `all_gather`, `replicated`, `barrier` and `all_process_sum`: every process must
+call them in the same order.
+"""
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 
-def gathered(x) -> np.ndarray:
-    """All-gather over processes: the numpy array `[processes, ...]` of every process's `x`, which has the same shape and dtype in each."""
+def all_gather(x: np.typing.ArrayLike) -> np.ndarray:
+    """All-gather over processes.
+
+    Args:
+        x: array `[...]` of this process, of the same shape and dtype in all processes.
+
+    Returns:
+        numpy array `[processes, ...]`, the same in all processes.
+    """
     x = np.asarray(x)[None]
     devices = Mesh(np.array(jax.devices()).reshape(jax.process_count(), -1), ("process", "local"))
     sharding = NamedSharding(devices, PartitionSpec("process"))
     local = [jax.device_put(x, device) for device in sharding.addressable_devices]
-    return whole(
+    return replicated(
         jax.make_array_from_single_device_arrays(
             (jax.process_count(), *x.shape[1:]), sharding, local
         )
     )
 
 
-def whole(x: jax.Array) -> np.ndarray:
-    """Full numpy value, in every process, of an array sharded over several processes."""
+def replicated(x: jax.Array) -> np.ndarray:
+    """Full value, on the host of every process, of an array sharded over several processes."""
     sharding = x.sharding
     assert isinstance(sharding, NamedSharding)
     return np.asarray(
@@ -27,13 +38,13 @@ def whole(x: jax.Array) -> np.ndarray:
     )
 
 
-def wait() -> None:
+def barrier() -> None:
     """Barrier: return once every process has called it."""
-    gathered(np.int32(0))
+    all_gather(np.int32(0))
 
 
 def local_slice(n: int, *, process: int | None = None, processes: int | None = None) -> slice:
-    """This process's share of a global batch of `n` rows: equal for all processes, contiguous, in the order of the processes.
+    """Rows of a global batch that belong to a process: equal, contiguous shares in process order.
 
     Args:
         n: rows of the global batch, a multiple of `processes`.
@@ -47,7 +58,8 @@ def local_slice(n: int, *, process: int | None = None, processes: int | None = N
     processes = jax.process_count() if processes is None else processes
     if n % processes:
         raise ValueError(
-            f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is a multiple of {processes}"
+            f"{n} prompts cannot be shared equally by {processes} processes: take a batch that is "
+            f"a multiple of {processes}"
         )
     return slice(process * n // processes, (process + 1) * n // processes)
 
@@ -56,11 +68,19 @@ def all_process_sum(count: float) -> float:
     """Sum of `count` over all processes, in float32, of the type of `count`. A collective."""
     if jax.process_count() == 1:
         return count
-    return type(count)(gathered(np.float32(count)).sum())
+    return type(count)(all_gather(np.float32(count)).sum())
 
 
 def to_global_array(x: np.ndarray, sharding: jax.sharding.Sharding | None = None) -> jax.Array:
-    """Global array of which `x` holds the rows of this process, in the given sharding (None: the default device)."""
+    """Global array from the rows of every process.
+
+    Args:
+        x: rows `[n, ...]` of this process.
+        sharding: sharding of the global array; None: the default device.
+
+    Returns:
+        Array `[processes * n, ...]`, if the sharding splits the rows over all processes.
+    """
     if sharding is None:
         return jax.device_put(x)
     return jax.make_array_from_process_local_data(sharding, x)

@@ -41,7 +41,7 @@ def _lacks(name: str, cfg, cuda: bool) -> str:
     if (
         name != "plain"
         and cfg.place
-        and mesh.ways("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1
+        and mesh.shard_count("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1
     ):
         return "takes all tokens of a row, and this mesh cuts them"
     if name == "splash":
@@ -109,7 +109,7 @@ def _cut(f: Callable, place, facts: int) -> Callable:
         batch, _, heads, _ = mesh.sharding(
             q.shape, ("batch", None, "heads", None), rules, place.mesh
         ).spec
-        ways = mesh.ways("heads", rules, place.mesh.shape) if heads else 1
+        ways = mesh.shard_count("heads", rules, place.mesh.shape) if heads else 1
         k, v = (jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2) for x in (k, v))
         here = PartitionSpec(batch, None, heads, None)
         specs = (here,) * 3 + (PartitionSpec(batch),) * facts

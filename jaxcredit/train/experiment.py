@@ -130,7 +130,7 @@ class Experiment:
         default_factory=dict
     )  # {"fsdp": 4, "tensor": 2}; empty: one device
     rules: meshes.Rules = dataclasses.field(default_factory=lambda: meshes.fsdp_tensor)
-    # Where weights lie to sample, in the computation's dtype: mesh.settled, once a rollout, if a device has room for them. None: where they
+    # Where weights lie to sample, in the computation's dtype: mesh.sampling_rules, once a rollout, if a device has room for them. None: where they
     # lie to train, and each layer is gathered for each token.
     sampling_rules: meshes.Rules | None = None
     seed: int = 0
@@ -187,7 +187,7 @@ class Experiment:
             )
         lora.specs(specs(self.policy), self.lora)
         minibatch = self.minibatch or self.prompts_per_step
-        shards = meshes.ways("batch", self.rules, self.mesh)
+        shards = meshes.shard_count("batch", self.rules, self.mesh)
         demos = min(self.warmup.batch, len(self.task.demos)) if self.warmup else shards
         for small, large, what in (
             (minibatch, self.prompts_per_step, "minibatch must divide prompts_per_step"),

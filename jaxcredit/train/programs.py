@@ -65,8 +65,8 @@ def build(exp: Experiment) -> Programs:
             mesh.shardings(specs, exp.rules, devices),
             mesh.shardings(adapters, exp.rules, devices),
         )
-        batch = mesh.batch(exp.prompts_per_step, exp.rules, devices)
-        mesh.assert_fed(batch, exp.prompts_per_step)
+        batch = mesh.batch_sharding(exp.prompts_per_step, exp.rules, devices)
+        mesh.assert_local_batch(batch, exp.prompts_per_step)
         cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
     attention, why = chosen(cfg)
     drawing = cfg = dataclasses.replace(

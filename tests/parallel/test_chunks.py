@@ -24,7 +24,7 @@ def test_chunk_i_holds_every_nth_index_from_i(size, n, axis):
 
 def test_every_device_holds_a_share_of_every_chunk():
     """Of 8 sharded prompts in two chunks: no chunk moves between devices."""
-    sharding = mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4}))
+    sharding = mesh.batch_sharding(8, mesh.fsdp, mesh.make({"fsdp": 4}))
     x = jax.device_put(jnp.arange(8), sharding)
     split = jax.jit(lambda x: chunks.split_strided(x, 2)).lower(x).compile()
     assert not any(word in split.as_text() for word in ("all-gather", "all-to-all", "permute("))

@@ -1,6 +1,7 @@
 """Eight devices give one device's numbers, and moments lie as their parameters do."""
 
 import dataclasses
+import doctest
 import functools
 
 import jax
@@ -34,14 +35,14 @@ def test_the_table():
         "embed"
     ].spec == PartitionSpec(None, "fsdp")
     assert (
-        mesh.batch(8, mesh.fsdp, devices).spec == PartitionSpec("fsdp")
-        and mesh.batch(6, mesh.fsdp, devices).is_fully_replicated
+        mesh.batch_sharding(8, mesh.fsdp, devices).spec == PartitionSpec("fsdp")
+        and mesh.batch_sharding(6, mesh.fsdp, devices).is_fully_replicated
     )
     assert mesh.make({"fsdp": -1, "tensor": 2}).shape == {"fsdp": 4, "tensor": 2}
     slices = mesh.make({"data": 2, "fsdp": 2, "tensor": 2})
     assert (
-        mesh.batch(8, mesh.fsdp, slices).spec == PartitionSpec(("data", "fsdp"))
-        and mesh.ways("batch", mesh.fsdp, slices.shape) == 4
+        mesh.batch_sharding(8, mesh.fsdp, slices).spec == PartitionSpec(("data", "fsdp"))
+        and mesh.shard_count("batch", mesh.fsdp, slices.shape) == 4
     )
     assert mesh.shardings(tf.specs(CFG), mesh.fsdp_tensor, slices)["embed"].spec == PartitionSpec(
         "tensor", "fsdp"
@@ -51,14 +52,18 @@ def test_the_table():
 
 
 def test_each_process_feeds_what_its_devices_hold(monkeypatch):
-    mesh.assert_fed(mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8)
+    mesh.assert_local_batch(
+        mesh.batch_sharding(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8
+    )
     monkeypatch.setattr(
         jax, "process_count", lambda: 2
     )  # all devices are this process's, so it holds the other's prompts too
     with pytest.raises(
         ValueError, match=r"feeds 4 of 8 prompts.*hold \[\(0, 2\), .*first in the mesh"
     ):
-        mesh.assert_fed(mesh.batch(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8)
+        mesh.assert_local_batch(
+            mesh.batch_sharding(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8
+        )
 
 
 LAYOUTS = {  # by the axes of the mesh
@@ -115,7 +120,7 @@ def test_eight_devices_are_one(layout):
     )
     with pytest.raises(AssertionError, match=r"mu.*out_shardings"):
         mesh.assert_placed(state | {"opt": (astray, *rest)}, places)
-    batch = jax.device_put((tokens, valid, weight), mesh.batch(N, rules, devices))
+    batch = jax.device_put((tokens, valid, weight), mesh.batch_sharding(N, rules, devices))
     cut = dataclasses.replace(
         CFG, place=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2, token_chunk=5
     )
@@ -126,3 +131,7 @@ def test_eight_devices_are_one(layout):
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, grad)
     mesh.assert_placed(state, places)
+
+
+def test_doctests():
+    assert doctest.testmod(mesh).attempted == 3 and not doctest.testmod(mesh).failed

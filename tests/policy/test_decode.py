@@ -195,7 +195,7 @@ def test_sharding_the_prompts_changes_nothing():
     tree = make(FREE)
     prompt, valid = (jnp.concatenate([x, x[:1]]) for x in prompts())
     devices = mesh.make({"fsdp": 4})
-    where = mesh.batch(4, mesh.fsdp, devices)
+    where = mesh.batch_sharding(4, mesh.fsdp, devices)
 
     def call(prompt, valid):
         return decode.sample(tree, prompt, valid, jax.random.key(2), FREE, rows=R, max_new_tokens=S)  # noqa: E731

@@ -175,9 +175,9 @@ def test_no_splash_attention(gone):
 def test_values_of_all_processes():
     """One process here; tests/parallel/test_parallel.py and tests/train/test_elastic.py have several."""
     for x in (np.int32(3), np.float32(0.5), True, np.arange(6.0, dtype=np.float32).reshape(2, 3)):
-        got = processes.gathered(x)
+        got = processes.all_gather(x)
         assert got.shape == (1, *np.shape(x)) and got.dtype == np.asarray(x).dtype
         np.testing.assert_array_equal(got[0], x)
-    processes.wait()
+    processes.barrier()
     cut = NamedSharding(Mesh(np.array(jax.devices()[:4]), ("a",)), PartitionSpec("a"))
-    np.testing.assert_array_equal(processes.whole(jax.device_put(np.arange(8), cut)), np.arange(8))
+    np.testing.assert_array_equal(processes.replicated(jax.device_put(np.arange(8), cut)), np.arange(8))

@@ -37,7 +37,8 @@ def experiment(steps: int = 2, group: int = 4) -> Experiment:
         name="old", task=Task("old", items, items[:4], lambda meta, text, ids: float(meta == text)),
         tokenizer=Chars("01234567>"), policy=presets.micro(11, width=16, layers=1, heads=2),
         credit=own, optimizer=optax.adam(1e-2), prompts=4, group=group, buckets=(4,), new=2, micro=2,
-        resample=2, skips=3, keep=1, ahead=False, weights=None, rules=mesh.fsdp_tensor, steps=steps,
+        resample=2, skips=3, keep=1, ahead=False, weights=None, rules=mesh.fsdp_tensor, sampling=mesh.settled,
+        mesh=mesh.sizes({"fsdp": 1}, 1), steps=steps,
     )
 """
 

@@ -21,7 +21,7 @@ def made():
     exp = dataclasses.replace(experiment(), mesh=MESH)
     return [
         programs.build(dataclasses.replace(exp, sampling_rules=rules))
-        for rules in (None, mesh.settled)
+        for rules in (None, mesh.sampling_rules)
     ]
 
 
@@ -61,7 +61,7 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
 
 
 def test_the_plan_counts_the_move(made):
-    exp = dataclasses.replace(experiment(), mesh=MESH, sampling_rules=mesh.settled)
+    exp = dataclasses.replace(experiment(), mesh=MESH, sampling_rules=mesh.sampling_rules)
     kinds = {}
     for name, lowered, beside in plan.lowered_programs(exp, made[1]):
         kinds[name] = beside

@@ -26,7 +26,7 @@ def world(**pay):
     """
     devices = mesh.make({"fsdp": 8})
     batch, everywhere = (
-        mesh.batch(N, mesh.fsdp, devices),
+        mesh.batch_sharding(N, mesh.fsdp, devices),
         jax.sharding.NamedSharding(devices, jax.sharding.PartitionSpec()),
     )
     prompt = jax.device_put(jnp.full((N, P), V, jnp.int32), batch)

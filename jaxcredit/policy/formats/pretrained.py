@@ -287,7 +287,7 @@ def _equal(a: Tensor, b: Tensor, rows: int = 4096) -> bool:
 
 def _host(x: Array) -> np.ndarray:
     """The whole array as numpy, also where its pieces lie on several processes."""
-    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else processes.whole(x)
+    return np.asarray(x) if getattr(x, "is_fully_addressable", True) else processes.replicated(x)
 
 
 def _plan(

@@ -13,7 +13,7 @@ STAY = "sampling_rules=None (weights stay where they lie to train, and each laye
 
 def smaller(exp: Experiment, made: Programs, name: str, room: int) -> str:
     """What would make a program smaller, the least harm first."""
-    cut = mesh.ways("batch", exp.rules, exp.mesh)
+    cut = mesh.shard_count("batch", exp.rules, exp.mesh)
     state, more = bytes_per_device(made.state), "more devices along fsdp"
     if state > room:
         return f"{more}: the state alone takes {format_bytes(state)} a device, {-(-state // room)} times as many hold it; or a smaller model"

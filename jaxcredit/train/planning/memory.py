@@ -105,7 +105,7 @@ def with_batch_size(exp: Experiment, shards: int, prompts: int) -> Experiment:
 
 def largest_batch(exp: Experiment, room: int, ask: Callable[[Experiment], CompiledProgram]) -> str:
     """How many prompts fit: two batches are compiled, a line is drawn through their bytes, and the batch where it ends is compiled too."""
-    shards = mesh.ways("batch", exp.rules, exp.mesh)
+    shards = mesh.shard_count("batch", exp.rules, exp.mesh)
     one, two = (ask(with_batch_size(exp, shards, k)) for k in (1, 2))
     if one.refused or one.need.peak > room:
         return "not one prompt a shard in one pass"

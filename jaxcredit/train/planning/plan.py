@@ -47,9 +47,9 @@ def plan(
         )
     exp = exp if exp.mesh else dataclasses.replace(exp, mesh={"fsdp": len(on.devices)})
     with mesh.planned(on.devices):
-        if math.prod(mesh.sizes(exp.mesh).values()) != len(on.devices):
+        if math.prod(mesh.axis_sizes(exp.mesh).values()) != len(on.devices):
             raise ValueError(
-                f"{on.name} has {len(on.devices)} devices, the mesh {mesh.sizes(exp.mesh)} takes another number: use them all"
+                f"{on.name} has {len(on.devices)} devices, the mesh {mesh.axis_sizes(exp.mesh)} takes another number: use them all"
             )
         return _plan(
             exp.check(), console, f"{on.devices[0].device_kind} ({on.name})", on.memory, largest

@@ -175,7 +175,7 @@ class Checkpoints:
                     stacklevel=3,
                 )
         if jax.process_count() > 1:
-            chosen = int(processes.gathered(np.int32(chosen))[0])
+            chosen = int(processes.all_gather(np.int32(chosen))[0])
         return None if chosen < 0 else chosen
 
     def _prepare(self, target: str, size: int) -> None:
@@ -190,7 +190,7 @@ class Checkpoints:
                 self.store.remove(name, MANIFEST)
             self.store.reserve(target, size)
         if jax.process_count() > 1:
-            processes.wait()
+            processes.barrier()
 
     def _finish(self, step: int, size: int, side: dict) -> None:
         """In the background: wait for Orbax, write the side file and, last, the manifest; only then delete what is too old."""

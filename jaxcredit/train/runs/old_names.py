@@ -95,6 +95,13 @@ NAMES = {
         "tokens_in": "segment_lengths",
         "welfare": "nash_welfare",
     },
+    "parallel.mesh": {
+        "batch": "batch_sharding",
+        "over": "mesh_axes",
+        "settled": "sampling_rules",
+        "sizes": "axis_sizes",
+        "ways": "shard_count",
+    },
     "rollout": {"alive": "trajectory_mask", "slack": "return_rounding"},
     "credit": {"int": "interventions"},
     "parallel.processes": {

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-from jaxcredit.parallel.processes import gathered
+from jaxcredit.parallel.processes import all_gather
 
 
 class StopRequested(BaseException):
@@ -47,7 +47,7 @@ class Preemption:
         """Whether to save and exit after this step; the same in all processes, which exchange requests at every `agree_every`-th step."""
         if jax.process_count() == 1:
             return self.stop_requested
-        return step % self.agree_every == 0 and bool(gathered(self.stop_requested).any())
+        return step % self.agree_every == 0 and bool(all_gather(self.stop_requested).any())
 
     @contextlib.contextmanager
     def interruptible(self, can: bool = True) -> Iterator[None]:
