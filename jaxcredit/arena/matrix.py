@@ -1,5 +1,6 @@
 """Every estimator in every family: a number or a reason in every cell, on the same batches, so that all differences are paired."""
 
+import dataclasses
 import difflib
 import functools
 import itertools
@@ -9,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.text import Text
 
@@ -18,7 +18,8 @@ from jaxcredit.arena import metrics
 from jaxcredit.arena.family import Batch, Family
 from jaxcredit.credit import Credit, columns, method_of
 from jaxcredit.credit import estimators as known_estimators
-from jaxcredit.rollout import SIGNALS, Rollout, outcome
+from jaxcredit.rollout import Rollout, outcome
+from jaxcredit.rollout.transforms import map_arrays
 from jaxcredit.utils import progress
 from jaxcredit.utils.plain_text import one_line
 from jaxcredit.utils.tables import Column, Sheet
@@ -136,7 +137,7 @@ def run(
                 try:
                     signals = {s: wide.signals[s] for s in needs}
                     return judged(
-                        programs[name](Rollout(**{**vars(wide), "signals": signals})), needs=needs
+                        programs[name](dataclasses.replace(wide, signals=signals)), needs=needs
                     )
                 except (
                     ValueError,
@@ -223,34 +224,14 @@ def cost(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, f
 
 
 def pad(rollout: Rollout, T: int, K: int) -> Rollout:
-    """The same rollout with T tokens and K segments: what is added did not take place."""
-    fields = {
-        "tokens": 0,
-        "action_mask": False,
-        "logp": 0,
-        "segment": -1,
-        "token_mask": False,
-        "reward": 0,
-        "segment_mask": False,
-    }
+    """Copy of a rollout padded to T tokens and K segments. The padding is masked out."""
     sizes = {"T": T, "K": K, "K+1": K + 1}
 
-    def widen(x, axes, fill):
-        x = np.asarray(x)
-        return jnp.asarray(
-            np.pad(
-                x,
-                [(0, sizes.get(a, n) - n) for a, n in zip(axes, x.shape, strict=True)],
-                constant_values=fill,
-            )
-        )
+    def widen(name, axes, x):
+        width = [(0, sizes.get(a, n) - n) for a, n in zip(axes, x.shape, strict=True)]
+        return np.pad(x, width, constant_values=-1 if name == "segment" else 0)
 
-    changed = {
-        n: widen(getattr(rollout, n), "NGK" if n in ("reward", "segment_mask") else "NRT", fill)
-        for n, fill in fields.items()
-    }
-    signals = {n: widen(x, ["N", *SIGNALS[n].axes.split()], 0) for n, x in rollout.signals.items()}
-    return Rollout(**{**vars(rollout), **changed, "signals": signals})
+    return map_arrays(widen, rollout)
 
 
 def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool = True) -> Sheet:

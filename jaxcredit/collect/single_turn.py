@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxcredit.collect.batches import bucketed
 from jaxcredit.parallel.processes import all_process_sum, local_rows, local_slice, to_global_array
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import AXES, Rollout
 from jaxcredit.tasks import Task, score
 
 
@@ -182,16 +182,13 @@ def until_mixed(
 def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collected:
     """One rollout of single groups out of several, on the host; prompts of different buckets are left-padded to the widest."""
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in chosen)
-    per_token = ("tokens", "action_mask", "logp", "segment", "token_mask")
     hosts = {id(batch): jax.tree.map(local_rows, vars(batch.rollout)) for batch, _ in chosen}
 
     def widen(name, x):
+        if "T" not in AXES[name].split():
+            return x
         fill = -1 if name == "segment" else 0
-        return (
-            np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill)
-            if name in per_token
-            else x
-        )
+        return np.pad(x, [(0, 0), (T - x.shape[-1], 0)], constant_values=fill)
 
     def stack(name):
         return to_global_array(
@@ -205,12 +202,8 @@ def _pick(chosen: list[tuple[Collected, int]], facts: dict, sharding) -> Collect
         for s in chosen[0][0].rollout.signals
     }
     first = hosts[id(chosen[0][0])]
-    names = [
-        name
-        for name in (*per_token, "reward", "segment_mask", "row", "done")
-        if first[name] is not None
-    ]
-    rollout = Rollout(**{name: stack(name) for name in names}, signals=signals)
+    fields = {name: stack(name) for name in AXES if first[name] is not None}
+    rollout = Rollout(**fields, signals=signals)
     return Collected(
         rollout,
         [batch.metas[n] for batch, n in chosen],

@@ -234,7 +234,7 @@ def credit_sums_to_zero(case: Case) -> str | None:
     """Declared zero-sum: each trajectory has one number, and a group's numbers sum to 0."""
     _declared(case.method.zero_sum)
     for rollout in case.samples():
-        assert rollout.row is not None  # `synthetic` writes it out
+        rollout = rollout.filled()
         # A trajectory shows its number only where it has a token, so each row here is given all of its columns.
         whole = jnp.broadcast_to(
             jnp.take_along_axis(trajectory_mask(rollout), rollout.row, 1)[..., None],

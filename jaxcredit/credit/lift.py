@@ -1,5 +1,6 @@
 """Lifts a function of one prompt's group, or of a batch, to an estimator: vmap, masks, precision, checked arguments, no gradient."""
 
+import dataclasses
 import difflib
 import functools
 import inspect
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcredit.kernels.choices import check_choice
-from jaxcredit.rollout import SIGNALS, Rollout
+from jaxcredit.rollout import SIGNALS, FilledRollout, Rollout
 
 Columns = dict[str, Float[Array, "N R T"]]
 Credit = Callable[..., Float[Array, "N R T"] | Columns]
@@ -83,12 +84,12 @@ class Estimator(Protocol[Knobs]):
         """Credit of every token, [N, R, T], or a dict of such columns. No gradient flows through it."""
         ...
 
-    def unlifted(self, rollout: Rollout, /, *args: Knobs.args, **knobs: Knobs.kwargs) -> Any:
+    def unlifted(self, rollout: FilledRollout, /, *args: Knobs.args, **knobs: Knobs.kwargs) -> Any:
         """The function as written: of one group ([R, T]; of the batch after `per_batch`), differentiable and not masked."""
         ...
 
 
-Function = Callable[Concatenate[Rollout, Knobs], Any]
+Function = Callable[Concatenate[FilledRollout, Knobs], Any]
 
 
 @overload
@@ -189,7 +190,7 @@ def _estimator(fn, scope, metadata) -> Any:
     )
 
     @functools.wraps(fn)
-    def unlifted(rollout: Rollout, **knobs):
+    def unlifted(rollout: FilledRollout, **knobs):
         _check_knobs(method.name, fn, knobs)
         return fn(rollout, **knobs)
 
@@ -265,7 +266,7 @@ def _clean(rollout):
         if jnp.issubdtype(rollout.reward.dtype, jnp.floating)
         else rollout.reward.astype(jnp.float32)
     )
-    return Rollout(**{**vars(rollout), "reward": jnp.where(rollout.segment_mask, reward, 0)})
+    return dataclasses.replace(rollout, reward=jnp.where(rollout.segment_mask, reward, 0))
 
 
 def _finish(method, answer, mask):

@@ -1,12 +1,21 @@
-"""The one data structure, `Rollout`, and the table of signals that it may carry."""
+"""The data structure `Rollout`, the axes of its fields, and the table of signals that it may carry."""
 
 from jaxcredit.rollout.rollout import (
-    SIGNALS,
+    FilledRollout,
     Rollout,
-    Signal,
     outcome,
     return_rounding,
     trajectory_mask,
 )
+from jaxcredit.rollout.signal_table import AXES, SIGNALS, Signal
 
-__all__ = ["SIGNALS", "Rollout", "Signal", "trajectory_mask", "outcome", "return_rounding"]
+__all__ = [
+    "AXES",
+    "SIGNALS",
+    "FilledRollout",
+    "Rollout",
+    "Signal",
+    "outcome",
+    "return_rounding",
+    "trajectory_mask",
+]

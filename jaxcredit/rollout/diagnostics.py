@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels import common_prefix, masked_mean
-from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.rollout import FilledRollout, Rollout, outcome, trajectory_mask
 
 DEPTHS = (
     1,
@@ -31,9 +31,8 @@ DEPTHS = (
 Sums = dict[str, Float[Array, "..."]]  # [*N] or [*N, D] with D depths; no *N for one group
 
 
-def shared_columns(group: Rollout) -> Int[Array, "G G"]:
+def shared_columns(group: FilledRollout) -> Int[Array, "G G"]:
     """Columns in which two trajectories agree from the start, by the first row of each: T if identical, -1 off those that took place."""
-    assert group.row is not None and group.token_mask is not None  # `filled` writes them out
     here, first = (
         trajectory_mask(group),
         jnp.argmax(group.row == jnp.arange(group.reward.shape[0])[:, None], -1),
@@ -57,7 +56,7 @@ def begins(group: Rollout) -> Int[Array, ""]:
     return jnp.argmax(group.action_mask.any(0))
 
 
-def decided(group: Rollout, depths: tuple[int, ...] = DEPTHS) -> dict[str, Array]:
+def decided(group: FilledRollout, depths: tuple[int, ...] = DEPTHS) -> dict[str, Array]:
     """Where the answers part, and how much of the reward's variance parts there. Sums over the prefix tree's inner nodes, by depth [D].
 
         excess = SSB - (k - 1) SST / (n - 1),   SSB = sum_children n_c (mean_c - mean)^2
@@ -148,9 +147,8 @@ def sums(rollout: Rollout, *, depths: tuple[int, ...] = DEPTHS) -> Sums:
     return jax.lax.map(lambda group: _sums(group, depths), rollout)
 
 
-def _sums(group: Rollout, depths) -> Sums:
+def _sums(group: FilledRollout, depths) -> Sums:
     R, here, length, done = outcome(group), trajectory_mask(group), _lengths(group), group.done
-    assert done is not None  # as above
     compared = here.sum() > 1
     mixed = _top(R, here) > -_top(-R, here)
     modal = modal_share(shared_columns(group), here, begins(group) + jnp.asarray(depths))
@@ -262,9 +260,8 @@ def explained(rollout: Rollout) -> Float[Array, ""]:
     )
 
 
-def collides(group: Rollout) -> Bool[Array, "R T"]:
+def collides(group: FilledRollout) -> Bool[Array, "R T"]:
     """Whether a token's prefix, the token included, is some other row's too: where a prefix tree can tell trajectories apart."""
-    assert group.row is not None and group.token_mask is not None  # `filled` writes them out
     return _collides(common_prefix(group.tokens, group.token_mask), group.tokens.shape[-1])
 
 
@@ -274,7 +271,6 @@ def live(rollout: Rollout) -> dict[str, Array]:
     R, here = outcome(rollout), trajectory_mask(rollout)
 
     def of(group):
-        assert group.row is not None and group.token_mask is not None  # `filled` writes them out
         rows, there, T = (
             common_prefix(group.tokens, group.token_mask),
             trajectory_mask(group),
@@ -320,10 +316,9 @@ def _alone(L, here, T):
     return ((last >= 0) & (last < T)).sum(), (other & ~earlier.any(-1)).sum()
 
 
-def _lengths(group: Rollout) -> Int[Array, " G"]:
+def _lengths(group: FilledRollout) -> Int[Array, " G"]:
     """Policy tokens of each trajectory, all its rows together."""
     G = group.reward.shape[0]
-    assert group.row is not None  # as above
     return jnp.where(group.row == jnp.arange(G)[:, None], group.action_mask.sum(-1), 0).sum(-1)
 
 

@@ -6,7 +6,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.rollout.rollout import SIGNALS, Rollout
+from jaxcredit.rollout.rollout import Rollout
+from jaxcredit.rollout.signal_table import AXES, SIGNALS
 
 KEYS = """a .npz file with one array per field of jaxcredit.Rollout, for N prompts, R rows of T tokens, G trajectories of K segments.
 Required: tokens [N, R, T] int, action_mask [N, R, T] bool (tokens that the policy chose), reward [N, G] or [N, G, K].
@@ -51,19 +52,7 @@ def _load(path):
             f"{', '.join(f'{name} is of {kind}' for name, kind in kinds.items())}, not of numbers that fit"
         )
     needed = [name for name in ("tokens", "action_mask", "reward") if name not in x]
-    fields = {
-        "tokens",
-        "action_mask",
-        "reward",
-        "token_mask",
-        "segment",
-        "segment_mask",
-        "row",
-        "done",
-        "logp",
-        "trainer_logp",
-    }
-    unknown = [name for name in x if name not in fields and name not in SIGNALS]
+    unknown = [name for name in x if name not in {*AXES, *SIGNALS, "trainer_logp"}]
     if needed or unknown:
         what = (
             f"lacks {', '.join(needed)}"

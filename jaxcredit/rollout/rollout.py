@@ -1,7 +1,7 @@
-"""The one structure every layer shares: what a policy did for N prompts, what it earned, and what else is known about it."""
+"""The data structure that sampling, signals, estimators and updates share."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -10,150 +10,61 @@ from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.precision import merge_equal, rounding
+from jaxcredit.rollout.signal_table import AXES, SIGNALS
 from jaxcredit.rollout.validation import check_earned, check_rewards, check_rows, check_segments
 
-
-class Signal(NamedTuple):
-    """A named signal: its axes for ONE prompt's group, its kind (`f`loat or `i`nt), its meaning, and the annotator that makes it."""
-
-    axes: str
-    kind: str
-    meaning: str
-    maker: str = ""  # an entry of an experiment's `signals`; empty: jaxcredit.signals has no annotator for it
-
-
-# One shape a name. This table drives the docs, padding, permuting, slicing, the laws' synthetic rollouts and error messages.
-SIGNALS: dict[str, Signal] = {
-    "value": Signal("G K", "f", "critic or Monte Carlo value before the segment"),
-    "token_value": Signal(
-        "R T", "f", "critic or Monte Carlo value before the token", '"critic": signals.critic()'
-    ),
-    "value_plan": Signal("G K", "f", "planner's critic before the turn"),
-    "value_switch": Signal("G K", "f", "switch head's value of the turn"),
-    "subgoal": Signal("G K", "i", "subgoal each turn serves; equal numbers belong together"),
-    "kind": Signal(
-        "R T", "i", "part of a turn a token is: 0 thought, 1 subgoal, 2 switch, 3 action"
-    ),
-    "state": Signal("G K", "i", "equal where two turns began in the same environment state"),
-    "stratum": Signal(
-        "G",
-        "i",
-        "structural class of a trajectory, for example its number of tool calls",
-        '"strata": signals.strata()',
-    ),
-    "agent": Signal("G K", "i", "who acted in the segment"),
-    "gain": Signal("G K", "f", "information gain of each turn"),
-    "info": Signal("G K+1", "f", "potentials between turns whose differences are the gains"),
-    "process": Signal("G K", "f", "a process reward model's score of the segment, in [-1, 1]"),
-    "error": Signal("G K", "f", "1 where the segment was marked wrong, else 0"),
-    "verdict": Signal("G K", "f", "a judge's mark of the segment"),
-    "node": Signal("G K", "i", "tree node each segment ends in"),
-    "node_parent": Signal("M", "i", "parent of each tree node, -1 at the root"),
-    "turn_parent": Signal("G K", "i", "equal for siblings of one truncated step"),
-    "pivot": Signal("G", "i", "segment from which a corrected attempt differs from the first"),
-    "pair": Signal("G", "i", "the partner of a paired rollout"),
-    "components": Signal("G C", "f", "the parts a trajectory's reward is made of, one column each"),
-    "anytime": Signal(
-        "G K", "f", "mean score of the answers that were forced at the end of the segment"
-    ),
-    "macro": Signal("R T", "i", "macro action a token belongs to; equal numbers belong together"),
-    "continued": Signal(
-        "G", "f", "how many continuations of the trajectory's beginning were right"
-    ),
-    "planning": Signal("R T", "i", "1 on tokens that plan, else 0"),
-    "decision_weight": Signal(
-        "R T",
-        "f",
-        "relative weight of the token's place: how much was decided in such places in earlier steps",
-        '"decision": signals.decision()',
-    ),
-    "prob_square": Signal(
-        "R T", "f", "sum over the vocabulary of the squared probabilities the token was drawn from"
-    ),
-    "better_logp": Signal(
-        "R T", "f", "log-probability under a prompt that asks for a better answer"
-    ),
-    "worse_logp": Signal("R T", "f", "log-probability under a prompt that asks for a worse answer"),
-    "prm_logp": Signal(
-        "R T", "f", "log-probability under the model that is an implicit process reward"
-    ),
-    "progress": Signal(
-        "G K", "f", "the part of the outcome that a learned decomposition gives to the segment"
-    ),
-    "grounded": Signal("G K", "f", "how executable the segment's action was"),
-    "achieved": Signal("G K", "f", "1 where the segment reached a subgoal, else 0"),
-    "seen": Signal("G K", "f", "how often the segment's message had been seen, itself included"),
-    "action_value": Signal("G K", "f", "critic's value of the action taken in the segment"),
-    "mixing": Signal(
-        "G K",
-        "f",
-        "how much of the segment's action value reaches the team's: slope of a mixing network",
-    ),
-    "answer_weight": Signal(
-        "G", "f", "how reliable the trajectory's answer is, among the group's answers"
-    ),
-    "density": Signal("G", "f", "share of what was retrieved that is useful"),
-    "attribution": Signal("G K D", "f", "a judge's mark of the segment in each dimension"),
-    "score": Signal("G D", "f", "the episode's score in each dimension"),
-    "choice": Signal("G K", "i", "which of its choices the agent took"),
-    "choice_value": Signal("G K U", "f", "value of each choice the agent had, the others' fixed"),
-    "choice_prob": Signal("G K U", "f", "probability of each choice the agent had"),
-    "coalition": Signal(
-        "G S", "f", "value of each set of agents; bit a of the index says whether agent a is in it"
-    ),
-    "utility": Signal("G A", "f", "what the trajectory was worth to each agent"),
-    "greedy_reward": Signal(
-        "",
-        "f",
-        "reward of the greedy answer to the prompt",
-        '"greedy": signals.greedy(task, tokenizer, max_new_tokens=max_new_tokens)',
-    ),
-    "counterfactual": Signal("G K", "f", "outcome with this segment's action replaced"),
-    "ref_logp": Signal(
-        "R T", "f", "log-probability under the reference policy", '"reference": signals.reference()'
-    ),
-    "entropy": Signal(
-        "R T",
-        "f",
-        "entropy of the distribution the token was drawn from, in nats",
-        '"entropy": signals.entropy()',
-    ),
-    "waad": Signal("R T", "f", "windowed average attention distance"),
-    "fai": Signal("R T", "f", "future attention influence"),
-    "prompt": Signal("", "i", "index of the prompt in its data set"),
-}
+AnyRollout = TypeVar("AnyRollout", bound="Rollout")
+OPTIONAL = ("row", "token_mask", "done")  # fields that `Rollout.filled` writes out
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-    """N prompts. The policy was run on R rows of T tokens; they make G trajectories of at most K segments. Usually R = G.
+    """Trajectories that a policy sampled for N prompts, with their rewards and signals. A pytree.
 
-    The same structure without its leading N is one prompt's *group*, which is what estimators are written for.
-    Credit lives on `[G, K]`, training happens on rows `[R, T]`, and `row` joins the two.
+    The policy was run on R rows of T tokens per prompt. They make up G trajectories of at most K
+    segments. Usually a trajectory is one row (R = G) and one segment (K = 1). Rewards and credit of
+    segments have the shape [N, G, K], training works on rows [N, R, T], and `row` maps rows to
+    trajectories. Without its axis N the structure is the *group* of one prompt, the argument of
+    estimators and kernels.
+
+    Attributes:
+        tokens: [N, R, T] token ids: prompt, response, and text that tools or environments inserted.
+        action_mask: [N, R, T] True on tokens that the policy sampled. Never inferred from ids.
+        logp: [N, R, T] log-probability of each sampled token under the policy that sampled it, of
+            softmax(logits / temperature) before top-k and top-p.
+        segment: [N, R, T] segment of each token, 0 to K - 1; -1 outside any segment.
+        reward: [N, G, K] reward earned at the end of each segment. The magnitudes of a
+            trajectory's rewards add up to at most `validation.LARGEST_RETURN`.
+        segment_mask: [N, G, K] True on segments that took place. A trajectory without any is
+            padding of its group.
+        signals: further arrays by name, with the axes of `jaxcredit.SIGNALS`.
+        row: [N, R] trajectory of each row, 0 to G - 1. Rows of one trajectory follow each other in
+            the order of their index. None: row i is trajectory i.
+        token_mask: [N, R, T] True on tokens that are not padding, contiguous in each row. None:
+            every column up to the last sampled token.
+        done: [N, G] True on trajectories that ended by themselves, False on truncated ones. None:
+            all ended.
     """
 
-    tokens: Int[Array, "*N R T"]  # prompt and response, and what tools said
-    action_mask: Bool[
-        Array, "*N R T"
-    ]  # tokens the policy chose: carried as data, never inferred from token values
-    logp: Float[
-        Array, "*N R T"
-    ]  # of softmax(logits / temperature), before top-k and top-p, under the policy that chose them
-    segment: Int[Array, "*N R T"]  # the segment a token belongs to, 0..K-1; -1 outside any
-    reward: Float[
-        Array, "*N G K"
-    ]  # earned at the end of each segment; |reward| of a trajectory adds up to at most LARGEST_RETURN
-    segment_mask: Bool[Array, "*N G K"]  # segments that took place
+    tokens: Int[Array, "*N R T"]
+    action_mask: Bool[Array, "*N R T"]
+    logp: Float[Array, "*N R T"]
+    segment: Int[Array, "*N R T"]
+    reward: Float[Array, "*N G K"]
+    segment_mask: Bool[Array, "*N G K"]
     signals: dict[str, Array] = dataclasses.field(default_factory=dict)
-    row: Int[Array, "*N R"] | None = None  # the trajectory of each row; None: row i is trajectory i
-    token_mask: Bool[Array, "*N R T"] | None = (
-        None  # not padding, contiguous in each row; None: up to the last chosen token
-    )
-    done: Bool[Array, "*N G"] | None = None  # ended by itself, not cut off; None: all
+    row: Int[Array, "*N R"] | None = None
+    token_mask: Bool[Array, "*N R T"] | None = None
+    done: Bool[Array, "*N G"] | None = None
 
     def __getitem__(self, name: str) -> Array:
-        """The signal of that name; a missing one is an error that says what it is and who could provide it."""
+        """Signal of that name.
+
+        Raises:
+            KeyError: the rollout lacks the signal. The message has its meaning, its shape and the
+                annotator that provides it.
+        """
         if name in self.signals:
             return self.signals[name]
         if name not in SIGNALS:
@@ -167,12 +78,16 @@ class Rollout:
             + (f"signals={{{maker}}}." if maker else "an annotator of your own that provides it.")
         )
 
-    def with_signals(self, **signals: Array) -> "Rollout":
-        """The same rollout with more signals."""
+    def with_signals(self: AnyRollout, **signals: Array) -> AnyRollout:
+        """Copy of the rollout with further signals, which replace those of the same names."""
         return dataclasses.replace(self, signals={**self.signals, **signals})
 
-    def filled(self) -> "Rollout":
-        """The same rollout with every optional field written out."""
+    def filled(self) -> "FilledRollout":
+        """Copy of the rollout with `row`, `token_mask` and `done` written out.
+
+        Raises:
+            ValueError: `row` is None, and there are more or fewer rows than trajectories.
+        """
         *lead, R, T = self.tokens.shape
         G = self.reward.shape[-2]
         if self.row is None and R != G:
@@ -185,16 +100,22 @@ class Rollout:
             else self.row
         )
         column = jnp.arange(T, dtype=jnp.int32)
-        valid = (
+        token_mask = (
             column <= jnp.where(self.action_mask, column, -1).max(-1, keepdims=True, initial=-1)
             if self.token_mask is None
             else self.token_mask
         )
         done = jnp.ones((*lead, G), bool) if self.done is None else self.done
-        return dataclasses.replace(self, row=row, token_mask=valid, done=done)
+        return FilledRollout(**{**vars(self), "row": row, "token_mask": token_mask, "done": done})
 
-    def check_shapes(self) -> "Rollout":
-        """Raise a ValueError that names the field, its shape and the shape it should have. Reads no values: tracers will do."""
+    def check_shapes(self: AnyRollout) -> AnyRollout:
+        """Check that the shapes and dtypes of the fields fit together. Returns the rollout.
+
+        Reads no values, so tracers and `jax.ShapeDtypeStruct` work.
+
+        Raises:
+            ValueError: the message has the field, its shape and the shape that fits.
+        """
         N, R, T = _shape(
             "tokens",
             self.tokens,
@@ -208,18 +129,12 @@ class Rollout:
             "one reward for each segment; with a single segment, reward[..., None]",
         )
         sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1}
-        fields = {
-            "reward": "N G K",
-            "action_mask": "N R T",
-            "logp": "N R T",
-            "segment": "N R T",
-            "segment_mask": "N G K",
-        }
-        for name, axes in (fields | {"row": "N R", "token_mask": "N R T", "done": "N G"}).items():
-            _fits(name, getattr(self, name), axes.split(), sizes, optional=name not in fields)
+        for name, axes in AXES.items():
+            if (x := getattr(self, name)) is not None or name not in OPTIONAL:
+                _check_axes(name, x, axes, sizes)
         for name, x in self.signals.items():
             if name in SIGNALS:
-                _fits(f"signals[{name!r}]", x, ["N", *SIGNALS[name].axes.split()], sizes)
+                _check_axes(f"signals[{name!r}]", x, SIGNALS[name].axes, sizes)
         for name in ("action_mask", "segment_mask", "token_mask", "done"):
             x = getattr(self, name)
             if x is not None and x.dtype != bool:
@@ -227,12 +142,17 @@ class Rollout:
         self.filled()
         return self
 
-    def check(self) -> "Rollout":
-        """Check that the fields fit together; a ValueError has the field and the fix. Returns the rollout.
+    def check(self: AnyRollout) -> AnyRollout:
+        """Check that the fields fit together. Returns the rollout.
 
-        A checked rollout can be given to every estimator and to the policy: shapes fit; rewards are finite, at most LARGEST_RETURN in a
-        trajectory, and none is earned before the policy chose its first token; tokens, segments and rows are in range; and rows are
-        contiguous behind their left padding, since the policy numbers positions by counting. Values are read if they are concrete.
+        Every estimator and the policy accept a checked rollout. Checked are the shapes; that rewards
+        are finite, at most `validation.LARGEST_RETURN` in a trajectory, and none precedes the first
+        token that the policy sampled; that tokens, segments and rows are in range; and that the
+        tokens of a row are contiguous after left padding, since the policy counts positions. Values
+        are checked only if they are concrete: under `jax.jit` only the shapes are.
+
+        Raises:
+            ValueError: the message has the field, the index and the fix.
         """
         self.check_shapes()
         if any(isinstance(x, Tracer) for x in jax.tree.leaves(self)):
@@ -249,6 +169,20 @@ class Rollout:
         return self
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilledRollout(Rollout):
+    """Rollout without optional fields: `row`, `token_mask` and `done` are arrays.
+
+    `Rollout.filled` makes one. Estimators receive their groups in this form.
+    """
+
+    # Required here, optional in the base class.
+    row: Int[Array, "*N R"]  # pyright: ignore[reportGeneralTypeIssues]
+    token_mask: Bool[Array, "*N R T"]  # pyright: ignore[reportGeneralTypeIssues]
+    done: Bool[Array, "*N G"]  # pyright: ignore[reportGeneralTypeIssues]
+
+
 def _shape(name, x, axes, hint):
     if len(x.shape) != len(axes.split()):
         raise ValueError(
@@ -257,9 +191,9 @@ def _shape(name, x, axes, hint):
     return x.shape
 
 
-def _fits(name, x, axes, sizes, optional=False):
-    if x is None and optional:
-        return
+def _check_axes(name, x, axes, sizes):
+    """Raises unless x has the axes ["N", *axes] with the known sizes."""
+    axes = ["N", *axes.split()]
     shape = tuple(getattr(x, "shape", ()))
     if len(shape) != len(axes) or any(
         a in sizes and sizes[a] != s for a, s in zip(axes, shape, strict=False)
@@ -269,10 +203,19 @@ def _fits(name, x, axes, sizes, optional=False):
 
 
 def outcome(group: Rollout) -> Float[Array, "*N G"]:
-    """Return of each trajectory: R_i = sum_k r_ik over the segments that took place.
+    """Return of each trajectory, the sum of its rewards.
 
-    Returns of a group that differ by no more than the rounding of their sums are one number, and 0 where they cancel: 0.1 + 0.2 - 0.3 and
-    0.2 - 0.3 + 0.1 are equal, and neither is more than 0.
+        R_i = sum_k r_ik   over the segments that took place
+
+    Returns of one group that differ by no more than the rounding error of their sums are set equal,
+    and a return within its rounding error of 0 becomes 0. So 0.1 + 0.2 - 0.3 and 0.2 - 0.3 + 0.1
+    are equal, and neither is above 0.
+
+    Args:
+        group: a rollout, of one prompt or of N.
+
+    Returns:
+        [G], or [N, G] for N prompts.
     """
     total = jnp.where(group.segment_mask, group.reward, 0).sum(-1)
     return (
@@ -283,11 +226,11 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
 
 def return_rounding(group: Rollout) -> Float[Array, "*N G"]:
-    """Bound on the rounding error of each trajectory's return, from the magnitudes of its rewards."""
+    """Bound on the rounding error of each trajectory's return: `kernels.rounding` of its rewards' magnitudes."""
     size = jnp.abs(jnp.where(group.segment_mask, group.reward, 0))
     return rounding(size.sum(-1), (size > 0).sum(-1))
 
 
 def trajectory_mask(group: Rollout) -> Bool[Array, "*N G"]:
-    """Trajectories that took place at all: uneven groups are padded with `segment_mask = False`."""
+    """True on trajectories that took place. Smaller groups are padded with `segment_mask` False."""
     return group.segment_mask.any(-1)

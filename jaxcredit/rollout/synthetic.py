@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.rollout import SIGNALS, Rollout
+from jaxcredit.rollout.rollout import Rollout
+from jaxcredit.rollout.signal_table import SIGNALS
 
 EXTENTS = {
     "C": 3,

@@ -1,59 +1,61 @@
-"""The same rollouts otherwise told (renamed, padded, with other rewards, other groups of their shape): what the laws compare."""
+"""Equivalent rollouts (reordered, padded, with rescaled rewards), between which the laws compare the outputs of an estimator."""
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 import numpy as np
 
-from jaxcredit.rollout import SIGNALS, Rollout
+from jaxcredit.rollout.rollout import Rollout
+from jaxcredit.rollout.signal_table import AXES, SIGNALS
 from jaxcredit.rollout.synthetic import synthetic
 
-FIELDS = {
-    "tokens": "R T",
-    "action_mask": "R T",
-    "logp": "R T",
-    "segment": "R T",
-    "reward": "G K",
-    "segment_mask": "G K",
-    "row": "R",
-    "token_mask": "R T",
-    "done": "G",
-}
-INDEX = {
-    "row": "G",
-    "pair": "G",
-}  # arrays whose numbers are positions on an axis: renamed when that axis is permuted
+# Fields and signals whose values are positions on an axis.
+INDEX_INTO = {"row": "G", "pair": "G"}
+JUNK = 7  # fills padding that nothing may read
 
 
 def reordered(rollout: Rollout, axis: str, order: np.ndarray) -> Rollout:
-    """The same rollout with one axis reordered, and the numbers that name its positions renamed."""
+    """Rollout with one axis permuted, and the indices into that axis renumbered.
 
-    def fn(name, axes, x):
-        if INDEX.get(name) == axis:
+    Args:
+        rollout: N prompts.
+        axis: one of the axes of `rollout.signal_table`, such as "G".
+        order: permutation of range(length of the axis).
+    """
+
+    def permute(name, axes, x):
+        if INDEX_INTO.get(name) == axis:
             x = np.argsort(order).astype(x.dtype)[x]
         return x[(slice(None),) * axes.index(axis) + (order,)] if axis in axes else x
 
-    return _map(rollout, fn)
+    return map_arrays(permute, rollout.filled())
 
 
 def padded(rollout: Rollout, axis: str, by: int = 3) -> Rollout:
-    """More of an axis, in which nothing took place (and where what must not be read is junk)."""
-    quiet = {"action_mask": False, "token_mask": False, "segment_mask": False, "segment": -1}
+    """Rollout with one axis lengthened by entries that the masks exclude. Arrays without a mask of their own are filled with junk.
+
+    Args:
+        rollout: N prompts.
+        axis: "R", "T", "G" or "K".
+        by: number of entries to add.
+    """
+    masks = {"action_mask": False, "token_mask": False, "segment_mask": False, "segment": -1}
     G = rollout.segment_mask.shape[1]
 
-    def fn(name, axes, x):
+    def pad(name, axes, x):
         axes = ["K" if a == "K+1" else a for a in axes]
         if axis not in axes:
             return x
         width = [(0, by if a == axis else 0) for a in axes]
-        junk = quiet.get(name, G if name == "row" and axis == "R" else 7)
-        return np.pad(x, width, constant_values=junk)
+        fill = masks.get(name, G if name == "row" and axis == "R" else JUNK)
+        return np.pad(x, width, constant_values=fill)
 
-    return _map(rollout, fn)
+    return map_arrays(pad, rollout.filled())
 
 
 def rewarded(rollout: Rollout, a: float, b: float) -> Rollout:
-    """Outcomes a R + b: the offset is earned once, in the last real segment."""
+    """Rollout whose returns are a R + b. The offset b is added to the reward of the last segment that took place."""
     K = rollout.segment_mask.shape[-1]
     last = rollout.segment_mask & (
         jnp.arange(K) == jnp.where(rollout.segment_mask, jnp.arange(K), -1).max(-1, keepdims=True)
@@ -62,22 +64,26 @@ def rewarded(rollout: Rollout, a: float, b: float) -> Rollout:
 
 
 def like(rollout: Rollout, seed: int) -> Rollout:
-    """Other groups of the same shapes."""
+    """Other random groups with the shapes and signals of a rollout."""
     (N, R, T), (_, G, K) = rollout.action_mask.shape, rollout.segment_mask.shape
     return synthetic(seed, rollout.signals, N=N, R=R, T=T, K=K, G=G)
 
 
-def _axes(name, signal):
-    return ["N", *(SIGNALS[name].axes if signal else FIELDS[name]).split()]
+def map_arrays(fn: Callable[[str, list[str], np.ndarray], np.ndarray], rollout: Rollout) -> Rollout:
+    """Rollout with a function applied to each field and each signal. Fields that are None stay None.
 
+    Args:
+        fn: fn(name, axes, array) -> array. `axes` are those of the array, such as ["N", "R", "T"].
+        rollout: N prompts, whose signals are all in `SIGNALS`.
+    """
 
-def _map(rollout, fn):
-    """fn(name, its axes, array) over all fields and signals."""
+    def apply(name, axes, x):
+        return jnp.asarray(fn(name, ["N", *axes.split()], np.asarray(x)))
 
-    def one(name, signal, x):
-        return jnp.asarray(fn(name, _axes(name, signal), np.asarray(x)))
-
-    signals = {name: one(name, True, x) for name, x in rollout.signals.items()}
-    return Rollout(
-        **{name: one(name, False, getattr(rollout, name)) for name in FIELDS}, signals=signals
-    )
+    fields = {
+        name: apply(name, axes, x)
+        for name, axes in AXES.items()
+        if (x := getattr(rollout, name)) is not None
+    }
+    signals = {name: apply(name, SIGNALS[name].axes, x) for name, x in rollout.signals.items()}
+    return dataclasses.replace(rollout, **fields, signals=signals)

@@ -52,7 +52,6 @@ def turn(rollout: Rollout) -> Int[Array, "*N R T"]:
 def same_beginning(rollout: Rollout) -> Int[Array, "*N R R"]:
     """Peers have the same beginning: what they have in common hangs on the token and on nothing before it."""
     rollout = rollout.filled()
-    assert rollout.token_mask is not None
     return jax.vmap(common_prefix)(rollout.tokens, rollout.token_mask)
 
 

@@ -38,7 +38,6 @@ def greedy(
         @jax.jit
         def asked(rollout: Rollout):
             P, valid = rollout.tokens.shape[-1] - max_new_tokens, rollout.filled().token_mask
-            assert valid is not None  # `filled` writes it out
             return rollout.tokens[:, 0, :P], valid[:, 0, :P]
 
         def annotate(aux, state, rollout, metas) -> Rollout:

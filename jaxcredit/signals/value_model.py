@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from jaxcredit.losses import divide
 from jaxcredit.policy import transformer
 from jaxcredit.policy.positions import at_length
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout
 from jaxcredit.signals.base import Learned
 from jaxcredit.signals.reference_policy import at_response
 
@@ -27,11 +27,10 @@ class Head(nn.Module):
         return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)[..., 0]
 
 
-def states(params, rollout: Rollout, cfg, S: int) -> Float[Array, "N R S D"]:
+def states(params, rollout: FilledRollout, cfg, S: int) -> Float[Array, "N R S D"]:
     """The policy's last hidden states before each response token: column t holds what was known when token t was chosen."""
     P = rollout.tokens.shape[-1] - S
     tokens, valid = rollout.tokens, rollout.token_mask
-    assert valid is not None  # `filled` wrote it out
     cfg = at_length(
         cfg, rollout.tokens.shape[-1]
     )  # as the policy's own log-probabilities are computed, though the last token is left out

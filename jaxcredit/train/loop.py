@@ -57,7 +57,6 @@ def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.A
     `unscored` answers (the reward returned None) are in none of the means; `groups_unscored` have no scored answer at all, and no weight.
     """
     rollout = rollout.filled()
-    assert rollout.done is not None  # `filled` writes it out
     R, here, mask = outcome(rollout), trajectory_mask(rollout), rollout.action_mask
     length, wrote = mask.sum(-1, dtype=jnp.float32), mask.any(-1)
     most, least = jnp.where(here, R, -jnp.inf).max(-1), jnp.where(here, R, jnp.inf).min(-1)

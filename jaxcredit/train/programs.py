@@ -17,7 +17,7 @@ from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import lora, transformer
 from jaxcredit.policy import sampler as decode
 from jaxcredit.policy.fused_attention import chosen
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout
 from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.train.update import TrainState, make_update
 
@@ -79,8 +79,7 @@ def build(exp: Experiment) -> Programs:
         there = mesh.shardings(specs | adapters, exp.sampling_rules, devices)
         settle = jit(lambda weights: transformer.cast(weights, cfg), out_shardings=there)
 
-    def logprob(weights, rollout: Rollout, temperature: float = exp.temperature):
-        assert rollout.token_mask is not None  # a collected rollout says it
+    def logprob(weights, rollout: FilledRollout, temperature: float = exp.temperature):
         P = rollout.tokens.shape[-1] - exp.max_new_tokens
         return transformer.logprob(
             weights, rollout.tokens, rollout.token_mask, cfg, prompt=P, temperature=temperature

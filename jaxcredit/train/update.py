@@ -14,7 +14,7 @@ from jaxcredit.credit import columns as as_columns
 from jaxcredit.losses import Aggregate, Batch, Objective, divide, k3
 from jaxcredit.parallel.chunks import join_strided, split_strided
 from jaxcredit.policy import lora
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout, Rollout
 
 
 @jax.tree_util.register_dataclass
@@ -32,7 +32,7 @@ class TrainState:
 
 
 def make_update(
-    logprob: Callable[[PyTree, Rollout], dict[str, Float[Array, "N R S"]]],
+    logprob: Callable[[PyTree, FilledRollout], dict[str, Float[Array, "N R S"]]],
     objective: Objective,
     aggregate: Aggregate,
     optimizer: optax.GradientTransformation,

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.kernels import returns_to_go, to_tokens
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout
 
 
 @per_group(
@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout
     granularity="token",
     family="tokens",
 )
-def otb(group: Rollout, *, zero_tail: bool = False, eps: float = 1e-8):
+def otb(group: FilledRollout, *, zero_tail: bool = False, eps: float = 1e-8):
     """The return of each token against the baseline of least variance at its step.
 
         A_it = G_it - sum_j G_jt W_jt / sum_j W_jt,   W_it = sum_{s <= t} (1 - 2 pi_is + sum_v pi_isv^2),   over rows with a token there
@@ -22,7 +22,6 @@ def otb(group: Rollout, *, zero_tail: bool = False, eps: float = 1e-8):
     credit 0, as in the code, and with `zero_tail` its whole return. G_it is what its segment and later ones earn. eps is added to
     each W (the code adds it to their sum), so that where nothing was uncertain the baseline is the mean, and a group of one gets 0.
     """
-    assert group.row is not None  # the lift writes it out
     here = group.action_mask & (group.segment >= 0)
     G = to_tokens(returns_to_go(group.reward, where=group.segment_mask), group)
     w = jnp.where(here, jnp.maximum(1 - 2 * jnp.exp(group.logp) + group["prob_square"], 0), 0)

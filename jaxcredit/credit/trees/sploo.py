@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Real
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.kernels import binade, branch_points, common_prefix, piecewise_constant, std_by
-from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.rollout import FilledRollout, outcome, trajectory_mask
 
 Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program for many settings
 
@@ -21,7 +21,7 @@ Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program f
     reduces_to="rloo with c_b=inf and lam=a=0; (1 - 1/G) sploo has TEMPO's gradient, its two terms given one baseline, with lam=1 and a=0",
 )
 def sploo(
-    group: Rollout,
+    group: FilledRollout,
     *,
     lam: Knob = 0.0,
     a: Knob = 0.0,
@@ -46,7 +46,6 @@ def sploo(
     `normalize` divides by the group's deviation. Alone in its group, or among equal rewards, a trajectory gets 0. No paper.
     """
     real, row, valid = trajectory_mask(group), group.row, group.token_mask
-    assert row is not None and valid is not None  # the lift writes them out
     R, T = outcome(group), group.action_mask.shape[-1]
     others = _others(R, row, real, kurtosis)
     end = jnp.where(valid, jnp.arange(1, T + 1), 0).max(-1)

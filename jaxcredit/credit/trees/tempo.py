@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.kernels import at_branches, branches, common_prefix, shared_with, standardize, std_by
-from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.rollout import FilledRollout, outcome, trajectory_mask
 
 
 @per_group(
@@ -13,7 +13,7 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     affine=True,
     reduces_to="grpo with gate=2 and no shared prefixes",
 )
-def tempo(group: Rollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
+def tempo(group: FilledRollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
     """GRPO, and at each token where the group's answers part, the change of the mean reward of those that share the prefix.
 
         A_it = [(R_i - mean R) + V_i,t+1 - V_it] / (std R + eps),   V_it = mean {R_j : y_j[:t] = y_i[:t]}
@@ -23,7 +23,6 @@ def tempo(group: Rollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e-6):
     prefix; where answers part at a token the policy did not choose, that change is credited to nobody. The paper leaves ddof open.
     """
     R, real, row, valid = outcome(group), trajectory_mask(group), group.row, group.token_mask
-    assert row is not None and valid is not None  # the lift writes them out
     shared = shared_with(common_prefix(group.tokens, valid), row, R.shape[0])
     change, sharing = branches(shared, row, R, where=real)
     std = std_by(R, where=real, ddof=ddof)[row][:, None]
