@@ -20,7 +20,7 @@ from jaxcredit.collect.single_turn import single_turn, until_mixed
 from jaxcredit.credit import method_of
 from jaxcredit.parallel.processes import all_process_sum
 from jaxcredit.tasks import statistics as evaluate
-from jaxcredit.tasks.scoring import ready
+from jaxcredit.tasks.scoring import start_workers
 from jaxcredit.train import evaluation as assess
 from jaxcredit.train import failures as trouble
 from jaxcredit.train.experiment import Experiment, round_up
@@ -168,7 +168,7 @@ def _run(
     profile: tuple[int, int] | None,
 ) -> dict[str, Any]:
     folder, first = place.path, jax.process_index() == 0
-    ready(exp.task, exp.reward_workers)
+    start_workers(exp.task, exp.reward_workers)
     named = functools.partial(trouble.with_oom_advice, exp, programs)
     with contextlib.ExitStack() as stack:
         identity = None if overwrite else place.run_id()

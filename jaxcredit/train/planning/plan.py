@@ -17,7 +17,7 @@ from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import PlaceholderTokenizer
 from jaxcredit.tasks import score
 from jaxcredit.tasks.scoring import RewardError
-from jaxcredit.tasks.workers import stays
+from jaxcredit.tasks.worker_pool import in_process_reason
 from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import flops, memory
 from jaxcredit.train.planning.advice import smaller
@@ -232,7 +232,7 @@ def data(exp: Experiment) -> Iterator[tuple[bool | None, str]]:
         )
         runs = (
             f"in this process ({why})"
-            if (why := stays(task.reward)) or not exp.reward_workers
+            if (why := in_process_reason(task.reward)) or not exp.reward_workers
             else "in a process of its own"
         )
         yield (

@@ -19,9 +19,9 @@ import pytest
 
 from jaxcredit import tasks
 from jaxcredit.rollout.validation import LARGEST_RETURN
-from jaxcredit.tasks import workers as processes
+from jaxcredit.tasks import worker_pool
+from jaxcredit.tasks.reward_worker import LARGEST
 from jaxcredit.tasks.scoring import RewardError, RewardTimeout
-from jaxcredit.tasks.worker import LARGEST
 
 WORKERS = pytest.mark.parametrize("workers", [0, 1, 2])
 
@@ -29,7 +29,7 @@ WORKERS = pytest.mark.parametrize("workers", [0, 1, 2])
 @pytest.fixture(scope="module", autouse=True)
 def _end():
     yield
-    processes._close()
+    worker_pool._close()
 
 
 def judge(reward, n=4, **kw):
@@ -41,7 +41,7 @@ def judge(reward, n=4, **kw):
 
 def elsewhere(reward):
     """The process that a reward runs in, and whether it could be sent there."""
-    return int(judge(reward, 1)[0, 0]) != os.getpid(), processes.stays(reward)
+    return int(judge(reward, 1)[0, 0]) != os.getpid(), worker_pool.in_process_reason(reward)
 
 
 # Numbers
@@ -173,7 +173,8 @@ def test_a_raising_reward_shows_its_trace_the_prompt_the_response_and_the_mend(w
     )
     assert all(part in message for part in wanted), message
     assert not any(
-        own in message for own in ("tasks/guard.py", "worker.py", "workers.py", "asyncio/")
+        own in message
+        for own in ("tasks/scoring.py", "reward_worker.py", "worker_pool.py", "asyncio/")
     )
 
 
@@ -413,7 +414,7 @@ def prints(meta, text, ids):
 def python(code, shell='exec "$@"', **environment):
     """A Python process that has imported this file as t."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    command = ["sh", "-c", shell, "sh", sys.executable, "-c", "import test_guard as t; " + code]
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", "import test_scoring as t; " + code]
     return subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -477,9 +478,9 @@ def test_a_reward_that_cannot_be_copied_runs_here_and_says_why():
     task = tasks.Task(
         "toy", [{"prompt": "p", "meta": LOCK}], [], reward := lambda m, t, i: os.getpid()
     )
-    assert tasks.score(task, [LOCK], [""], [[]])[0, 0] == os.getpid() and "lock" in processes.stays(
-        reward
-    )
+    assert tasks.score(task, [LOCK], [""], [[]])[
+        0, 0
+    ] == os.getpid() and "lock" in worker_pool.in_process_reason(reward)
 
 
 CONFIG = """
@@ -512,13 +513,13 @@ def test_rewards_of_config_files_and_of_files_beside_them_run_there(tmp_path, go
     config = find.module(str(tmp_path / "typing.py"))
     task = tasks.Task("toy", [{"prompt": "p", "meta": 0}], [], config.judge)
     out = tasks.score(task, [config.Meta("a"), config.Meta("b")], ["a", "a"], [[], []])
-    assert (out.ravel() % 10).tolist() == [1, 0] and (out[0, 0] > 9) == away, processes.stays(
-        config.judge
+    assert (out.ravel() % 10).tolist() == [1, 0] and (out[0, 0] > 9) == away, (
+        worker_pool.in_process_reason(config.judge)
     )
     assert (
         away
-        or "cache" in processes.stays(config.judge)
-        or "No module" in processes.stays(config.judge)
+        or "cache" in worker_pool.in_process_reason(config.judge)
+        or "No module" in worker_pool.in_process_reason(config.judge)
     )
 
 
@@ -527,7 +528,7 @@ def test_the_tasks_of_the_library_run_in_a_process_of_their_own(name):
     task = getattr(tasks, name)() if name == "sums" else getattr(tasks, name)(20, 4, demo_size=0)
     item = task.train[0]
     out = tasks.score(task, [item["meta"]] * 2, [item["answer"], "nothing"], [[], []])
-    assert out.ravel().tolist() == [1, 0] and not processes.stays(task.reward)
+    assert out.ravel().tolist() == [1, 0] and not worker_pool.in_process_reason(task.reward)
 
 
 # Many at a time

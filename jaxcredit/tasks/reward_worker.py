@@ -1,7 +1,8 @@
-"""Execution of reward functions on a batch, with the outcome of each call as plain data.
+"""Execution of a reward function on a batch of calls, with the outcome of each call as plain data.
 
-`tasks.workers` starts this file as a script, so it imports nothing but the standard library, which keeps workers quick to start.
-`tasks.guard` also calls `outcomes` in the trainer's own process, for rewards that cannot be pickled.
+`tasks.worker_pool` starts this file as a script in every worker process. It imports the standard
+library alone, so that workers start quickly. The trainer's own process calls `outcomes` for rewards
+that cannot be pickled.
 """
 
 import asyncio
@@ -26,9 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-LARGEST = (
-    1e30  # largest magnitude of a reward: validation.LARGEST_RETURN, which this file cannot import
-)
+# Largest magnitude of a reward: kernels.validation.LARGEST_RETURN, which this file cannot import.
+LARGEST = 1e30
 AT_A_TIME = 64  # async rewards that one process awaits together
 
 
@@ -36,7 +36,8 @@ class Outcome(NamedTuple):
     """Outcome of one reward call.
 
     Attributes:
-        kind: "scored", "unscored" (the reward returned None), "nonsense" (not numbers), "raised" or "late" (timed out).
+        kind: "scored", "unscored" (the reward returned None), "nonsense" (not numbers), "raised" or
+            "late" (timed out).
         numbers: rewards of the segments, if scored.
         text: description of a failure.
     """
@@ -52,7 +53,9 @@ class Outcome(NamedTuple):
 
 
 class Progress:
-    """Index and start time of the current call, in memory shared by two processes. Index -1: no call."""
+    """Index and start time of the current call, in memory shared by two processes. Index -1: no
+    call.
+    """
 
     SIZE = 24
 
@@ -61,9 +64,11 @@ class Progress:
         self.idle()
 
     def begin(self, index: int) -> None:
+        """Record that a call begins now."""
         struct.pack_into("=qd", self._memory, 0, index, time.monotonic())
 
     def idle(self) -> None:
+        """Record that no call runs."""
         struct.pack_into("=qd", self._memory, 0, -1, 0.0)
 
     def allow(self, timeout_s: float) -> None:
@@ -72,16 +77,15 @@ class Progress:
 
     @property
     def index(self) -> int:
+        """Index of the current call, or -1."""
         return struct.unpack_from("=q", self._memory)[0]
 
     def overdue(self) -> bool:
         """Whether the current call has exceeded the time-out."""
         index, began, allowed = struct.unpack_from("=qdd", self._memory)
         late = index >= 0 and time.monotonic() - began > allowed
-        return late and struct.unpack_from("=qd", self._memory) == (
-            index,
-            began,
-        )  # unchanged: not read during a write
+        # Read again: values that were read during a write have changed by now.
+        return late and struct.unpack_from("=qd", self._memory) == (index, began)
 
 
 def outcomes(
@@ -99,7 +103,8 @@ def outcomes(
         calls: argument tuples.
         counts: number of rewards due for each call.
         progress: updated before and after each call.
-        timeout_s: time-out of an awaitable; other calls are timed out by the observer of `progress`.
+        timeout_s: time-out of an awaitable; other calls are timed out by the observer of
+            `progress`.
         run: executes a coroutine, in which awaitables are awaited concurrently.
     """
     results: list[Outcome] = []
@@ -128,12 +133,12 @@ def outcomes(
 async def _awaited(
     waiting: dict[int, Any], counts: Sequence[int], progress: Progress, timeout_s: float
 ) -> list[tuple[int, Outcome]]:
-    """(index, outcome) of awaitables, of which at most AT_A_TIME run concurrently. Returns early at the first time-out."""
-    room, results, late = asyncio.Semaphore(AT_A_TIME), {}, asyncio.Event()
+    """(index, outcome) of awaitables, at most AT_A_TIME concurrently, up to the first time-out."""
+    slots, results, late = asyncio.Semaphore(AT_A_TIME), {}, asyncio.Event()
 
     async def await_one(i: int) -> None:
-        async with room:
-            task = asyncio.ensure_future(_marked(waiting[i], i, progress))
+        async with slots:
+            task = asyncio.ensure_future(_Marked(waiting[i], i, progress))
             done, _ = await asyncio.wait({task}, timeout=timeout_s)
             if not done:  # not awaited after cancellation, which it may ignore
                 task.cancel()
@@ -162,8 +167,10 @@ async def _awaited(
     return sorted(results.items())
 
 
-class _marked:
-    """Awaitable that records in `progress` when it occupies the event loop, so that a blocking one is identified."""
+class _Marked:
+    """Awaitable that records in `progress` when it occupies the event loop, so that a blocking one
+    is identified.
+    """
 
     def __init__(self, inner: Any, index: int, progress: Progress):
         self.inner, self.index, self.progress = inner, index, progress
@@ -187,25 +194,26 @@ class _marked:
 
 
 def read(value: Any, count: int) -> Outcome:
-    """Outcome of a call that returned `value`: scored if it is `count` finite numbers up to LARGEST, unscored if it is None."""
+    """Outcome of a call that returned `value`: scored if it is `count` finite numbers up to
+    LARGEST, unscored if it is None.
+    """
     if value is None:
         return Outcome("unscored")
     many = isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) == 1
     parts: list[Any] = list(value) if many else [value]
     if len(parts) != count:
-        what = f"a list of {len(parts)}" if many else "one number"
+        size = f"a list of {len(parts)}" if many else "one number"
         due = f"{count} {'is' if count == 1 else 'are'} due (one for each segment)"
-        return Outcome("nonsense", text=f"returned {what}, {short(value)}, where {due}")
+        return Outcome("nonsense", text=f"returned {size}, {short(value)}, where {due}")
     results = []
     for part in parts:
-        if getattr(part, "shape", None) == () and hasattr(
-            part, "item"
-        ):  # a scalar of numpy, jax or torch
-            part = part.item()
+        if getattr(part, "shape", None) == () and hasattr(part, "item"):
+            part = part.item()  # a scalar of numpy, jax or torch
         if part is None:
             return Outcome(
                 "nonsense",
-                text=f"returned {short(value)}: None inside a list. Return None for the whole answer, or 0.0 there",
+                text=f"returned {short(value)}: None inside a list. "
+                "Return None for the whole answer, or 0.0 for that segment",
             )
         if not isinstance(part, (numbers.Real, Decimal)):
             return Outcome(
@@ -223,7 +231,8 @@ def read(value: Any, count: int) -> Outcome:
         if abs(number) > LARGEST:
             return Outcome(
                 "nonsense",
-                text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, so that sums stay in float32: scale the reward down",
+                text=f"returned {short(value)}, and rewards go up to {LARGEST:g}, "
+                "so that sums stay in float32: scale the reward down",
             )
         results.append(number)
     return Outcome("scored", tuple(results))
@@ -233,10 +242,9 @@ def raised(error: BaseException) -> Outcome:
     """Outcome of a call that raised, with a traceback that begins in the user's function."""
     trace = step = error.__traceback__
     while step is not None:
-        trace, step = (
-            (step.tb_next if step.tb_frame.f_code.co_filename == __file__ else trace),
-            step.tb_next,
-        )
+        if step.tb_frame.f_code.co_filename == __file__:
+            trace = step.tb_next
+        step = step.tb_next
     try:
         shown = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
         text = f"raised {type(error).__name__}: {error}\n{shown}"
@@ -254,7 +262,7 @@ def short(value: Any) -> str:
 
 
 class _Output:
-    """Wrapper of standard output that ignores write errors, since prints of a reward must not stop a run without a UTF-8 terminal."""
+    """Wrapper of a standard stream that ignores write errors: a print in a reward stops no run."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -294,18 +302,17 @@ def _alarm_parent(progress: Progress, parent: int, number: int) -> None:
 
 def _serve(link: Connection, progress: Progress) -> None:
     """Receive the reward function, then execute batches of calls until the connection closes."""
-    # A scheduler sends the signals that end a job to all processes. The trainer still needs these rewards, and ends this process itself.
+    # A scheduler sends the signals that end a job to all processes. The trainer still needs these
+    # rewards, and ends this process itself. Programs that the reward starts would inherit SIG_IGN.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            number, lambda *_: None
-        )  # a handler and not SIG_IGN, which programs started by the reward would inherit
+        signal.signal(number, lambda *_: None)
     for name in ("stdout", "stderr"):
-        if hasattr(
-            stream := getattr(sys, name), "reconfigure"
-        ):  # flushed at each line, since this process may be killed
+        stream = getattr(sys, name)
+        if hasattr(stream, "reconfigure"):
+            # Flushed at each line, since this process may be killed.
             stream.reconfigure(line_buffering=True, errors="backslashreplace")
         setattr(sys, name, _Output(stream))
-    try:  # if memory runs out, the kernel should kill this process and not the trainer
+    try:  # if memory runs out, the kernel kills this process rather than the trainer
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("500")
     except OSError:
@@ -325,10 +332,10 @@ def _serve(link: Connection, progress: Progress) -> None:
                 return
             try:
                 progress.allow(timeout_s)
-                answer = outcomes(reward, calls, counts, progress, timeout_s, runner.run)
+                results = outcomes(reward, calls, counts, progress, timeout_s, runner.run)
             except BaseException as error:  # KeyboardInterrupt, GeneratorExit and their like
-                answer = [*[Outcome("unscored")] * max(progress.index, 0), raised(error)]
-            link.send_bytes(pickle.dumps([tuple(outcome) for outcome in answer]))
+                results = [*[Outcome("unscored")] * max(progress.index, 0), raised(error)]
+            link.send_bytes(pickle.dumps([tuple(outcome) for outcome in results]))
 
 
 def _lossy() -> AbstractContextManager:
@@ -343,6 +350,7 @@ def _lossy() -> AbstractContextManager:
 
 
 def main() -> None:
+    """Run as a worker process ("serve") or as the trainer's alarm clock ("alarm")."""
     kind, link, memory, parent = sys.argv[1], *map(int, sys.argv[2:5])
     progress = Progress(memory)
     if kind == "alarm":
