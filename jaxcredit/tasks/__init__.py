@@ -1,4 +1,4 @@
-"""Verifiable tasks. A task is problems and a reward: see `Task`."""
+"""Verifiable tasks: problems to train and test on, and a reward function for answers."""
 
 from jaxcredit.tasks.addition import sums
 from jaxcredit.tasks.grade_school import gsm8k

@@ -1,4 +1,4 @@
-"""Sums of two and three small numbers, asked in words: what a small chat model gets right now and then."""
+"""Task: sums of two or three small numbers in chat prompts, for small chat models."""
 
 import itertools
 import random
@@ -16,7 +16,7 @@ TEMPLATES = (
     "Please work out {sum} and give me the result.",
 )
 _NUMBER = r"(?:(?<![\w)])-)?\d+(?:[.,/]\d+)*"
-# An operand of a sum that is still being written is not its result: "is 3 + 4 = 7" says 7.
+# An operand of a sum is not its result: "is 3 + 4 = 7" has the value 7, not 3.
 _VALUE = re.compile(
     rf"(?:=|\b(?:is|equals?|are)\b)[\s:*$\\()\[\]]*({_NUMBER})(?![\d.,/]*\d|\s*(?:[-+*,]|and\b|plus\b)\s*\d)",
     re.IGNORECASE,
@@ -31,49 +31,68 @@ def sums(
     templates: tuple[str, ...] = TEMPLATES,
     seed: int = 0,
 ) -> Task:
-    """Chat prompts: every ordered pair of 1..`two` in each template, every ordered triple of 1..`three` in one. Reward 1 for the right sum.
+    """Task of sums in chat prompts, with reward 1 for the right sum and 0 otherwise.
 
-    Sums of the same numbers in any order and wording lie on the same side of the split, so 4 + 3 is no help for a tested 3 + 4.
+    Every ordered pair of numbers is in every template, every ordered triple in one random template.
+    Sums of the same numbers, in any order and wording, are either all in training or all in test.
+
+    Args:
+        two: pairs are of numbers from 1 to `two`; 0: no pairs.
+        three: triples are of numbers from 1 to `three`; 0: no triples.
+        test_share: share of the sets of numbers that is held out, in [0, 1).
+        templates: prompts with the fields {sum} ("3 + 4") and {list} ("3 and 4").
+        seed: seed of the split, the templates of triples and the order.
     """
     rng = random.Random(seed)
-    kinds = [(n, k) for n, k in ((two, 2), (three, 3)) if n]
-    groups = [
-        g
-        for n, k in kinds
-        for g in _held(
-            rng, list(itertools.combinations_with_replacement(range(1, n + 1), k)), test_share
-        )
-    ]
+    groups = []
+    for largest, count in ((two, 2), (three, 3)):
+        if largest:
+            numbers = range(1, largest + 1)
+            combinations = list(itertools.combinations_with_replacement(numbers, count))
+            groups += _split(rng, combinations, test_share)
     train, test = [], []
     for numbers, held_out in groups:
         for ordered in sorted(set(itertools.permutations(numbers))):
             chosen = templates if len(numbers) == 2 else (rng.choice(templates),)
-            (test if held_out else train).extend(_item(ordered, t) for t in chosen)
+            (test if held_out else train).extend(_item(ordered, text) for text in chosen)
     rng.shuffle(train)
     rng.shuffle(test)
-    return Task("sums", train, test, lambda meta, text, ids=(): float(value(text) == meta["sum"]))
+    return Task(
+        "sums", train, test, lambda meta, text, ids=(): float(final_integer(text) == meta["sum"])
+    )
 
 
-def value(text: str) -> int | None:
-    """The one integer a response commits to: the first after "=", "is", "are" or "equals" that is no operand; else its last number.
+def final_integer(text: str) -> int | None:
+    """Integer that a response gives as its result.
 
-    One number is read, so listing several guesses earns nothing. As no addend is 0, repeating the question is never right.
+    It is the first number after "=", "is", "are" or "equals" that is not an operand, else the last
+    number. A list of guesses therefore earns no more than one guess, and, as no addend is 0,
+    repeating the question is never right.
+
+    Returns:
+        The integer; None if there is no number or it is not an integer.
+
+    Example:
+        >>> final_integer("3 + 4 = 7, not 8")
+        7
     """
-    found = _VALUE.search(text)
-    last = found.group(1) if found else next(iter(re.findall(_NUMBER, text)[::-1]), "")
-    return int(last) if re.fullmatch(r"-?\d+", last) else None
+    match = _VALUE.search(text)
+    number = match.group(1) if match else next(iter(re.findall(_NUMBER, text)[::-1]), "")
+    return int(number) if re.fullmatch(r"-?\d+", number) else None
 
 
-def _held(rng, groups, share):
+def _split(rng, groups: list, share: float) -> list[tuple]:
+    """(group, whether it is held out) of every group."""
     held_out = set(rng.sample(range(len(groups)), round(share * len(groups))))
-    return [(g, i in held_out) for i, g in enumerate(groups)]
+    return [(group, i in held_out) for i, group in enumerate(groups)]
 
 
-def _item(numbers, template) -> Item:
+def _item(numbers: tuple[int, ...], template: str) -> Item:
     words = [str(n) for n in numbers]
-    asked = template.format(sum=" + ".join(words), list=", ".join(words[:-1]) + " and " + words[-1])
+    listed = f"{', '.join(words[:-1])} and {words[-1]}"
+    question = template.format(sum=" + ".join(words), list=listed)
     return {
-        "prompt": [{"role": "user", "content": asked}],
+        "prompt": [{"role": "user", "content": question}],
         "meta": {"numbers": list(numbers), "sum": sum(numbers)},
         "answer": f"{' + '.join(words)} = {sum(numbers)}",
     }

@@ -1,4 +1,4 @@
-"""Tasks of reasoning-gym: a third party's generators and verifiers."""
+"""Tasks from reasoning-gym, a library of procedural generators and verifiers."""
 
 import warnings
 from collections.abc import Callable
@@ -6,8 +6,9 @@ from typing import Any
 
 from jaxcredit.tasks.task import Item, Task
 
-# A family draws item i with Random(seed + i): seeds nearer than the number of draws would share items.
-_APART = 10_000_000
+# Distance of the seeds of training, test and demonstrations. A family draws item i with
+# Random(seed + i), so seeds that are closer than the number of draws would share items.
+_SEED_DISTANCE = 10_000_000
 Entry = dict[str, Any]
 
 
@@ -24,41 +25,58 @@ def gym(
     exact: bool = False,
     **params: Any,
 ) -> Task:
-    """Distinct problems of a reasoning-gym family, none of the test set trained on or shown; reward 1 where its verifier gives full marks.
+    """Task of distinct problems of a reasoning-gym family; reward 1 if its verifier's score is 1.
 
-    `params` go to the generator. `demos`: parameters that differ for the demonstrations, and their `size`; for example
-    `gym("spell_backward", demos={"size": 2000, "max_word_len": 4}, min_word_len=5, max_word_len=8)`. None: no demonstrations.
-    `prompt` and `answer` read an entry of the generator; `extract` takes the answer out of a response. `exact`: beside the verifier's full
-    marks the response must be the answer letter by letter, since some verifiers forgive (that of number_sorting one off in each number).
+    Test problems occur neither in training nor in demonstrations. reasoning-gym: arXiv 2505.24760.
+
+    Args:
+        family: name of a data set of reasoning-gym, such as "spell_backward".
+        size: number of training problems, 1 or more.
+        test_size: number of test problems.
+        seed: seed of the problems.
+        demos: parameters that differ for demonstrations, with their "size" (default 1000); None: no
+            demonstrations. `gym("spell_backward", demos={"size": 2000, "max_word_len": 4},
+            min_word_len=5, max_word_len=8)` demonstrates short words.
+        prompt: prompt of an entry of the generator.
+        answer: answer of an entry.
+        extract: answer in a response, for the verifier.
+        exact: require that the response equals the answer as well. Some verifiers tolerate small
+            errors; that of number_sorting allows each number to be off by one.
+        **params: parameters of the generator.
+
+    Raises:
+        ValueError: the family is unknown, refuses the parameters, or has fewer distinct problems.
+        TypeError: the family has no such parameter.
     """
     if size < 1 or test_size < 0:
         raise ValueError(
             f"size is {size} and test_size {test_size}: at least one training problem is needed"
         )
     source = _source(family, params)
-    test = _draw(family, source(seed * 3 * _APART), test_size, prompt, answer)
-    train = _draw(family, source((seed * 3 + 1) * _APART), size, prompt, answer, apart=test)
-    shown = []
+    test = _draw(family, source(seed * 3 * _SEED_DISTANCE), test_size, prompt, answer)
+    train = _draw(
+        family, source((seed * 3 + 1) * _SEED_DISTANCE), size, prompt, answer, exclude=test
+    )
+    demonstrations = []
     if demos:
         demos = dict(demos)
         count = demos.pop("size", 1000)
-        shown = _draw(
+        demonstrations = _draw(
             family,
-            _source(family, {**params, **demos})((seed * 3 + 2) * _APART),
+            _source(family, {**params, **demos})((seed * 3 + 2) * _SEED_DISTANCE),
             count,
             prompt,
             answer,
-            apart=test,
+            exclude=test,
         )
-    verifier = source(seed * 3 * _APART)
+    verifier = source(seed * 3 * _SEED_DISTANCE)
 
     def reward(meta: Entry, text: str, ids=()) -> float:
-        return float(
-            (not exact or text.strip() == answer(meta))
-            and verifier.score_answer(extract(text), meta) == 1
-        )
+        if exact and text.strip() != answer(meta):
+            return 0.0
+        return float(verifier.score_answer(extract(text), meta) == 1)
 
-    return Task(family, train, test, reward, shown)
+    return Task(family, train, test, reward, demonstrations)
 
 
 def spell_backward(
@@ -70,9 +88,17 @@ def spell_backward(
     demo_size: int = 4_000,
     seed: int = 0,
 ) -> Task:
-    """Spell a lower-cased English word backward: "listen>" -> "netsil". Demonstrations only of words of `demo_lengths`.
+    """Task of spelling a lower-case English word backward: "listen>" has the answer "netsil".
 
-    With demonstrations of short words and reinforcement on longer ones, what is learned of the longer ones nobody has shown.
+    Demonstrations are of shorter words, so that longer ones must be learned from rewards.
+
+    Args:
+        size: number of training problems.
+        test_size: number of test problems.
+        lengths: least and largest number of letters.
+        demo_lengths: the same for demonstrations.
+        demo_size: number of demonstrations; 0: none.
+        seed: seed of the problems.
     """
     return gym(
         "spell_backward",
@@ -98,10 +124,18 @@ def number_sorting(
     demo_size: int = 5_000,
     seed: int = 0,
 ) -> Task:
-    """Put digits in order, up or down as the last character says: "794402<" -> "024479". Demonstrations only of lists of `demo_lengths`.
+    """Task of sorting digits: "794402<" has the answer "024479", and ">" asks for descending order.
 
-    The family's numbers are rounded to 0..9 and written as one character each; its verifier reads the list that the answer spells,
-    and no digit may be another.
+    The numbers of the reasoning-gym family are rounded to 0..9 and written as one character each.
+    Every digit must be right. Demonstrations are of shorter lists.
+
+    Args:
+        size: number of training problems.
+        test_size: number of test problems.
+        lengths: least and largest number of digits.
+        demo_lengths: the same for demonstrations.
+        demo_size: number of demonstrations; 0: none.
+        seed: seed of the problems.
     """
     shape = {"min_decimals": 0, "max_decimals": 0, "min_value": 0.0, "max_value": 9.0}
 
@@ -129,20 +163,23 @@ def number_sorting(
     )
 
 
-def _source(family, params):
+def _source(family: str, params: dict[str, Any]) -> Callable[[int], Any]:
+    """Function from a seed to reasoning-gym's data set."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of its dependencies, at their first import
+        warnings.simplefilter("ignore")  # warnings of reasoning-gym's dependencies at their import
         import reasoning_gym
         from reasoning_gym.factory import DATASETS
     if family not in DATASETS:
         import difflib
 
-        near = difflib.get_close_matches(family, DATASETS, n=3) or sorted(DATASETS)
-        raise ValueError(f"reasoning-gym has no family {family!r}; nearest: {', '.join(near[:5])}")
+        similar = difflib.get_close_matches(family, DATASETS, n=3) or sorted(DATASETS)
+        raise ValueError(
+            f"reasoning-gym has no family {family!r}; nearest: {', '.join(similar[:5])}"
+        )
 
     def make(seed):
         try:
-            return reasoning_gym.create_dataset(family, seed=seed, size=_APART, **params)
+            return reasoning_gym.create_dataset(family, seed=seed, size=_SEED_DISTANCE, **params)
         except TypeError as error:
             known = ", ".join(DATASETS[family][1].__dataclass_fields__)
             raise TypeError(f"reasoning-gym {family}: {error}; its parameters: {known}") from None
@@ -152,21 +189,21 @@ def _source(family, params):
     return make
 
 
-def _draw(family, source, count, prompt, answer, apart=()) -> list[Item]:
-    """The first `count` distinct problems of the source that are not in `apart`; ends where hardly anything new comes."""
+def _draw(family, source, count, prompt, answer, exclude=()) -> list[Item]:
+    """First `count` distinct problems of a data set whose prompts are not in `exclude`."""
     items: list[Item] = []
-    seen = {item["prompt"] for item in apart}
-    for index in range(_APART):
+    prompts = {item["prompt"] for item in exclude}
+    for index in range(_SEED_DISTANCE):
         if len(items) == count:
             return items
-        if index > 20 * len(items) + 10_000:  # far more repeats than news: the family is spent
+        if index > 20 * len(items) + 10_000:  # nearly all draws repeat earlier ones
             break
         entry = source[index]
         text = prompt(entry)
-        if text not in seen:
-            seen.add(text)
+        if text not in prompts:
+            prompts.add(text)
             items.append({"prompt": text, "meta": entry, "answer": answer(entry)})
     raise ValueError(
-        f"reasoning-gym {family} gave only {len(items)} of {count} distinct problems in {index} draws with these parameters: "
-        "ask for fewer, or widen the parameters"
+        f"reasoning-gym {family} gave only {len(items)} of {count} distinct problems in {index} "
+        "draws with these parameters: ask for fewer, or widen the parameters"
     )

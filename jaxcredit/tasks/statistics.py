@@ -1,13 +1,21 @@
-"""What scores say about a policy: accuracies with intervals over prompts, pass@k, lengths. Numpy in, numbers out."""
+"""Statistics of scored answers: accuracy, mean@k and pass@k with confidence intervals, lengths."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+LENGTH_STATISTICS = {"min": np.min, "median": np.median, "mean": np.mean, "max": np.max}
+
 
 class Estimate(NamedTuple):
-    """A number and its interval (95 % unless asked otherwise)."""
+    """A number and its confidence interval.
+
+    Attributes:
+        value: the estimate.
+        low: lower end of the interval (95 % by default).
+        high: upper end.
+    """
 
     value: float
     low: float
@@ -15,19 +23,34 @@ class Estimate(NamedTuple):
 
 
 def pass_at_k(scores: np.ndarray, k: int, *, solved: float = 1.0) -> np.ndarray:
-    """Each prompt's chance that one of k draws solves it, unbiased: 1 - C(n - c, k) / C(n, k) for c of n right (2107.03374).
+    """Unbiased estimate of pass@k for each prompt: 1 - C(n - c, k) / C(n, k), c of n answers right.
 
-    `scores` [prompts, n]; right is a score of at least `solved`. NaN is an unscored answer: n of its prompt is one less, and a prompt
-    with less than k scored answers gives NaN.
+    The probability that at least one of k sampled answers is right; arXiv 2107.03374.
+
+    Args:
+        scores: [prompts, n]. NaN is an unscored answer and reduces the n of its prompt.
+        k: number of answers, from 1 to n.
+        solved: least score of a right answer.
+
+    Returns:
+        [prompts]; NaN for a prompt with fewer than k scored answers.
+
+    Raises:
+        ValueError: k is not in 1..n.
+
+    Example:
+        >>> pass_at_k(np.array([[1.0, 0.0, 0.0, 0.0]]), 2)
+        array([0.5])
     """
     scores = _scores(scores)
     if not 1 <= k <= scores.shape[1]:
-        most = scores.shape[1]
+        n = scores.shape[1]
         raise ValueError(
-            f"pass@{k} needs at least {k} answers for each prompt, there are {most}: sample more, or ask for pass@{most}"
+            f"pass@{k} needs at least {k} answers to each prompt, there are {n}: "
+            f"sample more, or ask for pass@{n}"
         )
     n, c = (~np.isnan(scores)).sum(1)[:, None], (scores >= solved).sum(1)
-    # C(n - c, k) / C(n, k) = prod over i < k of (n - c - i) / (n - i), which is 0 as soon as c > n - k.
+    # C(n - c, k) / C(n, k) = prod over i < k of (n - c - i) / (n - i); 0 if c > n - k.
     i = np.arange(k)
     chance = 1.0 - np.prod(np.maximum(n - c[:, None] - i, 0) / np.maximum(n - i, 1), axis=1)
     return np.where(n[:, 0] >= k, chance, np.nan)
@@ -36,11 +59,22 @@ def pass_at_k(scores: np.ndarray, k: int, *, solved: float = 1.0) -> np.ndarray:
 def bootstrap(
     values: np.ndarray, *, level: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Estimate:
-    """The mean over prompts, with the percentile interval of means over prompts drawn with replacement."""
+    """Mean over prompts with a percentile bootstrap interval: prompts are drawn with replacement.
+
+    Args:
+        values: [prompts], one number for each prompt.
+        level: confidence level of the interval, in (0, 1).
+        draws: number of bootstrap samples.
+        seed: seed of the draws.
+
+    Raises:
+        ValueError: `values` is not one-dimensional, or is empty.
+    """
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not len(values):
         raise ValueError(
-            f"one number for each prompt is needed, got shape {values.shape}: average over a prompt's answers first"
+            f"one number for each prompt is needed, got shape {values.shape}: "
+            "average over a prompt's answers first"
         )
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(draws)]
@@ -49,18 +83,32 @@ def bootstrap(
 
 
 def wilson(right: int, total: int, *, z: float = 1.959964) -> Estimate:
-    """A share with Wilson's interval: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n), which is honest at 0 and at 1."""
+    """Proportion with Wilson's score interval, which is valid near 0 and 1 too.
+
+        (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n)
+
+    with p = right / total and n = total.
+    Wilson, JASA 22 (1927), doi 10.1080/01621459.1927.10502953.
+
+    Args:
+        right: number of successes, from 0 to `total`.
+        total: number of trials, 1 or more.
+        z: quantile of the normal distribution for the confidence level; default 95 %.
+
+    Raises:
+        ValueError: `right` is not in 0..total, or `total` is 0.
+    """
     if not 0 <= right <= total or not total:
         raise ValueError(
             f"{right} right of {total}: a share needs 0 <= right <= total and total > 0"
         )
     p, n = right / total, total
-    centre, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    center, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
     return Estimate(
         p,
-        min(max(float((centre - half) / scale), 0.0), p),
-        max(min(float((centre + half) / scale), 1.0), p),
+        min(max(float((center - half) / scale), 0.0), p),
+        max(min(float((center + half) / scale), 1.0), p),
     )
 
 
@@ -74,11 +122,26 @@ def summary(
     solved: float = 1.0,
     seed: int = 0,
 ) -> dict[str, Estimate | float]:
-    """All of it by name, from `scores` [prompts, n] of n sampled answers, `greedy` [prompts], `lengths` and `done` [prompts, n].
+    """All statistics of an evaluation by name.
 
-    mean@n (of rewards) and pass@k with bootstrap intervals over prompts, greedy_accuracy with Wilson's and greedy_reward, the share of
-    prompts with mixed answers, the share cut off, and the lengths of right and of wrong answers. NaN is an unscored answer (the reward
-    returned None): it is in none of these but the share cut off, and counted as `unscored`.
+    Args:
+        scores: [prompts, n], rewards of n sampled answers to each prompt. NaN is an unscored answer
+            (the reward returned None), which only `truncated` and `unscored` count.
+        greedy: [prompts], rewards of the greedy answers.
+        lengths: [prompts, n], tokens of the sampled answers.
+        done: [prompts, n], whether an answer ended by itself rather than at the largest length.
+        ks: values of k for pass@k; default n, and none if n is 1.
+        solved: least reward of a right answer.
+        seed: seed of the bootstrap.
+
+    Returns:
+        greedy_accuracy (Wilson interval) and greedy_reward, mean@n and pass@k (bootstrap intervals
+        over prompts), mixed (share of prompts whose answers differ in reward), unscored (a count),
+        truncated (share of answers cut off), and length_right/* and length_wrong/* with * one of
+        min, median, mean, max. A statistic without data is left out.
+
+    Raises:
+        ValueError: a shape is wrong, or a score is infinite.
     """
     scores = _scores(scores)
     n, missing = scores.shape[1], int(np.isnan(scores).sum())
@@ -107,55 +170,58 @@ def summary(
         lengths = _same(lengths, scores, "lengths")
         for name, where in (("right", scores >= solved), ("wrong", scores < solved)):
             if where.any():
-                out |= {
-                    f"length_{name}/{f.__name__}": float(f(lengths[where]))
-                    for f in (np.min, np.median, np.mean, np.max)
-                }
+                for statistic, function in LENGTH_STATISTICS.items():
+                    out[f"length_{name}/{statistic}"] = float(function(lengths[where]))
     return out
 
 
 def table(results: Mapping[str, Mapping[str, Estimate | float]], title: str = ""):
-    """Table with one row per statistic and one column per run or policy: `table({"before": summary(...), "after": summary(...)})`."""
+    """Table of statistics: one row for each statistic, one column for each run.
+
+    Args:
+        results: statistics of each run, as from `summary`, by the run's name.
+        title: title of the table.
+
+    Returns:
+        A `jaxcredit.utils.tables.Sheet` for `rich`. Rows of mean@k and pass@k with equal cells,
+        such as mean@n and pass@1 of rewards 0 and 1, are one row.
+    """
     from jaxcredit.utils.tables import Column, Sheet
 
     out = Sheet("", *(Column(run, right=True) for run in results), title=title)
-    rows: dict[
-        tuple, list[str]
-    ] = {}  # what is equal in every column is one row: mean@n and pass@1 of rewards of 0 and 1
+    rows: dict[tuple, list[str]] = {}
     for name in dict.fromkeys(name for numbers in results.values() for name in numbers):
         cells = tuple(_cell(numbers.get(name)) for numbers in results.values())
-        rows.setdefault(("" if name.startswith(("mean@", "pass@")) else name, cells), []).append(
-            name
-        )
+        label = "" if name.startswith(("mean@", "pass@")) else name
+        rows.setdefault((label, cells), []).append(name)
     for (_, cells), names in rows.items():
         out.add_row(", ".join(names), *cells)
     return out
 
 
-def _cell(x):
+def _cell(x: Estimate | float | None) -> str:
     if x is None:
         return "-"
-    return (
-        f"{x.value:.3f}  [{x.low:.3f}, {x.high:.3f}]"
-        if isinstance(x, Estimate)
-        else f"{x:.3f}"
-        if abs(x) < 10
-        else f"{x:.1f}"
-    )
+    if isinstance(x, Estimate):
+        return f"{x.value:.3f}  [{x.low:.3f}, {x.high:.3f}]"
+    return f"{x:.3f}" if abs(x) < 10 else f"{x:.1f}"
 
 
-def _scores(scores):
+def _scores(scores) -> np.ndarray:
+    """Scores as float64, checked."""
     scores = np.asarray(scores, np.float64)
     if scores.ndim != 2 or not scores.size:
         raise ValueError(f"scores must be [prompts, answers], got shape {scores.shape}")
     if np.isinf(scores).any():
+        infinite = np.argwhere(np.isinf(scores))
         raise ValueError(
-            f"{np.isinf(scores).sum()} scores are not finite; the first is of prompt {np.argwhere(np.isinf(scores))[0][0]}"
+            f"{len(infinite)} scores are not finite; the first is of prompt {infinite[0][0]}"
         )
     return scores
 
 
-def _same(x, scores, name):
+def _same(x, scores: np.ndarray, name: str) -> np.ndarray:
+    """An array as float64, checked to have the shape of the scores."""
     x = np.asarray(x, np.float64)
     if x.shape != scores.shape:
         raise ValueError(f"{name} has shape {x.shape}, the scores {scores.shape}")

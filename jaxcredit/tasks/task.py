@@ -1,4 +1,4 @@
-"""A task: problems to train and to test on, and a function that says what a response is worth. Plain Python, no JAX."""
+"""The data structure of a task: training items, test items and a reward function."""
 
 import dataclasses
 import inspect
@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-Item = dict[
-    str, Any
-]  # "prompt": str or chat messages; "meta": what the reward needs; optionally "answer": a demonstration
-# A number, one for each segment, or None: unscored. Async, or an awaitable of one of these.
+# A problem: "prompt" (a string or chat messages), "meta" (data for the reward function) and,
+# for demonstrations, "answer".
+Item = dict[str, Any]
+# reward(meta, text, ids): a number, or one for each segment, or None (unscored); may be async.
 Reward = Callable[
     [Any, str, Sequence[int]],
     float | Sequence[float] | None | Awaitable[float | Sequence[float] | None],
@@ -19,11 +19,30 @@ Reward = Callable[
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """`train` and `test` are random-access sequences of items; `reward(meta, text, ids)` is a number, or one for each segment.
+    """Problems to train and to test on, with a reward function.
 
-    None leaves an answer unscored: it is in no statistic and no loss. The reward may be an async function. See `tasks.score`.
+    An item is a dict with "prompt" (a string or a list of chat messages) and "meta" (any data that
+    the reward function needs).
 
-    `demos` are items with an "answer" for a supervised warm-up. They may be of another kind (shorter, easier) than what is trained on.
+    Attributes:
+        name: name of the task, for messages and metrics.
+        train: training items, with random access.
+        test: held-out items, with random access.
+        reward: function `reward(meta, text, ids)` of an item's meta, the text of an answer and its
+            token ids. It returns a number, or a sequence with one number for each segment, or None
+            for an answer that enters no statistic and no loss. It may be async. See `tasks.score`.
+        demos: items with an "answer", for a supervised warm-up. They may be easier than `train`.
+
+    Raises:
+        ValueError: there are no training items, or an item lacks a key.
+        TypeError: an item is not a dict, a prompt is neither a string nor chat messages, or the
+            reward cannot be called with three arguments.
+
+    Example:
+        >>> items = [{"prompt": "1 + 1 =", "meta": "2"}, {"prompt": "2 + 3 =", "meta": "5"}]
+        >>> task = Task("sums", items, [], lambda meta, text, ids: float(text.strip() == meta))
+        >>> task.reward("5", " 5", ())
+        1.0
     """
 
     name: str
@@ -47,36 +66,39 @@ class Task:
 
 
 def check_reward(reward: Reward) -> None:
-    """Raise unless `reward` can be called as reward(meta, text, ids)."""
+    """Raise a TypeError unless `reward` can be called as reward(meta, text, ids)."""
     if not callable(reward):
         raise TypeError(
-            f"reward must be a function reward(meta, text, ids), got {type(reward).__name__} {reward!r}"
+            f"reward must be a function reward(meta, text, ids), "
+            f"got {type(reward).__name__} {reward!r}"
         )
     try:
         signature = inspect.signature(reward)
-    except (TypeError, ValueError):  # builtins do not tell
+    except (TypeError, ValueError):  # some builtins have no signature
         return
     try:
         signature.bind(None, "", ())
     except TypeError as error:
         name = getattr(reward, "__name__", repr(reward))
         raise TypeError(
-            f"the reward is called as reward(meta, text, ids), but {name}{signature} does not take that: {error}"
+            f"the reward is called as reward(meta, text, ids), "
+            f"but {name}{signature} does not take that: {error}"
         ) from None
 
 
 def key(prompt: str | Sequence[dict]) -> str:
-    """One text for a prompt, by which two problems are the same problem."""
+    """Text that identifies a prompt: equal for equal prompts, strings and chats alike."""
     return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)
 
 
 def is_prompt(x: Any) -> bool:
-    """A text, or a chat: a list of {"role", "content"}."""
+    """Whether a value is a prompt: a string, or a list of chat messages {"role", "content"}."""
     chat = isinstance(x, (list, tuple)) and len(x) > 0
     return isinstance(x, str) or (chat and all(map(_is_message, x)))
 
 
 def _is_message(x: Any) -> bool:
+    """Whether a value is a chat message."""
     known = isinstance(x, dict) and isinstance(x.get("role"), str) and "content" in x
     return known and (
         isinstance(x["content"], (str, list)) or (x["content"] is None and "tool_calls" in x)
@@ -84,33 +106,43 @@ def _is_message(x: Any) -> bool:
 
 
 def without(train: Sequence[Item], test: Sequence[Item], name: str) -> list[Item]:
-    """The training items whose prompt is not a test prompt; says how many were dropped."""
+    """Training items whose prompt is not a test prompt. A warning has the number of the others.
+
+    Raises:
+        ValueError: no item is left.
+    """
     held_out = {key(item["prompt"]) for item in test}
-    kept = [item for item in train if key(item["prompt"]) not in held_out]
-    if len(kept) < len(train):
-        dropped = len(train) - len(kept)
+    remaining = [item for item in train if key(item["prompt"]) not in held_out]
+    if len(remaining) < len(train):
+        dropped = len(train) - len(remaining)
         warnings.warn(
-            f"{name}: {dropped} of {len(train)} training items have a prompt of the test set; they were dropped",
+            f"{name}: {dropped} of {len(train)} training items have a prompt of the test set; "
+            "they were dropped",
             stacklevel=3,
         )
-    if train and not kept:
+    if train and not remaining:
         raise ValueError(
-            f"{name}: every training prompt is also a test prompt, nothing is left to train on; give another test set"
+            f"{name}: every training prompt is also a test prompt, nothing is left to train on; "
+            "give another test set"
         )
-    return kept
+    return remaining
 
 
-def _check_item(where, item, names):
+def _check_item(position: str, item: Any, names: Sequence[str]) -> None:
+    """Raise unless `item` is a dict with these keys and a valid prompt."""
     if not isinstance(item, dict):
         raise TypeError(
-            f'{where} is a {type(item).__name__}; an item is a dict {{"prompt": str or chat messages, "meta": ...}}'
+            f"{position} is a {type(item).__name__}; "
+            'an item is a dict {"prompt": str or chat messages, "meta": ...}'
         )
-    missing = [n for n in names if n not in item]
+    missing = [name for name in names if name not in item]
     if missing:
         raise ValueError(
-            f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(map(repr, item)) or 'nothing'}"
+            f"{position} lacks {', '.join(map(repr, missing))}; "
+            f"it has {', '.join(map(repr, item)) or 'nothing'}"
         )
     if not is_prompt(item["prompt"]):
         raise TypeError(
-            f'{where}["prompt"] must be a text or a list of {{"role", "content"}}, got {item["prompt"]!r:.200}'
+            f'{position}["prompt"] must be a text or a list of {{"role", "content"}}, '
+            f"got {item['prompt']!r:.200}"
         )

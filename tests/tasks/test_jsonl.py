@@ -7,7 +7,7 @@ import re
 import pytest
 
 from jaxcredit import tasks
-from jaxcredit.tasks.jsonl import items_of
+from jaxcredit.tasks.jsonl import read_items
 
 RECORDS = [
     {"question": f"What is {i} + 1?", "answer": str(i + 1), "note": "naïve – 五"} for i in range(20)
@@ -22,7 +22,7 @@ def right(meta, text, ids):
 
 def questions(path, data, **kw):
     path.write_bytes(data)
-    return [item["prompt"] for item in items_of(path, kw.pop("prompt", "question"), **kw)]
+    return [item["prompt"] for item in read_items(path, kw.pop("prompt", "question"), **kw)]
 
 
 FORMS = {
@@ -196,4 +196,4 @@ def test_a_function_that_raises_is_named_with_the_line(tmp_path):
 
 def test_numbers_that_only_python_writes_stay_in_what_the_reward_reads(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"question": "a", "seconds": NaN}\n')
-    assert items_of(tmp_path / "a.jsonl", "question")[0]["meta"]["seconds"] != 0
+    assert read_items(tmp_path / "a.jsonl", "question")[0]["meta"]["seconds"] != 0

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from jaxcredit import tasks
-from jaxcredit.tasks.addition import value
-from jaxcredit.tasks.grade_school import final, numeric, symbolic
+from jaxcredit.tasks.addition import final_integer
+from jaxcredit.tasks.grade_school import final_number, numeric, symbolic
 
 
 def write(path, records):
@@ -281,7 +281,7 @@ def test_sums_reward_the_right_sum_and_never_the_question():
     ],
 )
 def test_the_number_a_response_commits_to(text, read):
-    assert value(text) == read
+    assert final_integer(text) == read
 
 
 # --- GSM8K ----------------------------------------------------------------------------------------------------------------------
@@ -393,9 +393,9 @@ def test_the_number_a_solution_ends_on(text, number):
 
 def test_no_number_and_a_zero_below_the_line_are_wrong():
     assert (
-        final("none") is None
-        and final("1/0") is None
-        and final("####") is None
+        final_number("none") is None
+        and final_number("1/0") is None
+        and final_number("####") is None
         and not numeric("1", "none")
     )
 
@@ -431,7 +431,10 @@ def test_every_gold_answer_of_gsm8k_scores_one():
         == 8792
     )
     assert (
-        sum(task.reward(x["meta"], f"#### {final(x['meta']['gold']) + 1}", []) for x in items) == 0
+        sum(
+            task.reward(x["meta"], f"#### {final_number(x['meta']['gold']) + 1}", []) for x in items
+        )
+        == 0
     )
 
 

@@ -110,6 +110,9 @@ NAMES = {
         "put": "to_global_array",
         "total": "all_process_sum",
     },
+    "tasks.addition": {"value": "final_integer"},
+    "tasks.grade_school": {"final": "final_number"},
+    "tasks.jsonl": {"items_of": "read_items"},
     "rewards": {"normalised": "normalized", "normalised_process": "normalized_process"},
 }
 # Fields of Rollout.
