@@ -18,10 +18,11 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import memory
 from jaxcredit.train.programs import Programs
 from jaxcredit.train.restore import CheckpointRollouts
-from jaxcredit.train.runs.console import ACCURACY, Summary, final_table, sparkline
+from jaxcredit.train.runs.console import Summary, final_table, sparkline
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
 from jaxcredit.train.runs.json_lines import iterate_metrics
+from jaxcredit.train.runs.metric_table import ACCURACY, METRICS
 from jaxcredit.train.runs.metrics import plain
 from jaxcredit.utils.plain_text import code_span, one_line, visible
 from jaxcredit.utils.plain_text import markdown as literal
@@ -261,9 +262,8 @@ def _scores(exp, history):
         told,
         "how is an answer extracted, and by which version of which judge?",
     )
-    names = (ACCURACY, "reward", "length", "entropy", "truncated", "kl")
     rows = []
-    for name in names:
+    for name in (name for name, metric in METRICS.items() if metric.panel):
         _, x = history.series(name)
         if len(x):
             rows.append(
@@ -283,7 +283,13 @@ def _credit(exp, history, fresh):
     of, late = "Credit quality", max(1, len(history) // 10)
     rms, active, mixed, collisions, modal = (
         _mean(history, name, late)
-        for name in ("credit_rms", "active", "groups_mixed", "prefix_collisions", "modal_share")
+        for name in (
+            "credit_rms",
+            "active_token_fraction",
+            "signal_group_fraction",
+            "prefix_collisions",
+            "modal_share",
+        )
     )
     told = f"in the last {late} steps: RMS {rms:.3g}, {active:.0%} of tokens active, {1 - mixed:.0%} of groups without a signal"
     yield Item(of, 17, "Credit", told, "leakage, where the truth is known (`jaxcredit arena`)?")
@@ -434,7 +440,11 @@ def _facts(folder: Path) -> dict[str, Any]:
 def _seconds(history: History) -> str:
     """Wall-clock seconds by activity. In older runs without update_s, sample_s includes the wait for the update."""
     sample, update = history.series("time/sample_s")[0], history.series("time/update_s")[0]
-    parts = {name: history.total(f"time/{name}_s") for name in ("sample", "update", "reward")}
+    parts = {
+        "sample": history.total("time/sample_s"),
+        "update": history.total("time/update_s"),
+        "reward": history.total("time/reward_s"),
+    }
     if len(sample) == len(update):
         told = f"sampling {parts['sample']:,.0f}, waiting for the update {parts['update']:,.0f}"
     else:

@@ -169,7 +169,7 @@ def until_mixed(
                 break
         facts |= {
             "groups_dropped": all_process_sum(max(len(kept) + len(spare) - wanted, 0)),
-            "groups_unmixed": all_process_sum(max(wanted - len(kept), 0)),
+            "groups_without_signal": all_process_sum(max(wanted - len(kept), 0)),
             "sampling_rounds": round + 1,
         }
         return _pick((kept + spare)[:wanted], facts, sharding)

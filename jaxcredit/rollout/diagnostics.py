@@ -287,7 +287,7 @@ def live(rollout: Rollout) -> dict[str, Array]:
     out = {
         "prefix_collisions": masked_mean(shared.astype(jnp.float32), rollout.action_mask),
         "modal_share": masked_mean(share, here.sum(-1) > 1),
-        "partings_alone": alone.sum() / jnp.maximum(partings.sum(), 1),
+        "singleton_branch_fraction": alone.sum() / jnp.maximum(partings.sum(), 1),
         "length_better": masked_mean(length * 1.0, here & (R > mean)),
         "length_worse": masked_mean(length * 1.0, here & (R < mean)),
     }

@@ -68,7 +68,7 @@ def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.A
         "groups_unscored": (~here.any(-1)).sum(),
         "length": length.sum() / jnp.maximum(wrote.sum(), 1),
         "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), here),
-        "groups_mixed": mixed.mean(),
+        "signal_group_fraction": mixed.mean(),
         "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),
         **diagnostics.live(rollout),
     }

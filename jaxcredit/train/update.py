@@ -227,15 +227,15 @@ def _facts(objective, logp, entropy, batch):
         "tokens": total(1),
         "mask": jnp.sum(batch.action_mask, dtype=jnp.float32),
         "entropy": total(entropy),
-        "clip_share": total(held),
+        "clip_fraction": total(held),
     }
-    sums |= {"sampler_gap": total(gap), "advantage_rms": total(batch.advantage**2)}
+    sums |= {"sampler_logp_diff": total(gap), "advantage_rms": total(batch.advantage**2)}
     if batch.ref_logp is not None:
         sums["kl"] = total(k3(logp, batch))
     return {
         "sum": sums,
         "max": {
-            "sampler_gap_max": top(gap),
+            "sampler_logp_diff_max": top(gap),
             "ratio_max": top(jnp.exp(jnp.clip(logp - batch.logp, -20, 20))),
         },
     }
@@ -251,6 +251,6 @@ def _metrics(facts):
         **means,
         **jax.tree.map(lambda x: x.max(0), facts["max"]),
         "advantage_rms": jnp.sqrt(means["advantage_rms"]),
-        "active": divide(tokens, mask),
+        "active_token_fraction": divide(tokens, mask),
         "skipped": facts["skipped"].sum(dtype=jnp.float32),
     }

@@ -122,7 +122,7 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
             state, told, clock = jax.tree.map(jnp.asarray, warm), [], []
 
             def log(state, collected, metrics, told=told, clock=clock):
-                told.append(metrics["sampler_gap"])
+                told.append(metrics["sampler_logp_diff"])
                 clock.append(time.perf_counter())
                 return len(told) == steps
 

@@ -113,7 +113,7 @@ def test_an_unscored_answer_moves_nothing(name):
         after.append(steps_of(exp, programs)["update"](again, rollout, programs.credit(rollout)))
     for left, right in zip(*(jax.tree.leaves(new.params) for new, _ in after), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-7)
-    for key in ("loss", "grad_norm", "entropy", "advantage_rms", "active", "sampler_gap"):
+    for key in ("loss", "grad_norm", "entropy", "advantage_rms", "active_token_fraction", "sampler_logp_diff"):
         assert float(after[0][1][key]) == pytest.approx(
             float(after[1][1][key]), rel=1e-5, abs=1e-7
         ), key
@@ -133,7 +133,7 @@ def test_dynamic_sampling_does_not_take_an_unscored_answer_for_a_wrong_one():
     got = until_mixed(collect, lambda: np.arange(4), 2)(
         state.params, jax.random.key(1), np.arange(4)
     )()
-    assert got.facts["groups_unmixed"] == 4 and not np.asarray(got.rollout.segment_mask).all()
+    assert got.facts["groups_without_signal"] == 4 and not np.asarray(got.rollout.segment_mask).all()
 
 
 def test_a_run_counts_them_and_goes_on(tmp_path):

@@ -121,7 +121,7 @@ USES = {
     ),
     "tensorflow_datasets": lambda folder: tasks.gsm8k(),
     "reasoning_gym": lambda folder: tasks.gym("number_sorting"),
-    "libtpu": lambda folder: topology.describe("v5e:2x2"),
+    "libtpu": lambda folder: topology.tpu_topology("v5e:2x2"),
     "optax": lambda folder: importlib.reload(importlib.import_module("jaxcredit.train.update")),
 }
 

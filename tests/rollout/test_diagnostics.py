@@ -163,7 +163,7 @@ def test_the_tree_is_walked_right(G):
 def test_what_every_step_of_a_run_logs():
     live = jax.jit(diagnostics.live)(by_hand(FOUR, [1, 1, 0, 0]))
     assert float(live["modal_share"]) == pytest.approx(2 / 4)  # half of three tokens is two
-    assert float(live["partings_alone"]) == pytest.approx(
+    assert float(live["singleton_branch_fraction"]) == pytest.approx(
         4 / 9
     )  # the rows part from others at 3, 3, 2 and 1 tokens
     assert float(live["prefix_collisions"]) == pytest.approx(5 / 12)

@@ -106,7 +106,7 @@ SLOW = {
 def test_a_transformer_learns_a_bandit_with_every_objective(objective):
     reward, metrics = learn(objective, credit.grpo)
     assert reward > 0.9 and metrics["skipped"] == 0
-    assert metrics["sampler_gap_max"] < 1e-3, "sampler and trainer disagree"
+    assert metrics["sampler_logp_diff_max"] < 1e-3, "sampler and trainer disagree"
 
 
 @pytest.mark.slow

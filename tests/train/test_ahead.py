@@ -109,7 +109,7 @@ def test_a_run_that_was_stopped_at_a_save_goes_on_as_if_it_never_had(tmp_path):
         for name in ("whole", "parts")
     )
     assert parts == whole
-    gaps = [line["sampler_gap"] for line in whole[1:]]
+    gaps = [line["sampler_logp_diff"] for line in whole[1:]]
     assert (
         max(gaps[0], gaps[3]) < 1e-5 < min(gaps[1], gaps[2], gaps[4], gaps[5])
     )  # one update old, but for the step after a save

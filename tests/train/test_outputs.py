@@ -21,16 +21,10 @@ from jaxcredit.cli import main as cli
 from jaxcredit.train.evaluation import Answers
 from jaxcredit.train.runs import host_log as hosts
 from jaxcredit.train.runs import plots
-from jaxcredit.train.runs.console import (
-    ACCURACY,
-    HELD_OUT_REWARD,
-    SHOWN,
-    Display,
-    Summary,
-    final_table,
-)
+from jaxcredit.train.runs.console import Display, Summary, final_table
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_lines import read_metrics
+from jaxcredit.train.runs.metric_table import ACCURACY, CONSOLE, HELD_OUT_REWARD
 from jaxcredit.train.runs.metrics import MetricsWriter
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.utils import terminal
@@ -158,8 +152,8 @@ def test_what_a_run_keeps_does_not_grow(tmp_path):
         summary.add(Counted(line(step)))
         display.step(summary)
         looks.append(Counted.looks - before)
-    assert max(looks) <= len(SHOWN) + 8
-    assert len(summary.values) <= len(SHOWN) and len(summary.trend) == 16
+    assert max(looks) <= len(CONSOLE) + 8
+    assert len(summary.values) <= len(CONSOLE) and len(summary.trend) == 16
     with MetricsWriter(
         tmp_path, steps=500, console=Console(file=io.StringIO()), recent_steps=3
     ) as records:

@@ -156,7 +156,7 @@ def test_qwen3_on_gsm8k_from_a_folder(folder):
     assert (
         last["step"] == 2
         and last["skipped"] == 0
-        and last["sampler_gap"] < 0.05
+        and last["sampler_logp_diff"] < 0.05
         and 0 < last["length"] <= 8
     )
     with pytest.warns(UserWarning, match="1 problems"):

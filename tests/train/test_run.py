@@ -74,15 +74,15 @@ def test_what_a_run_leaves(done):
         "loss",
         "reward",
         "entropy",
-        "clip_share",
+        "clip_fraction",
         "prefix_collisions",
-        "sampler_gap",
+        "sampler_logp_diff",
         "truncated",
         "tokens",
         "time/tokens_per_s",
     ):
         assert all(np.isfinite(line[name]) for line in lines[1:]), name
-    assert all(line["sampler_gap_max"] < 1e-4 for line in lines[1:])
+    assert all(line["sampler_logp_diff_max"] < 1e-4 for line in lines[1:])
     assert all(
         line["flops"] > 1e5 and 0 < line["time/work_s"] and 0 < line["time/goodput"] < 1
         for line in lines[1:]
@@ -388,7 +388,7 @@ def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
     reward = lambda meta, text, ids: 0.0 if meta in dull else score(meta, text, ids)  # noqa: E731
     run(change(task=task(reward), max_sampling_rounds=6), tmp_path)
     lines = read_metrics(tmp_path)[1:]
-    assert all(line["groups_mixed"] == 1 and line["groups_unmixed"] == 0 for line in lines)
+    assert all(line["signal_group_fraction"] == 1 and line["groups_without_signal"] == 0 for line in lines)
     assert (
         sum(line["groups_dropped"] for line in lines) > 0
         and max(line["sampling_rounds"] for line in lines) > 1
@@ -403,10 +403,10 @@ def test_dynamic_sampling_falls_back_when_the_rounds_run_out(tmp_path):
     for line in read_metrics(tmp_path)[1:]:
         assert (
             line["sampling_rounds"] == 2
-            and line["groups_unmixed"] == 4
+            and line["groups_without_signal"] == 4
             and line["groups_dropped"] == 4
         )
-        assert line["groups_mixed"] == 0 and line["credit_rms"] == 0 and line["grad_norm"] == 0
+        assert line["signal_group_fraction"] == 0 and line["credit_rms"] == 0 and line["grad_norm"] == 0
 
 
 @pytest.mark.slow

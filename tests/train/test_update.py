@@ -218,7 +218,7 @@ def test_one_step_has_ratio_one_and_several_steps_keep_the_first_log_probabiliti
     rollout, credit = a_rollout()
     update = make_update(logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0))
     _, metrics = run(update, optax.sgd(1.0), rollout, credit)
-    assert metrics["ratio_max"] == 1 and metrics["clip_share"] == 0
+    assert metrics["ratio_max"] == 1 and metrics["clip_fraction"] == 0
 
     update = make_update(
         logprob, losses.ppo_clip, losses.token_mean, optax.sgd(1.0), epochs=2, micro_batch=4
@@ -246,7 +246,7 @@ def test_one_step_has_ratio_one_and_several_steps_keep_the_first_log_probabiliti
     assert (
         metrics["ratio_max"] == pytest.approx(float(ratio), rel=1e-4)
         and ratio > 1.05
-        and metrics["clip_share"] > 0
+        and metrics["clip_fraction"] > 0
     )
 
 
@@ -277,14 +277,14 @@ def test_metrics_are_what_they_are_called():
         "loss": np.mean(-A * logp + 0.2 * 0.5 * (logp - ref) ** 2),
         "entropy": out["entropy"][on].mean(),
         "kl": np.minimum(np.exp(ref - logp) - (ref - logp) - 1, 10).mean(),
-        "sampler_gap": np.abs(logp - sampler).mean(),
-        "sampler_gap_max": np.abs(logp - sampler).max(),
+        "sampler_logp_diff": np.abs(logp - sampler).mean(),
+        "sampler_logp_diff_max": np.abs(logp - sampler).max(),
         "advantage_rms": np.sqrt((A**2).mean()),
-        "active": on.sum() / np.asarray(rollout.action_mask).sum(),
+        "active_token_fraction": on.sum() / np.asarray(rollout.action_mask).sum(),
         "update_norm": moved,
         "grad_norm": moved / 0.5,
         "ratio_max": 1.0,
-        "clip_share": 0.0,
+        "clip_fraction": 0.0,
         "skipped": 0.0,
     }
     assert metrics == pytest.approx(expected, rel=1e-4)

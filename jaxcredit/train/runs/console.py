@@ -19,21 +19,9 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from jaxcredit.train.runs.metric_table import ACCURACY, CONSOLE, HELD_OUT_REWARD, METRICS, label
 from jaxcredit.utils.plain_text import cell, one_line, visible
 
-ACCURACY = "eval/greedy_accuracy"
-HELD_OUT_REWARD = "eval/greedy_reward"  # a graded reward can rise long before the accuracy, which counts rewards of at least 1
-SHOWN = (
-    ACCURACY,
-    HELD_OUT_REWARD,
-    "reward",
-    "entropy",
-    "length",
-    "kl",
-    "clip_share",
-    "time/tokens_per_s",
-)  # on the display and in the last table
-BEST = (ACCURACY, HELD_OUT_REWARD, "reward")  # metrics of which the largest value is the best
 TREND = 16  # accuracies in the sparkline
 
 
@@ -55,16 +43,17 @@ class Summary:
     def add(self, line: Mapping) -> None:
         """Update with the metrics of the next step."""
         self.last = line
-        for name in SHOWN:
+        for name in CONSOLE:
             if (x := line.get(name)) is not None:
                 first, best, _ = self.values.get(name, (x, x, x))
-                self.values[name] = first, max(best, x), x
+                better = min if METRICS[name].better == "down" else max
+                self.values[name] = first, better(best, x), x
         if line.get(ACCURACY) is not None:
             self.trend.append(line[ACCURACY])
 
     def shown(self) -> list[tuple[str, tuple[float, float, float]]]:
         """Name and (first, best, last) of what is shown, in its order. Rewards of 0 and 1 are the accuracy: one line for both."""
-        there = [(name, self.values[name]) for name in SHOWN if name in self.values]
+        there = [(name, self.values[name]) for name in CONSOLE if name in self.values]
         return [
             (name, x)
             for name, x in there
@@ -129,7 +118,7 @@ class Display:
                 if name == ACCURACY and self.console.encoding.startswith("utf")
                 else ""
             )
-            parts.append(f"{name.split('/')[-1].replace('_', ' ')} {trend}{_short(last)}")
+            parts.append(f"{label(name)} {trend}{_short(last)}")
         return "  ".join(parts)
 
 
@@ -145,7 +134,8 @@ def final_table(summary: Summary, title: str, folder: str) -> Table:
     )
     table.caption = cell(f"{_clock(summary.last)}   {folder}", "table.caption")
     for name, (first, best, last) in summary.shown():
-        table.add_row(name, _short(first), _short(best) if name in BEST else "", _short(last))
+        has_best = METRICS[name].better and not name.startswith("time/")  # speeds have outliers
+        table.add_row(name, _short(first), _short(best) if has_best else "", _short(last))
     return table
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxcredit.train.runs import old_names
 from jaxcredit.train.runs.folder import local_path
 from jaxcredit.utils import files
 
@@ -18,7 +19,7 @@ def iterate_metrics(folder: str | Path) -> Iterator[dict]:
     """Iterator over the metrics of a run, one mapping per step, for runs that do not fit into memory; otherwise like `read`."""
     path = local_path(folder) / "metrics.jsonl"
     if path.exists():
-        yield from (line for line, _ in _lines(path) if line is not None)
+        yield from (old_names.metrics(line) for line, _ in _lines(path) if line is not None)
 
 
 def truncate_after(path: Path, step: int) -> int:

@@ -130,6 +130,16 @@ OPTIONS = {
     "skips": "max_skipped_steps",
     "weights": "load_params",
 }
+# Keys of metrics.jsonl.
+METRICS = {
+    "active": "active_token_fraction",
+    "clip_share": "clip_fraction",
+    "groups_mixed": "signal_group_fraction",
+    "groups_unmixed": "groups_without_signal",
+    "partings_alone": "singleton_branch_fraction",
+    "sampler_gap": "sampler_logp_diff",
+    "sampler_gap_max": "sampler_logp_diff_max",
+}
 # The module path before a function's or a class's name.
 _PATH = re.compile(r"^jaxcredit\.(?:[a-z_0-9]+\.)*?(?=[A-Z]|\w+(?:$|\.<locals>))")
 
@@ -195,6 +205,13 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
         return [renamed(inner) for inner in value] if isinstance(value, list) else value
 
     return {OPTIONS.get(name, name): renamed(value) for name, value in config.items()}
+
+
+def metrics(line: dict[str, Any]) -> dict[str, Any]:
+    """Line of metrics.jsonl with the metrics' names of today."""
+    if METRICS.keys().isdisjoint(line):
+        return line
+    return {METRICS.get(name, name): value for name, value in line.items()}
 
 
 def _alias(module: ModuleType, names: dict[str, str]) -> None:

@@ -11,27 +11,15 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from jaxcredit.train.runs.console import ACCURACY, HELD_OUT_REWARD
 from jaxcredit.train.runs.folder import local_path
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
 from jaxcredit.train.runs.json_lines import iterate_metrics
+from jaxcredit.train.runs.metric_table import ACCURACY, METRICS, label, panels
 from jaxcredit.utils.colors import COLORS
 from jaxcredit.utils.plain_text import literal_figures, one_line
 from jaxcredit.utils.tables import Column, Sheet
 
-# Panels in reading order; names that belong into one panel stand together, and a panel without data is left out.
-PANELS = (
-    ("held-out accuracy (greedy)", (ACCURACY,)),
-    ("reward", ("reward", HELD_OUT_REWARD)),
-    ("entropy (nats a token)", ("entropy",)),
-    ("answer length (tokens)", ("length",)),
-    ("shares", ("clip_share", "groups_mixed", "truncated", "prefix_collisions", "modal_share")),
-    ("KL to the reference", ("kl",)),
-    ("log-prob gap, sampler to trainer", ("sampler_gap",)),
-    ("gradient norm", ("grad_norm",)),
-    ("tokens a second", ("time/tokens_per_s",)),
-)
 DRAWN = 2000  # largest number of points of a plotted curve
 
 
@@ -39,13 +27,17 @@ DRAWN = 2000  # largest number of points of a plotted curve
 def curves(folder: str | Path, out: str | Path | None = None) -> Path:
     """One small picture a quantity, as `curves.png` in the run folder."""
     folder = Path(folder)
-    history = History(iterate_metrics(folder), [name for _, names in PANELS for name in names])
-    panels = [(title, [n for n in names if history.series(n)[0].size]) for title, names in PANELS]
-    figure, axes = _grid([title for title, names in panels if names], folder.name)
-    for axis, names in zip(axes, [names for _, names in panels if names], strict=True):
+    history = History(iterate_metrics(folder), METRICS)
+    present = {
+        title: [name for name in names if history.series(name)[0].size]
+        for title, names in panels().items()
+    }
+    present = {title: names for title, names in present.items() if names}
+    figure, axes = _grid(list(present), folder.name)
+    for axis, names in zip(axes, present.values(), strict=True):
         drawn = [
-            (_draw(axis, *history.series(name), colour), name.split("/")[-1].replace("_", " "))
-            for name, colour in zip(names, COLORS, strict=False)
+            (_draw(axis, *history.series(name), color), label(name))
+            for name, color in zip(names, COLORS, strict=False)
         ]
         if len(names) > 1:
             _legend(axis, drawn, fontsize=7)
@@ -65,9 +57,9 @@ def compare(
     figure, (left, right) = _grid(["held-out accuracy (greedy)", "reward"], "")
     drawn = []
     for i, (name, runs) in enumerate(groups.items()):
-        colour = COLORS[i % len(COLORS)]
+        color = COLORS[i % len(COLORS)]
         bands = [
-            _band(axis, [run.series(key) for run in runs], colour)
+            _band(axis, [run.series(key) for run in runs], color)
             for axis, key in ((left, ACCURACY), (right, "reward"))
         ]
         drawn += [(band, name) for band in bands if band][:1]
@@ -165,29 +157,29 @@ def _spans(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ).ravel()
 
 
-def _draw(axis, x, y, colour):
+def _draw(axis, x, y, color):
     if len(y) >= 100:
-        axis.plot(*_spans(x, y), color=colour, alpha=0.2, linewidth=0.8)
+        axis.plot(*_spans(x, y), color=color, alpha=0.2, linewidth=0.8)
     return axis.plot(
         *_thinned(x, _smooth(y)),
-        color=colour,
+        color=color,
         linewidth=1.6,
         marker="o" if len(y) < 40 else "",
         markersize=2.5,
     )[0]
 
 
-def _band(axis, series, colour):
+def _band(axis, series, color):
     """The mean over seeds at the steps all of them have, between the lowest and the highest."""
     series = [(x, _smooth(y)) for x, y in series if len(x)]
     if not series:
         return None
     steps = functools.reduce(np.intersect1d, (x for x, _ in series))
     steps, *values = _thinned(steps, *(y[np.isin(x, steps)] for x, y in series))
-    line = axis.plot(steps, np.mean(values, 0), color=colour, linewidth=1.8)[0]
+    line = axis.plot(steps, np.mean(values, 0), color=color, linewidth=1.8)[0]
     if len(values) > 1:
         axis.fill_between(
-            steps, np.min(values, 0), np.max(values, 0), color=colour, alpha=0.15, linewidth=0
+            steps, np.min(values, 0), np.max(values, 0), color=color, alpha=0.15, linewidth=0
         )
     return line
 

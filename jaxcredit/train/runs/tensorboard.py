@@ -11,6 +11,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[re
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 
+from jaxcredit.train.runs.metric_table import description
+
 FLUSH_S = 120.0  # a flush waits for the disk
 
 
@@ -31,6 +33,7 @@ class Events:
             )
         )
         self._flushed = time.monotonic()
+        self._described: set[str] = set()
         self._write(file_version="brain.Event:2")
         if start:
             self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
@@ -38,7 +41,10 @@ class Events:
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
         """Write one event with all metrics of a step; None is left out."""
         values = [
-            value for name, x in metrics.items() if x is not None for value in scalar(name, x).value
+            value
+            for name, x in metrics.items()
+            if x is not None
+            for value in scalar(name, x, summary_description=self._description(name)).value
         ]
         self._write(step=step, summary=Summary(value=values))
         if time.monotonic() - self._flushed > FLUSH_S:
@@ -48,6 +54,13 @@ class Events:
     def close(self) -> None:
         """Flush and close the file. It is closed even if the flush fails."""
         self._file.close()
+
+    def _description(self, name: str) -> str:
+        """Description of a metric at its first value in this file, where TensorBoard reads it; later ""."""
+        if name in self._described:
+            return ""
+        self._described.add(name)
+        return description(name)
 
     def _write(self, **event) -> None:
         self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
