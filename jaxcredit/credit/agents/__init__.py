@@ -1,1 +1,1 @@
-"""Estimators for several agents with a shared outcome."""
+"""Estimators for several agents that share one outcome."""

@@ -14,12 +14,18 @@ from jaxcredit.rollout import Rollout, outcome
     min_group_size=1,
 )
 def difference_rewards(group: Rollout):
-    """The outcome less what it would have been with this action replaced, and everything else as it was.
+    """Outcome less the outcome with this segment's action replaced by a default.
 
-        A_ik = R_i - R_i(action of segment k replaced by a default)
+        A_ik = R_i - R_i(action of segment k replaced)
 
-    Wolpert and Tumer (2001); no paper's code. Signal: counterfactual. Where agents need each other their credits sum to more than the
-    outcome, where they stand in for each other to less: `shapley` is the rule that shares it out.
+    Signals: counterfactual [N, G, K], the outcome after the replacement.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a segment. Where agents depend
+        on each other the credits sum to more than the outcome; where one can replace
+        another, to less. `shapley` divides the outcome exactly.
+
+    Source: Wolpert and Tumer (2001), doi:10.1142/S0219525901000188; no paper's code.
     """
     return to_tokens(
         jnp.where(group.segment_mask, outcome(group)[:, None] - group["counterfactual"], 0), group

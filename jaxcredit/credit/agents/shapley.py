@@ -10,7 +10,7 @@ from jaxcredit.kernels import (
 )
 from jaxcredit.rollout import Rollout
 
-EXACT = 8  # agents, at most
+EXACT_MAX_AGENTS = 8
 
 
 @per_group(
@@ -22,20 +22,33 @@ EXACT = 8  # agents, at most
     min_group_size=1,
 )
 def shapley(group: Rollout, *, orders: int = 0, seed: int = 0):
-    """What an agent adds to the others, averaged over all orders in which they may join.
+    """Shapley value of each agent: its mean marginal contribution over joining orders.
 
-        A_ik = phi_a,   a = agent_ik,   phi_a = mean over orders of v(those before a, and a) - v(those before a)
+        A_ik = phi_a,   a = agent_ik
+        phi_a = mean over orders of v(agents before a, and a) - v(agents before a)
 
-    Shapley (1953); no paper's code. Signals: coalition (the trajectory's outcome for each set of agents; bit a says whether a is in),
-    agent. The agents' numbers sum to v(all) - v(none). Exact up to eight agents; beyond, or where `orders` is set, over that many
-    orders (256 where it is 0) drawn with `seed`, the same for all trajectories.
+    The agents' values sum to v(all agents) - v(no agents). They are exact for up to
+    eight agents with `orders=0`, else estimated from sampled orders.
+
+    Signals: coalition [N, G, 2^A], the trajectory's outcome v for each set of agents
+    (bit a of the index: agent a is in the set); agent [N, G, K] (int).
+
+    Args:
+        orders: int >= 0, number of joining orders sampled. 0: exact up to eight agents,
+            256 orders beyond.
+        seed: int, seed of the orders, which all trajectories share.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a segment.
+
+    Source: Shapley (1953), A Value for n-Person Games; no paper's code.
     """
     value, agent = group["coalition"], group["agent"]
     A = value.shape[-1].bit_length() - 1
-    if A <= EXACT and not orders:
+    if A <= EXACT_MAX_AGENTS and not orders:
         phi = shapley_values(value)
     else:
         order = random_orders(orders or 256, A, seed=seed)
         phi = sampled_shapley_values(order, value[..., coalition_prefixes(order)])
-    share = jnp.take_along_axis(phi, jnp.clip(agent, 0, A - 1), -1)
-    return to_tokens(jnp.where(group.segment_mask, share, 0), group)
+    own = jnp.take_along_axis(phi, jnp.clip(agent, 0, A - 1), -1)
+    return to_tokens(jnp.where(group.segment_mask, own, 0), group)

@@ -21,23 +21,47 @@ def gdpo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Each part of the reward against the group by itself; the sum in standard deviations of the batch.
+    """Per-reward group normalization: each reward component is normalized by itself.
 
-        A_i = (a_i - mean a) / (std a + eps),   a_i = sum_c w_c (r_ic - mean r_c) / (std r_c + eps)
+        a_i = sum_c w_c (r_ic - mean r_c) / (std r_c + eps)      in each group
+        A_i = (a_i - mean a) / (std a + eps)                     over the batch
 
-    GDPO, arXiv 2601.05242. Signal: components; the rollout's own reward is not read. Two answers that earn the same sum in different
-    parts stay apart. The batch's mean and deviation are over policy tokens, as in the released code; `per_token=False` counts every
-    trajectory once. The code takes sample deviations (ddof=1); weights=None is 1 each.
+    Signals: components [N, G, C], the parts of the reward. The rollout's own reward
+    is not used. Two answers with the same total from different parts get different
+    advantages.
+
+    Args:
+        weights: tuple of C floats w_c, or None for 1 each.
+        per_token: bool. True: the batch's mean and deviation count every policy
+            token (the released code). False: they count every trajectory once.
+        ddof: int, 0 or 1. The variance divides by n - ddof in both
+            normalizations; the released code takes 1.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory.
+
+    Departs from released code: a group with one trajectory, or with equal
+    components, has a_i = 0 before the batch is normalized (the code gives a single
+    trajectory its whole components).
+
+    Source: GDPO, arXiv 2601.05242, and its released code.
     """
     parts, real = batch["components"], trajectory_mask(batch)
-    column = jax.vmap(lambda r, there: standardize(r, where=there, ddof=ddof, eps=eps))
-    each = jax.vmap(column, (2, None), 2)(parts, real)
-    each = each * (jnp.ones(parts.shape[-1]) if weights is None else jnp.asarray(weights)).astype(
-        parts.dtype
-    )
-    a, slack = each.sum(-1), rounding(jnp.abs(each).sum(-1).max(), parts.shape[-1])
+    normalize = jax.vmap(lambda r, mask: standardize(r, where=mask, ddof=ddof, eps=eps))
+    normalized = jax.vmap(normalize, (2, None), 2)(parts, real)
+    normalized = normalized * (
+        jnp.ones(parts.shape[-1]) if weights is None else jnp.asarray(weights)
+    ).astype(parts.dtype)
+    total, slack = normalized.sum(-1), rounding(jnp.abs(normalized).sum(-1).max(), parts.shape[-1])
     if per_token:
         return standardize(
-            jax.vmap(to_tokens)(a, batch), where=batch.action_mask, ddof=ddof, eps=eps, slack=slack
+            jax.vmap(to_tokens)(total, batch),
+            where=batch.action_mask,
+            ddof=ddof,
+            eps=eps,
+            slack=slack,
         )
-    return jax.vmap(to_tokens)(standardize(a, where=real, ddof=ddof, eps=eps, slack=slack), batch)
+    return jax.vmap(to_tokens)(
+        standardize(total, where=real, ddof=ddof, eps=eps, slack=slack), batch
+    )

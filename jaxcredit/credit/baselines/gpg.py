@@ -13,19 +13,36 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     fidelity="code",
     family="baselines",
     zero_sum=True,
-    reduces_to="dr_grpo where no outcome is 0 (form='paper': where no group is flat)",
+    reduces_to="dr_grpo if no return is 0 (form='paper': if no group has equal returns)",
 )
 def gpg(batch: Rollout, *, f_norm: float = 1.0, form: Literal["code", "paper"] = "code"):
-    """The outcome less the group's mean, enlarged by the share of the batch that teaches something.
+    """Group-mean advantage, scaled up by the share of the batch without a gradient.
 
-        A_i = alpha (R_i - mean R) / f_norm,   alpha = #trajectories / #{j : R_j != 0}        (form="code")
-                                               alpha = #groups / #{groups with unequal R}     (form="paper")
+        A_i = alpha (R_i - mean R) / f_norm
 
-    Group policy gradient, arXiv 2504.02546. The default is the form that verl carries; the paper counts the groups without a gradient.
-    Where nothing counts, alpha is that of a count of one; a group of one gets 0 (the code gives its whole reward).
+        form="code":   alpha = #trajectories / #{j : R_j != 0}
+        form="paper":  alpha = #groups / #{groups with unequal returns}
+
+    Args:
+        f_norm: float > 0, divides the advantage; 1 in the released code.
+        form: "code" (verl's scale) or "paper" (the scale of the paper's equation).
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory. The
+        trajectories of a group sum to 0.
+
+    Raises:
+        ValueError: `form` is not one of its values.
+
+    Departs from released code: a group with one trajectory gets 0, not its whole
+    return. The denominator of alpha is at least 1.
+
+    Source: Group Policy Gradient, arXiv 2504.02546, as in verl.
     """
     R, real = outcome(batch), trajectory_mask(batch)
-    far = jax.vmap(lambda R, real: center(R, where=real))(R, real)
-    all_of, some = (real, real & (R != 0)) if form == "code" else (real.any(-1), (far != 0).any(-1))
-    alpha = all_of.sum() / jnp.maximum(some.sum(), 1)
-    return jax.vmap(to_tokens)(far * (alpha / f_norm).astype(far.dtype), batch)
+    centered = jax.vmap(lambda R, real: center(R, where=real))(R, real)
+    counted, informative = (
+        (real, real & (R != 0)) if form == "code" else (real.any(-1), (centered != 0).any(-1))
+    )
+    alpha = counted.sum() / jnp.maximum(informative.sum(), 1)
+    return jax.vmap(to_tokens)(centered * (alpha / f_norm).astype(centered.dtype), batch)

@@ -11,12 +11,25 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     zero_sum=True,
 )
 def grpo(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
-    """The outcome against the group, in its standard deviations.
+    """Group-normalized advantage: the return in standard deviations of its group.
 
         A_i = (R_i - mean R) / (std R + eps)
 
-    DeepSeekMath, arXiv 2402.03300. Departs from released code: it takes the sample deviation (ddof=1 here), and gives a group of one
-    its whole reward; here ddof=0, and a group of one or of equal rewards gets exactly 0.
+    R_i is the sum of the rewards of trajectory i's segments.
+
+    Args:
+        ddof: int, 0 or 1. The variance divides by n - ddof. The paper leaves
+            it open; released code takes 1.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory. The
+        trajectories of a group sum to 0.
+
+    Departs from released code: a group with one trajectory gets exactly 0, not its
+    whole return. A group with equal returns gets exactly 0.
+
+    Source: DeepSeekMath, arXiv 2402.03300.
     """
     return to_tokens(
         standardize(outcome(group), where=trajectory_mask(group), ddof=ddof, eps=eps), group

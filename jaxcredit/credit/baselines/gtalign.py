@@ -9,15 +9,29 @@ from jaxcredit.rollout import Rollout, trajectory_mask
     fidelity="ours",
     family="baselines",
     cost="a utility of the answer for each player",
-    reduces_to="grpo where all players' utilities are the outcome (and not negative)",
+    reduces_to="grpo if every utility is the outcome and none is negative",
 )
 def gtalign(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
     """GRPO on the geometric mean of all players' utilities (our design).
 
-        A_i = (W_i - mean W) / (std W + eps),   W_i = (prod_a u_ia)^(1/A), for user and model sqrt(u_user u_model)
+        W_i = (prod_a u_ia)^(1/A),   with a user and a model sqrt(u_user u_model)
+        A_i = (W_i - mean W) / (std W + eps)
 
-    GTAlign's reward, by its released code, which hands W to PPO with a critic; our design is the group in the critic's place. Signal:
-    utility (`rewards.gtalign_utilities`). Nobody can be made to pay: W is 0 where any utility is 0 or less.
+    Signals: utility [N, G, A], the trajectory's utility for each player
+    (`rewards.gtalign_utilities`). W is 0 where any utility is 0 or less. The
+    rollout's own reward is not used.
+
+    Args:
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory.
+
+    Departs from the paper: its released code gives W as the reward to PPO with a
+    critic. Here the group replaces the critic.
+
+    Source: GTAlign, arXiv 2510.08872 (the reward W).
     """
     return to_tokens(
         standardize(

@@ -11,16 +11,23 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     family="baselines",
 )
 def opo(group: Rollout):
-    """The outcome against the baseline of least variance, when a trajectory's squared score grows with its length.
+    """Return less the minimum-variance baseline: the group's length-weighted mean.
 
-        A_i = R_i - sum_j n_j R_j / sum_j n_j,   n_j the tokens that the policy chose
+        A_i = R_i - sum_j n_j R_j / sum_j n_j
 
-    On-policy RL with optimal reward baseline, arXiv 2505.23585. Credit summed over tokens is 0 in each group.
+    n_j is the number of policy tokens of trajectory j. The baseline minimizes the
+    variance if the squared score of a trajectory grows with its length.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory. Summed over
+        the policy tokens of a group it is 0.
+
+    Departs from released code (verl): a group with one trajectory gets 0, not its
+    whole return.
+
+    Source: On-Policy RL with Optimal Reward Baseline (OPO), arXiv 2505.23585.
     """
-    R = center(
-        outcome(group), where=trajectory_mask(group)
-    )  # so that equal rewards are exactly 0 before they are weighed
-    n = jnp.where(trajectory_mask(group), trajectory_lengths(group), 0).astype(R.dtype)
-    return to_tokens(
-        jnp.where(trajectory_mask(group), R - (n * R).sum() / jnp.maximum(n.sum(), 1), 0), group
-    )
+    real = trajectory_mask(group)
+    R = center(outcome(group), where=real)  # equal returns become exactly 0, then are weighted
+    n = jnp.where(real, trajectory_lengths(group), 0).astype(R.dtype)
+    return to_tokens(jnp.where(real, R - (n * R).sum() / jnp.maximum(n.sum(), 1), 0), group)

@@ -12,12 +12,24 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     affine=True,
 )
 def passk(group: Rollout, *, normalize: bool = True, ddof: int = 0, eps: float = 1e-6):
-    """Only the best of the group is credited, with its lead over the second: the gradient of the group's maximum.
+    """Gradient of the group's maximum: the best answer's lead over the second best.
 
-        A_i = max(0, R_i - max_{j != i} R_j) / (std R + eps)
+        A_i = max(0, R_i - max_(j != i) R_j) / (std R + eps)
 
-    Optimising pass@k, arXiv 2503.19595, as in verl, which takes the sample deviation (ddof=1 here) and refuses a group of one: it gets 0
-    here. A tie at the top is worth 0 to everybody. `normalize=False` leaves the deviation out.
+    Args:
+        normalize: bool. False: no division by the standard deviation.
+        ddof: int, 0 or 1. The variance divides by n - ddof; the released
+            code takes 1.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory: >= 0, and
+        above 0 for at most one trajectory of a group. A tie at the top gives 0 to all.
+
+    Departs from released code: a group with one trajectory gets 0 (the code
+    refuses it).
+
+    Source: Optimizing Language Models for Inference Time Objectives, arXiv 2503.19595, as in verl.
     """
     R, real = outcome(group), trajectory_mask(group)
     std = std_by(R, where=real, ddof=ddof)

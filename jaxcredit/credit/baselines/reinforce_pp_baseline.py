@@ -12,12 +12,30 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     affine=True,
 )
 def reinforce_pp_baseline(batch: Rollout, *, ddof: int = 0, eps: float = 1e-6):
-    """The outcome less the group's mean, in standard deviations of the whole batch.
+    """Return less the group's mean, normalized over the whole batch.
 
-        A_i = (a_i - mean a) / (std a + eps),   a_i = R_i - mean_group R,   mean and std over all policy tokens of the batch
+        a_i = R_i - mean R                   in each group
+        A_i = (a_i - mean a) / (std a + eps)    over all policy tokens of the batch
 
-    REINFORCE++ with a baseline, arXiv 2501.03262, as in verl. Long answers weigh more in the batch's statistics. Departs from the code:
-    a group of one gets a = 0, not its whole reward; the code takes the sample variance and adds 1e-8 to it (ddof=1, eps=0 here).
+    Long answers count more in the batch's mean and deviation, since every token counts.
+
+    Args:
+        ddof: int, 0 or 1. The variance divides by n - ddof; released
+            code takes 1.
+        eps: float >= 0, added to the standard deviation. Released
+            code adds 1e-8 to the variance instead (eps=0 here).
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory.
+
+    Departs from released code: a group with one trajectory has a_i = 0, not its
+    whole return.
+
+    Source: REINFORCE++ with a baseline, arXiv 2501.03262, as in verl.
     """
-    far = jax.vmap(lambda R, real: center(R, where=real))(outcome(batch), trajectory_mask(batch))
-    return standardize(jax.vmap(to_tokens)(far, batch), where=batch.action_mask, ddof=ddof, eps=eps)
+    centered = jax.vmap(lambda R, real: center(R, where=real))(
+        outcome(batch), trajectory_mask(batch)
+    )
+    return standardize(
+        jax.vmap(to_tokens)(centered, batch), where=batch.action_mask, ddof=ddof, eps=eps
+    )

@@ -12,11 +12,18 @@ from jaxcredit.rollout import Rollout
     min_group_size=1,
 )
 def remax(group: Rollout):
-    """What is still to come, against the reward of the greedy answer to the same prompt.
+    """Rewards to come, less the reward of the greedy answer to the same prompt.
 
-        A_ik = sum_{l >= k} r_il - R(greedy)
+        A_ik = sum_(l >= k) r_il - R(greedy)
 
-    ReMax, arXiv 2310.10505. Signal: greedy_reward. With one segment it is R_i - R(greedy); no group is needed.
+    With one segment A_i = R_i - R(greedy). No group is needed.
+
+    Signals: greedy_reward [N].
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a segment.
+
+    Source: ReMax, arXiv 2310.10505.
     """
     return to_tokens(
         returns_to_go(group.reward, where=group.segment_mask) - group["greedy_reward"], group

@@ -8,14 +8,23 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     fidelity="paper",
     family="baselines",
     zero_sum=True,
-    reduces_to="n/(n-1) times dr_grpo, always",
+    reduces_to="n/(n-1) times dr_grpo",
 )
 def rloo(group: Rollout):
-    """The outcome against the mean of the others.
+    """Leave-one-out advantage: the return less the mean return of the others.
 
-        A_i = R_i - mean_{j != i} R_j = n/(n-1) (R_i - mean R)
+        A_i = R_i - mean_(j != i) R_j = n / (n - 1) (R_i - mean R)
 
-    Back to basics, arXiv 2402.14740. A group of one gets 0 (released code has both 0 and its whole reward).
+    n is the number of trajectories that took place in the group.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a trajectory. The
+        trajectories of a group sum to 0.
+
+    A group with one trajectory gets 0; of the released codes some give it 0 and
+    some its whole return.
+
+    Source: Back to Basics (RLOO), arXiv 2402.14740.
     """
     return to_tokens(
         center(outcome(group), where=trajectory_mask(group), leave_one_out=True), group

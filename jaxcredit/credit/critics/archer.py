@@ -15,13 +15,26 @@ from jaxcredit.rollout import Rollout
     min_group_size=1,
 )
 def archer(group: Rollout, *, baseline: bool = False):
-    """What a critic of whole utterances holds of this one, beyond what it expected.
+    """Turn-level advantage of a critic: action value less state value.
 
         A_k = Q(s_k, a_k) - V(s_k)
 
-    ArCHer, arXiv 2402.19446. Signals: action_value, value; of double critics take the least of two in both, else A is biased. They are
-    trained off-policy with `kernels.td_target`, `polyak` (and `expectile` offline). `baseline=True` subtracts a token-level value, the
-    signal token_value, whose target is A. Meant for losses.reinforce, summed over the tokens of a turn.
+    Signals: action_value [N, G, K] (Q) and value [N, G, K] (V); with `baseline` also
+    token_value [N, R, T]. With double critics take the smaller of the two in both
+    signals, or A is biased. `kernels.td_target`, `kernels.polyak` and (offline)
+    `kernels.expectile` train the critics. The rollout's own reward is not used.
+
+    Args:
+        baseline: bool. True: a token-level value is subtracted, and its regression
+            target A is returned.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn. With `baseline` a dict
+        of "advantage" = A - token_value and "target" = A, both [N, R, T].
+
+    The paper's loss is `losses.reinforce`, summed over the tokens of a turn.
+
+    Source: ArCHer, arXiv 2402.19446, and its released code.
     """
     A = to_tokens(jnp.where(group.segment_mask, group["action_value"] - group["value"], 0), group)
     return {"advantage": A - group["token_value"], "target": A} if baseline else A

@@ -32,7 +32,10 @@ NEEDS = ("value", "value_plan", "value_switch", "subgoal", "kind")
     family="critics",
     cost="a critic with three heads",
     min_group_size=1,
-    reduces_to="flat GAE over turns on action tokens with one subgoal; on subgoal tokens with a new one each turn and value_plan = value",
+    reduces_to=(
+        "flat GAE over turns: on action tokens with one subgoal, "
+        "on subgoal tokens with a new subgoal each turn and value_plan = value"
+    ),
 )
 def hae(
     batch: Rollout,
@@ -47,18 +50,48 @@ def hae(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Hierarchical advantage estimation: one GAE for the turns inside each subgoal, one for the subgoals, one number for each switch.
+    """Hierarchical GAE: within subgoals, across subgoals, and for the switch decision.
 
-        actions    A^L = GAE(r, V_low; gamma, lam_turn) in each subgoal, whose last turn is followed by V_high(next subgoal)
-        subgoals   A^H = GAE(R_k, V_high; gamma^d_k, lam_seg) over subgoals of d_k turns,   R_k = sum_j gamma^j r_{b_k + j}
-        switches   A^S_t = r_t + gamma r_{t+1} + .. + gamma^. V_high(next subgoal) - V_switch(t)
+        actions    A^L = GAE(r, V_low; gamma, lam_turn) in each subgoal; its last turn
+                   is followed by V_high(next subgoal)
+        subgoals   A^H = GAE(R_k, V_high; gamma^d_k, lam_seg) over subgoals of d_k turns,
+                   R_k = sum_j gamma^j r_(b_k + j)
+        switches   A^S_t = r_t + gamma r_(t+1) + .. + gamma^j V_high(next subgoal)
+                           - V_switch(t)
 
-    HiPER, arXiv 2602.16165, as in its released code. Signals: value (V_low), value_plan (V_high), value_switch, subgoal (a change begins
-    a subgoal), kind. A cut trajectory ends in its own last values if `bootstrap`. `switch="option"` is the theoretical (q - beta)
-    (V_high - V_low), with beta from the log-probability of the switch tokens (our design). `plan_switch` gives A^H to a beginning's
-    switch tokens too; thoughts, and a subgoal repeated, get 0. `whiten` centers and scales each level over the
-    batch's turns that own such tokens. Targets are advantage + value, before whitening; tokens of no level regress to V_low's.
-    Penalties for keeping a subgoal are rewards.
+    Signals: value [N, G, K] (V_low), value_plan [N, G, K] (V_high), value_switch
+    [N, G, K], subgoal [N, G, K] (int; a change begins a subgoal) and kind [N, R, T]
+    (int: 0 thought, 1 subgoal, 2 switch, 3 action).
+
+    Args:
+        gamma: float in [0, 1], discount for each turn.
+        lam_turn: float in [0, 1], GAE's lambda over the turns of a subgoal.
+        lam_seg: float in [0, 1], GAE's lambda over subgoals.
+        bootstrap: bool. True: a trajectory that was cut off (`done` false) ends in its
+            own last values. False: it ends in 0.
+        switch: "return" (A^S above) or "option": the option-critic gradient
+            (q - beta) (V_high - V_low), where beta is the probability of switching (from
+            the log-probability of the switch tokens) and q is 1 if the turn began a
+            subgoal, else 0; the first turn gets 0 (our design).
+        plan_switch: bool. True: the switch tokens of a turn that begins a subgoal get
+            A^H too.
+        whiten: bool. True: each level is normalized over the batch's turns that have
+            tokens of that level.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        A dict of "advantage" and "target", both [N, R, T]. Action tokens get A^L,
+        subgoal tokens that begin a subgoal A^H, switch tokens A^S; thoughts and
+        repeated subgoals get 0. The target is advantage plus value before whitening;
+        tokens of no level have V_low's target.
+
+    Raises:
+        ValueError: `switch` is not one of its values.
+
+    The paper's penalties for keeping a subgoal belong in the reward.
+
+    Source: HiPER, arXiv 2602.16165, as in its released code.
     """
     levels, targets, owners = jax.vmap(
         partial(_levels, gamma=gamma, lam_turn=lam_turn, lam_seg=lam_seg, bootstrap=bootstrap)
@@ -81,8 +114,8 @@ def hae(
             levels[name] = standardize(
                 levels[name], where=owners[name] & own, ddof=ddof, eps=eps, slack=error
             )
-    both = levels["switch"] + levels["plan"] if plan_switch else levels["switch"]
-    advantage = (jnp.zeros_like(both), levels["plan"], both, levels["low"])
+    at_switches = levels["switch"] + levels["plan"] if plan_switch else levels["switch"]
+    advantage = (jnp.zeros_like(at_switches), levels["plan"], at_switches, levels["low"])
     target = (
         targets["low"],
         jnp.where(owners["plan"], targets["plan"], targets["low"]),
@@ -96,7 +129,7 @@ def hae(
 
 
 def _levels(group, *, gamma, lam_turn, lam_seg, bootstrap):
-    """The three advantages [G, K], their targets, and the turns at which each is decided."""
+    """Three advantages [G, K], their targets, and masks of the turns at which each is decided."""
     r, real, low, plan = group.reward, group.segment_mask, group["value"], group["value_plan"]
     later = real & (jnp.cumsum(real, -1) > 1)
     start = is_run_start(group["subgoal"], real)
@@ -105,7 +138,7 @@ def _levels(group, *, gamma, lam_turn, lam_seg, bootstrap):
     cut = ~group.done[:, None] & bootstrap
     step = jnp.where(end, 0.0, gamma).astype(r.dtype)
 
-    def closed(own):  # rewards with what the last turn of each subgoal is followed by
+    def closed(own):  # rewards plus the discounted value that follows a subgoal's last turn
         return r + jnp.where(
             end, gamma * jnp.where(last, jnp.where(cut, own, 0), next_value(plan, real)), 0
         )
@@ -126,7 +159,7 @@ def _levels(group, *, gamma, lam_turn, lam_seg, bootstrap):
 
 
 def _parts(batch):
-    """The same rows cut finer: four segments a turn, one for each kind of token."""
+    """The batch with four segments for each turn, one for each kind of token."""
     kind = jnp.clip(batch["kind"], 0, 3)
     segment = jnp.where(batch.segment >= 0, 4 * batch.segment + kind, -1)
     return dataclasses.replace(

@@ -30,29 +30,49 @@ def ma_rlhf(
     lam: float = 0.95,
     sigma: Literal["equal", "unit", "position"] = "equal",
 ):
-    """Generalised advantage estimation whose actions are runs of tokens; the critic's target beside it.
+    """Generalized advantage estimation over macro actions (runs of policy tokens).
 
-        A_m = d_m + gamma lam A_{m+1},   d_m = r_m + gamma V_{m+1} - V_m,   V_m = sum_{j in m} s_j V_j,   r_m = sum_{j in m} s_j r_j
+        V_m = sum_(j in m) s_j V_j,   r_m = sum_(j in m) s_j r_j
+        d_m = r_m + gamma V_(m+1) - V_m,   A_m = d_m + gamma lam A_(m+1)
 
-    MA-RLHF, arXiv 2410.02743, and its released code. Signals: token_value, macro (`jaxcredit.signals.macro` makes it); policy tokens of
-    a row that follow each other with equal numbers are one macro action. sigma is "equal" (s = 1/n), "unit" (the last token alone) or
-    "position" (s ~ 1/j). Every token gets its macro's A and the target A + V. As in the code, rewards inside a macro are averaged too,
-    which is why its boundaries keep the last token alone; gamma acts once a macro. Departs from the code: KL is not in the reward.
+    Signals: token_value [N, R, T] and macro [N, R, T] (int, from the functions of
+    `jaxcredit.signals.macro`). Consecutive policy tokens of a row with equal numbers
+    are one macro action. By perplexity, a macro action is a run of tokens whose
+    perplexity under the reference does not rise: the token at which it rises begins
+    the next one, and an equal perplexity does not.
+
+    Args:
+        gamma: float in [0, 1], discount for each macro action, not for each token.
+        lam: float in [0, 1], GAE's lambda.
+        sigma: weights s of the tokens in a macro action. "equal": 1/n (released
+            script); "unit": the last token alone; "position": proportional to 1/j.
+
+    Returns:
+        A dict of "advantage" = A and "target" = A + V, both [N, R, T], the same for
+        all tokens of a macro action.
+
+    Raises:
+        ValueError: `sigma` is not one of its values.
+
+    As in the code, rewards inside a macro action are averaged, not summed. Hence the
+    last token of a row is a macro action of its own, so that the outcome is not
+    divided. Departs from the code: KL is not part of the reward.
+
+    Source: MA-RLHF, arXiv 2410.02743, and its released code.
     """
     mask, macro, V = group.action_mask, group["macro"], group["token_value"]
-    begins, ends = is_run_start(macro, mask), is_run_end(macro, mask)
-    one = jnp.ones(V.shape, V.dtype)
+    starts, ends = is_run_start(macro, mask), is_run_end(macro, mask)
+    ones = jnp.ones(V.shape, V.dtype)
     if sigma == "equal":
-        s = one
+        s = ones
     else:
-        s = ends.astype(V.dtype) if sigma == "unit" else 1 / run_cumsum(one, begins, mask)
-    share = jnp.where(mask, s, 0)
-    total = jnp.where(ends, run_cumsum(share, begins, mask), 1)
+        s = ends.astype(V.dtype) if sigma == "unit" else 1 / run_cumsum(ones, starts, mask)
+    weight = jnp.where(mask, s, 0)
+    total = jnp.where(ends, run_cumsum(weight, starts, mask), 1)
     value, reward = (
-        run_cumsum(share * jnp.where(mask, x, 0), begins, mask) / total
+        run_cumsum(weight * jnp.where(mask, x, 0), starts, mask) / total
         for x in (V, at_segment_end(group.reward, group))
     )
-    A = gae_over_rows(
-        reward, value, group, gamma=gamma, lam=lam, where=ends
-    )  # a hole shows the macro that ends next: its own
+    # A token inside a macro action gets the advantage at the end of it.
+    A = gae_over_rows(reward, value, group, gamma=gamma, lam=lam, where=ends)
     return {"advantage": A, "target": A + returns_to_go(value, 0.0, where=ends)}

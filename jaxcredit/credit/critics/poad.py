@@ -26,13 +26,28 @@ def poad(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Generalised advantage estimation in which time passes between actions (segments), not between the tokens of one.
+    """Generalized advantage estimation with a discount between actions, not tokens.
 
-        A_t = d_t + g_t lam A_{t+1},   d_t = r_t + g_t V_{t+1} - V_t,   g_t = gamma at the last token of a segment, else within
-        target_t = A_t + V_t (before whitening)
+        delta_t = r_t + g_t V_(t+1) - V_t,   A_t = delta_t + g_t lam A_(t+1)
+        g_t = gamma at the last token of an action (segment), else `within`
 
-    Action decomposition (POAD), arXiv 2405.15821, and its released code. Signal: token_value. `within=gamma` is its naive NTPO, where an
-    action's length discounts it. The advantage is whitened over the batch's policy tokens, as released.
+    Signals: token_value [N, R, T].
+
+    Args:
+        gamma: float in [0, 1], discount between actions; 0.95 in the released code.
+        lam: float in [0, 1], GAE's lambda; 0.95 in the released code.
+        within: float in [0, 1], discount between the tokens of an action; 1 in the
+            paper. `within=gamma` is its naive token-level baseline (NTPO).
+        whiten: bool. True: the advantage is normalized over the batch's policy tokens
+            (released code).
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        A dict of "advantage" and "target" = unwhitened advantage + value, both
+        [N, R, T], one number a token.
+
+    Source: Action decomposition (POAD), arXiv 2405.15821, and its released code.
     """
 
     def advantage(group):

@@ -24,31 +24,48 @@ def ppo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Generalised advantage estimation over the policy's tokens, whitened over the batch; the critic's target beside it.
+    """Generalized advantage estimation over policy tokens, with the critic's target.
 
-        A_t = delta_t + gamma lam A_{t+1},   delta_t = r_t + gamma V_{t+1} - V_t,   target_t = A_t + V_t (before whitening)
+        delta_t = r_t + gamma V_(t+1) - V_t,   A_t = delta_t + gamma lam A_(t+1)
+        target_t = A_t + V_t
 
-    arXiv 1506.02438 and 1707.06347. Signal: token_value. A segment's reward is earned at its last token; tokens that the policy did
-    not choose carry V_{t+1} and A_{t+1} through. A later row of a trajectory goes on where the row before it ended.
-    Whitening takes one mean and deviation over all policy tokens of the batch; `whiten=False` makes a prompt independent of others.
+    A segment's reward is earned at its last policy token. t + 1 is the policy's next
+    token: tokens of tools take no time. A later row of a trajectory continues the row
+    before it.
+
+    Signals: token_value [N, R, T].
+
+    Args:
+        gamma: float in [0, 1], discount for each policy token.
+        lam: float in [0, 1]: 0 is the one-step TD error, 1 the return less the value.
+        whiten: bool. True: the advantage has mean 0 and deviation 1 over the batch's
+            policy tokens. False: a prompt's credit ignores other prompts.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        A dict of "advantage" and "target" (before whitening), both [N, R, T], one
+        number a token.
+
+    Source: GAE, arXiv 1506.02438 (ICLR 2016); PPO, arXiv 1707.06347.
     """
     advantage = jax.vmap(lambda group: token_gae(group, gamma, lam))(batch)
     target = advantage + batch["token_value"]
-    white = (
+    whitened = (
         standardize(advantage, where=batch.action_mask, ddof=ddof, eps=eps, slack=gae_slack(batch))
         if whiten
         else advantage
     )
-    return {"advantage": white, "target": target}
+    return {"advantage": whitened, "target": target}
 
 
 def token_gae(group, gamma, lam):
-    """A_t of one group, before any whitening; `lam` may differ by row."""
+    """Unwhitened advantage [R, T] of one group; `lam` may be an array [R, 1]."""
     reward, V = at_segment_end(group.reward, group), group["token_value"]
     return gae_over_rows(reward, V, group, gamma=gamma, lam=lam, where=group.action_mask)
 
 
 def gae_slack(batch: Rollout) -> Float[Array, ""]:
-    """A bound on the rounding of advantages that are summed over tokens, by the rewards and values that enter: less is no advantage."""
+    """Bound on the rounding error of a token-level advantage; smaller ones count as 0."""
     size = jnp.max(jnp.abs(batch["token_value"]), where=batch.action_mask, initial=0)
     return return_rounding(batch).max() + rounding(size, batch.action_mask.shape[-1])

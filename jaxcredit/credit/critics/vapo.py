@@ -14,7 +14,7 @@ from jaxcredit.rollout import Rollout
     granularity="token",
     family="critics",
     min_group_size=1,
-    reduces_to="ppo with lam = 1 - 1 / (alpha length), where all lengths are equal (but for the critic's target)",
+    reduces_to="ppo with lam = 1 - 1 / (alpha n) if all lengths are n (except the critic's target)",
 )
 def vapo(
     batch: Rollout,
@@ -26,21 +26,42 @@ def vapo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Generalised advantage estimation that looks the further ahead the longer the answer; the critic learns from whole returns.
+    """Generalized advantage estimation with a lambda that grows with answer length.
 
-        A_t = delta_t + gamma lam_i A_{t+1},   lam_i = max(0, 1 - 1 / (alpha n_i)),   target_t = V_t + A_t at critic_lam
+        lam_i = max(0, 1 - 1 / (alpha n_i))
+        delta_t = r_t + gamma V_(t+1) - V_t,   A_t = delta_t + gamma lam_i A_(t+1)
+        target_t = V_t + (A_t computed with critic_lam)
 
-    VAPO, arXiv 2504.05118. Signal: token_value. n_i are the tokens that the policy chose in the trajectory. Whitened as ppo is, which
-    the paper leaves open. Its value pre-training, clip-higher and likelihood of right answers belong to the trainer and the losses.
+    n_i is the number of policy tokens of trajectory i.
+
+    Signals: token_value [N, R, T].
+
+    Args:
+        alpha: float > 0, sets lam_i; 0.05 in the paper.
+        gamma: float in [0, 1], discount for each policy token; 1 in the paper.
+        critic_lam: float in [0, 1], lambda of the critic's target; 1 in the paper
+            (the whole return).
+        whiten: bool. True: the advantage is normalized over the batch's policy tokens,
+            which the paper leaves open.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        A dict of "advantage" and "target", both [N, R, T], one number a token.
+
+    The paper's value pre-training, clip-higher and likelihood of right answers belong
+    to the trainer and the losses.
+
+    Source: VAPO, arXiv 2504.05118.
     """
 
-    def both(group):
+    def advantages(group):
         n = jnp.maximum(trajectory_lengths(group), 1).astype(group.reward.dtype)[group.row][:, None]
         return token_gae(group, gamma, jnp.maximum(0, 1 - 1 / (alpha * n))), token_gae(
             group, gamma, critic_lam
         )
 
-    policy, critic = jax.vmap(both)(batch)
+    policy, critic = jax.vmap(advantages)(batch)
     return {
         "advantage": standardize(
             policy, where=batch.action_mask, ddof=ddof, eps=eps, slack=gae_slack(batch)

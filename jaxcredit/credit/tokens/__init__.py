@@ -1,1 +1,1 @@
-"""Estimators that weight single tokens: by entropy, attention, a reward model or pooled evidence."""
+"""Estimators that weight tokens by entropy, attention, a reward model or pooled evidence."""

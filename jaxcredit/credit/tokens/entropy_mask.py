@@ -15,15 +15,29 @@ from jaxcredit.rollout import Rollout
     reduces_to="its base with rho=1",
 )
 def entropy_mask(batch: Rollout, *, rho: float = 0.2, base: Credit = grpo):
-    """Only the tokens at which the policy was least sure are trained: the forks.
+    """Base credit restricted to the batch's tokens of highest sampling entropy.
 
-        weight_it = [H_it is among the ceil(rho n) largest of the batch's n policy tokens],   A_it = A_base
+        weight_it = 1 if H_it is among the ceil(rho n) largest of the batch's n policy
+                    tokens, else 0
+        A_it = A_base
 
-    Beyond the 80/20 rule, arXiv 2506.01939. Signal: entropy, of the policy that sampled. The loss divides by the weights it keeps.
-    Tokens equal to the last one kept are kept too, where the released code takes any of them.
+    Signals: entropy [N, R, T], in nats, of the policy that sampled.
+
+    Args:
+        rho: float in (0, 1], share of policy tokens that are trained; 0.2 in the paper.
+        base: the credit A_base, any estimator.
+
+    Returns:
+        The base's columns as a dict, each [N, R, T], with "weight" set to 0 outside of
+        the chosen tokens. The loss divides by the sum of the weights.
+
+    Departs from released code: tokens that tie with the last one chosen are chosen
+    too, where the code takes any of them.
+
+    Source: Beyond the 80/20 Rule, arXiv 2506.01939.
     """
-    answer = columns(base(batch), batch)
+    base_columns = columns(base(batch), batch)
     forks = top_share(batch["entropy"].reshape(-1), rho, batch.action_mask.reshape(-1)).reshape(
         batch.action_mask.shape
     )
-    return {**answer, "weight": jnp.where(forks, answer["weight"], 0)}
+    return {**base_columns, "weight": jnp.where(forks, base_columns["weight"], 0)}

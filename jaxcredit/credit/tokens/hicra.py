@@ -25,21 +25,39 @@ def hicra(
     form: Literal["paper", "code"] = "paper",
     share: float = 0.3,
 ):
-    """Tokens that plan get more credit when things went well, and less blame when they did not.
+    """Base credit raised at planning tokens: more when positive, less blame otherwise.
 
-        A'_it = A_it + alpha |A_it| where the token plans, else A_it
+        A'_it = A_it + alpha |A_it| at planning tokens, else A_it
 
-    HICRA, arXiv 2509.03646. Signal: planning. The released branch (form="code", and signal entropy) also takes the tokens whose entropy
-    is above the top `share` of their row's, in trajectories that are right (A > 0) and longer than the group's mean. Sums over a group
-    are no longer 0. The branch's base is grpo.
+    Signals: planning [N, R, T] (1 or 0); with form="code" also entropy [N, R, T].
+
+    Args:
+        alpha: float in [0, 1), 0.2 in the paper; 0 leaves the base as it is.
+        base: the credit A, an estimator of one prompt; dr_grpo in the paper, grpo in
+            the released branch.
+        form: "paper", or "code" (the released branch), which also raises tokens whose
+            entropy is above the top `share` of their row, in trajectories with A > 0
+            that are longer than the group's mean.
+        share: float in [0, 1], used with form="code"; 0.3 in the released branch.
+
+    Returns:
+        Advantage [N, R, T], one number a token. A group no longer sums to 0.
+
+    Raises:
+        ValueError: `form` is not one of its values, or `base` takes statistics over
+            the batch.
+
+    Source: HICRA, arXiv 2509.03646.
     """
     A = advantage_of(base, group)
     chosen = group["planning"] > 0
     if form == "code":
-        there, entropy, n = trajectory_mask(group), group["entropy"], group.action_mask.sum(-1)
-        size = jnp.where(there, trajectory_lengths(group), 0)
-        longer = size * there.sum() > size.sum()
-        kept = n - jnp.floor((1 - share) * n + 1e-4).astype(n.dtype)
-        unsure = entropy > kth_largest(entropy, jnp.clip(kept, 0, n), group.action_mask)[:, None]
-        chosen |= unsure & (A > 0) & longer[group.row][:, None]
+        real, entropy, n = trajectory_mask(group), group["entropy"], group.action_mask.sum(-1)
+        lengths = jnp.where(real, trajectory_lengths(group), 0)
+        longer = lengths * real.sum() > lengths.sum()
+        count = n - jnp.floor((1 - share) * n + 1e-4).astype(n.dtype)
+        uncertain = (
+            entropy > kth_largest(entropy, jnp.clip(count, 0, n), group.action_mask)[:, None]
+        )
+        chosen |= uncertain & (A > 0) & longer[group.row][:, None]
     return jnp.where(chosen, A + alpha * jnp.abs(A), A)

@@ -13,26 +13,40 @@ from jaxcredit.rollout import FilledRollout
     family="tokens",
 )
 def otb(group: FilledRollout, *, zero_tail: bool = False, eps: float = 1e-8):
-    """The return of each token against the baseline of least variance at its step.
+    """Return to come, less the minimum-variance baseline of each token position.
 
-        A_it = G_it - sum_j G_jt W_jt / sum_j W_jt,   W_it = sum_{s <= t} (1 - 2 pi_is + sum_v pi_isv^2),   over rows with a token there
+        A_it = G_it - sum_j G_jt W_jt / sum_j W_jt,   over the rows j with a token at t
+        W_it = sum_(s <= t) (1 - 2 pi_is + sum_v pi_isv^2)
 
-    Optimal token baseline, as in verl. Signal: prob_square; pi of the chosen token is exp(logp). W is the squared score so far, if the
-    logits are the parameters. A step is a column: rows of a group begin their answers in the same one. A row alone in its column has
-    credit 0, as in the code, and with `zero_tail` its whole return. G_it is what its segment and later ones earn. eps is added to
-    each W (the code adds it to their sum), so that where nothing was uncertain the baseline is the mean, and a group of one gets 0.
+    G_it is the reward of the token's segment and of later ones. W is the squared norm
+    of the score up to t if the logits are the parameters. A position is a column of
+    the rollout: rows of a group begin their answers in the same column.
+
+    Signals: prob_square [N, R, T] (sum_v pi_v^2); pi of the chosen token is exp(logp).
+
+    Args:
+        zero_tail: bool. A row alone in its column gets 0 (False, released code) or its
+            whole return (True).
+        eps: float >= 0, added to each W. With no uncertainty the baseline is then the
+            mean return.
+
+    Returns:
+        Advantage [N, R, T], one number a token. A group with one trajectory gets 0.
+
+    Departs from released code: it adds eps to the sum of the W, not to each.
+
+    Source: Optimal Token Baseline, arXiv 2602.07078, as in verl.
     """
-    here = group.action_mask & (group.segment >= 0)
+    present = group.action_mask & (group.segment >= 0)
     G = to_tokens(returns_to_go(group.reward, where=group.segment_mask), group)
-    w = jnp.where(here, jnp.maximum(1 - 2 * jnp.exp(group.logp) + group["prob_square"], 0), 0)
-    before = (group.row[:, None] == group.row) & jnp.tri(
-        len(group.row), k=-1, dtype=bool
-    )  # earlier rows of the same trajectory
+    w = jnp.where(present, jnp.maximum(1 - 2 * jnp.exp(group.logp) + group["prob_square"], 0), 0)
+    same_trajectory = group.row[:, None] == group.row
+    earlier_rows = same_trajectory & jnp.tri(len(group.row), k=-1, dtype=bool)
     W = jnp.where(
-        here, jnp.cumsum(w, -1) + jnp.where(before, w.sum(-1), 0).sum(-1)[:, None] + eps, 0
+        present, jnp.cumsum(w, -1) + jnp.where(earlier_rows, w.sum(-1), 0).sum(-1)[:, None] + eps, 0
     )
-    peer = jnp.max(G, 0, where=here, initial=-jnp.inf)
-    far = jnp.where(here, G - jnp.where(jnp.isfinite(peer), peer, 0), 0)
-    A = far - (far * W).sum(0) / jnp.maximum(W.sum(0), eps)
-    alone = zero_tail & (here.sum(0) == 1) & (here.any(1).sum() > 1)
-    return jnp.where(here, jnp.where(alone, G, A), 0)
+    largest = jnp.max(G, 0, where=present, initial=-jnp.inf)
+    centered = jnp.where(present, G - jnp.where(jnp.isfinite(largest), largest, 0), 0)
+    A = centered - (centered * W).sum(0) / jnp.maximum(W.sum(0), eps)
+    alone = zero_tail & (present.sum(0) == 1) & (present.any(1).sum() > 1)
+    return jnp.where(present, jnp.where(alone, G, A), 0)

@@ -16,13 +16,28 @@ BASE = functools.partial(l1, normalize=True)
     reduces_to="its base (sploo's l1, divided by the deviation) with equal weights",
 )
 def pooled(group: Rollout, *, base: Credit = BASE):
-    """A base credit times a weight of each token, estimated from the groups of earlier steps (our design).
+    """Base credit times a token weight from earlier steps' groups (our design).
 
-        A'_it = w(place of s_it) A_it
+        A'_it = w_it A_it
 
-    Signal: decision_weight (signals.decision). Made of earlier steps alone, and of what is known before the token is chosen, it is a
-    constant of the state to this batch: each state keeps the direction that the base gives it, and only states are weighed against each
-    other. With base=sploo (p0) that direction is exact: E g = sum_s d_s w_s D_s. The default base begins where TEMPO is, before there
-    is any evidence, and is in the same deviations. No paper.
+    Signals: decision_weight [N, R, T], the weight w (`signals.decision`). It depends on
+    earlier steps and on data known before the token is chosen. Hence it is a constant
+    of the state for this batch: the direction of each state's gradient stays that of
+    the base, and only states are weighted against each other. With `base=credit.sploo`
+    (preset p0) that direction is exact: E g = sum_s d_s w_s D_s, where d_s is the
+    probability of visiting s and D_s its exact gradient.
+
+    Args:
+        base: the credit A, an estimator of one prompt. The default, sploo's l1 divided
+            by the group's deviation, weights prefixes as TEMPO does while there is no
+            evidence.
+
+    Returns:
+        Advantage [N, R, T], one number a token.
+
+    Raises:
+        ValueError: `base` takes statistics over the batch.
+
+    Source: no paper.
     """
     return advantage_of(base, group) * group["decision_weight"]
