@@ -40,10 +40,8 @@ def test_every_knob_is_annotated_and_no_knob_is_a_bare_string(name):
 
 @pytest.mark.parametrize(("name", "knob"), CHOICES, ids=lambda x: getattr(x, "name", x))
 def test_a_wrong_choice_is_an_error_that_lists_the_choices(name, knob):
-    estimator, rollout = (
-        getattr(credit, name),
-        laws.synthetic(0, method_of(getattr(credit, name)).needs, N=1),
-    )
+    estimator = getattr(credit, name)
+    rollout = laws.synthetic(0, method_of(estimator).needs, N=1).filled()
     assert knob.default in get_args(knob.annotation)
     for call in (estimator, estimator.unlifted):
         for wrong in ("typo", knob.default.upper(), None, jnp.zeros(2)):

@@ -1,6 +1,6 @@
 from jaxcredit.credit.critics.ppo import ppo
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout
 
 
 @per_batch(
@@ -14,7 +14,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="ppo with equal gamma and lam (the turns' rewards are part of the rollout)",
 )
 def masked_gae(
-    batch: Rollout,
+    batch: FilledRollout,
     *,
     gamma: float = 1.0,
     lam: float = 1.0,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxcredit.credit.critics.ppo import ppo
 from jaxcredit.credit.lift import per_batch
 from jaxcredit.kernels import center
-from jaxcredit.rollout import Rollout, outcome, trajectory_mask
+from jaxcredit.rollout import FilledRollout, outcome, trajectory_mask
 
 
 @per_batch(
@@ -21,7 +21,7 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
     reduces_to="ppo where alpha progress + beta grounded is the reward",
 )
 def spa(
-    batch: Rollout,
+    batch: FilledRollout,
     *,
     alpha: float = 1.0,
     beta: float = 0.5,
