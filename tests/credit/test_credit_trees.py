@@ -12,7 +12,7 @@ from small_rollouts import columns, compiled, groups, make, near, random
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses, signals
-from jaxcredit.credit.trees.mars2 import node_reward, shape
+from jaxcredit.credit.trees.mars2 import node_rewards, shaped_rewards
 from jaxcredit.rollout import Rollout
 from jaxcredit.rollout.synthetic import _tree
 
@@ -101,13 +101,12 @@ def values(group):
 @jax.jit
 @jax.vmap
 def shaped(group):
-    """MARS^2's rewards of each node, shaped in place and not."""
+    """Shaped rewards of MARS^2 for each node, with in_place True and False."""
     tree = kernels.tree_of(group["node"], group["node_parent"], group.segment_mask)
-    r, used = node_reward(group, tree)
-    top = jnp.max(
-        group.reward, where=group.segment_mask, initial=-jnp.inf
-    )  # which shaping carries through
-    return tuple(top + shape(r, tree, used, in_place=x) for x in (True, False))
+    r, exists = node_rewards(group, tree)
+    # node_rewards subtracts the largest reward; the shaping does not depend on it
+    top = jnp.max(group.reward, where=group.segment_mask, initial=-jnp.inf)
+    return tuple(top + shaped_rewards(r, tree, exists, in_place=x) for x in (True, False))
 
 
 PAIRS = [[1, 3], [1, 4], [2, 5], [2, 6]]

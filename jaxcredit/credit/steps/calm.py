@@ -15,20 +15,35 @@ from jaxcredit.rollout import Rollout
     reduces_to="returns of the reward alone with c=0",
 )
 def calm(group: Rollout, *, c: float = 0.1, gamma: float = 1.0):
-    """Returns with a bonus for the first segment that reaches each subgoal, less the mean of the peers (our design).
+    """Return with a bonus for each subgoal's first success, less the peers' mean (our design).
 
-        A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + c n_ik + gamma G_i,k+1,   n_ik = 1 where k is the first to achieve its subgoal
+        A_ik = G_ik - mean_j G_jk,   G_ik = r_ik + c n_ik + gamma G_i,k+1
 
-    Our design, after the abstract of CALM, arXiv 2409.12798, which has no policy trained on it: its c and the rule that a subgoal counts
-    once are not known to us. Signals: achieved; subgoal, equal where two segments served the same. Not policy invariant:
-    `potential_shaping` is.
+    n_ik is 1 if segment k is the first of trajectory i that achieves its subgoal, else 0. The mean
+    is over the trajectories of the group that have a segment k. The bonus can change the optimal
+    policy; the reward shaping of `potential_shaping` cannot.
+
+    Signals: achieved [N, G, K] (1 if the segment reached its subgoal; above 0.5 counts as 1) and
+    subgoal [N, G, K] (int; equal numbers are one subgoal).
+
+    Args:
+        c: float, the bonus of a subgoal in units of the reward. The paper's value is not known.
+        gamma: float in [0, 1], discount per segment.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a segment.
+
+    Departs from the paper: the paper trains no policy on the labels. The return, its baseline and
+    the rule that a subgoal pays once are our design.
+
+    Source: CALM, arXiv 2409.12798 (subgoals that a language model marks as achieved).
     """
-    real, subgoal = group.segment_mask, group["subgoal"]
-    achieved = real & (group["achieved"] > 0.5)
-    again = (
+    segments, subgoal = group.segment_mask, group["subgoal"]
+    achieved = segments & (group["achieved"] > 0.5)
+    repeated = (
         (subgoal[:, :, None] == subgoal[:, None])
         & achieved[:, None]
-        & jnp.tri(real.shape[1], k=-1, dtype=bool)
-    )
-    r = group.reward + c * (achieved & ~again.any(-1))
-    return to_tokens(returns_over_peers(r, gamma=gamma, where=real), group)
+        & jnp.tri(segments.shape[1], k=-1, dtype=bool)
+    ).any(-1)
+    r = group.reward + c * (achieved & ~repeated)
+    return to_tokens(returns_over_peers(r, gamma=gamma, where=segments), group)

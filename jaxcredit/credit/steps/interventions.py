@@ -15,14 +15,28 @@ from jaxcredit.rollout import Rollout
     min_group_size=1,
 )
 def interventions(group: Rollout):
-    """Supervision up to the intervention on the first wrong step: what led there and the new step, and nothing after it.
+    """Weights for supervised training on the steps up to the corrected one.
 
-        A_ik = w_ik = 1[k <= pivot_i]
+        A_ik = w_ik = 1 if k <= pivot_i, else 0
 
-    InT, arXiv 2601.14209. Signal: pivot, the step that was replaced; -1 where no intervention was found that any continuation could
-    finish, and nothing is learned. The reward is not looked at. With the objective `nll` this is the paper's
-    -log pi(y~_t* | y_<t*) - sum_{t < t*} log pi(y_t | y_<t); GRPO follows it.
+    Each trajectory is a wrong answer whose first wrong step t* was replaced by a proposed step y~.
+    With the objective `nll` the loss is the paper's
+
+        -log pi(y~_t* | y_<t*) - sum_{t < t*} log pi(y_t | y_<t)
+
+    The paper trains with GRPO afterwards.
+
+    Signals: pivot [N, G] (int), the step that was replaced. -1: no proposed step led any
+    continuation to the right answer, and the trajectory has weight 0. The rollout's own reward is
+    not used.
+
+    Returns:
+        Columns `advantage` and `weight`, each [N, R, T]: 1 on the policy's tokens up to the end of
+        the replaced step, 0 on the others. `weight` is a token's weight in the loss.
+
+    Source: InT, arXiv 2601.14209.
     """
-    upto = group.segment_mask & (jnp.arange(group.segment_mask.shape[1]) <= group["pivot"][:, None])
-    w = to_tokens(upto.astype(group.logp.dtype), group)
+    K = group.segment_mask.shape[1]
+    trained = group.segment_mask & (jnp.arange(K) <= group["pivot"][:, None])
+    w = to_tokens(trained.astype(group.logp.dtype), group)
     return {"advantage": w, "weight": w}

@@ -22,15 +22,35 @@ def oni(
     beta_c: float = 3.0,
     gamma: float = 1.0,
 ):
-    """Returns with a judge's reward for new messages, less the mean of the peers (our design).
+    """Return with a judge's count-discounted message reward, less the peers' mean (our design).
 
-        A_ik = G_ik - mean_j G_jk,   G_ik = beta_e r_ik + beta_l verdict_ik seen_ik^{-beta_c} + gamma G_i,k+1
+        A_ik = G_ik - mean_j G_jk
+        G_ik = beta_e r_ik + beta_l verdict_ik seen_ik^-beta_c + gamma G_i,k+1
 
-    ONI, arXiv 2410.23022, and its released code (beta_e 0.1 where the task is the score). Signals: verdict, the label of the segment's
-    message (`jaxcredit.rewards.oni`: by table, classifier or ranking; 0 for a message not labelled yet); seen, its count in the
-    episode. The policy gradient around it is our design: the release trains a critic.
+    The mean is over the trajectories of the group that have a segment k.
+
+    Signals: verdict [N, G, K], the judge's label of the segment's message, 0 if it has none yet
+    (`jaxcredit.rewards.oni` has the paper's three labels: table, classifier, ranking); seen
+    [N, G, K], how often the message has occurred in the episode, itself included (below 1 counts
+    as 1).
+
+    Args:
+        beta_e: float, weight of the environment's reward. Released code: 10, and 0.1 where the task
+            is the game's score.
+        beta_l: float, weight of the judge's reward; 0.4 in the released code.
+        beta_c: float >= 0, exponent of the message's count; 3 in the released code, 0 for none.
+        gamma: float in [0, 1], discount per segment.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a segment.
+
+    Departs from released code: the reward is the code's, the baseline is not (the code trains a
+    critic).
+
+    Source: ONI, arXiv 2410.23022, and its released code (the reward).
     """
-    real = group.segment_mask
-    seen = jnp.where(real, jnp.maximum(group["seen"], 1), 1)
-    r = beta_e * group.reward + beta_l * jnp.where(real, group["verdict"], 0) * seen**-beta_c
-    return to_tokens(returns_over_peers(r, gamma=gamma, where=real), group)
+    segments = group.segment_mask
+    count = jnp.where(segments, jnp.maximum(group["seen"], 1), 1)
+    verdict = jnp.where(segments, group["verdict"], 0)
+    r = beta_e * group.reward + beta_l * verdict * count**-beta_c
+    return to_tokens(returns_over_peers(r, gamma=gamma, where=segments), group)

@@ -27,21 +27,41 @@ def vsrm(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """A step earns what it changes of the accuracy; one that changes nothing, a share of the next change that matters.
+    """REINFORCE++ on the outcome plus step rewards: each step's change of the accuracy.
 
-        d_k = a_{k+1} - a_k;   r_k = d_k if |d_k| >= threshold, else gamma^q d_{k+q} for the first q <= Q whose |d_{k+q}| is, else 0
+        d_k = a_{k+1} - a_k
+        r_k = d_k               if |d_k| >= threshold
+        r_k = gamma^q d_{k+q}   otherwise, for the first q <= Q with |d_{k+q}| >= threshold
+        r_k = 0                 if there is no such q
+        A_t = (G_t - mean G) / (std G + eps)
 
-    VSRM, arXiv 2508.10293. Signal: info, the accuracy a of answers forced before each step and after the last. The step reward joins
-    the reward at the step's end; then REINFORCE++ (the paper's other choice is PPO). The paper's gamma, Q and threshold are not known
-    to us.
+    G_t sums the rollout's rewards and the step rewards r from token t on; both are earned at the
+    last token of a step. Mean and deviation are over all policy tokens of the batch.
+
+    Signals: info [N, G, K+1], the accuracy a of answers that are forced before each step and after
+    the last one.
+
+    Args:
+        gamma: float in [0, 1], discount of a later step's change. The paper's value is not known.
+        Q: int >= 0, the most steps to look ahead. The paper's value is not known.
+        threshold: float >= 0, the least change that counts. The paper's value is not known.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T].
+
+    The paper trains by REINFORCE++ or PPO; this is REINFORCE++, with discount 1.
+
+    Source: VSRM, arXiv 2508.10293.
     """
-    real = batch.segment_mask
-    d = shaping(batch["info"], real)
-    large = real & (jnp.abs(d) >= threshold)
-    step = jnp.cumsum(real, -1).astype(d.dtype)
-    q = next_value(step, large) - step  # negative where nothing large follows
-    later = jnp.where((q > 0) & (q <= Q), next_value(d, large) * gamma ** jnp.clip(q, 1, Q), 0)
-    earned = jnp.where(real, jnp.where(large, d, later), 0)
+    segments = batch.segment_mask
+    d = shaping(batch["info"], segments)
+    large = segments & (jnp.abs(d) >= threshold)
+    step = jnp.cumsum(segments, -1).astype(d.dtype)
+    q = next_value(step, large) - step  # negative after the last large change
+    delayed = jnp.where((q > 0) & (q <= Q), next_value(d, large) * gamma ** jnp.clip(q, 1, Q), 0)
+    r = jnp.where(segments, jnp.where(large, d, delayed), 0)
     return reinforce_pp.unlifted(
-        dataclasses.replace(batch, reward=batch.reward + earned), ddof=ddof, eps=eps
+        dataclasses.replace(batch, reward=batch.reward + r), ddof=ddof, eps=eps
     )

@@ -1,8 +1,9 @@
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.credit.trees.tree import NEEDS, edges, tree
+from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
 from jaxcredit.kernels import Tree, from_parent, rounding, segment_to_node, standardize
 from jaxcredit.rollout import Rollout
 
@@ -24,54 +25,81 @@ def mars2(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """A node's reward, more of it where it beats its parent and siblings, against all nodes of the tree.
+    """Node reward raised where it beats parent and siblings, normalized over the tree's nodes.
 
-        r'_n = r_n + gamma (r_n - b_n),   b_n = (1 - lam) r'_parent + lam mean_{siblings but n} r
-        A_n = (r'_n - mean r') / (std r' + eps)   over the nodes
+        r'_n = r_n + gamma (r_n - b_n)
+        b_n = (1 - lam) r'_parent + lam mean {r_c : c a sibling of n}
+        A_n = (r'_n - mean r') / (std r' + eps)   over the nodes of the tree
 
-    MARS^2 as released (MARTI, ab_mcts_processor; no paper's formula is known). The parent's reward there has been shaped already, an
-    effect of shaping in place: in_place=False takes r_parent. Under the root the siblings alone are the baseline, without siblings
-    the parent alone, with neither r' = r. Signals: node, node_parent; a segment's reward is its node's, paths that share one agree
-    (their mean is taken). Every edge counts once (`weight`). Departs from the code: ddof=1, eps=1e-9 there.
+    A node is an answer that refines its parent's. Its reward r_n is that of the segment that ends
+    in it (the mean, if trajectories that share the segment have different ones). b_n is the
+    siblings' mean alone for a child of the root, and r'_parent alone for an only child. An only
+    child of the root keeps r' = r.
+
+    Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
+    the parent of each node; node 0 is the root).
+
+    Args:
+        gamma: float, strength of the shaping; 0.5 in the released code.
+        lam: float in [0, 1], weight of the siblings in the baseline; 0.5 in the released code.
+        in_place: bool. True: b_n uses the parent's shaped reward r' (the code, which overwrites the
+            rewards from the root down). False: it uses the parent's own reward r.
+        ddof: int, 0 or 1. The variance divides by n - ddof; released code takes 1.
+        eps: float >= 0, added to the standard deviation; 1e-9 in the released code.
+
+    Returns:
+        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
+        the segment counts once in the loss.
+
+    Source: MARS^2, the released code (MARTI, ab_mcts_processor); no paper's formula is known.
     """
-    on = tree(group)
-    r, used = node_reward(group, on)
-    shaped = shape(r, on, used, gamma=gamma, lam=lam, in_place=in_place)
-    size = (1 + 2 * abs(gamma)) * jnp.max(jnp.abs(r), where=used, initial=0)
-    return edges(
-        standardize(
-            shaped,
-            where=used,
-            ddof=ddof,
-            eps=eps,
-            slack=rounding(size, group.segment_mask.shape[0]),
-        ),
-        on,
-        group,
-    )
+    tree = group_tree(group)
+    r, exists = node_rewards(group, tree)
+    shaped = shaped_rewards(r, tree, exists, gamma=gamma, lam=lam, in_place=in_place)
+    magnitude = (1 + 2 * abs(gamma)) * jnp.max(jnp.abs(r), where=exists, initial=0)
+    slack = rounding(magnitude, group.segment_mask.shape[0])
+    A = standardize(shaped, where=exists, ddof=ddof, eps=eps, slack=slack)
+    return edge_columns(A, tree, group)
 
 
-def node_reward(group: Rollout, on: Tree):
-    """Each node's reward less the greatest of the tree (shaping carries an offset through), and which nodes there are."""
-    M = on.paths.shape[0]
-    used = (on.paths > 0) & (jnp.arange(M) > 0)
+def node_rewards(group: Rollout, tree: Tree) -> tuple[Float[Array, "M"], Bool[Array, "M"]]:
+    """Reward of each node, less the largest of the tree, and a mask of the nodes that exist.
+
+    The shaping and the normalization of `mars2` do not depend on the subtracted constant. The root
+    does not count as a node.
+    """
+    M = tree.paths.shape[0]
+    exists = (tree.paths > 0) & (jnp.arange(M) > 0)
     top = jnp.max(group.reward, where=group.segment_mask, initial=-jnp.inf)
-    far = jnp.where(group.segment_mask, group.reward - jnp.where(jnp.isfinite(top), top, 0), 0)
-    return segment_to_node(far, on.node, M) / jnp.maximum(on.paths, 1), used
+    top = jnp.where(jnp.isfinite(top), top, 0)
+    relative = jnp.where(group.segment_mask, group.reward - top, 0)
+    return segment_to_node(relative, tree.node, M) / jnp.maximum(tree.paths, 1), exists
 
 
-def shape(r, on: Tree, used, *, gamma: float = 0.5, lam: float = 0.5, in_place: bool = True):
-    """r' of each node: what its parent passes on is linear, so shaping in place is one recurrence down the tree."""
+def shaped_rewards(
+    r: Float[Array, "M"],
+    tree: Tree,
+    exists: Bool[Array, "M"],
+    *,
+    gamma: float = 0.5,
+    lam: float = 0.5,
+    in_place: bool = True,
+) -> Float[Array, "M"]:
+    """Shaped reward r' of each node, by the equation of `mars2`.
+
+    r' is linear in the parent's r', so shaping in place is one recurrence from the root down.
+    """
     M = r.shape[0]
-    ids = jnp.where(used, on.parent, M)
+    parent = jnp.where(exists, tree.parent, M)
     count, total = jax.ops.segment_sum(
-        jnp.stack([used.astype(r.dtype), jnp.where(used, r, 0)], -1), ids, M
-    )[on.parent].T
-    siblings, child = count > 1, used & (on.parent > 0)
-    beside = jnp.where(siblings, (total - r) / jnp.maximum(count - 1, 1), 0)
-    of_parent = jnp.where(child, jnp.where(siblings, 1 - lam, 1), 0)
-    of_siblings = jnp.where(used & siblings, jnp.where(child, lam, 1), 0)
-    own = r + gamma * ((of_parent + of_siblings) * r - of_siblings * beside)
+        jnp.stack([exists.astype(r.dtype), jnp.where(exists, r, 0)], -1), parent, M
+    )[tree.parent].T
+    has_siblings, has_parent = count > 1, exists & (tree.parent > 0)
+    sibling_mean = jnp.where(has_siblings, (total - r) / jnp.maximum(count - 1, 1), 0)
+    parent_weight = jnp.where(has_parent, jnp.where(has_siblings, 1 - lam, 1), 0)
+    sibling_weight = jnp.where(exists & has_siblings, jnp.where(has_parent, lam, 1), 0)
+    own = r + gamma * ((parent_weight + sibling_weight) * r - sibling_weight * sibling_mean)
     if not in_place:
-        return own - gamma * of_parent * r[on.parent]
-    return from_parent(own, on.parent, -gamma * of_parent, depth=on.node.shape[1])
+        return own - gamma * parent_weight * r[tree.parent]
+    return from_parent(own, tree.parent, -gamma * parent_weight, depth=tree.node.shape[1])

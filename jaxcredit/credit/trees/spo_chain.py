@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.credit.trees.tree import unsure
+from jaxcredit.credit.trees.tree import uncertain_tokens
 from jaxcredit.credit.trees.vine import vine
 from jaxcredit.kernels import rounding, standardize
 from jaxcredit.rollout import Rollout, return_rounding
@@ -26,29 +26,40 @@ def spo_chain(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """The change of value between cut points, on the tokens that were not certain.
+    """Change of the value over a segment, on the tokens that were sampled with low probability.
 
-        A_t = (r_k + V_{k+1} - V_k) [p_t <= prob_mask],   k the segment of t;   weight_t = [p_t < prob_mask]
+        A_t = r_k + V_{k+1} - V_k  if p_t <= prob_mask, else 0,   k the segment of token t
+        weight_t = 1               if p_t < prob_mask, else 0
 
-    Segment Policy Optimization, arXiv 2505.23564, as released. Signal: value, at the cuts that `kernels.cut_points` makes (a token before
-    the first cut is in no segment and gets 0). The release whitens over the batch (ddof=1): `whiten=True`, over tokens with a weight,
-    over all where none has one.
+    p_t is the probability with which token t was sampled. V is 0 after the last segment. Segments
+    are cut by `jaxcredit.kernels.cut_points`, so that each holds the same number of uncertain
+    tokens. Tokens before the first cut belong to no segment and get 0.
+
+    Signals: value [N, G, K], the mean outcome of fresh continuations from each segment's start.
+
+    Args:
+        prob_mask: float in (0, 1], or None for no mask; 0.9 in the released code.
+        whiten: bool. True: the advantage is normalized over the batch's tokens of weight 1 (over
+            all policy tokens, if no token has weight 1), as in the released code.
+        ddof: int, 0 or 1, for `whiten`. The variance divides by n - ddof; released code takes 1.
+        eps: float >= 0, for `whiten`. Added to the standard deviation.
+
+    Returns:
+        Columns `advantage` and `weight`, each [N, R, T]. `weight` is a token's weight in the loss.
+
+    Source: Segment Policy Optimization (SPO-chain), arXiv 2505.23564, and its released code.
     """
-    advantage = jax.vmap(vine.unlifted)(batch)
+    advantage, policy_tokens = jax.vmap(vine.unlifted)(batch), batch.action_mask
     if prob_mask is None:
-        kept, heard = batch.action_mask, batch.action_mask
+        trained = credited = policy_tokens
     else:
-        kept, heard = (
-            batch.action_mask & unsure(batch, prob_mask),
-            batch.action_mask & (batch.logp <= jnp.log(prob_mask)),
-        )
-    advantage = jnp.where(heard, advantage, 0)
+        trained = policy_tokens & uncertain_tokens(batch, prob_mask)
+        credited = policy_tokens & (batch.logp <= jnp.log(prob_mask))
+    advantage = jnp.where(credited, advantage, 0)
     if whiten:
-        counted = jnp.where(kept.any(), kept, batch.action_mask)
-        error = return_rounding(batch).max() + rounding(
-            2 * jnp.max(jnp.abs(batch["value"]), where=batch.segment_mask, initial=0)
-        )
-        advantage = jnp.where(
-            counted, standardize(advantage, where=counted, ddof=ddof, eps=eps, slack=error), 0
-        )
-    return {"advantage": advantage, "weight": kept.astype(advantage.dtype)}
+        pool = jnp.where(trained.any(), trained, policy_tokens)
+        largest_value = jnp.max(jnp.abs(batch["value"]), where=batch.segment_mask, initial=0)
+        slack = return_rounding(batch).max() + rounding(2 * largest_value)
+        whitened = standardize(advantage, where=pool, ddof=ddof, eps=eps, slack=slack)
+        advantage = jnp.where(pool, whitened, 0)
+    return {"advantage": advantage, "weight": trained.astype(advantage.dtype)}

@@ -3,7 +3,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.credit.trees.tree import NEEDS, edges, tree
+from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
 from jaxcredit.kernels import child_mean, over_children, path_mean
 from jaxcredit.kernels.masked import root
 from jaxcredit.rollout import Rollout, outcome
@@ -16,7 +16,7 @@ from jaxcredit.rollout import Rollout, outcome
     granularity="step",
     family="trees",
     cost="a tree of steps, N children a node",
-    reduces_to="spo_tree with normalize=True and prob_mask=None, where std='children' and mean='children'",
+    reduces_to="spo_tree(normalize=True, prob_mask=None) with std='children' and mean='children'",
 )
 def tree_rpo(
     group: Rollout,
@@ -26,18 +26,41 @@ def tree_rpo(
     drop: bool = True,
     eps: float = 1e-6,
 ):
-    """GRPO among siblings of a tree, a node's reward being the mean outcome of its leaves (our design).
+    """GRPO among the siblings of a tree: a node's value is its leaves' mean outcome (our design).
 
-        A_n = (V_n - mu) / (sqrt(mu (1 - mu)) + eps),   mu = mean of V over the children of n's parent, outcomes in [0, 1]
+        A_n = (V_n - mu) / (sqrt(mu (1 - mu)) + eps),   mu = mean {V_c : c a child of n's parent}
+        V_n = mean {R_i : trajectory i passes n}
 
-    TreeRPO, arXiv 2506.05183. Its Bernoulli deviation is from memory, hence our design; std="children" takes that of the siblings.
-    mean="children" backs up from children to parents instead, which is the same on full trees. Signals: node, node_parent. Every edge
-    counts once (`weight`); siblings that are equal get 0 and, with `drop`, leave the loss.
+    R_i is the sum of trajectory i's rewards, which must lie in [0, 1] for the Bernoulli deviation.
+
+    Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
+    the parent of each node; node 0 is the root).
+
+    Args:
+        std: "bernoulli" (the formula) or "children" (the standard deviation of the siblings'
+            values).
+        mean: "paths" (the formula) or "children" (V_n is the mean of its children's values; the
+            same on a full tree).
+        drop: bool. True: siblings of equal value leave the loss.
+        eps: float >= 0, added to the deviation.
+
+    Returns:
+        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        of a segment, and 0 for siblings of equal value. In a segment that n trajectories share
+        every token has weight 1 / n, so that the segment counts once in the loss.
+
+    Raises:
+        ValueError: `std` or `mean` is not one of its values.
+
+    The paper defines the siblings as the group and the values. Its deviation is not certain in our
+    sources, hence our design.
+
+    Source: TreeRPO, arXiv 2506.05183.
     """
-    on, R = tree(group), outcome(group)
-    V = path_mean(R, on) if mean == "paths" else child_mean(R, on)
-    mu, apart = (x[on.parent] for x in over_children(V, R, on))
-    scale = root(mu * (1 - mu)) if std == "bernoulli" else apart
-    differ = (apart > 0) & (scale > 0)
-    A = jnp.where(differ, (V - mu) / jnp.where(differ, scale + eps, 1), 0)
-    return edges(A, on, group, kept=differ if drop else None)
+    tree, R = group_tree(group), outcome(group)
+    V = path_mean(R, tree) if mean == "paths" else child_mean(R, tree)
+    mu, sibling_std = (x[tree.parent] for x in over_children(V, R, tree))
+    scale = root(mu * (1 - mu)) if std == "bernoulli" else sibling_std
+    unequal = (sibling_std > 0) & (scale > 0)
+    A = jnp.where(unequal, (V - mu) / jnp.where(unequal, scale + eps, 1), 0)
+    return edge_columns(A, tree, group, trained=unequal if drop else None)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.credit.trees.tree import NEEDS, edges, tree
+from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
 from jaxcredit.kernels import path_mean
 from jaxcredit.rollout import Rollout, outcome
 
@@ -16,14 +16,28 @@ from jaxcredit.rollout import Rollout, outcome
     reduces_to="tree_rl times (G - 1) / G",
 )
 def treeps_rag(group: Rollout):
-    """Value of a search step less the tree's mean and its parent's, per root of its leaves (our design).
+    """Global plus local advantage of a search step: value less root's and parent's (our design).
 
-        A_n = [(V_n - V_root) + (V_n - V_parent)] / sqrt(leaves_n),   V_n = mean outcome of the leaves below n
+        A_n = [(V_n - V_root) + (V_n - V_parent)] / sqrt(leaves_n)
+        V_n = mean {R_i : trajectory i passes n}
 
-    TreePS-RAG, arXiv 2601.06922, gives the values; its advantage is not known to us and this one is our design: that of TreeRL's paper,
-    with each leaf in its own baseline. Signals: node, node_parent; a node ends a step (reason, action, observation), an answer is a leaf.
-    Every edge counts once (`weight`).
+    A node ends a step (reason, action, observation) and an answer is a leaf. R_i is the sum of
+    trajectory i's rewards. leaves_n is the number of trajectories through n.
+
+    Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
+    the parent of each node; node 0 is the root).
+
+    Returns:
+        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
+        the segment counts once in the loss.
+
+    The values are the paper's. Its advantage is not known to us: the formula is that of the TreeRL
+    paper, except that each leaf is part of its own baseline.
+
+    Source: TreePS-RAG, arXiv 2601.06922 (the values).
     """
-    on = tree(group)
-    V = path_mean(outcome(group), on)
-    return edges(((V - V[0]) + (V - V[on.parent])) / jnp.sqrt(jnp.maximum(on.paths, 1)), on, group)
+    tree = group_tree(group)
+    V = path_mean(outcome(group), tree)
+    A = ((V - V[0]) + (V - V[tree.parent])) / jnp.sqrt(jnp.maximum(tree.paths, 1))
+    return edge_columns(A, tree, group)
