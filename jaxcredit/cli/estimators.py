@@ -184,24 +184,24 @@ def methods(args, _) -> None:
     """Run `jaxcredit methods`."""
     from rich.console import Console
 
-    from jaxcredit.credit import catalogue
+    from jaxcredit.credit import catalogue, method_pages
 
-    rows = catalogue.choose(
+    rows = catalogue.select(
         catalogue.methods(),
         granularity=args.granularity,
         needs=args.needs,
         family=args.family,
         fidelity=args.fidelity,
-        only=args.implemented,
+        implemented=args.implemented,
     )
     if args.name:
-        rows = catalogue.named(rows, args.name)
+        rows = catalogue.by_name(rows, args.name)
     if args.json:
         print(json.dumps(rows, indent=1, ensure_ascii=False))
     elif args.name:
-        print("\n\n\n".join(catalogue.page(row) for row in rows))
+        print("\n\n\n".join(method_pages.page(row) for row in rows))
     else:
-        Console().print(catalogue.table(rows))
+        Console().print(method_pages.table(rows))
 
 
 def check(args, _) -> None:

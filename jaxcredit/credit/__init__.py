@@ -1,4 +1,11 @@
-"""Estimators of credit, one file each: `__all__` lists them, `per_group` and `per_batch` make your own. Nothing is registered."""
+"""Estimators of token-level credit, one file each, and the decorators `per_group` and `per_batch`.
+
+    advantage = credit.grpo(rollout)                      # [N, R, T]
+    advantage = credit.tempo(rollout, gate=2)             # a knob
+    columns = credit.columns(credit.ppo(rollout), rollout)  # advantage, weight, clip, target
+
+`__all__` lists the estimators; none needs to be registered.
+"""
 
 from jaxcredit.credit.agents.coma import coma
 from jaxcredit.credit.agents.difference_rewards import difference_rewards
@@ -155,6 +162,7 @@ __all__ = [
     "vsrm",
 ]
 
+# Estimators with other defaults, by name.
 PRESETS: dict[str, Credit] = {
     "sploo_safe": safe,
     "sploo_bold": bold,
@@ -164,7 +172,9 @@ PRESETS: dict[str, Credit] = {
 
 
 def estimators() -> dict[str, Credit]:
-    """All estimators by name, and the named settings of `PRESETS`: the names that `--credit` and the arena accept.
+    """All estimators and the presets in `PRESETS`, by name.
+
+    `--credit` and the arena accept these names.
 
     >>> estimators()["sploo_l1"].keywords["lam"]
     1.0

@@ -1,4 +1,4 @@
-"""The catalogue says what the code says, and knows the field."""
+"""The catalogue agrees with the code, and lists the literature."""
 
 import dataclasses
 import inspect
@@ -10,7 +10,8 @@ from paths import CONFIGS
 from jaxcredit import SIGNALS, credit, signals
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
-from jaxcredit.credit import catalogue, method_of
+from jaxcredit.credit import catalogue, method_of, method_pages
+from jaxcredit.credit.other_methods import INVENTORY_NAMES, OTHER_METHODS
 from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 
@@ -40,7 +41,7 @@ def test_every_estimator_is_in_it_as_its_own_metadata_has_it(rows):
     assert set(ours) == set(credit.__all__)
     for name, row in ours.items():
         method = method_of(getattr(credit, name))
-        assert catalogue.find(row["implemented"]) is getattr(credit, name)
+        assert catalogue.resolve(row["implemented"]) is getattr(credit, name)
         assert (row["paper"], row["granularity"], row["fidelity"]) == (
             method.paper,
             method.granularity,
@@ -55,8 +56,8 @@ def test_every_estimator_is_in_it_as_its_own_metadata_has_it(rows):
 
 
 def test_what_lives_elsewhere_is_there(rows):
-    for other in catalogue.ELSEWHERE:
-        assert callable(catalogue.find(f"jaxcredit.{other.where}")), other.where
+    for other in OTHER_METHODS:
+        assert callable(catalogue.resolve(f"jaxcredit.{other.location}")), other.location
 
 
 def test_the_field_is_in_it_once_and_what_is_not_here_is_marked(rows):
@@ -66,24 +67,24 @@ def test_the_field_is_in_it_once_and_what_is_not_here_is_marked(rows):
     for paper in ("2509.18314", "2505.10978", "2602.16165", "2510.06214", "2412.01928"):
         here = [r for r in rows if r["paper"] == paper]
         assert here and all(r["implemented"] for r in here), paper
-    for name in catalogue.NAMES.values():
+    for name in INVENTORY_NAMES.values():
         assert name in facts and name not in outside, name
 
 
 def test_a_reader_chooses(rows):
-    free = catalogue.choose(rows, needs="none", only=True)
+    free = catalogue.select(rows, needs="none", implemented=True)
     assert {"grpo", "tempo", "sploo"} <= {r["name"] for r in free} and not any(
         r["signals"] for r in free
     )
-    turns = catalogue.choose(rows, granularity="turn")
+    turns = catalogue.select(rows, granularity="turn")
     assert {"gigpo", "hae"} <= {r["name"] for r in turns} and "grpo" not in {
         r["name"] for r in turns
     }
-    assert [r["name"] for r in catalogue.choose(rows, needs="stratum", only=True)] == ["san"]
+    assert [r["name"] for r in catalogue.select(rows, needs="stratum", implemented=True)] == ["san"]
     with pytest.raises(
-        ValueError, match="no method has granularity 'turns'; those that are here have: agent"
+        ValueError, match="no method has granularity 'turns'; implemented methods have: agent"
     ):
-        catalogue.choose(rows, granularity="turns")
+        catalogue.select(rows, granularity="turns")
 
 
 def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
@@ -102,22 +103,22 @@ def test_the_command_prints_json_and_a_table(capsys, monkeypatch):
 
 def test_one_method_in_full(capsys):
     cli.main(["methods", "tempo"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        said.startswith("tempo\n")
-        and "A_it = [(R_i - mean R) + V_i,t+1 - V_it]" in said
-        and "https://arxiv.org/abs/2509.18314" in said
+        output.startswith("tempo\n")
+        and "A_it = [(R_i - mean R) + V_i,t+1 - V_it]" in output
+        and "https://arxiv.org/abs/2509.18314" in output
     )
-    assert "grpo with gate=2" in said and "needs: nothing but the answers" in said
-    assert "jaxcredit train configs/quickstart.py --credit tempo" in said
+    assert "grpo with gate=2" in output and "needs: nothing but the answers" in output
+    assert "jaxcredit train configs/quickstart.py --credit tempo" in output
     cli.main(["methods", "PPO"])
     assert 'signals={"critic": signals.critic()}' in capsys.readouterr().out
     cli.main(["methods", "2502.01456"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        said.startswith("prime\n")
-        and "from an annotator of your own" in said
-        and "signals.reference()" in said
+        output.startswith("prime\n")
+        and "from an annotator of your own" in output
+        and "signals.reference()" in output
     )
     with pytest.raises(SystemExit):
         cli.main(["methods", "temp"])
@@ -126,7 +127,7 @@ def test_one_method_in_full(capsys):
 
 def test_every_method_has_a_page(rows):
     for row in rows:
-        page = catalogue.page(row)
+        page = method_pages.page(row)
         assert (
             page.startswith(row["name"]) and (row["paper"] in page) and row["implemented"] in page
         ), row["name"]
@@ -168,8 +169,8 @@ def test_how_many_estimators_run_in_the_quickstart():
         with pytest.raises(ValueError, match=f"^{name} needs the signal") as error:
             other.check()
         for signal in needs - exp.provided():
-            said = MAKERS.get(signal, f"{signal} ({SIGNALS[signal].meaning})")
-            assert said in str(error.value), (name, signal)
+            output = MAKERS.get(signal, f"{signal} ({SIGNALS[signal].meaning})")
+            assert output in str(error.value), (name, signal)
         if needs <= exp.provided() | set(MAKERS):
             assert "no annotator" not in str(error.value)
             one_line.append(name)

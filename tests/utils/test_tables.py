@@ -12,7 +12,7 @@ from rich.text import Text
 from jaxcredit import credit
 from jaxcredit.arena import claims, matrix, metrics
 from jaxcredit.cli import models as listing
-from jaxcredit.credit import catalogue
+from jaxcredit.credit import catalogue, method_pages
 from jaxcredit.tasks import statistics as evaluate
 from jaxcredit.utils import progress
 from jaxcredit.utils.tables import Column, Sheet
@@ -100,7 +100,7 @@ def listed(sheet, width):
 
 
 SHEETS = {
-    "methods": lambda: catalogue.table(catalogue.methods()),
+    "methods": lambda: method_pages.table(catalogue.methods()),
     "models": lambda: listing.table(listing.rows()),
 }
 
