@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Become the trainer:  JAXCREDIT_DEVICE=gpu launch/entry.sh train configs/quickstart.py --run a --resume auto
-# Settings of the device, which process of how many this is, then `exec`: the trainer has this process's id, so signals arrive.
+# Start the trainer: JAXCREDIT_DEVICE=gpu launch/entry.sh train configs/quickstart.py --run a
+# --resume auto Sets up the device and the process count, then runs jaxcredit with `exec`: it keeps
+# this process id and receives its signals.
 #   JAXCREDIT_DEVICE   tpu, gpu or cpu
 #   JAXCREDIT_VENV     a virtual environment to run in (default: the jaxcredit on PATH)
 set -euo pipefail
@@ -10,13 +11,13 @@ if [ ! -f "$launch/env/${JAXCREDIT_DEVICE:-}.sh" ]; then
   echo "JAXCREDIT_DEVICE is '${JAXCREDIT_DEVICE:-}': set it to tpu, gpu or cpu" >&2
   exit 2
 fi
-# shellcheck disable=SC1090  # one of three
+# shellcheck disable=SC1090  # one of three files
 source "$launch/env/$JAXCREDIT_DEVICE.sh"
 # shellcheck source-path=SCRIPTDIR source=world.sh
 source "$launch/world.sh"
 [ -z "${JAXCREDIT_VENV:-}" ] || PATH=$JAXCREDIT_VENV/bin:$PATH
 if ! command -v jaxcredit >/dev/null; then
-  echo "no jaxcredit on PATH: install it (launch/install.sh $JAXCREDIT_DEVICE), or set JAXCREDIT_VENV to the environment that has it" >&2
+  echo "no jaxcredit on PATH: install it (launch/install.sh $JAXCREDIT_DEVICE), or set JAXCREDIT_VENV to its virtual environment" >&2
   exit 2
 fi
 

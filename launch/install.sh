@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Install jaxcredit as it is pinned here:  launch/install.sh tpu|gpu|cpu [FOLDER of the virtual environment, default ~/jaxcredit-venv]
-# uv brings a Python 3.11 where the machine's own is older (TPU VM images have 3.10).
+# Install jaxcredit with the pinned versions of constraints.txt:
+#   launch/install.sh tpu|gpu|cpu [FOLDER]     (a virtual environment, default ~/jaxcredit-venv)
+# uv installs Python 3.11 where the machine's Python is older, as on TPU VM images (3.10).
 set -euo pipefail
 case ${1:-} in
   tpu) extra=tpu ;;

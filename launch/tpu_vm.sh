@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# TPU VMs through queued resources. VERB NAME, then options, then after -- what the trainer is told.
-#   launch/tpu_vm.sh create NAME --zone Z --type v5litepod-16 [--spot] [--runtime R]   ask for a slice
+# Manage TPU VMs by queued resources: tpu_vm.sh COMMAND NAME OPTIONS [-- ARGUMENTS OF jaxcredit]
+#   launch/tpu_vm.sh create NAME --zone Z --type v5litepod-16 [--spot] [--runtime R]   request a slice
 #   launch/tpu_vm.sh state  NAME --zone Z           ABSENT, WAITING_FOR_RESOURCES, ..., ACTIVE, SUSPENDED, FAILED
-#   launch/tpu_vm.sh wait   NAME --zone Z           until it is ACTIVE
+#   launch/tpu_vm.sh wait   NAME --zone Z           wait until the slice is ACTIVE
 #   launch/tpu_vm.sh setup  NAME --zone Z [--before SCRIPT]   copy the last commit to every worker and install it there
 #   launch/tpu_vm.sh run    NAME --zone Z -- train configs/x.py --run a --runs gs://BUCKET/runs --resume auto
-#   launch/tpu_vm.sh status NAME --zone Z           a line for each worker: new, idle, running, exit CODE or lost
+#   launch/tpu_vm.sh status NAME --zone Z           one line a worker: new, idle, running, exit CODE or lost
 #   launch/tpu_vm.sh logs   NAME --zone Z [--worker 0]
-#   launch/tpu_vm.sh stop   NAME --zone Z           SIGTERM on every worker: they save and leave
-#   launch/tpu_vm.sh delete NAME --zone Z           the slice and the request for it
-# --project P where it is not gcloud's default; --dry-run prints the commands and runs none.
-# SCRIPT runs first on every worker, for example to mount the folder that run folders lie in.
+#   launch/tpu_vm.sh stop   NAME --zone Z           send SIGTERM on every worker: the run saves and ends
+#   launch/tpu_vm.sh delete NAME --zone Z           delete the slice and its request
+# --project P replaces gcloud's default project; --dry-run prints the commands and runs none.
+# --before SCRIPT runs a script of yours first on every worker, for example to mount the disk of
+# --runs.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-usage() { sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+usage() { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
 die() { echo "$*" >&2; exit 2; }
 
 [ $# -ge 2 ] || usage
@@ -36,7 +37,7 @@ while [ $# -gt 0 ]; do
     *) die "unknown option $1; see the first lines of ${BASH_SOURCE[0]}" ;;
   esac
 done
-[ -n "$zone" ] || die "say where: --zone us-central1-a, for example"
+[ -n "$zone" ] || die "give the zone, for example --zone us-central1-a"
 where+=("--zone=$zone")
 
 cloud() {
@@ -45,13 +46,13 @@ cloud() {
 on() { local workers=$1; shift; cloud tpu-vm ssh "$name" "${where[@]}" "--worker=$workers" --command="$*"; }
 
 state() {
-  local said
-  if said=$(cloud queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>&1); then
-    tail -n 1 <<<"$said"
-  elif [[ $said == *NOT_FOUND* ]]; then
+  local output
+  if output=$(cloud queued-resources describe "$name" "${where[@]}" '--format=value(state.state)' 2>&1); then
+    tail -n 1 <<<"$output"
+  elif [[ $output == *NOT_FOUND* ]]; then
     echo ABSENT
   else
-    echo "$said" >&2 # no answer is not an answer: nothing is deleted or created for it
+    echo "$output" >&2 # the state is unknown: the caller must neither create nor delete
     return 1
   fi
 }
@@ -62,13 +63,13 @@ image() {
     v5p-*) echo v2-alpha-tpuv5 ;;
     v6e-*) echo v2-alpha-tpuv6e ;;
     v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
-    *) die "no runtime is known for type '$type': give --type v5litepod-16, v5p-8, v6e-8, ... or the runtime with --runtime" ;;
+    *) die "unknown type '$type': give --type v5litepod-16, v5p-8, v6e-8, ... or name the runtime with --runtime" ;;
   esac
 }
 
 case $verb in
   create)
-    [ -n "$type" ] || die "say what: --type v5litepod-16, for example"
+    [ -n "$type" ] || die "give the type of the slice, for example --type v5litepod-16"
     runtime=${runtime:-$(image)}
     cloud queued-resources create "$name" "--node-id=$name" "${where[@]}" "--accelerator-type=$type" "--runtime-version=$runtime" "${tier[@]}"
     ;;
@@ -86,13 +87,13 @@ case $verb in
     pack=$(mktemp -d)
     trap 'rm -rf "$pack"' EXIT
     git -C "$root" archive --format=tar.gz --output="$pack/jaxcredit.tar.gz" HEAD
-    git -C "$root" diff --quiet HEAD || echo "note: what is not committed stays here" >&2
+    git -C "$root" diff --quiet HEAD || echo "note: uncommitted changes are not copied" >&2
     cp "${before:-/dev/null}" "$pack/before.sh"
     cloud tpu-vm scp "$pack/jaxcredit.tar.gz" "$pack/before.sh" "$name:" "${where[@]}" --worker=all
     on all 'set -e; bash before.sh; mkdir -p jaxcredit; tar -xzf jaxcredit.tar.gz -C jaxcredit; bash jaxcredit/launch/install.sh tpu'
     ;;
   run)
-    [ $# -gt 0 ] || die "say what to run: -- train configs/x.py --run NAME ..."
+    [ $# -gt 0 ] || die "give the command of jaxcredit: -- train configs/x.py --run NAME ..."
     on all "cd jaxcredit && launch/worker.sh start $(printf '%q ' "$@")"
     ;;
   status) on all 'if [ -x jaxcredit-venv/bin/jaxcredit ]; then jaxcredit/launch/worker.sh status; else echo new; fi' ;;

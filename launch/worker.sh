@@ -1,28 +1,30 @@
 #!/usr/bin/env bash
-# On one machine of a job, called over ssh: a trainer that outlives the connection.
-#   worker.sh start train CONFIG ...   begin, in the background
-#   worker.sh status                   idle, running, exit CODE, or lost (it ended and left no exit code)
-#   worker.sh stop [SECONDS]           SIGTERM, and SIGKILL if it is still there after SECONDS (default 300: a save takes its time)
+# Control the trainer on one machine of a job, called over ssh. The trainer continues when the
+# connection ends.
+#   worker.sh start train CONFIG ...   start in the background
+#   worker.sh status                   idle, running, exit CODE, or lost (ended without an exit code)
+#   worker.sh stop [SECONDS]           SIGTERM, and SIGKILL after SECONDS (300: time for a save)
 #   worker.sh log                      follow the log
 set -euo pipefail
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 state=${JAXCREDIT_STATE:-$HOME/.jaxcredit}
 mkdir -p "$state"
 
-# Process ids are of one boot: after another, whatever is written down here is over.
+# Process ids are valid for one boot only: delete those of an earlier boot.
 boot() { cat /proc/sys/kernel/random/boot_id; }
 [ "$(cat "$state/boot" 2>/dev/null)" = "$(boot)" ] || rm -f "$state/pid" "$state/exit"
 alive() { [ -s "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
 
 start() {
   if alive; then
-    echo "a trainer runs here already (process $(cat "$state/pid")): stop it first" >&2
+    echo "a trainer is already running (process $(cat "$state/pid")): stop it first" >&2
     exit 1
   fi
   rm -f "$state/pid" "$state/exit"
   boot >"$state/boot"
   export JAXCREDIT_DEVICE=${JAXCREDIT_DEVICE:-tpu} JAXCREDIT_VENV=${JAXCREDIT_VENV:-$HOME/jaxcredit-venv}
-  # The shell in between has nothing to do but to write down how the trainer ended; signals go to the trainer, whose id is in `pid`.
+  # The shell in between records the exit code of the trainer. Signals go to the trainer, whose
+  # process id is in `pid`.
   # shellcheck disable=SC2016  # expanded in the new session
   nohup setsid bash -c '
     state=$1 entry=$2
@@ -37,7 +39,7 @@ start() {
     if [ -s "$state/pid" ]; then echo started; return; fi
     sleep 0.1
   done
-  echo "nothing was started: see $state/log" >&2
+  echo "the trainer did not start: see $state/log" >&2
   exit 1
 }
 
@@ -46,7 +48,7 @@ status() {
   elif alive; then echo running
   elif [ ! -f "$state/pid" ]; then echo idle
   else
-    sleep 1 # it may have ended just now
+    sleep 1 # the exit code of a trainer that has just ended may follow
     if [ -f "$state/exit" ]; then echo "exit $(cat "$state/exit")"; else echo lost; fi
   fi
 }
@@ -68,5 +70,5 @@ case ${1:-} in
   status) status ;;
   stop) stop "${2:-}" ;;
   log) touch "$state/log"; exec tail -n 100 -F "$state/log" ;;
-  *) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+  *) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
 esac

@@ -1,11 +1,13 @@
 # shellcheck shell=bash
-# Sourced by entry.sh: which process of how many is this, and where is process 0? Whoever started us has said so somewhere.
-# Sets JAXCREDIT_PROCESSES, JAXCREDIT_PROCESS and JAXCREDIT_COORDINATOR; what is set already is believed.
+# Sourced by entry.sh: sets JAXCREDIT_PROCESSES, JAXCREDIT_PROCESS and JAXCREDIT_COORDINATOR from
+# the variables of Slurm, GKE, SkyPilot or the metadata server of a TPU VM. Values that are already
+# set are kept.
 
 _first() { local all=${1//[$'\n ']/,}; echo "${all%%,*}"; }
 _count() { local all=${1//[$'\n ']/,}; awk -F, '{ print NF }' <<<"$all"; }
 
-# What the metadata server of a Google machine says. jax reads the same variable for another address of it.
+# An attribute from the metadata server of a Google machine. jax, too, reads the address from
+# GCE_METADATA_IP.
 _metadata() {
   curl --fail --silent --retry 5 --connect-timeout 5 -H 'Metadata-Flavor: Google' \
     "http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance/attributes/$1"
@@ -21,7 +23,7 @@ _find_world() {
       return 1
     fi
   elif [ -n "${SLURM_STEP_NODELIST:-}" ] && [ -n "${SLURM_PROCID:-}" ]; then
-    # A port of its own for each job: two jobs may share a node.
+    # One port a job, because two jobs may share a node.
     hosts=$(scontrol show hostnames "$SLURM_STEP_NODELIST")
     _world "$SLURM_NTASKS" "$SLURM_PROCID" "$(_first "$hosts"):$((61440 + SLURM_JOB_ID % 4096))"
   elif [ -n "${TPU_WORKER_HOSTNAMES:-}" ]; then
@@ -32,8 +34,8 @@ _find_world() {
   elif [ "$JAXCREDIT_DEVICE" = tpu ]; then
     # A TPU VM. An endpoint is HOST, or NAME:ID:IP on older runtimes.
     if ! hosts=$(_metadata worker-network-endpoints); then
-      echo "the metadata server of this TPU VM does not answer; elsewhere set JAXCREDIT_PROCESSES=1 (and JAXCREDIT_PROCESS=0" \
-        "JAXCREDIT_COORDINATOR=localhost:8482) for one host" >&2
+      echo "the metadata server of this TPU VM does not answer; for one host set JAXCREDIT_PROCESSES=1 JAXCREDIT_PROCESS=0" \
+        "JAXCREDIT_COORDINATOR=localhost:8482" >&2
       return 1
     fi
     _world "$(_count "$hosts")" "$(_metadata agent-worker-number)" "$(_first "$hosts" | awk -F: '{ print $NF }'):8482"

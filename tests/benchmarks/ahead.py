@@ -1,12 +1,17 @@
-"""What sampling ahead gains and what it costs (`Experiment.ahead`): seconds a step with a slow judge, and how wrong the gradient becomes.
+"""Gain and bias of `Experiment.sample_ahead`: seconds a step with a slow reward, and the error of
+the expected gradient.
 
-    python tests/benchmarks/ahead.py                     # about 4 CPU minutes
+    python tests/benchmarks/ahead.py
     python tests/benchmarks/ahead.py --judge 0.2 --seeds 5
 
-Gain: the quickstart from one warm-up a seed, whose judge takes `--judge` seconds more a step, as one behind a network does; the seconds of
-a step in steady state and held-out accuracy, with and without `ahead`. Bias, exactly: all answers of five tokens out of four, in a policy
-that has a logit for every prefix. The answers' rewards are 0 or 1; the policy moves as far along its gradient as gives the KL in the
-first column, and is then taught by answers of the policy before. The error is |g - true| / |true|, of weights in expectation.
+Gain: seconds a step in steady state and held-out accuracy of the quickstart, with and without
+sampling ahead. The reward takes `--judge` seconds more a step, as a judge behind a network does.
+Both runs of a seed begin from one warm-up.
+
+Bias: relative error |g - true| / |true| of the expected gradient on answers that the policy sampled
+before its last update, computed by enumeration of all answers of five tokens from a vocabulary of
+four. The policy has a logit for every prefix, rewards are random 0 or 1, and the update is the step
+along the gradient that gives the KL divergence in the first column.
 """
 
 import argparse
@@ -22,30 +27,36 @@ from rich.console import Console
 from rich.table import Table
 
 V, T = 4, 5
-WAYS = {  # weights from what is now likelier by how much: each token, and the whole answer
-    "not at all": lambda token, answer: 1.0,
-    "by the token, at most 2": lambda token, answer: jnp.minimum(token, 2),
-    "by the token": lambda token, answer: token,
-    "by the answer, at most 2": lambda token, answer: jnp.minimum(answer, 2),
-    "by the answer": lambda token, answer: answer,
+# Importance weights from the probability ratio (new over old policy) of each token and of the whole
+# answer.
+WEIGHTS = {
+    "none": lambda token, answer: 1.0,
+    "per token, at most 2": lambda token, answer: jnp.minimum(token, 2),
+    "per token": lambda token, answer: token,
+    "per answer, at most 2": lambda token, answer: jnp.minimum(answer, 2),
+    "per answer": lambda token, answer: answer,
 }
 
 
 def bias(seeds: int) -> Table:
-    """The relative error of the expected gradient by how old answers are weighed, mean over random policies."""
+    """Table of the relative error of the expected gradient for each importance weight, mean over
+    random policies.
+    """
     answers = np.array(list(itertools.product(range(V), repeat=T)))
-    place = np.cumsum([0, *(V**t for t in range(T))])[:-1]  # of prefixes of each length
-    prefix = np.stack([place[t] + (answers[:, :t] * V ** np.arange(t)).sum(1) for t in range(T)], 1)
+    first = np.cumsum([0, *(V**t for t in range(T))])[
+        :-1
+    ]  # index of the first prefix of each length
+    prefix = np.stack([first[t] + (answers[:, :t] * V ** np.arange(t)).sum(1) for t in range(T)], 1)
 
     def logp(logits):  # [answers, T]
         return jnp.take_along_axis(jax.nn.log_softmax(logits)[prefix], answers[..., None], -1)[
             ..., 0
         ]
 
-    def errors(seed, wanted):
+    def errors(seed, target_kl):
         rng = np.random.default_rng(seed)
         old, R = (
-            jnp.array(rng.normal(size=(place[-1] + V ** (T - 1), V))),
+            jnp.array(rng.normal(size=(first[-1] + V ** (T - 1), V))),
             jnp.array(rng.integers(0, 2, len(answers)), jnp.float64),
         )
 
@@ -54,33 +65,35 @@ def bias(seeds: int) -> Table:
             w = weigh(jnp.exp(gap), jnp.exp(gap.sum(1, keepdims=True)))
             return jax.grad(lambda z: jnp.sum((p * (R - p @ R))[:, None] * w * logp(z)))(logits)
 
-        climb = gradient(old, old, WAYS["not at all"])
+        direction = gradient(old, old, WEIGHTS["none"])
         low, high = 0.0, 1e3
-        for _ in range(60):  # the step that gives the KL
+        for _ in range(60):  # bisection for the step size
             size = (low + high) / 2
-            kl = jnp.sum(jnp.exp(logp(old).sum(1)) * (logp(old) - logp(old + size * climb)).sum(1))
-            low, high = (size, high) if kl < wanted else (low, size)
-        new = old + size * climb
-        true = gradient(new, new, WAYS["not at all"])
+            kl = jnp.sum(
+                jnp.exp(logp(old).sum(1)) * (logp(old) - logp(old + size * direction)).sum(1)
+            )
+            low, high = (size, high) if kl < target_kl else (low, size)
+        new = old + size * direction
+        true = gradient(new, new, WEIGHTS["none"])
         return [
-            float(jnp.linalg.norm(gradient(new, old, way) - true) / jnp.linalg.norm(true))
-            for way in WAYS.values()
+            float(jnp.linalg.norm(gradient(new, old, weigh) - true) / jnp.linalg.norm(true))
+            for weigh in WEIGHTS.values()
         ]
 
     table = Table(
         "KL",
-        *WAYS,
-        title="error of the expected gradient of answers one update old, by how they are weighed",
+        *WEIGHTS,
+        title="relative error of the gradient on answers one update old, by importance weight",
     )
     with jax.enable_x64(True):
-        for wanted in (1e-3, 1e-2, 0.1):
-            found = np.array([errors(seed, wanted) for seed in range(seeds)])
-            table.add_row(f"{wanted:g}", *(f"{x:.3f}" for x in found.mean(0)))
+        for target_kl in (1e-3, 1e-2, 0.1):
+            mean_errors = np.array([errors(seed, target_kl) for seed in range(seeds)]).mean(0)
+            table.add_row(f"{target_kl:g}", *(f"{x:.3f}" for x in mean_errors))
     return table
 
 
-def slower(reward, *, every: int, by: float):
-    """The reward, that takes `by` seconds more at every so manieth answer."""
+def slow_reward(reward, *, every: int, by: float):
+    """The reward function, `by` seconds slower at every `every`-th answer."""
     count = itertools.count(1)
 
     def judged(*answer):
@@ -92,7 +105,7 @@ def slower(reward, *, every: int, by: float):
 
 
 def gain(judge: float, steps: int, seeds: int) -> Table:
-    """The quickstart with a slow judge."""
+    """Table of seconds a step and held-out accuracy of the quickstart with a slow reward."""
     from jaxcredit.cli import loading as find
     from jaxcredit.collect.batches import Batches
     from jaxcredit.train import programs
@@ -100,12 +113,12 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
     from jaxcredit.train.run import _collector, greedy, steps_of
     from jaxcredit.train.supervised import warm_up
 
-    took, accuracy, gaps = ({way: [] for way in (False, True)} for _ in range(3))
+    took, accuracy, gaps = ({ahead: [] for ahead in (False, True)} for _ in range(3))
     for seed in range(seeds):
         exp = find.experiment(
             "configs/quickstart.py", ["--seed", str(seed), "--steps", str(steps)]
         )[0]
-        slow = slower(exp.task.reward, every=exp.prompts_per_step * exp.group_size, by=judge)
+        slow = slow_reward(exp.task.reward, every=exp.prompts_per_step * exp.group_size, by=judge)
         exp = dataclasses.replace(exp, task=dataclasses.replace(exp.task, reward=slow))
         made = programs.build(exp)
         warm, _ = warm_up(
@@ -116,15 +129,15 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
             lambda text: None,
         )
         warm = jax.device_get(warm)
-        for way in (False, True):
-            exp = dataclasses.replace(exp, sample_ahead=way)
+        for ahead in (False, True):
+            exp = dataclasses.replace(exp, sample_ahead=ahead)
             made = programs.build(exp)
-            state, told, clock = jax.tree.map(jnp.asarray, warm), [], []
+            state, gap, clock = jax.tree.map(jnp.asarray, warm), [], []
 
-            def log(state, collected, metrics, told=told, clock=clock):
-                told.append(metrics["sampler_logp_diff"])
+            def log(state, collected, metrics, gap=gap, clock=clock):
+                gap.append(metrics["sampler_logp_diff"])
                 clock.append(time.perf_counter())
-                return len(told) == steps
+                return len(gap) == steps
 
             batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
             parts = {**steps_of(exp, made), "collect": _collector(exp, made, batches)}
@@ -133,26 +146,26 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
                 batches,
                 **parts,
                 log=log,
-                ahead=lambda way=way, told=told: way and len(told) < steps - 1,
+                ahead=lambda ahead=ahead, gap=gap: ahead and len(gap) < steps - 1,
             )
-            accuracy[way].append(greedy(exp, made, end.params)[0])
-            took[way].append(statistics.median(np.diff(clock)[steps // 2 :]))
-            gaps[way].append(float(np.mean(jax.device_get(told[1:]))))
+            accuracy[ahead].append(greedy(exp, made, end.params)[0])
+            took[ahead].append(statistics.median(np.diff(clock)[steps // 2 :]))
+            gaps[ahead].append(float(np.mean(jax.device_get(gap[1:]))))
     table = Table(
         "ahead",
         "seconds a step (median)",
         "held-out accuracy, mean (each)",
-        "|log p now - log p sampled| a token",
+        "|log p - log p when sampled| a token",
     )
-    for way in (False, True):
-        each = ", ".join(f"{x:.3f}" for x in accuracy[way])
+    for ahead in (False, True):
+        each = ", ".join(f"{x:.3f}" for x in accuracy[ahead])
         table.add_row(
-            str(way),
-            f"{statistics.median(took[way]):.3f}",
-            f"{np.mean(accuracy[way]):.3f} ({each})",
-            f"{np.mean(gaps[way]):.4f}",
+            str(ahead),
+            f"{statistics.median(took[ahead]):.3f}",
+            f"{np.mean(accuracy[ahead]):.3f} ({each})",
+            f"{np.mean(gaps[ahead]):.4f}",
         )
-    table.title = f"quickstart, {steps} steps, a judge that takes {judge:g} s a step"
+    table.title = f"quickstart, {steps} steps, a reward that takes {judge:g} s a step"
     return table
 
 
@@ -160,7 +173,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--judge", type=float, default=0.5, help="seconds (default .5)")
+    parser.add_argument(
+        "--judge", type=float, default=0.5, help="seconds a step of the reward (default 0.5)"
+    )
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()

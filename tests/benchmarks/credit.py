@@ -1,11 +1,13 @@
-"""Every estimator on 256 prompts x 16 rows x 2048 tokens x 16 turns: CPU seconds beside a copy of the bytes it must read and write.
+"""CPU seconds of every estimator on 256 prompts x 16 rows x 2048 tokens x 16 turns, relative to a
+copy of its inputs and outputs.
 
-    python tests/benchmarks/credit.py                     # all; about 10 CPU minutes and 4 GB
+    python tests/benchmarks/credit.py                     # all estimators; needs 4 GB
     python tests/benchmarks/credit.py tempo gigpo --rounds 5 --json credit.json
-    python tests/benchmarks/credit.py --peers             # the loops of released code, on shapes they were measured on
+    python tests/benchmarks/credit.py --peers             # loops of released code
 
-`floor` reads as many bytes as the compiled program's arguments have and writes as many as its results, in blocks as large: fresh memory
-costs more than moving what lies in it. `temp` is what the program allocates beside them.
+The floor is a program that reads as many bytes as the arguments of the estimator and writes as many
+as its results. It uses blocks as large, because allocating memory costs more than copying.
+`temp_mb` is the temporary memory of the estimator.
 """
 
 import argparse
@@ -27,27 +29,32 @@ from jaxcredit.kernels import map_turns, returns_to_go, standardize
 from jaxcredit.rollout import SIGNALS, Rollout
 from jaxcredit.rollout.synthetic import EXTENTS, synthetic
 
-# Why a method may take more than 4 times its floor.
-SCAN = "a recurrence over 2,048 tokens: one step after the other is slower on a CPU than moving the bytes"
-SELECT = (
-    "the k-th largest of many numbers is found bit by bit: 32 passes, where a sort takes longer"
+# The reason why a method takes more than 4 times its floor.
+SCAN = (
+    "a recurrence over 2,048 tokens: on a CPU, sequential steps are slower than copying the bytes"
 )
-SUMS = "sums over each segment's tokens, and back to the tokens: three passes that compare every token with every segment"
-WHY: dict[str, str] = {
+SELECT = "selection of the k-th largest number bit by bit: 32 passes, faster than a sort"
+SUMS = (
+    "sums over the tokens of each segment and their broadcast: "
+    "three passes that compare every token with every segment"
+)
+REASONS: dict[str, str] = {
     **dict.fromkeys(
         ("masked_gae", "poad", "ppo", "prime", "reinforce_pp", "spa", "vapo", "vsrm"), SCAN
     ),
     **dict.fromkeys(("attention_rhythm", "entropy_mask", "pppo"), SELECT),
     **dict.fromkeys(("a2tgpo", "epo", "hae"), SUMS),
-    "ma_rlhf": SCAN + "; four of them, to find the runs and to add them up",
-    "hgpo": "three levels of pools, each found by a sort of the group's turns",
-    "slate": "every turn's prefix is compared with those of the others",
-    "otb": "a running sum, and sums over the group at each column",
+    "ma_rlhf": SCAN + "; four scans, to find the macro actions and to sum over them",
+    "hgpo": "three levels of groups, each found by a sort of the turns",
+    "slate": "comparison of every turn's prefix with the prefixes of the other turns",
+    "otb": "a cumulative sum, and sums over the group at each column",
 }
 
 
 def batch(N: int, R: int, T: int, K: int) -> Rollout:
-    """Turns of equal length, ragged answers, shared prefixes, and every signal."""
+    """A random rollout with turns of equal length, ragged answers, shared prefixes and every
+    signal.
+    """
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 50_000, (N, R, T), dtype=np.int32)
     for i in range(1, R):
@@ -85,7 +92,9 @@ def batch(N: int, R: int, T: int, K: int) -> Rollout:
 
 
 def floor(read: int, written: list[int]):
-    """Reads about that many bytes, in blocks as large as the largest result, and writes arrays of so many numbers: a sum of the blocks."""
+    """A program that sums blocks of `read` bytes in total and writes arrays with the numbers of
+    elements in `written`.
+    """
     size = max(written)
     blocks = [jnp.full(size, float(i)) for i in range(max(1, round(read / (4 * size))))]
 
@@ -98,14 +107,14 @@ def floor(read: int, written: list[int]):
 
 
 def measure(name: str, rollout: Rollout, rounds: int) -> dict:
-    """One estimator beside a copy of its arguments and results."""
+    """Times and memory of one estimator and of its floor."""
     estimator = getattr(credit, name)
     program = jax.jit(lambda r: estimator(r)).lower(rollout).compile()
     memory = program.memory_analysis()
     moved = memory.argument_size_in_bytes + memory.output_size_in_bytes
     copy = floor(memory.argument_size_in_bytes, [x.size for x in jax.tree.leaves(program.out_info)])
     times = interleaved({"credit": lambda: program(rollout), "copy": copy}, rounds)
-    cpu = {who: float(np.median(c)) for who, (c, _) in times.items()}
+    cpu = {name: float(np.median(c)) for name, (c, _) in times.items()}
     return {
         "name": name,
         "cpu_s": cpu["credit"],
@@ -114,11 +123,13 @@ def measure(name: str, rollout: Rollout, rounds: int) -> dict:
         "times_floor": float(np.median(times["credit"][0] / times["copy"][0])),
         "moved_mb": moved / 1e6,
         "temp_mb": memory.temp_size_in_bytes / 1e6,
-        "why": WHY.get(name, ""),
+        "reason": REASONS.get(name, ""),
     }
 
 
-# Peers: what released code does, in numpy and python loops, on the shapes of their quoted times (2-core CPU).
+# Peers: the loops of released code in numpy and Python, at the shapes of their published times (on
+# a CPU with 2 cores). Each function returns a title, the peer's loop, our function, and the
+# published seconds.
 
 
 def peer_pure(rng):
@@ -140,15 +151,15 @@ def peer_gigpo(rng):
     def loop():
         G, groups = np.zeros(rows), {}
         for i in np.unique(trajectory):
-            mine, follow = np.flatnonzero(trajectory == i), 0.0
-            for row in mine[::-1]:
-                follow = r[row] + 0.95 * follow
-                G[row] = follow
+            members, following = np.flatnonzero(trajectory == i), 0.0
+            for row in members[::-1]:
+                following = r[row] + 0.95 * following
+                G[row] = following
         for row in range(rows):
             groups.setdefault((prompt[row], state[row]), []).append(row)
         A = np.zeros(rows)
-        for mine in groups.values():
-            A[mine] = G[mine] - G[mine].mean()
+        for members in groups.values():
+            A[members] = G[members] - G[members].mean()
         return A
 
     from jaxcredit.kernels import center
@@ -178,7 +189,7 @@ def peer_matchtir(rng):
 
 
 def peer_spo(rng):
-    """Trees of 6 x 6 x 6 leaves: 259 nodes with the root, 216 paths."""
+    """Trees with 6 x 6 x 6 leaves: 259 nodes including the root, 216 paths."""
     path = np.stack(
         [1 + np.arange(216) // 36, 7 + np.arange(216) // 6, 43 + np.arange(216)], -1
     ).astype(np.int32)
@@ -188,7 +199,7 @@ def peer_spo(rng):
     R = rng.integers(0, 2, (1024, 216)).astype(np.float32)
 
     def tree(leaves):
-        """Values and edges by recursion over dicts."""
+        """Values of the nodes and advantages of the edges, by recursion over dicts."""
 
         def value(node, first, depth):
             if depth == 3:
@@ -210,12 +221,12 @@ def peer_spo(rng):
 
     from jaxcredit.kernels import child_mean, tree_of
 
-    def edges(reward):
-        on = tree_of(jnp.asarray(path), jnp.asarray(parent), jnp.ones(path.shape, bool))
-        V = child_mean(reward, on)
-        return V - V[on.parent]
+    def edge_advantages(reward):
+        paths = tree_of(jnp.asarray(path), jnp.asarray(parent), jnp.ones(path.shape, bool))
+        V = child_mean(reward, paths)
+        return V - V[paths.parent]
 
-    ours = jax.jit(jax.vmap(edges))
+    ours = jax.jit(jax.vmap(edge_advantages))
     return (
         "SPO's edges, 1024 trees of 259 nodes",
         lambda: [tree(leaves) for leaves in R],
@@ -257,7 +268,7 @@ def peer_otb(rng):
 def peers(rounds: int) -> list[dict]:
     rows = []
     for make in (peer_pure, peer_gigpo, peer_matchtir, peer_spo, peer_otb):
-        name, loop, ours, quoted = make(np.random.default_rng(0))
+        name, loop, ours, published = make(np.random.default_rng(0))
         times = interleaved({"ours": ours}, rounds)["ours"]
         start = time.process_time()
         loop()
@@ -266,7 +277,7 @@ def peers(rounds: int) -> list[dict]:
                 "name": name,
                 "ours_cpu_s": float(np.median(times[0])),
                 "loop_cpu_s": time.process_time() - start,
-                "quoted_s": quoted,
+                "published_s": published,
             }
         )
     return rows
@@ -276,16 +287,16 @@ def show(rows: list[dict]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*(key for key in rows[0] if key != "why"))
+    table = Table(*(key for key in rows[0] if key != "reason"))
     for row in rows:
-        over = row.get("times_floor", 0) > 4
+        slow = row.get("times_floor", 0) > 4
         table.add_row(
-            *(x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items() if key != "why"),
-            style="red" if over else "",
+            *(x if isinstance(x, str) else f"{x:.4g}" for key, x in row.items() if key != "reason"),
+            style="red" if slow else "",
         )
     Console(width=140).print(table)
     for row in rows:
-        if row.get("why"):
+        if row.get("reason"):
             print(f"{row['name']}: {row['why']}")
 
 
@@ -302,8 +313,10 @@ def main():
         ("rounds", 3),
     ):
         parser.add_argument(f"--{name}", type=int, default=size)
-    parser.add_argument("--peers", action="store_true", help="the peers' loops and ours")
-    parser.add_argument("--json", help="write the numbers here")
+    parser.add_argument(
+        "--peers", action="store_true", help="time the loops of released code and ours"
+    )
+    parser.add_argument("--json", help="write the numbers to this file")
     args = parser.parse_args()
     if args.peers:
         rows = peers(args.rounds)
@@ -311,9 +324,10 @@ def main():
         rollout, rows = batch(args.prompts, args.rows, args.tokens, args.turns), []
         for name in args.names or credit.__all__:
             needs = {s: rollout.signals[s] for s in method_of(getattr(credit, name)).needs}
-            rows.append(measure(name, Rollout(**{**vars(rollout), "signals": needs}), args.rounds))
+            row = measure(name, Rollout(**{**vars(rollout), "signals": needs}), args.rounds)
+            rows.append(row)
             print(
-                f"{name:24} {rows[-1]['cpu_s']:.3f} CPU s, {rows[-1]['times_floor']:.1f} times its floor",
+                f"{name:24} {row['cpu_s']:.3f} CPU s, {row['times_floor']:.1f} times its floor",
                 flush=True,
             )
     show(rows)

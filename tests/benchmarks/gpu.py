@@ -1,12 +1,14 @@
-"""What one GPU does: attention by cuDNN against the formula, and the speed of training, sampling and credit beside the device's own rates.
+"""Measurements on one GPU: errors of cuDNN attention; speed of training, sampling and credit
+relative to the device's rates.
 
-    python tests/benchmarks/gpu.py devices              # what JAX sees
-    python tests/benchmarks/gpu.py attention            # errors of cuDNN's attention, forward and backward
-    python tests/benchmarks/gpu.py scale                # model FLOP/s, share of memory bandwidth
-    python tests/benchmarks/gpu.py scale --dry          # the same at micro shapes, on any device
+    python tests/benchmarks/gpu.py devices        # the device as JAX reports it
+    python tests/benchmarks/gpu.py attention      # errors of cuDNN attention, forward and backward
+    python tests/benchmarks/gpu.py scale          # model FLOP/s and memory bandwidth
+    python tests/benchmarks/gpu.py scale --dry    # the same at micro shapes, on any device
 
-Each result is one line of JSON on standard output, as soon as it is known; a measurement that fails is a line with `error`, and the next
-one is tried. `.ci/gpu` runs all three, each with a time limit. Weights are random: speed does not depend on them.
+Each result is printed as one line of JSON as soon as it is known. A failed measurement prints a
+line with `error`, and the next measurement starts. `.ci/gpu` runs all three parts, each with a time
+limit. Weights are random, because speed does not depend on them.
 """
 
 import argparse
@@ -31,9 +33,8 @@ from jaxcredit import credit
 from jaxcredit.collect.single_turn import assemble
 from jaxcredit.credit import columns
 from jaxcredit.parallel import params
-from jaxcredit.policy import PlaceholderTokenizer, presets, transformer
+from jaxcredit.policy import PlaceholderTokenizer, presets, sampler, transformer
 from jaxcredit.policy import fused_attention as fused
-from jaxcredit.policy import sampler as decode
 from jaxcredit.policy.positions import FAR
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task
@@ -43,27 +44,31 @@ from jaxcredit.train.planning import flops
 from jaxcredit.train.runs import timing
 
 
-def say(label: str, result: str, beside: str = "", ok: bool = True, **facts) -> None:
-    """One result: what was measured, the number to read, what it is compared with, and all facts behind it."""
+def report(label: str, result: str, details: str = "", ok: bool = True, **numbers) -> None:
+    """Print one result as JSON: the measurement, its main number, the numbers to compare with, and
+    all raw numbers.
+    """
     print(
-        json.dumps({"label": label, "result": result, "beside": beside, "ok": ok, **facts}),
+        json.dumps({"label": label, "result": result, "details": details, "ok": ok, **numbers}),
         flush=True,
     )
 
 
 def attempt(label: str, measure, *args) -> None:
-    """Run one measurement; its failure is a result too. Afterwards the device is empty again."""
+    """Run one measurement, report its failure as a result, and free the memory of the device."""
     try:
         measure(label, *args)
     except Exception as error:
         text = f"{type(error).__name__}: {error}"
-        say(label, "failed: " + text.splitlines()[0][:160], ok=False, error=text[:4000])
+        report(label, "failed: " + text.splitlines()[0][:160], ok=False, error=text[:4000])
     gc.collect()
     jax.clear_caches()
 
 
-def wave(*measurements) -> None:
-    """Measurements that compile side by side up to their `yield`, and then run one after the other, each alone on the device."""
+def compile_together(*measurements) -> None:
+    """Compile several measurements in threads, up to their `yield`, then run one after the other on
+    the device.
+    """
     running = [(label, measure(label, *args)) for label, measure, *args in measurements]
 
     def compiled(generator):
@@ -85,7 +90,9 @@ def wave(*measurements) -> None:
 
 
 def seconds(call, rounds: int = 5, calls: int = 1) -> float:
-    """Median seconds of a call that is compiled already; `calls` are queued at once, so that starting them is not what is measured."""
+    """Median seconds of a compiled call. `calls` calls are queued at once, which hides the time to
+    dispatch them.
+    """
     jax.block_until_ready(call())
     times = []
     for _ in range(rounds):
@@ -97,36 +104,39 @@ def seconds(call, rounds: int = 5, calls: int = 1) -> float:
 
 def devices() -> None:
     device = jax.devices()[0]
-    facts = {
+    numbers = {
         "kind": device.device_kind,
         "platform": device.platform,
         "count": jax.device_count(),
         "jax": jax.__version__,
     }
     memory = (device.memory_stats() or {}).get("bytes_limit", 0)
-    stands = device.client.platform_version.replace("\n", " ")
+    platform_version = device.client.platform_version.replace("\n", " ")
     names = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
     cudnn = [
         version(name) for name in names if any(d.metadata["Name"] == name for d in distributions())
     ] or None
-    say(
+    report(
         "device",
-        f"{facts['count']} x {device.device_kind}, {memory / 2**30:.0f} GiB",
+        f"{numbers['count']} x {device.device_kind}, {memory / 2**30:.0f} GiB",
         f"jax {jax.__version__}, cuDNN {cudnn}",
         memory=memory,
-        stands=stands,
+        platform_version=platform_version,
         cudnn=cudnn,
         capability=getattr(device, "compute_capability", None),
         peak=timing.peak_flops(device.device_kind),
-        **facts,
+        **numbers,
     )
 
 
-# -- attention ---------------------------------------------------------------------------------------------------------------------------
+# -- attention
+# ---------------------------------------------------------------------------------------------------------------------------
 
 
-def sight(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
-    """Mask `[N, T, T]` of packed groups: a token sees valid tokens of its prompt and its own row, itself and `window` - 1 before it."""
+def attention_mask(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
+    """Mask `[N, T, T]` of packed groups: valid tokens of the prompt and the own row, among the last
+    `window` up to the token itself.
+    """
     N, T = valid.shape
     row = np.where(np.arange(T) < P, -1, (np.arange(T) - P) // max(S, 1))
     earlier = (
@@ -134,62 +144,65 @@ def sight(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
         & ((row[None] == -1) | (row[None] == row[:, None]))
         & valid[:, None, :]
     )
-    place = (earlier & valid[:, :, None]).sum(-1)  # 1, 2, ... along each row's own text
-    return earlier & (place[:, :, None] - place[:, None, :] < window)
+    position = (earlier & valid[:, :, None]).sum(-1)  # 1, 2, ... along the valid tokens of a row
+    return earlier & (position[:, :, None] - position[:, None, :] < window)
 
 
-def formula(q, k, v, mask, cfg):
-    """Attention in float32, all scores at once."""
+def reference_attention(q, k, v, mask, cfg):
+    """Softmax attention in float32."""
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
-    how = {"precision": "highest"}
-    z = jnp.einsum("nihd,njhd->nhij", q, k, **how) / (cfg.score_dim or cfg.head_dim) ** 0.5
+    precision = {"precision": "highest"}
+    z = jnp.einsum("nihd,njhd->nhij", q, k, **precision) / (cfg.score_dim or cfg.head_dim) ** 0.5
     return jnp.einsum(
-        "nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v, **how
+        "nhij,njhd->nihd", jax.nn.softmax(jnp.where(mask[:, None], z, -1e30), -1), v, **precision
     )
 
 
-def distance(a, b) -> float:
+def relative_error(a, b) -> float:
     """|a - b| / |b|."""
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
 
 
 def padding(kind: str, N: int, P: int, R: int, S: int) -> np.ndarray:
-    """Which tokens of packed groups `[N, P + R S]` are valid."""
+    """Mask of valid tokens of packed groups `[N, P + R S]`, with the given kind of padding."""
     rng = np.random.default_rng(0)
     prompt, rows = np.ones((N, P), bool), np.ones((N, R, S), bool)
     if kind != "none":
         prompt = np.arange(P) >= rng.integers(1, max(P, 2), (N, 1))  # on the left
         rows = np.arange(S) < rng.integers(1, max(S, 2), (N, R, 1))
-    if kind == "hostile":
+    if kind == "holes":
         prompt[0], rows[-1, 0] = False, False  # an empty prompt, an empty row
         rows &= rng.random((N, R, S)) < 0.8
     return np.concatenate([prompt, rows.reshape(N, -1)], 1)
 
 
-# name: heads, kv heads, head size, prompts, prompt length, rows, row length, window (0: all), padding
+# name: heads, kv heads, head size, prompts, prompt length, rows, row length, window (0: all),
+# padding
 ATTENTION = {
     "Qwen3's heads, no padding": (16, 8, 128, 2, 128, 4, 256, 0, "none"),
     "Qwen3's heads, padding left and right": (16, 8, 128, 2, 128, 4, 256, 0, "both"),
-    "holes, an empty row, an empty prompt": (16, 8, 128, 2, 128, 4, 256, 0, "hostile"),
+    "holes, an empty row, an empty prompt": (16, 8, 128, 2, 128, 4, 256, 0, "holes"),
     "odd lengths": (14, 2, 64, 2, 37, 3, 101, 0, "both"),
     "a window of 64": (4, 1, 256, 2, 128, 4, 256, 64, "both"),
-    "a window of 64, holes": (8, 8, 96, 2, 65, 4, 131, 64, "hostile"),
+    "a window of 64, holes": (8, 8, 96, 2, 65, 4, 131, 64, "holes"),
     "a prompt alone": (16, 8, 128, 4, 512, 1, 0, 0, "both"),
     "one row of 4096": (16, 8, 128, 1, 256, 1, 3840, 0, "both"),
 }
 MICRO = {
-    "holes, an empty row, an empty prompt": (4, 2, 8, 2, 9, 3, 12, 0, "hostile"),
-    "a window of 4": (4, 1, 16, 2, 9, 3, 12, 4, "hostile"),
+    "holes, an empty row, an empty prompt": (4, 2, 8, 2, 9, 3, 12, 0, "holes"),
+    "a window of 4": (4, 1, 16, 2, 9, 3, 12, 4, "holes"),
     "a prompt alone": (4, 2, 8, 2, 16, 1, 0, 0, "both"),
 }
-# A bfloat16 has 8 bits: results of a matmul of rounded numbers come out a few thousandths apart.
+# The 8 bits of a bfloat16 lead to errors of a few thousandths in a matmul.
 TOLERANCE = 2e-2
 
 
-def kernel(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
-    """Output and gradients of cuDNN's attention in bfloat16, against the formula in float32 on the same numbers."""
+def cudnn_error(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
+    """Relative errors of output and gradients of cuDNN attention in bfloat16 against float32
+    attention.
+    """
     cfg = presets.micro(
         16,
         heads=heads,
@@ -205,44 +218,51 @@ def kernel(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> None:
         jnp.asarray(rng.normal(size=(N, T, n, head_dim)), jnp.bfloat16)
         for n in (heads, kv_heads, kv_heads, heads)
     )
-    g = jnp.where(valid[..., None, None], g, 0)  # nobody asks for what padding sees
-    mask = jnp.asarray(sight(valid, P, S, window or FAR))
+    g = jnp.where(valid[..., None, None], g, 0)  # no gradient from padding
+    mask = jnp.asarray(attention_mask(valid, P, S, window or FAR))
     kernel = functools.partial(
         fused.fused(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or FAR)
     )
 
-    def both(f):
-        def g_of(q, k, v, g):
+    def output_and_gradients(f):
+        def call(q, k, v, g):
             out, back = jax.vjp(f, q, k, v)
             return out, *back(g.astype(out.dtype))
 
-        return jax.jit(g_of)(q, k, v, g)
+        return jax.jit(call)(q, k, v, g)
 
-    got, want = both(kernel), both(lambda q, k, v: formula(q, k, v, mask, cfg))
-    pairs = zip(("out", "dq", "dk", "dv"), got, want, strict=True)
+    actual, expected = (
+        output_and_gradients(kernel),
+        output_and_gradients(lambda q, k, v: reference_attention(q, k, v, mask, cfg)),
+    )
+    pairs = zip(("out", "dq", "dk", "dv"), actual, expected, strict=True)
     errors = {
-        name: distance(a[valid] if name == "out" else a, b[valid] if name == "out" else b)
+        name: relative_error(a[valid] if name == "out" else a, b[valid] if name == "out" else b)
         for name, a, b in pairs
     }
-    finite = all(bool(jnp.isfinite(a).all()) for a in got)
+    finite = all(bool(jnp.isfinite(a).all()) for a in actual)
     name, worst = max(errors.items(), key=lambda x: x[1])
     ok = finite and worst < TOLERANCE
-    other = (
-        "" if jax.devices()[0].platform == "gpu" else "; without cuDNN: XLA's form of the same call"
+    note = (
+        ""
+        if jax.devices()[0].platform == "gpu"
+        else "; not cuDNN: XLA's implementation of the same call"
     )
     result = f"largest relative error {worst:.1e} ({name})" if finite else "not finite"
-    say(
+    report(
         label,
         result,
-        f"at most {TOLERANCE:.0e}{other}",
+        f"at most {TOLERANCE:.0e}{note}",
         ok,
         errors=errors,
         shape=[heads, kv_heads, head_dim, N, P, R, S, window, pads],
     )
 
 
-def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
-    """Log-probabilities and gradient of a policy in bfloat16, with cuDNN's attention and with the plain one, against float32."""
+def policy_error(label, dry: bool, windows: tuple[int, ...]) -> None:
+    """Relative errors of log-probabilities and gradients in bfloat16 against float32, with cuDNN
+    and with plain attention.
+    """
     N, P, R, S, width = (2, 9, 3, 12, 64) if dry else (2, 128, 4, 256, 1024)
     cfg = presets.micro(
         512,
@@ -260,68 +280,70 @@ def policy(label, dry: bool, windows: tuple[int, ...]) -> None:
         [np.broadcast_to(valid[:, None, :P], (N, R, P)), valid[:, P:].reshape(N, R, S)], 2
     )
     tokens = jax.random.randint(jax.random.key(1), valid.shape, 1, cfg.vocab)
-    asked = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])
-    weight = jnp.where(asked, jax.random.normal(jax.random.key(2), asked.shape), 0)
+    chosen = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])
+    weight = jnp.where(chosen, jax.random.normal(jax.random.key(2), chosen.shape), 0)
 
-    def run(**how):
+    def run(**fields):
         def loss(weights):
             logp = transformer.logprob(
-                weights, tokens, valid, dataclasses.replace(cfg, **how), prompt=P
+                weights, tokens, valid, dataclasses.replace(cfg, **fields), prompt=P
             )["logp"]
-            return jnp.where(asked, logp * weight, 0).sum(), jnp.where(asked, logp, 0)
+            return jnp.where(chosen, logp * weight, 0).sum(), jnp.where(chosen, logp, 0)
 
         gradient, logp = jax.jit(jax.grad(loss, has_aux=True))(weights)
         return logp, jnp.concatenate([x.ravel() for x in jax.tree.leaves(gradient)])
 
     with jax.default_matmul_precision("highest"):
-        right = run()
-    half = {
+        exact = run()
+    errors = {
         name: [
-            distance(a, b)
-            for a, b in zip(run(dtype="bfloat16", attention=name), right, strict=True)
+            relative_error(a, b)
+            for a, b in zip(run(dtype="bfloat16", attention=name), exact, strict=True)
         ]
         for name in ("cudnn", "plain")
     }
     ok = all(
-        a <= 2 * b + 1e-3 for a, b in zip(half["cudnn"], half["plain"], strict=True)
+        a <= 2 * b + 1e-3 for a, b in zip(errors["cudnn"], errors["plain"], strict=True)
     )  # a NaN fails too
-    text = {name: f"log-probs {a:.1e}, gradient {b:.1e}" for name, (a, b) in half.items()}
-    say(label, text["cudnn"], f"plain, bfloat16: {text['plain']}", ok, errors=half)
+    text = {name: f"log-probs {a:.1e}, gradient {b:.1e}" for name, (a, b) in errors.items()}
+    report(label, text["cudnn"], f"plain, bfloat16: {text['plain']}", ok, errors=errors)
 
 
 def attention(dry: bool) -> None:
     for name, shape in (MICRO if dry else ATTENTION).items():
-        attempt(f"attention: {name}", kernel, *shape)
+        attempt(f"attention: {name}", cudnn_error, *shape)
     for name, windows in (
         (("two windows", (4, 0)),) if dry else (("all tokens", ()), ("two windows", (64, 0)))
     ):
-        attempt(f"policy of two layers, {name}", policy, dry, windows)
+        attempt(f"policy of two layers, {name}", policy_error, dry, windows)
 
 
-# -- speed -------------------------------------------------------------------------------------------------------------------------------
+# -- speed
+# -------------------------------------------------------------------------------------------------------------------------------
 
 RATE: dict[
     str, float
-] = {}  # of this device, measured first: floating-point operations, bytes moved
+] = {}  # measured rates of this device: floating-point operations and bytes moved a second
 
 
-def ceilings(label, dry: bool) -> None:
-    side, long = (256, 2**20) if dry else (8192, 2**30)
+def device_rates(label, dry: bool) -> None:
+    """Rates of a large matmul and of a large copy, the upper bounds of the measurements below."""
+    side, length = (256, 2**20) if dry else (8192, 2**30)
     a, b = (jax.random.normal(jax.random.key(i), (side, side), jnp.bfloat16) for i in range(2))
     product = jax.jit(jnp.matmul)
     RATE["flops"] = 2 * side**3 / seconds(lambda: product(a, b), calls=10)
-    line, copy = jnp.ones(long, jnp.bfloat16), jax.jit(lambda x: -x)
+    line, copy = jnp.ones(length, jnp.bfloat16), jax.jit(lambda x: -x)
     RATE["bytes"] = 2 * line.nbytes / seconds(lambda: copy(line), calls=3)
     peak = timing.peak_flops(jax.devices()[0].device_kind)
-    of = f"data sheet: {peak / 1e12:.0f} TFLOP/s" if peak else "no data sheet"
-    say(
+    details = f"data sheet: {peak / 1e12:.0f} TFLOP/s" if peak else "no data sheet"
+    report(
         f"bfloat16 matmul of {side} by {side}",
         f"{RATE['flops'] / 1e12:.3g} TFLOP/s",
-        of,
+        details,
         flops=RATE["flops"],
         peak=peak,
     )
-    say(
+    report(
         f"copy of {line.nbytes / 2**20:.0f} MiB",
         f"{RATE['bytes'] / 1e9:.4g} GB/s",
         "bytes read and written",
@@ -345,7 +367,9 @@ def experiment(cfg, N: int, R: int, P: int, S: int) -> Experiment:
 
 
 def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[None]:
-    """The trainer's update: float32 weights and Adam, matmuls in bfloat16. Operations are those needed, recomputation left out."""
+    """FLOP/s of the trainer's update with float32 weights, Adam and bfloat16 matmuls, without the
+    FLOPs of rematerialization.
+    """
     made = programs.build(experiment(cfg, N, R, P, S))
 
     def collected(prompt, tokens, reward):
@@ -365,19 +389,19 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
         for shape, t in (((N, P), jnp.int32), ((N, R, S), jnp.int32), ((N, R, 1), jnp.float32))
     ]
     abstract = jax.eval_shape(collected, *shapes)
-    deciding = made.credit.lower(abstract)
-    update = made.update.lower(made.state, abstract, deciding.out_info).compile()
-    deciding = deciding.compile()
+    credit_program = made.credit.lower(abstract)
+    update = made.update.lower(made.state, abstract, credit_program.out_info).compile()
+    credit_program = credit_program.compile()
     compiling = time.perf_counter() - begun
     yield
 
     rng = np.random.default_rng(0)
     draw = lambda *shape: jnp.asarray(rng.integers(1, cfg.vocab, shape, np.int32))  # noqa: E731
     rollout = collected(draw(N, P), draw(N, R, S), jnp.asarray(rng.random((N, R, 1), np.float32)))
-    decided, held = deciding(rollout), [made.init(jax.random.key(0))]
+    advantages, state = credit_program(rollout), [made.init(jax.random.key(0))]
 
     def step():
-        held[0], metrics = update(held[0], rollout, decided)
+        state[0], metrics = update(state[0], rollout, advantages)
         return metrics
 
     took = seconds(step, rounds)
@@ -386,7 +410,7 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
     mfu = needed / took / peak if peak else None
     share = needed / took / RATE["flops"]
     memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
-    say(
+    report(
         f"{label}, {N * R} rows of {P + S}, attention {made.attention}",
         f"{share:.2f} of the matmul's FLOP/s" + (f", MFU {mfu:.2f}" if mfu else ""),
         f"{needed / took / 1e12:.3g} of {RATE['flops'] / 1e12:.3g} TFLOP/s; {N * R * (P + S) / took:.0f} tokens/s",
@@ -401,7 +425,9 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
 
 
 def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[None]:
-    """Tokens after the first, in bfloat16: each reads all weights, its prompt's keys and values, and its own so far."""
+    """Memory bandwidth of decoding in bfloat16: each step reads all weights and the KV cache. The
+    first token is left out.
+    """
     cfg = dataclasses.replace(cfg, param_dtype="bfloat16")
     N, specs = batch // group, transformer.specs(cfg)
     begun = time.perf_counter()
@@ -410,7 +436,7 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
         *(jax.ShapeDtypeStruct((N, P), t) for t in (jnp.int32, bool)),
     )
     key = jax.eval_shape(lambda: jax.random.key(0))
-    compiled = decode.sample.lower(*shapes, key, cfg, rows=group, new=S).compile()
+    compiled = sampler.sample.lower(*shapes, key, cfg, rows=group, max_new_tokens=S).compile()
     compiling = time.perf_counter() - begun
     yield
 
@@ -422,11 +448,13 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
 
     took = seconds(lambda: sample(True), 3) - seconds(
         lambda: sample(False), 3
-    )  # without a prompt nothing is sampled behind it
-    each = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * 2  # bytes a token: keys and values
-    moved = (S - 1) * (2 * params.count(weights) + N * P * each + batch * S / 2 * each)
+    )  # without a valid prompt only the prefill runs
+    token_bytes = 2 * cfg.layers * cfg.kv_heads * cfg.head_dim * 2  # keys and values of one token
+    moved = (S - 1) * (
+        2 * params.count(weights) + N * P * token_bytes + batch * S / 2 * token_bytes
+    )
     share = moved / took / RATE["bytes"]
-    say(
+    report(
         f"{label}, batch {batch}, prompts of {P} in groups of {group}, {S} new tokens",
         f"{share:.2f} of the copy's bandwidth",
         f"{moved / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s; {batch * (S - 1) / took:.0f} tokens/s",
@@ -438,7 +466,9 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
 
 
 def prefix_credit(label, N: int, R: int, T: int) -> None:
-    """TEMPO on answers that part at half of their length; beside it a copy of what must be read and written, in one program."""
+    """Time of TEMPO on answers that branch at half of their length, relative to a copy of its
+    inputs and outputs.
+    """
     key, half = jax.random.key(1), jnp.arange(T) < T // 2
     mask = jnp.broadcast_to(jnp.arange(T) >= T // 8, (N, R, T))
     rollout = Rollout(
@@ -450,44 +480,46 @@ def prefix_credit(label, N: int, R: int, T: int) -> None:
         segment_mask=jnp.ones((N, R, 1), bool),
         token_mask=jnp.ones((N, R, T), bool),
     )
-    credited = jax.jit(lambda r: columns(credit.tempo(r), r))
-    copied = jax.jit(
+    tempo = jax.jit(lambda r: columns(credit.tempo(r), r))
+    copy = jax.jit(
         lambda r: jnp.where(r.action_mask & r.token_mask, r.tokens, 0).astype(jnp.float32)
     )
-    took, least = seconds(lambda: credited(rollout)), seconds(lambda: copied(rollout), calls=5)
+    took, copy_took = seconds(lambda: tempo(rollout)), seconds(lambda: copy(rollout), calls=5)
     size = (
         rollout.tokens.nbytes
         + rollout.action_mask.nbytes
         + rollout.token_mask.nbytes
         + 4 * rollout.tokens.size
     )
-    say(
+    report(
         f"{label} of [{N}, {R}, {T}]",
-        f"{took / least:.1f} times a copy of its inputs",
-        f"{took * 1e3:.3g} ms, the copy {least * 1e3:.3g} ms; {size / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s",
+        f"{took / copy_took:.1f} times a copy of its inputs",
+        f"{took * 1e3:.3g} ms, the copy {copy_took * 1e3:.3g} ms; {size / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s",
         seconds=took,
-        copy_s=least,
+        copy_s=copy_took,
         of_bandwidth=size / took / RATE["bytes"],
     )
 
 
 def scale(dry: bool) -> None:
-    """The most telling first: a time limit cuts the end."""
-    how = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"}
-    attempt("rates of the device", ceilings, dry)
+    """All speed measurements, the most important first, because the time limit may cut the last
+    ones.
+    """
+    fields = {"dtype": "bfloat16", "param_dtype": "float32", "remat": "full"}
+    attempt("rates of the device", device_rates, dry)
     if not RATE:
         return
     if dry:
-        cfg = presets.micro(512, width=32, layers=2, heads=4, kv_heads=2, qk_norm=True, **how)
-        wave(
+        cfg = presets.micro(512, width=32, layers=2, heads=4, kv_heads=2, qk_norm=True, **fields)
+        compile_together(
             ("train step, micro", train, cfg, 2, 2, 16, 48, 1),
             ("sampling, micro", sampling, cfg, 8, 4, 8, 16),
         )
         attempt("TEMPO", prefix_credit, 4, 4, 64)
         return
     small, large = (
-        ("Qwen3-0.6B's shape", presets.qwen3_0p6b(**how)),
-        ("Qwen3-1.7B's shape", presets.qwen3_1p7b(**how)),
+        ("Qwen3-0.6B's shape", presets.qwen3_0p6b(**fields)),
+        ("Qwen3-1.7B's shape", presets.qwen3_1p7b(**fields)),
     )
     for (name, cfg), rounds in ((small, 5), (large, 3)):
         samplings = [
@@ -503,7 +535,7 @@ def scale(dry: bool) -> None:
             3840,
             2,
         )
-        wave(
+        compile_together(
             (f"train step, {name}", train, cfg, 4, 4, 256, 3840, rounds),
             *samplings,
             *[plain] * (cfg is small[1]),
@@ -519,7 +551,7 @@ def main() -> None:
     a = parser.parse_args()
     if not a.dry and jax.devices()[0].platform != "gpu":
         raise SystemExit(
-            f"this needs a GPU, JAX sees a {jax.devices()[0].platform}: pip install 'jaxcredit[cuda]', or try --dry"
+            f"no GPU: jax.devices() are of platform {jax.devices()[0].platform}; pip install 'jaxcredit[cuda]', or use --dry"
         )
     if a.part == "devices":
         devices()

@@ -1,10 +1,12 @@
-"""How fast the kernels are, each beside its reference: interleaved rounds, CPU seconds (all threads), medians of the rounds' ratios.
+"""CPU seconds of tempo and gae relative to a memory copy, a trie of dicts and rlax: medians over
+interleaved rounds.
 
-    python tests/benchmarks/kernels.py                      # 1024 prompts x 16 rows x 2048 columns; about 2 CPU minutes and 3 GB
+    python tests/benchmarks/kernels.py    # 1024 prompts x 16 rows x 2048 columns; needs 3 GB
     python tests/benchmarks/kernels.py --prompts 128 --json kernels.json
 
-The peer for gae: pip install --no-deps rlax distrax tfp-nightly dm-env dm-tree decorator cloudpickle gast. Without it a copy of its
-formula stands in, and the output says so.
+gae is compared with rlax: pip install --no-deps rlax distrax tfp-nightly dm-env dm-tree decorator
+cloudpickle gast. Without rlax a copy of its formula is used, and the output says so. CPU seconds
+are summed over all threads.
 """
 
 import argparse
@@ -25,22 +27,24 @@ from jaxcredit.rollout import Rollout
 
 
 def interleaved(calls: dict, rounds: int) -> dict:
-    """CPU and wall seconds of each call in each round, after one call that compiles."""
+    """{name: (CPU seconds, wall seconds)} of each call in each round, after one call that compiles."""
     for call in calls.values():
         jax.block_until_ready(call())
     cpu, wall = {name: [] for name in calls}, {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
             c, w = time.process_time(), time.perf_counter()
-            answer = jax.block_until_ready(call())
+            result = jax.block_until_ready(call())
             cpu[name].append(time.process_time() - c)
             wall[name].append(time.perf_counter() - w)
-            del answer
+            del result  # freed outside of the timed part
     return {name: (np.array(cpu[name]), np.array(wall[name])) for name in calls}
 
 
 def tree(rng, N: int, R: int, T: int, identical: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Token rows that part from an earlier row of their group at a random depth, and how much of each is real (ragged)."""
+    """Tokens and mask of ragged rows that branch from an earlier row of their group at a random
+    depth.
+    """
     tokens = rng.integers(0, 50_000, (N, R, T), dtype=np.int32)
     for i in range(1, R):
         parent, depth = (
@@ -56,7 +60,7 @@ def tree(rng, N: int, R: int, T: int, identical: bool = False) -> tuple[np.ndarr
 def trie(
     tokens: np.ndarray, valid: np.ndarray, reward: np.ndarray, eps: float = 1e-6
 ) -> np.ndarray:
-    """TEMPO of one group from a trie of python dicts, as one would write it first."""
+    """TEMPO of one group by a trie of Python dicts."""
     root, paths = [0.0, 0, {}], []
     for y, r in zip(
         (y[v].tolist() for y, v in zip(tokens, valid, strict=True)), reward.tolist(), strict=True
@@ -85,21 +89,22 @@ def bench_tempo(rng, N, R, T, rounds, identical, sample=16):
     tokens, valid = (jnp.asarray(x) for x in tree(rng, N, R, T, identical))
     reward = jnp.asarray(rng.integers(0, 2, (N, R, 1)), jnp.float32)
     out = jnp.zeros((N, R, T), jnp.float32)
-    # Neither logp nor segment is read by tempo: arrays that exist anyway stand in, and the compiled program has no such input.
+    # tempo reads neither logp nor segment: any arrays will do, and the compiled program drops these
+    # inputs.
     rollout = Rollout(
         tokens, jnp.array(valid), out, tokens, reward, jnp.ones((N, R, 1), bool), token_mask=valid
     )
     program = jax.jit(tempo).lower(rollout).compile()
     inputs = (tokens, valid, rollout.action_mask, reward)
     copy = jax.jit(lambda *xs: [jnp.copy(x) for x in xs])
-    real, nbytes = int(valid.sum()), sum(x.nbytes for x in (*inputs, out))
-    got = np.asarray(program(rollout))
+    valid_tokens, nbytes = int(valid.sum()), sum(x.nbytes for x in (*inputs, out))
+    actual = np.asarray(program(rollout))
     picked = rng.choice(N, min(sample, N), replace=False)
     groups = [
         (np.asarray(tokens[n]), np.asarray(valid[n]), np.asarray(reward[n, :, 0])) for n in picked
     ]
     start = time.process_time()
-    want = [trie(*group) for group in groups]
+    expected = [trie(*group) for group in groups]
     trie_s = time.process_time() - start
     trie_rate = sum(int(v.sum()) for _, v, _ in groups) / trie_s
     times = interleaved(
@@ -107,19 +112,19 @@ def bench_tempo(rng, N, R, T, rounds, identical, sample=16):
     )
     ratio = times["tempo"][0] / times["copy"][0]
     return {
-        "real_tokens": real,
+        "valid_tokens": valid_tokens,
         "must_move_bytes": nbytes,  # every input read once, the output written once
         "tempo_cpu_s": np.median(times["tempo"][0]),
         "tempo_wall_s": np.median(times["tempo"][1]),
         "copy_cpu_s": np.median(times["copy"][0]),
         "copy_wall_s": np.median(times["copy"][1]),
         "tempo_over_copy": np.median(ratio),
-        "tempo_tokens_per_cpu_s": real / np.median(times["tempo"][0]),
+        "tempo_tokens_per_cpu_s": valid_tokens / np.median(times["tempo"][0]),
         "trie_tokens_per_cpu_s": trie_rate,
-        "times_faster_than_trie": real / np.median(times["tempo"][0]) / trie_rate,
+        "times_faster_than_trie": valid_tokens / np.median(times["tempo"][0]) / trie_rate,
         "temporary_over_tokens": program.memory_analysis().temp_size_in_bytes / tokens.nbytes,
         "largest_difference_from_trie": max(
-            float(np.abs(got[n] - w).max()) for n, w in zip(picked, want, strict=True)
+            float(np.abs(actual[n] - w).max()) for n, w in zip(picked, expected, strict=True)
         ),
     }
 
@@ -132,28 +137,28 @@ def bench_gae(rng, B, T, rounds):
         from rlax import truncated_generalized_advantage_estimation as peer
     except Exception as error:
         print(
-            f"!! rlax does not import ({type(error).__name__}: {error}): a copy of its formula stands in"
+            f"!! rlax does not import ({type(error).__name__}: {error}): a copy of its formula is used"
         )
 
         def peer(r, discount, lam, V):
             lam = jnp.ones_like(discount) * lam
             delta = r + discount * V[1:] - V[:-1]
 
-            def back(A, now):
-                A = now[0] + now[1] * now[2] * A
+            def back(A, x):
+                A = x[0] + x[1] * x[2] * A
                 return A, A
 
             return jax.lax.scan(back, 0.0, (delta, discount, lam), reverse=True)[1]
 
-    theirs = jax.jit(jax.vmap(lambda r, d, v: peer(r, d, 0.95, v)))
+    rlax = jax.jit(jax.vmap(lambda r, d, v: peer(r, d, 0.95, v)))
     ours = jax.jit(lambda r, v, w: gae(r, v, gamma=0.99, lam=0.95, where=w))
-    before = jnp.array(value[:, :-1])  # each in its own layout: gae takes T values, rlax T + 1
-    same = jnp.abs(
-        ours(reward, before, where | True) - theirs(reward, discount, value.at[:, -1].set(0))
+    values = jnp.array(value[:, :-1])  # gae takes T values, rlax T + 1
+    difference = jnp.abs(
+        ours(reward, values, where | True) - rlax(reward, discount, value.at[:, -1].set(0))
     ).max()
     calls = {
-        "gae": lambda: ours(reward, before, where),
-        "rlax": lambda: theirs(reward, discount, value),
+        "gae": lambda: ours(reward, values, where),
+        "rlax": lambda: rlax(reward, discount, value),
     }
     times = interleaved(calls, rounds)
     return {
@@ -163,7 +168,7 @@ def bench_gae(rng, B, T, rounds):
         "rlax_without_holes_cpu_s": np.median(times["rlax"][0]),
         "rlax_without_holes_wall_s": np.median(times["rlax"][1]),
         "times_faster_than_rlax": np.median(times["rlax"][0] / times["gae"][0]),
-        "largest_difference_without_holes": float(same),
+        "largest_difference_without_holes": float(difference),
     }
 
 

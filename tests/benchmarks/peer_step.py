@@ -1,14 +1,18 @@
-"""The step of step.py, taken by a peer: tunix 0.1.7 on random weights, with its Llama, its RLCluster (vanilla rollout) and its GRPOLearner.
+"""Seconds of the training step of step.py in tunix 0.1.7: Llama on random weights, RLCluster
+(vanilla rollout), GRPOLearner.
 
-The same flags, shapes and medians, so that the two can be run one after the other on one machine and compared.
+Flags, shapes and medians are those of step.py. Run both one after the other on one machine and
+compare.
 
-pip install google-tunix==0.1.7  # in an environment of its own; jaxcredit is not needed there
-python tests/benchmarks/peer_step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8 --group 8 --prompt 32 --new 64
+pip install google-tunix==0.1.7 # in its own environment, without jaxcredit python
+tests/benchmarks/peer_step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8
+--group 8 --prompt 32 --new 64
 
-A step begins when the learner asks for prompts, its rollout ends with the reward, and it ends when the next batch is asked for.
-Static shapes, a cache no longer than the rows, weights shared by trainer and sampler, one batch; no reference model, mesh, stop token,
-metric backend or checkpoint. Its own ways are left alone: it computes the prompt once a row, and the loss reports the entropy. Its sampler
-cannot remat (flax 0.12.8).
+A step is the time between two requests of the learner for prompts. Its rollout part ends when the
+reward is called. Settings: static shapes, a KV cache of the rows' length, weights shared by trainer
+and sampler, one batch; no reference model, mesh, stop token, metric backend or checkpoint. Other
+behavior of tunix is unchanged: it computes the prompt once a row, and its loss reports the entropy.
+Its sampler does not support rematerialization (flax 0.12.8).
 """
 # pyright: reportMissingImports=false
 
@@ -20,7 +24,7 @@ import time
 
 BEGIN = (
     time.perf_counter()
-)  # the first step counts from here: imports, initialisation and compilation included
+)  # start of the first step: imports, initialization and compilation included
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -33,7 +37,7 @@ from tunix.rl.rollout.base_rollout import RolloutConfig  # noqa: E402
 
 
 class Characters:
-    """An id is a character, so that text costs next to nothing; none begins, ends or pads a row."""
+    """Tokenizer with one character a token id, without begin, end or padding tokens."""
 
     def encode(self, text: str) -> list[int]:
         return [ord(c) - 32 for c in text]
@@ -74,7 +78,7 @@ def main() -> None:
     parser.add_argument("--credit", default="grpo", choices=("grpo",))
     parser.add_argument("--json")
     parser.add_argument(
-        "--against", help="what step.py --json wrote: its share of each number here is printed"
+        "--against", help="file of step.py --json: prints its numbers relative to these"
     )
     a = parser.parse_args()
     cfg = ModelConfig(
@@ -94,7 +98,9 @@ def main() -> None:
     prompts = np.array([tokenizer.decode(ids) for ids in rng.integers(0, a.vocab, (N, P)).tolist()])
 
     def weight(spec):
-        """Norms are 1, as after Llama3(); matrices are drawn: it leaves its MLPs 0, for a checkpoint to fill, and they would stay so."""
+        """Initial value: 1 for norms, random for matrices. Llama3() leaves its MLPs at 0, where
+        they would stay.
+        """
         return (
             np.ones(spec.shape, spec.dtype)
             if spec.ndim == 1
@@ -113,7 +119,7 @@ def main() -> None:
     first, rewarded, times = 0.0, clock(), []
 
     def reward(prompts, completions, **_):
-        """How often the sampled ids are even, as in step.py; and all of them were sampled."""
+        """The share of even token ids, as in step.py. Also checks that every token was sampled."""
         nonlocal rewarded
         ids = np.array([tokenizer.encode(text) for text in completions])
         assert ids.shape == (N * R, S) and 0 <= ids.min() < ids.max() < a.vocab
@@ -148,7 +154,7 @@ def main() -> None:
 
     mesh = jax.sharding.Mesh(
         np.empty((), object), ()
-    )  # none, as in tunix's own tests: nothing is laid out anew each step
+    )  # no mesh, as in tunix's tests: no array is resharded in a step
     config = ClusterConfig(
         role_to_mesh={Role.ACTOR: mesh, Role.ROLLOUT: mesh},
         training_config=RLTrainingConfig(

@@ -1,11 +1,13 @@
-"""What a checkpoint costs a run: the share of its time when it saves every 100 steps, and how much a restore reads of what was saved.
+"""Cost of checkpoints: the share of a run's time at one save every 100 steps, and the bytes that a
+restore reads.
 
-    python tests/benchmarks/save.py                    # about a CPU minute
+    python tests/benchmarks/save.py
     python tests/benchmarks/save.py --width 512 --layers 8
 
-A save copies the state to the host and goes on; writing and checksums happen behind the next steps and slow them down. Counted is all of
-it: the wall seconds of `save` and of the steps that follow until nothing is being written, less what as many steps take without a save.
-The steps are supervised ones on 16 rows of 128 tokens. A restore of the parameters alone should read a third of what was saved.
+`save` returns after the state was copied to the host; writing and checksums run during the next
+steps and slow them down. The cost is the wall time of `save` and of the steps until the write has
+ended, minus the usual time of these steps. The steps are supervised, on 16 rows of 128 tokens. A
+restore of the parameters alone should read a third of the saved bytes.
 """
 
 import argparse
@@ -28,8 +30,8 @@ from jaxcredit.train.runs.checkpoint import Checkpoints
 from jaxcredit.train.update import TrainState, make_update
 
 
-def read() -> int:
-    """Bytes that this process has asked files for."""
+def bytes_read() -> int:
+    """Bytes that this process has read from files."""
     return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
 
 
@@ -100,12 +102,12 @@ def main() -> None:
             costs.append(time.perf_counter() - begin - n * statistics.median(took))
         checkpoints.wait()
         size = sum(p.stat().st_size for p in Path(folder).rglob("*") if p.is_file())
-        like = jax.eval_shape(lambda: state)
+        abstract = jax.eval_shape(lambda: state)
         reads = {}
-        for name, part in (("all", like), ("params", {"params": like.params})):
-            before = read()
+        for name, part in (("all", abstract), ("params", {"params": abstract.params})):
+            before = bytes_read()
             jax.block_until_ready(checkpoints.restore(part, partial=name != "all")[0])
-            reads[name] = read() - before - size  # every file was read once more, for its checksum
+            reads[name] = bytes_read() - before - size  # the checksums read every file once more
     usual = statistics.median(took)
     out = {
         "parameters": params.count(jax.eval_shape(lambda: state.params)),

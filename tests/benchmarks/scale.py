@@ -1,12 +1,15 @@
-"""How a step grows with its devices: weak scaling over simulated ones, and what it sends against ideal FSDP. One real GPU: gpu.py.
+"""Weak scaling over simulated CPU devices: CPU seconds a step, and bytes sent relative to ideal
+FSDP.
 
-    python tests/benchmarks/scale.py                  # 1, 2, 4, 8 simulated CPU devices, a process each: about 2 CPU minutes
+    python tests/benchmarks/scale.py    # 1, 2, 4, 8 simulated CPU devices, a process each
 
-Simulated: prompts grow with the devices, so that a device's share of the work stays; where cores are fewer than devices only CPU seconds
-a device mean anything. Bytes are those of the compiled step (jaxcredit.train.planning.collectives) against an FSDP step that gathers all
-parameters in the forward and in the backward and scatters their gradient, 3 (n - 1) / n times the parameters. The compiler for CPUs has
-no scatter of sums: it sums for all and keeps a part, at twice the bytes. `sent` counts these as the scatters that they are on TPUs and GPUs, `raw` as
-they stand.
+The number of prompts grows with the devices, so that the work of a device stays the same. With
+fewer cores than devices, only the CPU seconds a device are meaningful. The bytes of the compiled
+step (jaxcredit.train.planning.collectives) are compared with an FSDP step that gathers all
+parameters in the forward and the backward pass and reduce-scatters their gradient: 3 (n - 1) / n
+times the parameters. XLA's CPU compiler has no reduce-scatter and uses an all-reduce of twice the
+bytes. `sent` counts an all-reduce as a reduce-scatter, as on TPUs and GPUs; `raw` counts it as it
+is.
 """
 
 import argparse
@@ -20,7 +23,7 @@ SIZES = (1, 2, 4, 8)
 
 
 def simulated(n: int, prompts: int, steps: int) -> dict:
-    """In a process with `n` devices."""
+    """Measurements of one process with `n` simulated devices."""
     import jax
     import numpy as np
     import optax
@@ -82,7 +85,7 @@ def simulated(n: int, prompts: int, steps: int) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--devices", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--prompts", type=int, default=2, help="a device")
+    parser.add_argument("--prompts", type=int, default=2, help="prompts of one device")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     a = parser.parse_args()

@@ -1,9 +1,12 @@
-"""One training step on a CPU: sample, credit, one clipped update over all rows. f32, AdamW, no KL, no stop token; medians over the steps.
+"""Seconds of one training step on a CPU: sampling, credit and one update over all rows, in float32.
+Medians over the steps.
 
-Machines differ, and the same one from hour to hour: so the MLP's matmul is timed between the steps, on the same tokens, and `of_matmul` is
-the step's FLOPs (jaxcredit.train.planning.flops: what the model needs) a CPU second over what that matmul reaches.
+The MLP's matmul is timed between the steps on as many tokens, because the speed of machines varies.
+`of_matmul` is the ratio of the step's FLOPs a CPU second (jaxcredit.train.planning.flops) to those
+of the matmul. AdamW, clipped objective, no KL penalty, no stop token.
 
-python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
+python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 \
+  --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
 """
 
 import argparse
@@ -15,7 +18,7 @@ import time
 
 BEGIN = (
     time.perf_counter()
-)  # the first step counts from here: imports, initialisation and compilation included
+)  # start of the first step: imports, initialization and compilation included
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -25,8 +28,7 @@ import optax  # noqa: E402
 from jaxcredit import Rollout, credit, losses  # noqa: E402
 from jaxcredit.credit import columns  # noqa: E402
 from jaxcredit.parallel import params  # noqa: E402
-from jaxcredit.policy import sampler as decode  # noqa: E402
-from jaxcredit.policy import transformer  # noqa: E402
+from jaxcredit.policy import sampler, transformer  # noqa: E402
 from jaxcredit.train.planning import flops  # noqa: E402
 from jaxcredit.train.programs import compiler_options  # noqa: E402
 from jaxcredit.train.update import TrainState, make_update  # noqa: E402
@@ -82,18 +84,18 @@ def main() -> None:
     method = getattr(credit, a.credit)
     credited = jit(lambda rollout: columns(method(rollout), rollout))
 
-    sample = jit(functools.partial(decode.sample, cfg=cfg, rows=R, max_new_tokens=S))
+    sample = jit(functools.partial(sampler.sample, cfg=cfg, rows=R, max_new_tokens=S))
 
     @jit
     def assemble(prompt, drawn):
-        """The reward is how often the sampled ids are even: something that differs between rows."""
+        """The rollout, with the share of even token ids as the reward."""
         shape = (N, R, P + S)
-        beside = lambda x, fill: jnp.concatenate([jnp.broadcast_to(fill, (N, R, P)), x], -1)  # noqa: E731
-        mask = beside(drawn["mask"], False)
+        with_prompt = lambda x, fill: jnp.concatenate([jnp.broadcast_to(fill, (N, R, P)), x], -1)  # noqa: E731
+        mask = with_prompt(drawn["mask"], False)
         return Rollout(
-            tokens=beside(drawn["tokens"], prompt[:, None]),
+            tokens=with_prompt(drawn["tokens"], prompt[:, None]),
             action_mask=mask,
-            logp=beside(drawn["logp"], 0.0),
+            logp=with_prompt(drawn["logp"], 0.0),
             segment=mask.astype(jnp.int32) - 1,
             reward=(drawn["tokens"] % 2 == 0).mean(-1, keepdims=True),
             segment_mask=jnp.ones((N, R, 1), bool),
@@ -107,11 +109,11 @@ def main() -> None:
     x, w = jax.device_put(
         [np.ones((N * (P + R * S), a.width), np.float32), np.ones((a.width, a.ffn), np.float32)]
     )
-    needs = jit(
+    forward_flops = jit(
         lambda: flops.forward_flops(cfg, jnp.full((N,), P), jnp.full((N, R), S))
-    )()  # once to sample, thrice to learn
+    )()  # sampling needs it once, training three times
     key = jax.random.key(0)
-    # numpy: an eager jax.random.randint would be a program of its own to compile
+    # numpy, because jax.random.randint would compile one more program
     state, prompt, valid = (
         start(key),
         np.random.default_rng(0).integers(0, a.vocab, (N, P), np.int32),
@@ -141,13 +143,15 @@ def main() -> None:
             for _ in range(10):
                 jax.block_until_ready(
                     matmul(x, w)
-                )  # one at a time: ten results at once are new memory, and its page faults
+                )  # one at a time: ten results at once need new memory, with page faults
             times[-1]["matmul_gflop_per_cpu_s"] = (
                 10 * 2 * x.size * a.ffn / (time.process_time() - c2) / 1e9
             )
     out = {name: statistics.median(t[name] for t in times) for name in times[0]}
     out["tokens_per_s"] = N * R * S / out["step_s"]
-    out["of_matmul"] = 4 * float(needs) / out["step_cpu_s"] / 1e9 / out["matmul_gflop_per_cpu_s"]
+    out["of_matmul"] = (
+        4 * float(forward_flops) / out["step_cpu_s"] / 1e9 / out["matmul_gflop_per_cpu_s"]
+    )
     out["first_step_s"] = first
     out["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     out = {name: round(x, 3) for name, x in out.items()}

@@ -90,7 +90,7 @@ def test_a_quickstart_that_was_cut_short_is_read(tmp_path):
     assert (
         result["ok"]
         and result["result"] == "0.200 at step 0, 0.200 at step 0"
-        and "0.500 s a step" in result["beside"]
+        and "0.500 s a step" in result["details"]
     )
 
 
