@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_loops.agents import batch_mars, loop_dr_mas, shapley_by_orders
-from small_rollouts import compare, compiled, make, near, random
+from comparisons import assert_close
+from reference_loops import LOOPS
+from reference_loops.agents import shapley_by_orders
+from small_rollouts import assert_matches_loop, jitted, one_prompt, random_rollout
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, signals
@@ -17,12 +19,12 @@ from jaxcredit.credit import laws
 from jaxcredit.rollout import Rollout
 
 mars, dr_mas, coma, shapley = (
-    compiled(getattr(catalogue, name)) for name in ("mars", "dr_mas", "coma", "shapley")
+    jitted(getattr(catalogue, name)) for name in ("mars", "dr_mas", "coma", "shapley")
 )
 difference_rewards, qmix, gtalign = (
-    compiled(getattr(catalogue, name)) for name in ("difference_rewards", "qmix", "gtalign")
+    jitted(getattr(catalogue, name)) for name in ("difference_rewards", "qmix", "gtalign")
 )
-grpo, san = (compiled(getattr(catalogue, name)) for name in ("grpo", "san"))
+grpo, san = (jitted(getattr(catalogue, name)) for name in ("grpo", "san"))
 
 
 def team(reward, agent, real=None, **more):
@@ -30,7 +32,7 @@ def team(reward, agent, real=None, **more):
     G, K = np.shape(reward)
     real = np.ones((G, K), bool) if real is None else np.asarray(real, bool)
     segment = np.where(real, np.arange(K), -1)
-    return make(
+    return one_prompt(
         reward,
         np.zeros((G, K)),
         action_mask=real,
@@ -46,9 +48,9 @@ def team(reward, agent, real=None, **more):
     [
         (
             partial(catalogue.mars, unique=True, normalize=True, whiten=True, ddof=1),
-            partial(batch_mars, unique=True, normalize=True, whiten=True, ddof=1),
+            partial(LOOPS["mars"], unique=True, normalize=True, whiten=True, ddof=1),
         ),
-        (partial(catalogue.dr_mas, own=True, ddof=1), partial(loop_dr_mas, own=True, ddof=1)),
+        (partial(catalogue.dr_mas, own=True, ddof=1), partial(LOOPS["dr_mas"], own=True, ddof=1)),
     ],
     ids=["mars as released", "dr_mas own"],
 )
@@ -57,7 +59,7 @@ def test_oracle_with_knobs(credit, loop):
     rollout = Rollout(
         **{**vars(rollout), "reward": jnp.round(rollout.reward)}
     )  # returns are whole numbers: equal where they are equal
-    compare(credit, loop, rollout, whole_batch=loop.func is batch_mars, atol=3e-5)
+    assert_matches_loop(credit, loop, rollout, atol=3e-5)
 
 
 # ---------------------------------------------------------------- MARS
@@ -67,18 +69,18 @@ O = team([[0, -1, 0], [0, 0.5, 0]], [[1] * 3] * 2, [[1, 1, 0]] * 2)  # noqa: E74
 
 
 def test_mars_example():
-    near(mars(X)[0], [[0.8, 0.8, 0.8], [-1.2, -1.2, 0]])
-    near(mars(X, unique=True)[0], [[1, 1, 1], [-1, -1, 0]])
+    assert_close(mars(X)[0], [[0.8, 0.8, 0.8], [-1.2, -1.2, 0]])
+    assert_close(mars(X, unique=True)[0], [[1, 1, 1], [-1, -1, 0]])
     for unique in (False, True):
-        near(mars(O, unique=unique)[0, :, :2], [[-0.75, -0.75], [0.75, 0.75]])
-    near(mars(O, normalize=True, eps=0.0)[0, :, :2], [[-1, -1], [1, 1]])
+        assert_close(mars(O, unique=unique)[0, :, :2], [[-0.75, -0.75], [0.75, 0.75]])
+    assert_close(mars(O, normalize=True, eps=0.0)[0, :, :2], [[-1, -1], [1, 1]])
 
 
 def test_mars_sums_before_it_normalises():
     """Normalised turn by turn and then summed, the same games would be paid for their number of turns."""
     r = np.array([[0, -1], [0, 0.5]])
     apart = np.cumsum((r - r.mean())[:, ::-1], 1)[:, ::-1]
-    near(apart, [[-0.75, -0.875], [0.75, 0.625]])
+    assert_close(apart, [[-0.75, -0.875], [0.75, 0.625]])
     assert np.abs(np.asarray(mars(O)[0, :, :2]) - apart).max() > 0.1
     longer = team(
         [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]],
@@ -86,11 +88,11 @@ def test_mars_sums_before_it_normalises():
         [[1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]],
     )
     A = np.asarray(mars(longer)[0])
-    near(A[:, 0], A[0, 0])  # equal returns, whatever the number of turns
+    assert_close(A[:, 0], A[0, 0])  # equal returns, whatever the number of turns
 
 
 def test_mars_roles_have_baselines_of_their_own():
-    rollout = random(1, ("agent",))
+    rollout = random_rollout(1, ("agent",))
     bonus = jnp.where(rollout["agent"] == 1, 5.0, 0)
     first = (
         jnp.cumsum((rollout["agent"] == 1) & rollout.segment_mask, -1) == 1
@@ -108,12 +110,14 @@ def test_mars_roles_have_baselines_of_their_own():
             + jnp.where(rollout.segment_mask & _last(rollout, 1), bonus, 0),
         }
     )
-    near(mars(whole), mars(rollout), 1e-4)  # a bonus that all of a role's turns await cancels
+    assert_close(
+        mars(whole), mars(rollout), 1e-4
+    )  # a bonus that all of a role's turns await cancels
     assert (
         jnp.abs(mars(ahead) - mars(rollout)) > 0.1
     ).any()  # one that only its first turn awaits does not
     renamed = rollout.with_signals(agent=jnp.array([2, 0, 1])[rollout["agent"]])
-    near(mars(renamed), mars(rollout))
+    assert_close(mars(renamed), mars(rollout))
 
 
 def _last(rollout, agent):
@@ -125,8 +129,8 @@ def test_mars_swapping_players_swaps_their_credit():
     reward, agent = np.array([[0, 0, 1.0, -1], [0, 0.5, -1, 1]]), np.array([[0, 1] * 2] * 2)
     A = np.asarray(mars(team(reward, agent))[0])
     swapped = np.asarray(mars(team(reward[:, [1, 0, 3, 2]], agent))[0])
-    near(swapped, A[:, [1, 0, 3, 2]])
-    near(A[:, ::2].mean(), 0), near(A[:, 1::2].mean(), 0)
+    assert_close(swapped, A[:, [1, 0, 3, 2]])
+    assert_close(A[:, ::2].mean(), 0), assert_close(A[:, 1::2].mean(), 0)
     assert np.abs(A - np.asarray(mars(team(reward, agent * 0))[0])).max() > 0.1
     assert (
         mars(team([[3.0, 0.1]], [[0, 1]])) == 0
@@ -155,8 +159,8 @@ def test_centre_by_sorting_is_centre():
         )
 
     sorted_, centred, scaled, z, _ = both(x)
-    near(sorted_, centred, 1e-5)
-    near(scaled, z, 1e-4)
+    assert_close(sorted_, centred, 1e-5)
+    assert_close(scaled, z, 1e-4)
     flat = both(jnp.full((4, 30), 0.7))
     assert (flat[0] == 0).all() and (flat[2] == 0).all() and jnp.isfinite(flat[4]).all()
 
@@ -165,18 +169,20 @@ def test_centre_by_sorting_is_centre():
 
 
 def test_dr_mas_example():
-    near(dr_mas(team([[1], [0], [5], [9]], [[0], [0], [1], [1]]), eps=0.0)[0, :, 0], [1, -1, -1, 1])
+    assert_close(
+        dr_mas(team([[1], [0], [5], [9]], [[0], [0], [1], [1]]), eps=0.0)[0, :, 0], [1, -1, -1, 1]
+    )
     apart = team(
         [[1, 5], [0, 9]], [[0, 1]] * 2
     )  # the same numbers as rewards of two agents in two trajectories
-    near(dr_mas(apart, own=True, eps=0.0)[0], [[1, -1], [-1, 1]])
-    near(dr_mas(apart, eps=0.0)[0], [[-1, -1], [1, 1]])  # the outcome is 6 and 9 for both
+    assert_close(dr_mas(apart, own=True, eps=0.0)[0], [[1, -1], [-1, 1]])
+    assert_close(dr_mas(apart, eps=0.0)[0], [[-1, -1], [1, 1]])  # the outcome is 6 and 9 for both
 
 
 def test_dr_mas_of_one_agent_with_a_segment_each_is_grpo():
-    one, several = random(2, ("agent",), K=1), random(2, ("agent",))
+    one, several = random_rollout(2, ("agent",), K=1), random_rollout(2, ("agent",))
     alone = partial(Rollout.with_signals, agent=jnp.zeros_like(one["agent"]))
-    near(dr_mas(alone(one)), grpo(one), 1e-6)
+    assert_close(dr_mas(alone(one)), grpo(one), 1e-6)
     assert (jnp.abs(dr_mas(one) - grpo(one)) > 1e-3).any()
     assert (
         jnp.abs(
@@ -192,7 +198,7 @@ def test_dr_mas_of_one_agent_with_a_segment_each_is_grpo():
 def test_coma_example():
     Q, pi = [[[1, 2, 0]] * 3], [[[0.5, 0.25, 0.25]] * 3]
     rollout = team([[0, 0, 1]], [[0] * 3], choice=[[0, 1, 2]], choice_value=Q, choice_prob=pi)
-    near(coma(rollout)[0], [[0, 1, -1]])
+    assert_close(coma(rollout)[0], [[0, 1, -1]])
 
 
 def test_coma_is_zero_on_average_over_the_policy():
@@ -205,7 +211,7 @@ def test_coma_is_zero_on_average_over_the_policy():
         ],
         1,
     )
-    near((pi * A).sum(1), 0, 1e-6)
+    assert_close((pi * A).sum(1), 0, 1e-6)
     assert np.abs((A / 5).sum(1)).max() > 0.1  # and not under another policy
     shut = kernels.choice_advantage(jnp.array([1.0, -jnp.inf]), jnp.array([1.0, 0.0]), jnp.array(0))
     assert shut == 0  # a choice that cannot be made
@@ -224,14 +230,14 @@ V = [
 
 
 def test_shapley_example():
-    near(kernels.shapley_values(jnp.float32(V)), [1.833333, 3.333333, 0.833333], 1e-6)
-    near(shapley_by_orders(V), [1.833333, 3.333333, 0.833333], 1e-6)
+    assert_close(kernels.shapley_values(jnp.float32(V)), [1.833333, 3.333333, 0.833333], 1e-6)
+    assert_close(shapley_by_orders(V), [1.833333, 3.333333, 0.833333], 1e-6)
     without = [[6 - V[6], 6 - V[5], 6 - V[3]]]
     assert without == [[3, 5, 2]]
     rollout = team([[0, 0, 6]], [[0, 1, 2]], coalition=[V], counterfactual=[[V[6], V[5], V[3]]])
-    near(shapley(rollout)[0], [[1.833333, 3.333333, 0.833333]], 1e-6)
-    near(difference_rewards(rollout)[0], without)
-    near(shapley(rollout).sum(), 6, 1e-6)
+    assert_close(shapley(rollout)[0], [[1.833333, 3.333333, 0.833333]], 1e-6)
+    assert_close(difference_rewards(rollout)[0], without)
+    assert_close(shapley(rollout).sum(), 6, 1e-6)
     assert abs(float(difference_rewards(rollout).sum()) - 6) > 3  # not shared out: 10
 
 
@@ -242,21 +248,21 @@ def test_shapley_is_the_one_fair_rule(A):
     sets, values = np.arange(2**A), jax.jit(kernels.shapley_values)
     phi, psi = (np.asarray(values(jnp.float32(x)), np.float64) for x in (v, w))
     if A <= 4:
-        near(phi, shapley_by_orders(v), 1e-5)
-    near(phi.sum(), v[-1] - v[0], 1e-5)  # efficient
-    near(values(jnp.float32(2 * v - 3 * w)), 2 * phi - 3 * psi, 1e-4)  # linear
+        assert_close(phi, shapley_by_orders(v), 1e-5)
+    assert_close(phi.sum(), v[-1] - v[0], 1e-5)  # efficient
+    assert_close(values(jnp.float32(2 * v - 3 * w)), 2 * phi - 3 * psi, 1e-4)  # linear
     null = v[sets & ~1]
-    near(values(jnp.float32(null))[0], 0, 1e-5)  # who adds nothing gets nothing
+    assert_close(values(jnp.float32(null))[0], 0, 1e-5)  # who adds nothing gets nothing
     order = rng.permutation(A)
     renamed = np.array([v[sum(1 << order[a] for a in range(A) if s >> a & 1)] for s in sets])
-    near(values(jnp.float32(renamed)), phi[order], 1e-5)  # names do not matter
-    near(values(jnp.float32(v + 1e3)), phi, 1e-2)
+    assert_close(values(jnp.float32(renamed)), phi[order], 1e-5)  # names do not matter
+    assert_close(values(jnp.float32(v + 1e3)), phi, 1e-2)
 
 
 def test_sampled_shapley_is_exact_over_all_orders_and_efficient_over_any():
     v = jnp.float32(np.random.default_rng(0).normal(size=(3, 16)))
     every = jnp.array(list(permutations(range(4))))
-    near(
+    assert_close(
         kernels.sampled_shapley_values(every, v[:, kernels.coalition_prefixes(every)]),
         kernels.shapley_values(v),
         1e-5,
@@ -268,7 +274,7 @@ def test_sampled_shapley_is_exact_over_all_orders_and_efficient_over_any():
         and (some[1] == some[0, ::-1]).all()
     )
     phi = kernels.sampled_shapley_values(some, v[:, kernels.coalition_prefixes(some)])
-    near(phi.sum(-1), v[:, -1] - v[:, 0], 1e-5)
+    assert_close(phi.sum(-1), v[:, -1] - v[:, 0], 1e-5)
     assert jnp.abs(phi - kernels.shapley_values(v)).max() > 0.1
     with pytest.raises(ValueError, match="2"):
         kernels.shapley_values(jnp.ones(6))
@@ -281,24 +287,24 @@ def test_shapley_of_pairs_needs_two_orders_and_of_nine_agents_is_sampled():
     bits = (np.arange(2**A)[:, None] >> np.arange(A)) & 1
     v = np.einsum("sa,ab,sb->s", bits, W, bits)
     rollout = team(np.zeros((1, A)), [np.arange(A)], coalition=[v])
-    near(
+    assert_close(
         shapley(rollout, orders=2)[0, 0],
         np.diag(W) + (np.triu(W, 1).sum(0) + np.triu(W, 1).sum(1)) / 2,
         1e-4,
     )
-    near(shapley(rollout), shapley(rollout, orders=2), 1e-4)
+    assert_close(shapley(rollout), shapley(rollout, orders=2), 1e-4)
 
 
 def test_qmix_example():
     q, w1, b1 = jnp.array([1, -0.5]), jnp.array([[0.5, -0.2], [-0.3, 0.8]]), jnp.array([0.1, 0.0])
     w2, b2 = jnp.array([1, -0.5]), jnp.float32(0.2)
-    near(kernels.monotonic_mix(q, w1, b1, w2, b2), 0.559365, 1e-6)
+    assert_close(kernels.monotonic_mix(q, w1, b1, w2, b2), 0.559365, 1e-6)
     slope = kernels.monotonic_mix_slope(q, w1, b1, w2, b2)
-    near(slope, [0.581873, 0.627494], 1e-5)
+    assert_close(slope, [0.581873, 0.627494], 1e-5)
     rollout = team([[0, 1]], [[0, 1]], mixing=[slope], action_value=[[1, -0.5]], value=[[0.5, 0.5]])
-    near(qmix(rollout)[0], [[0.5 * 0.581873, -0.627494]], 1e-5)
+    assert_close(qmix(rollout)[0], [[0.5 * 0.581873, -0.627494]], 1e-5)
     plain = rollout.with_signals(mixing=jnp.ones((1, 1, 2)))
-    near(qmix(plain)[0], [[0.5, -1]])
+    assert_close(qmix(plain)[0], [[0.5, -1]])
 
 
 def test_what_is_best_for_each_is_best_for_the_team():
@@ -325,23 +331,23 @@ def test_gtalign_welfare():
     u = jnp.asarray(np.random.default_rng(0).random((50, 2)), jnp.float32)
     welfare = jax.jit(kernels.nash_welfare)
     W = np.asarray(welfare(u))
-    near(W, np.sqrt(np.prod(np.asarray(u, np.float64), -1)), 1e-6)
+    assert_close(W, np.sqrt(np.prod(np.asarray(u, np.float64), -1)), 1e-6)
     assert (W <= np.asarray(u).mean(-1) + 1e-6).all()
-    near(W, welfare(np.asarray(u)[:, ::-1]), 1e-7)
+    assert_close(W, welfare(np.asarray(u)[:, ::-1]), 1e-7)
     edges = jnp.array([[0.0, 9.0], [-1.0, -1.0], [0.7810, 0.9196]])
     value, slope = jax.jit(jax.value_and_grad(lambda u: kernels.nash_welfare(u).sum()))(edges)
-    near(value, 0.84747, 1e-5)  # two of them are 0
+    assert_close(value, 0.84747, 1e-5)  # two of them are 0
     assert jnp.isfinite(slope).all() and (slope[:2] == 0).all()
 
 
 def test_gtalign_where_all_players_want_the_outcome_is_grpo():
-    rollout = random(3, ("utility",), kinds=(0,))
+    rollout = random_rollout(3, ("utility",), kinds=(0,))
     shared = rollout.with_signals(
         utility=jnp.broadcast_to(
             jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1)[..., None], (64, 6, 3)
         )
     )
-    near(gtalign(shared), grpo(rollout), 1e-5)
+    assert_close(gtalign(shared), grpo(rollout), 1e-5)
     assert (jnp.abs(gtalign(rollout) - grpo(rollout)) > 1e-3).any()
 
 
@@ -365,7 +371,7 @@ R7, S7 = [1, 0, 1, 1, 0, 0, 0.5], [0, 0, 0, 1, 1, 1, 2]
 def test_variance_parts_example():
     where = jnp.arange(12) < 7
     whole, within, between = parts(jnp.float32([*R7] + [9] * 5), jnp.array(S7 + [0] * 5), where)
-    near([whole, within, between], [0.2142857, 0.1904762, 0.0238095], 1e-5)
+    assert_close([whole, within, between], [0.2142857, 0.1904762, 0.0238095], 1e-5)
 
 
 def test_variance_between_strata():
@@ -375,41 +381,45 @@ def test_variance_between_strata():
         whole, within, between = parts(jnp.float32(x + 100), jnp.asarray(by), jnp.asarray(where))
         x, by = x[where], by[where]
         means = sum((by == k).sum() * (x[by == k].mean() - x.mean()) ** 2 for k in set(by)) / len(x)
-        near([whole, between], [x.var(), means], 1e-4)
-        near(whole - within, between, 1e-4)
+        assert_close([whole, between], [x.var(), means], 1e-4)
+        assert_close(whole - within, between, 1e-4)
         assert between >= 0 and means > 1e-4
     whole, within, between = parts(
         jnp.float32([1, 3, 0, 4, 2, 2] * 2), jnp.array([0, 0, 1, 1, 2, 2] * 2), jnp.ones(12, bool)
     )
-    near([whole, between], [5 / 3, 0], 1e-6)  # equal means: nothing between
+    assert_close([whole, between], [5 / 3, 0], 1e-6)  # equal means: nothing between
 
 
 def test_centred_outcomes_are_those_within_and_a_constant_of_the_stratum():
     x, by = jnp.float32(R7), jnp.array(S7)
     bias = kernels.center(x) - kernels.center(x, by)
-    near(bias, kernels.mean_by(x, by) - 0.5, 1e-6)
+    assert_close(bias, kernels.mean_by(x, by) - 0.5, 1e-6)
     std, within = np.asarray(kernels.std_by(x)), np.asarray(kernels.std_by(x, by))
-    near(
-        grpo(make(R7), eps=0.0)[0, :, 0],
-        within / std * san(make(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0] + bias / std,
+    assert_close(
+        grpo(one_prompt(R7), eps=0.0)[0, :, 0],
+        within / std * san(one_prompt(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0] + bias / std,
         1e-5,
     )
 
 
 def test_san_within_strata():
     """Mean 0 and variance 1 in each stratum whose rewards differ, and so overall less the share of the others."""
-    A = np.asarray(san(make(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0], np.float64)
+    A = np.asarray(san(one_prompt(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0], np.float64)
     for k in (0, 1):
-        near([A[np.array(S7) == k].mean(), A[np.array(S7) == k].var()], [0, 1], 1e-5)
-    near([A.mean(), A.var()], [0, 1 - 1 / 7], 1e-5)
-    near(san(make(R7, stratum=range(7)), alpha=0.6, eps=0.0), 0.4 * grpo(make(R7), eps=0.0), 1e-5)
-    assert (np.asarray(san(make(R7, stratum=S7))[0, 6]) == 0).all()
+        assert_close([A[np.array(S7) == k].mean(), A[np.array(S7) == k].var()], [0, 1], 1e-5)
+    assert_close([A.mean(), A.var()], [0, 1 - 1 / 7], 1e-5)
+    assert_close(
+        san(one_prompt(R7, stratum=range(7)), alpha=0.6, eps=0.0),
+        0.4 * grpo(one_prompt(R7), eps=0.0),
+        1e-5,
+    )
+    assert (np.asarray(san(one_prompt(R7, stratum=S7))[0, 6]) == 0).all()
 
 
 def test_san_is_unchanged_by_an_affine_map_of_each_stratum():
     a, b = np.array([2, 0.5, 3])[S7], np.array([-1, 4, 7])[S7]
-    mapped, plain = make(a * np.array(R7) + b, stratum=S7), make(R7, stratum=S7)
-    near(san(mapped, alpha=1.0, eps=0.0), san(plain, alpha=1.0, eps=0.0), 1e-5)
+    mapped, plain = one_prompt(a * np.array(R7) + b, stratum=S7), one_prompt(R7, stratum=S7)
+    assert_close(san(mapped, alpha=1.0, eps=0.0), san(plain, alpha=1.0, eps=0.0), 1e-5)
     assert (jnp.abs(grpo(mapped) - grpo(plain)) > 0.1).any()
 
 
@@ -428,7 +438,7 @@ def test_strata_of_calls_and_of_signals():
     assert entry.provides == ("stratum",) and learned.annotate({}, None, rollout, None)[
         "stratum"
     ].tolist() == [[0, 1, 0, 3]]
-    ragged = random(4)
+    ragged = random_rollout(4)
     by_calls = ragged.with_signals(stratum=signals.calls(ragged))
     assert (jnp.abs(san(by_calls) - grpo(ragged)) > 1e-3).any() and math.isfinite(
         float(san(by_calls).sum())

@@ -6,18 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_loops.baselines import (
-    batch_gdpo,
-    batch_gpg,
-    batch_prime,
-    batch_vapo,
-    loop_attention_rhythm,
-    loop_hicra,
-    loop_otb,
-    loop_passk,
-    loop_sploo,
-)
-from small_rollouts import compare, compiled, make, near, random
+from comparisons import assert_close
+from reference_loops import LOOPS
+from small_rollouts import assert_matches_loop, jitted, one_prompt, random_rollout
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels
@@ -25,16 +16,15 @@ from jaxcredit.credit.trees.sploo import bold, l1, l1_bold, mid, p0, safe
 from jaxcredit.rollout import Rollout
 
 dr_grpo, entropy_mask, gdpo, gpg, grpo = (
-    compiled(getattr(catalogue, n)) for n in ("dr_grpo", "entropy_mask", "gdpo", "gpg", "grpo")
+    jitted(getattr(catalogue, n)) for n in ("dr_grpo", "entropy_mask", "gdpo", "gpg", "grpo")
 )
 attention_rhythm, hicra, otb, passk = (
-    compiled(getattr(catalogue, n)) for n in ("attention_rhythm", "hicra", "otb", "passk")
+    jitted(getattr(catalogue, n)) for n in ("attention_rhythm", "hicra", "otb", "passk")
 )
 ppo, prime, r_to_q_star, rloo, t_reg, vapo = (
-    compiled(getattr(catalogue, n))
-    for n in ("ppo", "prime", "r_to_q_star", "rloo", "t_reg", "vapo")
+    jitted(getattr(catalogue, n)) for n in ("ppo", "prime", "r_to_q_star", "rloo", "t_reg", "vapo")
 )
-reinforce_pp_baseline = compiled(catalogue.reinforce_pp_baseline)
+reinforce_pp_baseline = jitted(catalogue.reinforce_pp_baseline)
 sploo = jax.jit(
     catalogue.sploo, static_argnames=("kurtosis", "normalize")
 )  # its numbers are traced: one program for all of them
@@ -47,42 +37,47 @@ def changed(rollout, **fields):
 # ---------------------------------------------------------------- other readings and knobs, against the loops
 
 READINGS = {
-    "gpg paper": (gpg, batch_gpg, "", {"form": "paper"}),
-    "passk plain": (passk, loop_passk, "", {"normalize": False}),
-    "gdpo": (gdpo, batch_gdpo, "components", {"weights": (1.0, 0.5, -2.0), "per_token": False}),
+    "gpg paper": (gpg, LOOPS["gpg"], "", {"form": "paper"}),
+    "passk plain": (passk, LOOPS["passk"], "", {"normalize": False}),
+    "gdpo": (gdpo, LOOPS["gdpo"], "components", {"weights": (1.0, 0.5, -2.0), "per_token": False}),
     "vapo": (
         vapo,
-        batch_vapo,
+        LOOPS["vapo"],
         "token_value",
         {"alpha": 0.3, "gamma": 0.9, "critic_lam": 0.8, "whiten": False},
     ),
-    "otb tail": (otb, loop_otb, "prob_square", {"zero_tail": True}),
+    "otb tail": (otb, LOOPS["otb"], "prob_square", {"zero_tail": True}),
     "prime code": (
         prime,
-        batch_prime,
+        LOOPS["prime"],
         "prm_logp ref_logp",
         {"form": "code", "gamma": 0.9, "whiten": True},
     ),
     "hicra code": (
         partial(hicra, base=catalogue.grpo),
-        loop_hicra,
+        LOOPS["hicra"],
         "planning entropy",
         {"form": "code"},
     ),
-    "rhythm local": (attention_rhythm, loop_attention_rhythm, "waad fai", {"strategy": "local"}),
+    "rhythm local": (
+        attention_rhythm,
+        LOOPS["attention_rhythm"],
+        "waad fai",
+        {"strategy": "local"},
+    ),
     "rhythm global": (
         attention_rhythm,
-        loop_attention_rhythm,
+        LOOPS["attention_rhythm"],
         "waad fai",
         {"strategy": "global", "share": 0.2},
     ),
     "rhythm alpha": (
         attention_rhythm,
-        loop_attention_rhythm,
+        LOOPS["attention_rhythm"],
         "waad fai",
         {"alpha": 0.2, "window": 2},
     ),
-    "sploo evidence": (sploo, loop_sploo, "", {"lam": 0.7, "a": 4.0, "c": 0.5, "c_b": 1.5}),
+    "sploo evidence": (sploo, LOOPS["sploo"], "", {"lam": 0.7, "a": 4.0, "c": 0.5, "c_b": 1.5}),
 }
 
 
@@ -95,14 +90,13 @@ FAST = ("gpg paper", "prime code", "hicra code", "rhythm local", "sploo evidence
 )
 def test_readings(reading):
     credit, loop, needs, knobs = READINGS[reading]
-    rollout = random(
+    rollout = random_rollout(
         21, needs.split(), T=14, **({"R": 9, "G": 8} if credit is sploo else {"R": 7, "G": 5})
     )
-    compare(
+    assert_matches_loop(
         partial(credit, **knobs),
         partial(loop, **knobs),
         rollout,
-        whole_batch=loop.__name__.startswith("batch_"),
         atol=4e-5,
     )
 
@@ -111,25 +105,25 @@ def test_readings(reading):
 
 
 def test_baseline_examples():
-    rollout = make([1, 0, 0, 1])
-    near(gpg(rollout)[0, :, 0], [1, -1, -1, 1])  # alpha = 4 / 2
-    near(gpg(rollout, form="paper")[0, :, 0], [0.5, -0.5, -0.5, 0.5])
+    rollout = one_prompt([1, 0, 0, 1])
+    assert_close(gpg(rollout)[0, :, 0], [1, -1, -1, 1])  # alpha = 4 / 2
+    assert_close(gpg(rollout, form="paper")[0, :, 0], [0.5, -0.5, -0.5, 0.5])
     assert (passk(rollout) == 0).all()  # a tie at the top
-    two = make([1, 0], [[1, 1, 1], [2, 2, 0]], action_mask=[[1, 1, 1], [1, 1, 0]])
-    near(
+    two = one_prompt([1, 0], [[1, 1, 1], [2, 2, 0]], action_mask=[[1, 1, 1], [1, 1, 0]])
+    assert_close(
         reinforce_pp_baseline(two, ddof=1, eps=0.0)[0],
         [[0.730297] * 3, [-1.095445, -1.095445, 0]],
         1e-5,
     )
     r = np.array([0.2, 1.0, 0.5, 0.5])
-    near(passk(make(r), eps=0.0)[0, :, 0], [0, 0.5 / r.std(), 0, 0])
-    near(passk(make(r), ddof=1, eps=0.0)[0, :, 0], [0, 0.5 / r.std(ddof=1), 0, 0])
+    assert_close(passk(one_prompt(r), eps=0.0)[0, :, 0], [0, 0.5 / r.std(), 0, 0])
+    assert_close(passk(one_prompt(r), ddof=1, eps=0.0)[0, :, 0], [0, 0.5 / r.std(ddof=1), 0, 0])
 
 
 def test_reinforce_pp_baseline_is_dr_grpo_whitened():
-    rollout = random(1)
+    rollout = random_rollout(1)
     far, A = dr_grpo(rollout), reinforce_pp_baseline(rollout)
-    near(A, kernels.standardize(far, where=rollout.action_mask), 1e-5)
+    assert_close(A, kernels.standardize(far, where=rollout.action_mask), 1e-5)
     chosen = np.asarray(A, np.float64)[np.asarray(rollout.action_mask)]
     # The mean that was subtracted is a float32 sum, term by term with jax 0.7.2.
     assert abs(chosen.mean()) < 2e-5 and abs(chosen.std() - 1) < 1e-3
@@ -137,30 +131,30 @@ def test_reinforce_pp_baseline_is_dr_grpo_whitened():
 
 
 def test_gpg_is_dr_grpo_where_every_outcome_counts():
-    rollout = random(2, kinds=(1,))
-    near(gpg(rollout), dr_grpo(rollout))
+    rollout = random_rollout(2, kinds=(1,))
+    assert_close(gpg(rollout), dr_grpo(rollout))
     some = jnp.asarray(rollout.segment_mask).any(-1)
     none = changed(rollout, reward=jnp.where(jnp.arange(6)[:, None] == 0, 0.0, rollout.reward))
     count = (
         some.sum() / (some & (jnp.where(rollout.segment_mask, none.reward, 0).sum(-1) != 0)).sum()
     )
-    near(gpg(none), count * dr_grpo(none))
+    assert_close(gpg(none), count * dr_grpo(none))
     assert count > 1.05
-    near(gpg(none, f_norm=2.0), gpg(none) / 2)
+    assert_close(gpg(none, f_norm=2.0), gpg(none) / 2)
 
 
 def test_passk_credits_one_at_most_and_shifts_change_nothing():
-    rollout = random(3)
+    rollout = random_rollout(3)
     A = np.asarray(jnp.where(rollout.action_mask, passk(rollout), 0)).max(-1)
     assert (A >= 0).all() and ((A > 0).sum(-1) <= 1).all() and (A > 0).any()
 
 
 def test_gdpo_with_one_component_is_grpo_whitened_and_tells_combinations_apart():
-    rollout = random(4)
+    rollout = random_rollout(4)
     one = rollout.with_signals(
         components=jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1, keepdims=True)
     )
-    near(gdpo(one), kernels.standardize(grpo(rollout), where=rollout.action_mask), 1e-4)
+    assert_close(gdpo(one), kernels.standardize(grpo(rollout), where=rollout.action_mask), 1e-4)
     halves = one.with_signals(
         components=jnp.concatenate([one["components"] * 0.3, one["components"] ** 2], -1)
     )
@@ -168,16 +162,17 @@ def test_gdpo_with_one_component_is_grpo_whitened_and_tells_combinations_apart()
     parts = np.array(
         [[1, 0], [0, 1], [0, 0], [0, 0], [0, 1], [0, 1]]
     )  # equal sums of the first two: the rarer part is worth more
-    A = gdpo(make(parts.sum(-1), components=parts))[0, :, 0]
+    A = gdpo(one_prompt(parts.sum(-1), components=parts))[0, :, 0]
     assert (
         A[0] > A[1] + 0.1
-        and abs(grpo(make(parts.sum(-1)))[0, 0, 0] - grpo(make(parts.sum(-1)))[0, 1, 0]) < 1e-6
+        and abs(grpo(one_prompt(parts.sum(-1)))[0, 0, 0] - grpo(one_prompt(parts.sum(-1)))[0, 1, 0])
+        < 1e-6
     )
 
 
 def test_gdpo_by_trajectory_counts_every_answer_once():
     parts = [[1.0, 0], [0, 0], [0, 2]]
-    rollout = make(
+    rollout = one_prompt(
         [1, 0, 2],
         np.zeros((3, 8)),
         action_mask=np.arange(8) < np.array([[1], [8], [3]]),
@@ -201,20 +196,20 @@ def test_vapo_looks_further_the_longer_the_answer():
     A = vapo(rollout.with_signals(token_value=zero.at[:, :, 2].set(1.0)), whiten=False)[
         "advantage"
     ][:, 0]
-    near(A[:, :3], np.stack([lam - lam**2, 1 - lam, -np.ones(4)], -1), 1e-4)
+    assert_close(A[:, :3], np.stack([lam - lam**2, 1 - lam, -np.ones(4)], -1), 1e-4)
 
 
 @pytest.mark.slow
 def test_vapo_is_ppo_where_lengths_are_equal():
-    rollout = random(5, ("token_value",))
+    rollout = random_rollout(5, ("token_value",))
     same = changed(
         rollout,
         action_mask=jnp.broadcast_to(jnp.arange(20) >= 4, rollout.action_mask.shape),
         segment=jnp.full(rollout.action_mask.shape, 0),
     )
     got, part = vapo(same, alpha=0.25, whiten=False), ppo(same, lam=0.75, whiten=False)
-    near(got["advantage"], part["advantage"], 1e-4)
-    near(got["target"], ppo(same, lam=1.0, whiten=False)["target"], 1e-4)
+    assert_close(got["advantage"], part["advantage"], 1e-4)
+    assert_close(got["target"], ppo(same, lam=1.0, whiten=False)["target"], 1e-4)
     assert (jnp.abs(got["target"] - part["target"]) > 1e-2).any()
     far = (
         vapo(rollout, alpha=0.25, whiten=False)["advantage"]
@@ -233,61 +228,64 @@ def test_otb_weighs_returns_by_their_uncertainty_so_far():
     W = np.cumsum(w * mask, -1)
     r = np.array([1.0, 0.0, 0.5])
     base = [(r * W[:, 0]).sum() / W[:, 0].sum(), (r * W[:, 1])[:2].sum() / W[:2, 1].sum()]
-    rollout = make(r, np.zeros((3, 2)), action_mask=mask, logp=logp, prob_square=square)
-    near(otb(rollout)[0], (r[:, None] - base) * mask)
-    even = make(
+    rollout = one_prompt(r, np.zeros((3, 2)), action_mask=mask, logp=logp, prob_square=square)
+    assert_close(otb(rollout)[0], (r[:, None] - base) * mask)
+    even = one_prompt(
         r, np.zeros((3, 2)), logp=np.full((3, 2), np.log(0.5)), prob_square=np.full((3, 2), 0.5)
     )
-    near(otb(even), dr_grpo(even))  # equal weights: the mean
+    assert_close(otb(even), dr_grpo(even))  # equal weights: the mean
     assert (jnp.abs(otb(rollout)[0, :, 0] - dr_grpo(rollout)[0, :, 0]) > 1e-3).all()
-    sure = make(r, np.zeros((3, 2)), logp=np.zeros((3, 2)), prob_square=np.ones((3, 2)))
-    near(otb(sure), dr_grpo(sure))  # nothing uncertain: the mean as well, not 0 / 0
+    sure = one_prompt(r, np.zeros((3, 2)), logp=np.zeros((3, 2)), prob_square=np.ones((3, 2)))
+    assert_close(otb(sure), dr_grpo(sure))  # nothing uncertain: the mean as well, not 0 / 0
 
 
 def test_otb_beyond_the_second_longest():
-    rollout = make(
+    rollout = one_prompt(
         [1, 0],
         np.zeros((2, 4)),
         action_mask=[[1, 1, 1, 1], [1, 1, 0, 0]],
         prob_square=np.full((2, 4), 1.5),
     )
-    near(otb(rollout)[0, 0], [0.5, 0.5, 0, 0])
-    near(otb(rollout, zero_tail=True)[0, 0], [0.5, 0.5, 1, 1])
+    assert_close(otb(rollout)[0, 0], [0.5, 0.5, 0, 0])
+    assert_close(otb(rollout, zero_tail=True)[0, 0], [0.5, 0.5, 1, 1])
 
 
 # ---------------------------------------------------------------- token transforms
 
 
 def test_hicra_examples_and_what_it_leaves():
-    rollout = random(6, ("planning",))
+    rollout = random_rollout(6, ("planning",))
     A, base, plans = hicra(rollout), dr_grpo(rollout), rollout["planning"] > 0
-    near(A, jnp.where(plans, base + 0.2 * jnp.abs(base), base))
+    assert_close(A, jnp.where(plans, base + 0.2 * jnp.abs(base), base))
     assert (A >= base).all() and (jnp.sign(A) == jnp.sign(base)).all() and (A > base).any()
-    near(hicra(rollout, alpha=0.0), base)
-    near(hicra(rollout.with_signals(planning=jnp.zeros_like(rollout["planning"]))), base)
-    near(hicra(make([1, 0], planning=[[1, 0, 1]] * 2))[0], [[0.6, 0.5, 0.6], [-0.4, -0.5, -0.4]])
+    assert_close(hicra(rollout, alpha=0.0), base)
+    assert_close(hicra(rollout.with_signals(planning=jnp.zeros_like(rollout["planning"]))), base)
+    assert_close(
+        hicra(one_prompt([1, 0], planning=[[1, 0, 1]] * 2))[0],
+        [[0.6, 0.5, 0.6], [-0.4, -0.5, -0.4]],
+    )
 
 
 def test_hicra_code_takes_unsure_tokens_of_long_right_answers():
     H = np.tile(np.arange(10.0), (3, 1))
     mask = np.arange(10) < np.array([[10], [4], [10]])
-    rollout = make(
+    rollout = one_prompt(
         [1, 1, 0], np.zeros((3, 10)), action_mask=mask, planning=np.zeros((3, 10)), entropy=H
     )
     A, base = hicra(rollout, form="code")[0], dr_grpo(rollout)[0]
-    near(
+    assert_close(
         A[0] / base[0], [1] * 8 + [1.2] * 2
     )  # above the eighth smallest: the top 30 percent less its least
-    near(A[1:], base[1:])  # right but short; wrong
+    assert_close(A[1:], base[1:])  # right but short; wrong
     with pytest.raises(KeyError, match="entropy"):
-        hicra(make([1, 0], planning=np.zeros((2, 3))), form="code")
+        hicra(one_prompt([1, 0], planning=np.zeros((2, 3))), form="code")
 
 
 def test_a_transform_takes_any_credit_of_one_prompt():
-    rollout = random(7, ("planning", "stratum"))
+    rollout = random_rollout(7, ("planning", "stratum"))
     san = partial(catalogue.san, alpha=0.3)
     base = jax.jit(san)(rollout)
-    near(
+    assert_close(
         hicra(rollout, base=san),
         jnp.where(rollout["planning"] > 0, base + 0.2 * jnp.abs(base), base),
     )
@@ -308,28 +306,30 @@ MAP = np.array(
 
 def test_attention_examples():
     att = jnp.asarray(MAP, jnp.float32)
-    near(kernels.waad(att, 2), [0, 0.5, 0.4, 1.5, 1.5])
-    near(kernels.fai(att, 1, 3), [0.4, 0.133333, 0.3, 0.1, 0], 1e-5)
-    near(kernels.look_back(att), 0.96)
+    assert_close(kernels.waad(att, 2), [0, 0.5, 0.4, 1.5, 1.5])
+    assert_close(kernels.fai(att, 1, 3), [0.4, 0.133333, 0.3, 0.1, 0], 1e-5)
+    assert_close(kernels.look_back(att), 0.96)
     assert (kernels.fai(att) == 0).all()  # shorter than the nearest future
-    near(
+    assert_close(
         kernels.fai(att, 1, 3, where=jnp.arange(5) < 4), [0.4, 0.15, 0.1, 0, 0], 1e-5
     )  # the fifth is padding
     eye, first = jnp.eye(5), jnp.zeros((5, 5)).at[:, 0].set(1.0)
     near_map, far_map = kernels.local_and_global(jnp.stack([att, first, eye]))
-    near(near_map, eye)
-    near(far_map, first)
+    assert_close(near_map, eye)
+    assert_close(far_map, first)
     mixed = kernels.local_and_global(jnp.stack([att, first, eye]), share=0.7)
-    near(mixed[0], (eye + att) / 2)
+    assert_close(mixed[0], (eye + att) / 2)
 
 
 def test_rhythm_examples():
     """The example's map: changes .5 .1 1.1 0, so the top one is token 2; token 0 is seen most."""
     waad, fai = [[0, 0.5, 0.4, 1.5, 1.5]] * 2, [[0.4, 0.133333, 0.3, 0.1, 0]] * 2
-    rollout = make([1, 0], np.zeros((2, 5)), waad=waad, fai=fai)
+    rollout = one_prompt([1, 0], np.zeros((2, 5)), waad=waad, fai=fai)
     base = grpo(rollout)[0]
-    near(attention_rhythm(rollout, strategy="local", share=0.25)[0] / base, [[1, 1, 1.5, 1, 1]] * 2)
-    near(
+    assert_close(
+        attention_rhythm(rollout, strategy="local", share=0.25)[0] / base, [[1, 1, 1.5, 1, 1]] * 2
+    )
+    assert_close(
         attention_rhythm(rollout, strategy="global", share=0.25)[0] / base, [[1.5, 1, 1, 1, 1]] * 2
     )
     late = rollout.with_signals(
@@ -338,8 +338,8 @@ def test_rhythm_examples():
     )
     # token 4 is an anchor that looks back little, introduced by token 3: they share its extra weight
     gain = np.asarray(attention_rhythm(late, share=0.2, alpha=0.3)[0] / base)[0] - 1
-    near(gain, [0, 0, 0, 0.5 * 0.3, 0.5 * 0.7])
-    near(
+    assert_close(gain, [0, 0, 0, 0.5 * 0.3, 0.5 * 0.7])
+    assert_close(
         attention_rhythm(late, share=0.2, window=0)[0] / base, [[1, 1, 1, 1, 1.5]] * 2
     )  # nobody introduces it: the global strategy
     with pytest.raises(ValueError, match="choose from .coupled., .local., .global."):
@@ -347,9 +347,9 @@ def test_rhythm_examples():
 
 
 def test_rhythm_reductions():
-    rollout = random(8, ("waad", "fai"))
+    rollout = random_rollout(8, ("waad", "fai"))
     base = grpo(rollout)
-    near(attention_rhythm(rollout, amplify=1.0), base)
+    assert_close(attention_rhythm(rollout, amplify=1.0), base)
     for strategy in ("local", "global"):
         gain = np.asarray(
             jnp.where(
@@ -365,14 +365,14 @@ def test_rhythm_reductions():
     none = rollout.with_signals(
         fai=jnp.zeros_like(rollout["fai"])
     )  # answers shorter than the nearest future
-    near(attention_rhythm(none), base)
-    near(attention_rhythm(none, strategy="global"), base)
+    assert_close(attention_rhythm(none), base)
+    assert_close(attention_rhythm(none, strategy="global"), base)
 
 
 def test_entropy_mask_keeps_a_share_of_the_batch():
-    rollout = random(9, ("entropy",))
+    rollout = random_rollout(9, ("entropy",))
     out, n = entropy_mask(rollout), int(rollout.action_mask.sum())
-    near(out["advantage"], grpo(rollout))
+    assert_close(out["advantage"], grpo(rollout))
     assert int(out["weight"].sum()) == int(np.ceil(0.2 * n)) and set(np.unique(out["weight"])) == {
         0.0,
         1.0,
@@ -385,23 +385,23 @@ def test_entropy_mask_keeps_a_share_of_the_batch():
 
 def test_t_reg_example_and_swapped_prompts():
     better, worse = np.log([[0.5, 0.2, 0.3]]), np.log([[0.25, 0.4, 0.3]])
-    rollout = make([0], better_logp=better, worse_logp=worse)
+    rollout = one_prompt([0], better_logp=better, worse_logp=worse)
     A = t_reg(rollout)[0, 0]
-    near(A, [0.166667, -0.166667, 0], 1e-5)
-    near(
+    assert_close(A, [0.166667, -0.166667, 0], 1e-5)
+    assert_close(
         -(0.1 * A * np.log([0.4, 0.3, 0.2])).sum(), -0.004795, 1e-5
     )  # the policy-gradient loss of the credit, beta = 0.1
-    near(t_reg(make([0], better_logp=worse, worse_logp=better))[0, 0], -A)
-    assert (t_reg(make([0], better_logp=better, worse_logp=better)) == 0).all()
-    two = make([1, 0], better_logp=np.tile(better, (2, 1)), worse_logp=np.tile(worse, (2, 1)))
-    near(t_reg(two, mix=0.25, base=catalogue.grpo)[0, 0], 0.75 + 0.25 * A)
+    assert_close(t_reg(one_prompt([0], better_logp=worse, worse_logp=better))[0, 0], -A)
+    assert (t_reg(one_prompt([0], better_logp=better, worse_logp=better)) == 0).all()
+    two = one_prompt([1, 0], better_logp=np.tile(better, (2, 1)), worse_logp=np.tile(worse, (2, 1)))
+    assert_close(t_reg(two, mix=0.25, base=catalogue.grpo)[0, 0], 0.75 + 0.25 * A)
 
 
 def test_r_to_q_star_example_and_expectation():
-    near(
-        r_to_q_star(make([0], [[1, 2]], logp=np.log([[0.5, 0.2]]), ref_logp=np.log([[0.4, 0.4]])))[
-            0, 0
-        ],
+    assert_close(
+        r_to_q_star(
+            one_prompt([0], [[1, 2]], logp=np.log([[0.5, 0.2]]), ref_logp=np.log([[0.4, 0.4]]))
+        )[0, 0],
         [0.022314, -0.069315],
         1e-5,
     )
@@ -409,23 +409,25 @@ def test_r_to_q_star_example_and_expectation():
         np.random.default_rng(s).dirichlet(np.ones(50), 3) for s in (0, 1)
     )  # every action of three states
     A = r_to_q_star(
-        make([0] * 3, np.zeros((3, 50)), logp=np.log(pi), ref_logp=np.log(ref)), beta=0.7
+        one_prompt([0] * 3, np.zeros((3, 50)), logp=np.log(pi), ref_logp=np.log(ref)), beta=0.7
     )[0]
-    near((ref * np.exp(A / 0.7)).sum(-1), 1, 1e-5)
-    near((pi * np.exp(-A / 0.7)).sum(-1), 1, 1e-5)
-    near(A.sum(-1), 0.7 * (np.log(pi) - np.log(ref)).sum(-1), 1e-4)
+    assert_close((ref * np.exp(A / 0.7)).sum(-1), 1, 1e-5)
+    assert_close((pi * np.exp(-A / 0.7)).sum(-1), 1, 1e-5)
+    assert_close(A.sum(-1), 0.7 * (np.log(pi) - np.log(ref)).sum(-1), 1e-4)
 
 
 def test_prime_against_the_others_mean_token():
-    rollout = random(10, ("prm_logp", "ref_logp"), R=7, G=5)
+    rollout = random_rollout(10, ("prm_logp", "ref_logp"), R=7, G=5)
     same = rollout.with_signals(prm_logp=rollout["ref_logp"])
-    near(prime(same), rloo(same))
+    assert_close(prime(same), rloo(same))
     assert (jnp.abs(prime(rollout) - rloo(rollout)) > 1e-3).any()
-    small = make([1, 0], [[1, 1], [2, 2]], prm_logp=[[1, 2], [4, 6]], ref_logp=np.zeros((2, 2)))
-    near(
+    small = one_prompt(
+        [1, 0], [[1, 1], [2, 2]], prm_logp=[[1, 2], [4, 6]], ref_logp=np.zeros((2, 2))
+    )
+    assert_close(
         prime(small, beta=1.0)[0], [[1 + 3 - 10, 1 + 2 - 5], [-1 + 10 - 3, -1 + 6 - 1.5]]
     )  # mean tokens 1.5 and 5
-    near(
+    assert_close(
         prime(small, beta=1.0, form="code")[0],
         [[1 + 6 - 13, 1 + 4 - 6.5], [-1 + 20 - 13, -1 + 12 - 6.5]],
     )
@@ -466,19 +468,19 @@ REWARDS = [1, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_sploo_example():
-    rollout = make(REWARDS, TREE)
+    rollout = one_prompt(REWARDS, TREE)
     A = sploo(rollout)[0]
-    near(A[:4, :2], [[0.571429, 0.494898]] * 4, 1e-5)
-    near(A[4, :2], [-0.571429, -0.816327], 1e-5)
-    near(A[5:, :2], [[-0.571429, -0.459184]] * 3, 1e-5)
+    assert_close(A[:4, :2], [[0.571429, 0.494898]] * 4, 1e-5)
+    assert_close(A[4, :2], [-0.571429, -0.816327], 1e-5)
+    assert_close(A[5:, :2], [[-0.571429, -0.459184]] * 3, 1e-5)
     assert (A[:, 2:] == A[:, 1:2]).all()
     S = sploo(rollout, **safe.keywords)[0]
-    near(S[4, :2], [-1.386, -0.816327], 1e-3)
-    near(S[np.r_[:4, 5:8]], A[np.r_[:4, 5:8]])  # e is 2.84 and 2.56 there, below c
+    assert_close(S[4, :2], [-1.386, -0.816327], 1e-3)
+    assert_close(S[np.r_[:4, 5:8]], A[np.r_[:4, 5:8]])  # e is 2.84 and 2.56 there, below c
     e = (
         np.asarray(sploo(rollout, a=1.0, c=1e-9)[0][:, 0]) / A[:, 0] - 1,
     )  # a (1 - c/e) with c about 0 is 1 wherever e > 0
-    near(e, [[1] * 8], 1e-4)
+    assert_close(e, [[1] * 8], 1e-4)
     for c, fires in (
         (2.84, [1, 1, 1, 1, 1, 0, 0, 0]),
         (2.842, [0, 0, 0, 0, 1, 0, 0, 0]),
@@ -486,11 +488,11 @@ def test_sploo_example():
         (10.42, [0, 0, 0, 0, 1, 0, 0, 0]),
         (10.44, [0] * 8),
     ):
-        near(jnp.abs(sploo(rollout, a=1e6, c=c)[0][:, 0]) > 1, fires)
+        assert_close(jnp.abs(sploo(rollout, a=1e6, c=c)[0][:, 0]) > 1, fires)
     B = sploo(rollout, **l1_bold.keywords)[0]
-    near(B[0, :3], [2.222, 0.947, 0.495], 1e-3)
-    near(B[4, :3], [-3.100, -1.563, -0.816], 1e-3)
-    near(B[5, :3], [-2.091, -0.809, -0.459], 1e-3)
+    assert_close(B[0, :3], [2.222, 0.947, 0.495], 1e-3)
+    assert_close(B[4, :3], [-3.100, -1.563, -0.816], 1e-3)
+    assert_close(B[5, :3], [-2.091, -0.809, -0.459], 1e-3)
 
 
 def test_sploo_presets():
@@ -513,9 +515,9 @@ def test_sploo_presets():
 
 @pytest.mark.slow
 def test_sploo_without_baseline_and_weights_is_rloo():
-    rollout = random(11, R=8, G=6)
+    rollout = random_rollout(11, R=8, G=6)
     off = {"c_b": np.inf, "lam": 0.0, "a": 0.0}
-    near(sploo(rollout, **off), rloo(rollout), 1e-5)
+    assert_close(sploo(rollout, **off), rloo(rollout), 1e-5)
     for knob in ({"c_b": 1.0}, {"lam": 1.0}, {"a": 4.0, "c": 0.1}):
         assert (jnp.abs(sploo(rollout, **{**off, **knob}) - rloo(rollout)) > 1e-3).any()
     own = jnp.arange(8)[:, None] + 5000
@@ -524,30 +526,30 @@ def test_sploo_without_baseline_and_weights_is_rloo():
     )  # parted at their first token
     first = jnp.arange(20) == 4
     weighed = sploo(apart, lam=0.5)
-    near(jnp.where(first, weighed, 0), 1.5 * jnp.where(first, rloo(apart), 0), 1e-5)
-    near(jnp.where(first, 0, weighed), jnp.where(first, 0, rloo(apart)), 1e-5)
-    pair = make([0.3, 0.9], [[1, 2, 3], [1, 2, 4]])
-    near(
+    assert_close(jnp.where(first, weighed, 0), 1.5 * jnp.where(first, rloo(apart), 0), 1e-5)
+    assert_close(jnp.where(first, 0, weighed), jnp.where(first, 0, rloo(apart)), 1e-5)
+    pair = one_prompt([0.3, 0.9], [[1, 2, 3], [1, 2, 4]])
+    assert_close(
         sploo(pair, **bold.keywords)[0], [[-0.6] * 3, [0.6] * 3]
     )  # of two, b is the other's reward and nothing is evidence
-    near(sploo(make([0.7] * 8, TREE), **l1_bold.keywords), 0, 0)
+    assert_close(sploo(one_prompt([0.7] * 8, TREE), **l1_bold.keywords), 0, 0)
 
 
 def test_sploo_scales_with_rewards_and_ignores_a_shift():
-    rollout = random(12, kinds=(0, 3))
+    rollout = random_rollout(12, kinds=(0, 3))
     last = rollout.segment_mask & (
         jnp.cumsum(rollout.segment_mask, -1) == rollout.segment_mask.sum(-1, keepdims=True)
     )
     moved = changed(rollout, reward=4 * rollout.reward + jnp.where(last, 7.0, 0))
-    near(sploo(moved, **l1_bold.keywords), 4 * sploo(rollout, **l1_bold.keywords), 1e-3)
+    assert_close(sploo(moved, **l1_bold.keywords), 4 * sploo(rollout, **l1_bold.keywords), 1e-3)
     divided = sploo(rollout, **l1_bold.keywords, normalize=True)
-    near(sploo(moved, **l1_bold.keywords, normalize=True), divided, 1e-3)
+    assert_close(sploo(moved, **l1_bold.keywords, normalize=True), divided, 1e-3)
     R, there = (
         jnp.where(rollout.segment_mask, rollout.reward, 0).sum(-1),
         rollout.segment_mask.any(-1),
     )
     std = np.asarray(kernels.masked_std(R, there, -1))
-    near(
+    assert_close(
         jnp.where(std[:, None, None] > 0, divided * (std[:, None, None] + 1e-6), 0),
         sploo(rollout, **l1_bold.keywords),
         1e-3,
@@ -611,11 +613,11 @@ def test_sploo_credit_of_an_ended_answer_and_of_twins():
     """One answer ends where others go on; two are the same to the end and stay peers."""
     tokens = [[1, 2, 0, 0], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 5, 6], [7, 8, 9, 9]]
     mask = np.array([[1, 1, 0, 0]] + [[1] * 4] * 4)
-    rollout = make([1, 0, 1, 0, 0.5], tokens, action_mask=mask)
+    rollout = one_prompt([1, 0, 1, 0, 0.5], tokens, action_mask=mask)
     knobs = {"lam": 1.0, "a": 4.0, "c": 0.01, "c_b": 0.5, "least": 1}
-    near(
+    assert_close(
         sploo(rollout, **knobs)[0],
-        loop_sploo(
+        LOOPS["sploo"](
             {k: np.asarray(v[0]) for k, v in vars(rollout.filled()).items() if k != "signals"},
             **knobs,
         ),
@@ -751,7 +753,7 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(reward):
         "waad": tokens,
         "fai": tokens,
     }
-    rollout = make([reward] * 7, tokens, logp=-tokens - 0.5, **signals)
+    rollout = one_prompt([reward] * 7, tokens, logp=-tokens - 0.5, **signals)
     for credit in (
         reinforce_pp_baseline,
         gpg,

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_loops import steps as loops
-from small_rollouts import compare, compiled, make, near, random
+from comparisons import assert_close
+from reference_loops import LOOPS
+from small_rollouts import assert_matches_loop, jitted, one_prompt, random_rollout
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses
@@ -19,15 +20,14 @@ from jaxcredit.signals.macro import ngram, parse, perplexity, randomised
 from jaxcredit.signals.schedules import retention
 
 dr_grpo, grpo, ppo, rloo, reinforce_pp = (
-    compiled(getattr(catalogue, name))
-    for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp")
+    jitted(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "ppo", "rloo", "reinforce_pp")
 )
 clip_delta, capo, tp_grpo, vsrm, scrl, brpo, ma_rlhf, poad, pppo, interventions, r3l = (
-    compiled(getattr(catalogue, name))
+    jitted(getattr(catalogue, name))
     for name in "clip_delta capo tp_grpo vsrm scrl brpo ma_rlhf poad pppo interventions r3l".split()
 )
 rudder, rrd, lare, calm, potential_shaping, oni = (
-    compiled(getattr(catalogue, name))
+    jitted(getattr(catalogue, name))
     for name in "rudder rrd lare calm potential_shaping oni".split()
 )
 
@@ -35,7 +35,7 @@ rudder, rrd, lare, calm, potential_shaping, oni = (
 def steps(reward, **signals):
     """Trajectories of one token a step."""
     reward = np.asarray(reward)
-    return make(
+    return one_prompt(
         reward,
         np.zeros(reward.shape),
         segment=np.broadcast_to(np.arange(reward.shape[1]), reward.shape),
@@ -74,14 +74,12 @@ def at_first(A, rollout):
     ],
 )
 def test_oracle_with_knobs(name, knobs, told):
-    credit, whole = getattr(catalogue, name), getattr(loops, f"batch_{name}", None)
-    loop = whole or getattr(loops, f"loop_{name}")
+    credit = getattr(catalogue, name)
     rollout = laws.synthetic(11, method_of(credit).needs, N=60, T=14, R=7, G=5, kinds=(0, 1, 3))
-    compare(
+    assert_matches_loop(
         partial(credit, **knobs),
-        partial(loop, **{**knobs, **told}),
+        partial(LOOPS[name], **{**knobs, **told}),
         rollout,
-        whole_batch=whole is not None,
     )
 
 
@@ -92,12 +90,12 @@ def test_clip_delta_example():
     p = [0.6, 0.9, 0.8, 0.95, 0.7]
     zero = np.zeros((2, 5))
     clipped = clip_delta(steps(zero, process=[p, [1] * 5]), eta=0.7, delta=False)
-    near(between(clipped), [-0.1, 0, 0, 0, 0])
+    assert_close(between(clipped), [-0.1, 0, 0, 0, 0])
     plain = steps(zero, process=[p, [0] * 5])
-    near(between(clip_delta(plain, eta=None)), [0.6, 0.9, 0.8, 0.95, 0])
-    near(between(clip_delta(plain, eta=None, last_step=True)), [*p[:4], 0.7])
+    assert_close(between(clip_delta(plain, eta=None)), [0.6, 0.9, 0.8, 0.95, 0])
+    assert_close(between(clip_delta(plain, eta=None, last_step=True)), [*p[:4], 0.7])
     both = clip_delta(steps(zero, process=[p, [1] * 5]), eta=0.7)
-    near(between(both), [-0.1, 0, 0, 0, 0])
+    assert_close(between(both), [-0.1, 0, 0, 0, 0])
 
 
 def test_clip_delta_cannot_be_hoarded():
@@ -132,32 +130,36 @@ def test_votes_are_nested():
 
 def test_capo_example():
     segment = [[0, 0, 1, 1], [0, 0, 1, -1]]
-    rollout = make(
+    rollout = one_prompt(
         [[0, 1], [0, 0]],
         np.zeros((2, 4)),
         action_mask=np.array(segment) >= 0,
         segment=segment,
         error=[[0, 1], [0, 1]],
     )
-    near(
+    assert_close(
         capo(rollout)[0],
         [[1.248075, 1.248075, 0.27735, 0.27735], [-0.693375, -0.693375, -1.664101, 0]],
     )
     clean = rollout.with_signals(error=jnp.zeros((1, 2, 2)))
     r = np.repeat([2.0, 0.0], [4, 3])  # grpo in which an answer counts by its tokens
-    near(capo(clean)[0, :, 0], (np.array([2.0, 0.0]) - r.mean()) / r.std())
+    assert_close(capo(clean)[0, :, 0], (np.array([2.0, 0.0]) - r.mean()) / r.std())
     assert apart(capo(clean), grpo(clean))
 
 
 def test_capo_keeps_a_right_answer_above_a_wrong_one():
     segment = [[0, 0, 1, 1]] * 2
-    rollout = make([[0, 1], [0, 0]], np.zeros((2, 4)), segment=segment, error=[[1, 0], [0, 0]])
+    rollout = one_prompt(
+        [[0, 1], [0, 0]], np.zeros((2, 4)), segment=segment, error=[[1, 0], [0, 0]]
+    )
     near_right, far = np.asarray(capo(rollout)[0]), np.asarray(capo(rollout, w_proc=3.0)[0])
     assert (
         near_right[0].min() > near_right[1].max() and far[0].min() < far[1].max()
     )  # as long as w_whole > w_proc
-    near(capo(rollout, w_proc=0.0), grpo(rollout))  # equal lengths
-    everywhere = make([[0, 1], [0, 1]], np.zeros((2, 4)), segment=segment, error=np.ones((2, 2)))
+    assert_close(capo(rollout, w_proc=0.0), grpo(rollout))  # equal lengths
+    everywhere = one_prompt(
+        [[0, 1], [0, 1]], np.zeros((2, 4)), segment=segment, error=np.ones((2, 2))
+    )
     assert (capo(everywhere) == 0).all()
 
 
@@ -173,9 +175,9 @@ def test_tp_grpo_example():
     reward[:2, -1] = 1
     error = np.array([[0, 1, 0, 1, 0], [0] * 5, [1, 0, 1, 0, 1], [1] * 5])
     A = np.asarray(tp_grpo(steps(reward, error=error))[0])
-    near(A, [[1, 0.75, 1, 0.75, 1], [1] * 5, [-1, 0, -1, 0, -1], [-1] * 5])
+    assert_close(A, [[1, 0.75, 1, 0.75, 1], [1] * 5, [-1, 0, -1, 0, -1], [-1] * 5])
     for i, wrong in ((0, False), (2, True)):
-        near(A[i], thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i]))
+        assert_close(A[i], thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i]))
         assert (
             np.abs(A[i] - thoughts(-1.0 if wrong else 1.0, 0.25, wrong, error[i], last=0.25)).max()
             > 0.1
@@ -199,13 +201,13 @@ def test_tp_grpo_between_all_right_and_all_wrong():
     error = [[0, 1, 0, 1, 0]] * 4
     right = np.zeros((4, 5))
     right[:, -1] = 1
-    near(
+    assert_close(
         tp_grpo(steps(right, error=error))[0], [[0, -0.5, 0, -0.5, 0]] * 4
     )  # acc = 1: strongest where everybody is right
     assert (tp_grpo(steps(np.zeros((4, 5)), error=error)) == 0).all()
     right[2:] = 0
     plain = steps(right, error=[[0] * 5] * 2 + [[1] * 5] * 2)
-    near(tp_grpo(plain), grpo(plain))
+    assert_close(tp_grpo(plain), grpo(plain))
     assert apart(tp_grpo(steps(right, error=error)), grpo(plain))
 
 
@@ -220,14 +222,14 @@ def test_vsrm_example():
     a = [0.25, 0.25, 0.75, 0.75, 0.5]
     rollout = steps([[0, 0, 0, 1]], info=[a])
     r = np.array([0.35, 0.5, -0.175, -0.25]) + [0, 0, 0, 1]
-    near(vsrm(rollout)[0, 0], whitened(np.cumsum(r[::-1])[::-1]))
+    assert_close(vsrm(rollout)[0, 0], whitened(np.cumsum(r[::-1])[::-1]))
     telescoped = (
         1 + a[-1] - np.array(a[:-1])
     )  # gamma=0: from each step on, the outcome and the whole change of accuracy
-    near(vsrm(rollout, gamma=0.0)[0, 0], whitened(telescoped))
+    assert_close(vsrm(rollout, gamma=0.0)[0, 0], whitened(telescoped))
     assert np.abs(np.asarray(vsrm(rollout)[0, 0]) - whitened(telescoped)).max() > 0.1
     same, earned = steps([[0, 2, 0, 1]], info=[[0.3] * 5]), steps([[0, 2, 0, 1]], info=[a])
-    near(vsrm(same), reinforce_pp(same))
+    assert_close(vsrm(same), reinforce_pp(same))
     assert apart(vsrm(earned), reinforce_pp(earned))
 
 
@@ -238,34 +240,36 @@ def test_scrl_example():
         [[s, s, -3 * s, s], [1, -1, -1, 1], [-s, -s, -s, 3 * s], [-s, -s, -s, 3 * s]]
     ).T
     A = np.asarray(scrl(steps(raw))[0])
-    near(A, expected, 1e-5)
+    assert_close(A, expected, 1e-5)
     later = np.array(raw)
     later[:, 2:] = 1 - later[:, 2:]
     B = np.asarray(scrl(steps(later))[0])
-    near(B[:, :2], A[:, :2], 1e-6)  # a block looks at those before it alone
+    assert_close(B[:, :2], A[:, :2], 1e-6)  # a block looks at those before it alone
     assert np.abs(B[:, 2:] - A[:, 2:]).max() > 0.1
-    failed = make(raw, np.zeros((4, 4)), segment=[[0, 1, 2, 3]] * 3 + [[-1] * 4])
-    near(scrl(failed)[0], np.where(np.arange(4)[:, None] < 3, A, 0), 1e-5)
+    failed = one_prompt(raw, np.zeros((4, 4)), segment=[[0, 1, 2, 3]] * 3 + [[-1] * 4])
+    assert_close(scrl(failed)[0], np.where(np.arange(4)[:, None] < 3, A, 0), 1e-5)
 
 
 def test_scrl_with_one_block_is_grpo():
-    one = random(22, K=1, kinds=(0,))
-    near(scrl(one), grpo(one))
-    several = random(22, kinds=(0,))
+    one = random_rollout(22, K=1, kinds=(0,))
+    assert_close(scrl(one), grpo(one))
+    several = random_rollout(22, kinds=(0,))
     assert apart(scrl(several), grpo(several))
 
 
 def test_brpo_example():
     x = [[0, 1, 1, 1], [0, 0, 0, 1]]
     rollout = steps(np.zeros((2, 4)), anytime=x)
-    near(
+    assert_close(
         brpo(rollout)[0], [[0.25, 0.375, 0.145833, 0.026786], [-0.25, -0.125, 0.0625, 0.1875]], 1e-5
     )
     R = np.array([[0.75, 0.75, 0.5, 0.25], [0.25] * 4])
-    near(brpo(rollout, history=0.0)[0], R - R.mean(0))
-    near(brpo(rollout, history=1.0)[0], R - V1(x))
-    near(brpo(rollout)[0, :, 0], (R - R.mean(0))[:, 0])  # at the first budget there is no past
-    near(
+    assert_close(brpo(rollout, history=0.0)[0], R - R.mean(0))
+    assert_close(brpo(rollout, history=1.0)[0], R - V1(x))
+    assert_close(
+        brpo(rollout)[0, :, 0], (R - R.mean(0))[:, 0]
+    )  # at the first budget there is no past
+    assert_close(
         brpo(rollout, prior=np.inf)[0, :, 3],
         [[1 - 0.75 * 6 / 7, 1][i] - 0.25 for i in range(2)],
         1e-5,
@@ -287,7 +291,7 @@ def V1(x):
 def test_brpo_keeps_the_last_score_of_an_answer_that_ended_early():
     x = [[0, 1, 7, 7], [0, 0, 0, 1]]
     segment = [[0, 1, -1, -1], [0, 1, 2, 3]]
-    short = make(
+    short = one_prompt(
         np.zeros((2, 4)),
         np.zeros((2, 4)),
         action_mask=np.array(segment) >= 0,
@@ -296,13 +300,13 @@ def test_brpo_keeps_the_last_score_of_an_answer_that_ended_early():
         anytime=x,
     )
     full = brpo(steps(np.zeros((2, 4)), anytime=[[0, 1, 1, 1], [0, 0, 0, 1]]))
-    near(brpo(short)[0], np.where(np.array(segment) >= 0, full[0], 0))
+    assert_close(brpo(short)[0], np.where(np.array(segment) >= 0, full[0], 0))
 
 
 def test_brpo_with_one_budget_is_the_centred_score():
-    one = random(23, ("anytime",), K=1)
+    one = random_rollout(23, ("anytime",), K=1)
     scored = dataclasses.replace(one, reward=one["anytime"])
-    near(brpo(one), dr_grpo(scored))
+    assert_close(brpo(one), dr_grpo(scored))
     assert apart(brpo(one), dr_grpo(one))
 
 
@@ -313,24 +317,24 @@ def test_ma_rlhf_example():
     reward, V = np.zeros((3, 5)), np.zeros((3, 5))
     reward[0], V[0] = [-0.01, -0.01, -0.01, -0.01, 0.99], [0.1, 0.2, 0.3, 0.4, 0.5]
     answer = ma_rlhf(steps(reward, token_value=V, macro=[[0, 0, 1, 1, 2]] * 3))
-    near(answer["advantage"][0, 0], [0.765225, 0.765225, 0.6055, 0.6055, 0.49], 1e-5)
-    near(answer["target"][0, 0], [0.915225, 0.915225, 0.9555, 0.9555, 0.99], 1e-5)
+    assert_close(answer["advantage"][0, 0], [0.765225, 0.765225, 0.6055, 0.6055, 0.49], 1e-5)
+    assert_close(answer["target"][0, 0], [0.915225, 0.915225, 0.9555, 0.9555, 0.99], 1e-5)
     each = steps(
         np.zeros((3, 5)), token_value=np.eye(3, 5), macro=[[0, 0, 0, 1, 2]] * 3
     )  # nothing but its own V: A = -V
-    near(
+    assert_close(
         -ma_rlhf(each, sigma="position")["advantage"][0, :, 0], [0.545455, 0.272727, 0.181818], 1e-5
     )
-    near(-ma_rlhf(each, sigma="unit")["advantage"][0, :, 0], [0, 0, 1])
-    near(-ma_rlhf(each)["advantage"][0, :, 0], [1 / 3] * 3)
+    assert_close(-ma_rlhf(each, sigma="unit")["advantage"][0, :, 0], [0, 0, 1])
+    assert_close(-ma_rlhf(each)["advantage"][0, :, 0], [1 / 3] * 3)
 
 
 def test_ma_rlhf_with_a_token_each_is_ppo():
-    rollout = random(24, ("token_value", "macro"), R=8, G=5)
+    rollout = random_rollout(24, ("token_value", "macro"), R=8, G=5)
     number = jnp.broadcast_to(jnp.arange(rollout.action_mask.shape[-1]), rollout.action_mask.shape)
     single, plain = rollout.with_signals(macro=number), ppo(rollout, whiten=False, gamma=0.9)
     for column in ("advantage", "target"):
-        near(ma_rlhf(single, gamma=0.9)[column], plain[column])
+        assert_close(ma_rlhf(single, gamma=0.9)[column], plain[column])
         assert apart(
             ma_rlhf(rollout.with_signals(macro=number // 3), gamma=0.9)[column], plain[column]
         )
@@ -381,7 +385,7 @@ def test_parsed_macro_actions():
 
 
 def test_poad_example():
-    turns = make(
+    turns = one_prompt(
         [[0, 1, 0, 0]],
         np.zeros((1, 4)),
         segment=[[0, 0, 1, 1]],
@@ -389,25 +393,27 @@ def test_poad_example():
         token_value=[[0.1, 0.3, 0.4, 0.6]],
     )
     plain = partial(poad, whiten=False)
-    near(plain(turns, gamma=0.9)["advantage"][0, 0], [0.728105, 0.5559, 0.58, 0.4], 1e-5)
-    near(
+    assert_close(plain(turns, gamma=0.9)["advantage"][0, 0], [0.728105, 0.5559, 0.58, 0.4], 1e-5)
+    assert_close(
         plain(turns, gamma=0.9, within=0.9)["advantage"][0, 0],
         [0.573654, 0.47211, 0.482, 0.4],
         1e-5,
     )
-    near(
+    assert_close(
         plain(turns, gamma=0.9, lam=1.0)["target"][0, 0], [0.9, 0.9, 1, 1]
     )  # an action is worth its return, however long it is
-    near(
+    assert_close(
         plain(turns, gamma=0.9, lam=1.0, within=0.9)["target"][0, 0], [0.9**3, 0.9**2, 0.9, 1]
     )  # and not so in the naive form
     # No discount, or one at every token, is ppo; so are actions of one token.
     discounted = ppo(turns, gamma=0.9, whiten=False)
-    near(plain(turns, gamma=1.0)["advantage"], ppo(turns, whiten=False)["advantage"])
-    near(plain(turns, gamma=0.9, within=0.9)["advantage"], discounted["advantage"])
+    assert_close(plain(turns, gamma=1.0)["advantage"], ppo(turns, whiten=False)["advantage"])
+    assert_close(plain(turns, gamma=0.9, within=0.9)["advantage"], discounted["advantage"])
     assert apart(plain(turns, gamma=0.9)["advantage"], discounted["advantage"])
     short = steps([[0.3, -1, 2, 1]], token_value=[[0.1, 0.3, 0.4, 0.6]])
-    near(plain(short, gamma=0.9)["advantage"], ppo(short, gamma=0.9, whiten=False)["advantage"])
+    assert_close(
+        plain(short, gamma=0.9)["advantage"], ppo(short, gamma=0.9, whiten=False)["advantage"]
+    )
 
 
 # ---------------------------------------------------------------- prefixes, suffixes, pairs
@@ -417,7 +423,7 @@ def test_pppo_example():
     length = np.array([[10], [20], [4]])
     A = np.asarray(
         pppo(
-            make(
+            one_prompt(
                 [1, 0, 0],
                 np.zeros((3, 20)),
                 action_mask=np.arange(20) < length,
@@ -426,17 +432,17 @@ def test_pppo_example():
             ddof=1,
         )[0]
     )
-    near(A[:, 0], [1.091089, -0.872872, -0.218218], 1e-5)
+    assert_close(A[:, 0], [1.091089, -0.872872, -0.218218], 1e-5)
     assert (A != 0).sum(-1).tolist() == [1, 3, 1] and (
         A[1, :3] != 0
     ).all()  # floor(0.15 n), and one token at least
 
 
 def test_pppo_keeps_a_beginning_that_grows_with_eta():
-    plain = random(26, ("continued",), R=8, G=5)
+    plain = random_rollout(26, ("continued",), R=8, G=5)
     nothing = plain.with_signals(continued=jnp.zeros_like(plain["continued"]))
     whole, part, small = (np.asarray(pppo(nothing, eta=eta)) for eta in (1.0, 0.35, 0.15))
-    near(whole, grpo(nothing))
+    assert_close(whole, grpo(nothing))
     assert apart(part, whole) and apart(pppo(plain, eta=1.0), whole)
     assert (
         ((small != 0) <= (part != 0)).all()
@@ -465,29 +471,29 @@ def test_int_learns_the_beginning_and_the_new_step():
         jnp.ones((1, 4, 3)),
         rollout.segment,
     )
-    near(losses.nll(jnp.broadcast_to(logp, (1, 4, 3)), batch)[0, 0, :2].sum(), np.log(8))
+    assert_close(losses.nll(jnp.broadcast_to(logp, (1, 4, 3)), batch)[0, 0, :2].sum(), np.log(8))
 
 
 def test_r3l_examples():
     def number(R, alpha=3.0, form="docs"):
-        rollout = make(R, np.zeros((8, 1)), pivot=[0] * 8, pair=range(8))
+        rollout = one_prompt(R, np.zeros((8, 1)), pivot=[0] * 8, pair=range(8))
         return np.asarray(r3l(rollout, alpha=alpha, form=form)["advantage"][0, :, 0])
 
     R = [0, 0, 0.4, 0, 1, 0, 0.6, 0]
     docs, code, none = (number(R, form=form) for form in ("docs", "code", "none"))
-    near(docs, [-0.25, -0.25, 0.45, -0.25, 3, -0.25, 1.05, -0.25])
-    near(code, [-0.25, -0.25, 0.45, -0.25, 1, -0.25, 1.05, -0.25])
-    near(none, np.array(R) - np.mean(R))
-    near(number([1, 0.5, 0.2, 0] * 2, form="code")[:4], [1, 0.225, -0.225, -0.425])
+    assert_close(docs, [-0.25, -0.25, 0.45, -0.25, 3, -0.25, 1.05, -0.25])
+    assert_close(code, [-0.25, -0.25, 0.45, -0.25, 1, -0.25, 1.05, -0.25])
+    assert_close(none, np.array(R) - np.mean(R))
+    assert_close(number([1, 0.5, 0.2, 0] * 2, form="code")[:4], [1, 0.225, -0.225, -0.425])
     assert (
         code[6] > code[4]
         and (np.argsort(docs, kind="stable") == np.argsort(none, kind="stable")).all()
     )
-    near(number(R, alpha=1.0)[[2, 4]], [0.15, 1])  # below the best: the centred reward
+    assert_close(number(R, alpha=1.0)[[2, 4]], [0.15, 1])  # below the best: the centred reward
     assert (number([0] * 8) == 0).all()  # all fail: nothing is amplified
     assert (number([1] * 8) == 3).all()  # all succeed: imitated, as a single demonstration is
-    near(number([1, 1, 0, 0] * 2), [3, 3, -0.5, -0.5] * 2)
-    near(number([-1, -2] * 4), [1.5, -0.5] * 4)
+    assert_close(number([1, 1, 0, 0] * 2), [3, 3, -0.5, -0.5] * 2)
+    assert_close(number([-1, -2] * 4), [1.5, -0.5] * 4)
 
 
 def test_r3l_credits_a_pair_from_where_it_differs():
@@ -501,7 +507,7 @@ def test_r3l_credits_a_pair_from_where_it_differs():
         answer["weight"][0].tolist() == [[0, 0, 1, 1]] * 2 + [[1] * 4] * 2
     )  # a pivot out of range is no retry
     assert (answer["advantage"][0, :2, :2] == 0).all()
-    near(answer["advantage"][0, 1], [0, 0, 2.25, 2.25])
+    assert_close(answer["advantage"][0, 1], [0, 0, 2.25, 2.25])
     unpaired = rollout.with_signals(pair=jnp.arange(4)[None])
     assert r3l(unpaired)["weight"][0, :2].tolist() == [[1] * 4, [0, 0, 1, 1]]
     one = jax.tree.map(
@@ -518,7 +524,7 @@ def test_r3l_credits_a_pair_from_where_it_differs():
     numerator, denominator = losses.token_mean(
         losses.reinforce(jnp.asarray([[[-5.0, -6, -0.3, -0.2]]]), batch), batch
     )
-    near(numerator / denominator / (1 + 1), 0.28125)
+    assert_close(numerator / denominator / (1 + 1), 0.28125)
 
 
 # ---------------------------------------------------------------- redistribution and shaping
@@ -526,18 +532,18 @@ def test_r3l_credits_a_pair_from_where_it_differs():
 
 def test_rudder_example():
     rollout = steps([[0, 0, 0, 1], [0] * 4], info=[[0, 0.1, 0.1, 0.7, 0.9], [0] * 5])
-    near(between(rudder(rollout)), np.cumsum([0.3, 0.6, 0, 0.1])[::-1])
-    near(
+    assert_close(between(rudder(rollout)), np.cumsum([0.3, 0.6, 0, 0.1])[::-1])
+    assert_close(
         between(rudder(rollout, residual="uniform")), np.cumsum([0.225, 0.625, 0.025, 0.125])[::-1]
     )
 
 
 def test_redistributed_rewards_add_up_to_the_outcome():
     """What a trajectory is paid in all is its outcome, so on first segments the credit is the outcome's, whatever g says."""
-    rollout = random(28, ("info", "progress"))
+    rollout = random_rollout(28, ("info", "progress"))
     centred = at_first(dr_grpo(rollout), rollout)
-    near(at_first(rudder(rollout), rollout), centred)
-    near(at_first(rudder(rollout, residual="uniform"), rollout), centred)
+    assert_close(at_first(rudder(rollout), rollout), centred)
+    assert_close(at_first(rudder(rollout, residual="uniform"), rollout), centred)
     assert apart(at_first(rudder(rollout, gamma=0.9), rollout), centred) and apart(
         rudder(rollout), dr_grpo(rollout)
     )
@@ -550,20 +556,20 @@ def test_redistributed_rewards_add_up_to_the_outcome():
     exact = rollout.with_signals(
         progress=rollout["progress"] + jnp.asarray((total - wrong) / n, jnp.float32)
     )
-    near(
+    assert_close(
         kernels.decomposition_loss(
             exact["progress"], jnp.asarray(total[..., 0]), rollout.segment_mask
         ),
         0 * total[..., 0],
         1e-4,
     )
-    near(at_first(rrd(exact), rollout) + short, centred, 1e-4)
-    near(lare(exact), rrd(exact))
+    assert_close(at_first(rrd(exact), rollout) + short, centred, 1e-4)
+    assert_close(lare(exact), rrd(exact))
 
 
 def test_return_decomposition_losses():
     r, R, where = jnp.asarray([0.2, 0.5, 0.7, 0.0]), jnp.asarray(2.0), jnp.ones(4, bool)
-    near(kernels.decomposition_loss(r, R, where), 0.0225)
+    assert_close(kernels.decomposition_loss(r, R, where), 0.0225)
     # All pairs, one entry, all, and more than there are: an entry that is not real cannot be drawn.
     chosen = jnp.asarray(
         [
@@ -576,13 +582,13 @@ def test_return_decomposition_losses():
         lambda c: [jax.vmap(partial(sampled, unbiased=unbiased))(c) for unbiased in (False, True)]
     )
     plain, fair = (np.asarray(x) for x in both(chosen))
-    near(plain[:6].mean(), 0.046667, 1e-5)
-    near(fair[:6].mean(), 0.0225, 1e-5)
-    near(
+    assert_close(plain[:6].mean(), 0.046667, 1e-5)
+    assert_close(fair[:6].mean(), 0.0225, 1e-5)
+    assert_close(
         (plain + fair)[:6].mean() / 2, 0.034583, 1e-5
     )  # of two entries, ddof=0 is half the variance: not the loss of the whole
-    near(plain[6:], [0, 0.0225, 0.0225])
-    near(fair[6:], [0, 0.0225, 0.0225])
+    assert_close(plain[6:], [0, 0.0225, 0.0225])
+    assert_close(fair[6:], [0, 0.0225, 0.0225])
     slope = jax.jit(
         jax.vmap(
             jax.grad(lambda x, c: kernels.sampled_decomposition_loss(x, R, where, c)), (None, 0)
@@ -604,12 +610,12 @@ def test_draws_are_without_replacement_and_never_more_than_there_are():
 def test_calm_example():
     base = {"subgoal": [[0, 1, 1, 2], [0] * 4]}
     reached = steps([[0, 0, 0, 1], [0] * 4], achieved=[[0, 1, 0, 0], [0] * 4], **base)
-    near(between(calm(reached)), [1.1, 1.1, 1, 1])
+    assert_close(between(calm(reached)), [1.1, 1.1, 1, 1])
     again = reached.with_signals(achieved=jnp.asarray([[[0, 1, 1, 0], [0] * 4]], jnp.float32))
-    near(calm(again), calm(reached))  # the same subgoal a second time
+    assert_close(calm(again), calm(reached))  # the same subgoal a second time
     other = again.with_signals(subgoal=jnp.asarray([[[0, 1, 2, 2], [0] * 4]]))
-    near(between(calm(other)), [1.2, 1.2, 1.1, 1])
-    near(between(calm(other, c=0.0)), [1] * 4)
+    assert_close(between(calm(other)), [1.2, 1.2, 1.1, 1])
+    assert_close(between(calm(other, c=0.0)), [1] * 4)
     assert apart(
         at_first(calm(reached), reached), at_first(dr_grpo(reached), reached)
     )  # not policy invariant
@@ -618,10 +624,10 @@ def test_calm_example():
 def test_potential_shaping_example():
     phi, real = jnp.asarray([0.2, 0.5, 0.4, 0.0]), jnp.ones(3, bool)
     F = kernels.shaping(phi, real, gamma=0.9)
-    near(F, [0.25, -0.14, -0.4])
-    near((F * 0.9 ** jnp.arange(3)).sum(), -0.2)
-    near(kernels.shaping(phi.at[3].set(5.0), real, gamma=0.9, ended=True), F)
-    near(kernels.shaping(phi.at[3].set(5.0), real, gamma=0.9, ended=False)[2], 4.1)
+    assert_close(F, [0.25, -0.14, -0.4])
+    assert_close((F * 0.9 ** jnp.arange(3)).sum(), -0.2)
+    assert_close(kernels.shaping(phi.at[3].set(5.0), real, gamma=0.9, ended=True), F)
+    assert_close(kernels.shaping(phi.at[3].set(5.0), real, gamma=0.9, ended=False)[2], 4.1)
 
 
 def begun_alike(rollout, same=True):
@@ -641,33 +647,35 @@ def shaped(rollout, gamma=1.0, ended=True):
 @pytest.mark.parametrize("credit", [grpo, dr_grpo, rloo], ids=["grpo", "dr_grpo", "rloo"])
 def test_episode_centred_credit_does_not_see_potentials(credit):
     """Any potential with gamma=1 adds -Phi_0, one constant of the prompt, to every trajectory's total."""
-    rollout = begun_alike(random(29, ("info",), kinds=(1,)))
+    rollout = begun_alike(random_rollout(29, ("info",), kinds=(1,)))
     plain = credit(rollout)
-    near(credit(shaped(rollout)), plain, 1e-4)
+    assert_close(credit(shaped(rollout)), plain, 1e-4)
     assert apart(
         credit(shaped(rollout, gamma=0.9)), plain
     )  # a discount that the credit does not have
     assert apart(credit(shaped(rollout, ended=False)), plain)  # a potential left at the end
-    assert apart(credit(shaped(random(29, ("info",), kinds=(1,)))), plain)  # beginnings that differ
+    assert apart(
+        credit(shaped(random_rollout(29, ("info",), kinds=(1,)))), plain
+    )  # beginnings that differ
 
 
 def test_potential_shaping_is_seen_after_the_first_segment_alone():
-    rollout = dataclasses.replace(begun_alike(random(29, ("info",))), done=None)
+    rollout = dataclasses.replace(begun_alike(random_rollout(29, ("info",))), done=None)
     centred = dr_grpo(rollout)
-    near(at_first(potential_shaping(rollout), rollout), at_first(centred, rollout), 1e-4)
+    assert_close(at_first(potential_shaping(rollout), rollout), at_first(centred, rollout), 1e-4)
     assert apart(potential_shaping(rollout), centred)
     cut = dataclasses.replace(rollout, done=jnp.zeros(rollout.segment_mask.shape[:2], bool))
     assert apart(at_first(potential_shaping(cut), rollout), at_first(centred, rollout))
-    near(potential_shaping(cut), potential_shaping(rollout, terminal_zero=False))
+    assert_close(potential_shaping(cut), potential_shaping(rollout, terminal_zero=False))
 
 
 def test_oni_example():
     verdict, seen = [[1, 1, 1, 0], [0] * 4], [[1, 2, 3, 1], [1] * 4]
     rollout = steps([[0, 0, 0, 1], [0] * 4], verdict=verdict, seen=seen)
     paid = np.array([0.4, 0.05, 0.014815, 0])
-    near(between(oni(rollout)), np.cumsum(paid[::-1])[::-1] + 10, 1e-5)
-    near(between(oni(rollout, beta_c=0.0, beta_e=0.1)), [1.3, 0.9, 0.5, 0.1], 1e-5)
-    near(between(oni(rollout, beta_l=0.0, beta_e=1.0)), [1] * 4)
+    assert_close(between(oni(rollout)), np.cumsum(paid[::-1])[::-1] + 10, 1e-5)
+    assert_close(between(oni(rollout, beta_c=0.0, beta_e=0.1)), [1.3, 0.9, 0.5, 0.1], 1e-5)
+    assert_close(between(oni(rollout, beta_l=0.0, beta_e=1.0)), [1] * 4)
 
 
 def test_interest_is_learned_from_a_judge():
@@ -676,16 +684,16 @@ def test_interest_is_learned_from_a_judge():
     )
     assert worth.tolist() == [[1, 0], [0, 1]] and ask.tolist() == [[False, False], [True, False]]
     assert interest.by_classifier(jnp.asarray([0.4, 0.5, 0.6])).tolist() == [0, 0, 1]
-    near(interest.by_ranking(jnp.asarray([3.0, 1.0, 0.2]), 1.0, 4.0), [1, 0, -0.4])
-    near(interest.by_ranking(jnp.asarray([3.0, 1.0, -2.0]), 1.0, 4.0), [1, 0, 0])
+    assert_close(interest.by_ranking(jnp.asarray([3.0, 1.0, 0.2]), 1.0, 4.0), [1, 0, -0.4])
+    assert_close(interest.by_ranking(jnp.asarray([3.0, 1.0, -2.0]), 1.0, 4.0), [1, 0, 0])
     assert (interest.by_ranking(jnp.asarray([3.0, 1.0]), 1.0, 0.0) == 0).all()
     a, b = jnp.asarray(1.2), jnp.asarray(0.3)
-    near(interest.preference(a, b), 0.71095, 1e-5)
-    near(interest.preference_loss(a, b), 0.341154, 1e-5)
-    near(interest.preference(a, b) + interest.preference(b, a), 1)
-    near(interest.preference(a + 7, b + 7), interest.preference(a, b))
+    assert_close(interest.preference(a, b), 0.71095, 1e-5)
+    assert_close(interest.preference_loss(a, b), 0.341154, 1e-5)
+    assert_close(interest.preference(a, b) + interest.preference(b, a), 1)
+    assert_close(interest.preference(a + 7, b + 7), interest.preference(a, b))
     assert interest.preference(a + 7, b) != interest.preference(a, b)
-    near(
+    assert_close(
         jax.grad(interest.preference_loss)(a, a, 0.5), 0
     )  # a tie is content with equal scores, a preference is not
     assert jax.grad(interest.preference_loss)(a, a, 1.0) < 0
@@ -724,4 +732,4 @@ def test_runs_against_loops():
         )
 
     for got, want in zip(answers(number, where, x), (begins, ends, sums, last, final), strict=True):
-        near(got, want)
+        assert_close(got, want)

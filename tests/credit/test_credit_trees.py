@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_loops import trees
-from small_rollouts import columns, compiled, groups, make, near, random
+from comparisons import assert_close
+from reference_loops import LOOPS
+from reference_loops.prompt import groups, segments_of
+from reference_loops.trees import Tree, lineage
+from small_rollouts import columns, jitted, one_prompt, random_rollout
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses, signals
@@ -17,7 +20,7 @@ from jaxcredit.rollout import Rollout
 from jaxcredit.rollout.synthetic import _tree
 
 vine, spo_chain, spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt, slate = (
-    compiled(getattr(catalogue, name))
+    jitted(getattr(catalogue, name))
     for name in (
         "vine",
         "spo_chain",
@@ -30,7 +33,7 @@ vine, spo_chain, spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt, slate = (
         "slate",
     )
 )
-dr_grpo, grpo, rloo = (compiled(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "rloo"))
+dr_grpo, grpo, rloo = (jitted(getattr(catalogue, name)) for name in ("dr_grpo", "grpo", "rloo"))
 ON_TREES = [spo_tree, tree_rl, tree_rpo, treeps_rag, mars2, malt]
 
 
@@ -62,7 +65,7 @@ def planted(paths, reward):
         for x, c in ((real, False), (np.where(real, np.arange(K), -1), -1))
     )
     tokens, logp = np.zeros((G, T)), np.full((G, T), np.log(0.5))
-    one = make(
+    one = one_prompt(
         earned,
         tokens,
         mask,
@@ -193,7 +196,7 @@ def gradient(columns, rollout):
 def test_a_tree_as_paths_and_as_edges_gives_one_gradient(credit):
     paths, edges = forest(0)
     (a, n), (b, m) = (gradient(catalogue.columns(credit(r), r), r) for r in (paths, edges))
-    near(a, b, 1e-6)
+    assert_close(a, b, 1e-6)
     assert float(n) == pytest.approx(float(m)) and float(n) > 20 and (np.abs(a) > 1e-3).sum() > 20
     if credit is not tree_rpo:  # which is 0 on most edges, shared ones among them
         alike = catalogue.columns(credit(paths), paths) | {"weight": paths.action_mask * 1.0}
@@ -207,7 +210,7 @@ def test_each_edge_counts_once():
         weight = np.asarray(malt(rollout)["weight"])
         for w, g in zip(weight, groups(rollout), strict=True):
             total = np.bincount(g["tokens"][g["action_mask"]], w[g["action_mask"]])
-            near(total[total > 0], 1.0)
+            assert_close(total[total > 0], 1.0)
 
 
 # ---------------------------------------------------------------- the loops, with other knobs
@@ -236,11 +239,11 @@ GRPO, ALL, CHILDREN = (
     ids=lambda x: x.__name__ if callable(x) else "-".join(f"{k}={v}" for k, v in x.items()),
 )
 def test_oracle_with_knobs(credit, knobs):
-    rollout, loop = forest(1)[0], getattr(trees, f"loop_{credit.__name__}")
+    rollout, loop = forest(1)[0], LOOPS[credit.__name__]
     got, other = columns(credit(rollout, **knobs)), columns(credit(rollout))
     for n, g in enumerate(groups(rollout)):
         for name, want in columns(loop(g, **knobs)).items():
-            near(got[name][n], want, 2e-4)
+            assert_close(got[name][n], want, 2e-4)
     assert any((np.abs(got[name] - other[name]) > 1e-3).any() for name in got)
 
 
@@ -248,10 +251,10 @@ def test_oracle_with_knobs(credit, knobs):
     "knobs", [{"prob_mask": 0.3, "whiten": True, "ddof": 1}, {"prob_mask": None}], ids=str
 )
 def test_spo_chain_oracle_with_knobs(knobs):
-    rollout = random(3, ("value",), T=14)
-    got, want = spo_chain(rollout, **knobs), trees.batch_spo_chain(groups(rollout), **knobs)
-    near(got["weight"], want["weight"])
-    near(got["advantage"], want["advantage"], 2e-4)
+    rollout = random_rollout(3, ("value",), T=14)
+    got, want = spo_chain(rollout, **knobs), LOOPS["spo_chain"](groups(rollout), **knobs)
+    assert_close(got["weight"], want["weight"])
+    assert_close(got["advantage"], want["advantage"], 2e-4)
 
 
 # ---------------------------------------------------------------- kernels
@@ -277,7 +280,7 @@ def test_tempo_s_prefix_tree():
         ], kernels.prefix_value(tokens, ones, reward, where=ones[:, 0])
 
     (paths, children), want = both(jnp.asarray(tokens), node, parent)
-    near(paths, want, 1e-6)
+    assert_close(paths, want, 1e-6)
     assert np.abs(children - want).max() > 0.05
 
 
@@ -285,8 +288,8 @@ def test_the_two_means_agree_on_full_trees_and_on_ragged_ones_do_not():
     for paths, same in ((PAIRS, True), ([*PAIRS, [2, 7]], False)):
         V = values(planted(paths, np.arange(len(paths)) ** 2.0))
         assert np.allclose(V["paths"], V["children"]) == same
-    near(V["paths"][0, :3], [30 / 5, 0.5, 29 / 3])
-    near(V["children"][0, :3], [(0.5 + 29 / 3) / 2, 0.5, 29 / 3])
+    assert_close(V["paths"][0, :3], [30 / 5, 0.5, 29 / 3])
+    assert_close(V["children"][0, :3], [(0.5 + 29 / 3) / 2, 0.5, 29 / 3])
 
 
 @pytest.mark.parametrize("reward", [0.7, 1e4 + 0.3, -3.3e-5])
@@ -334,39 +337,41 @@ def test_sums_up_and_down_a_tree_of_parents():
             kernels.from_children(x, parent),
         )
     )()
-    near(got[0], up, 1e-5)
-    near(got[1], down, 1e-5)
-    near(got[2][0], x.sum(), 1e-5)
+    assert_close(got[0], up, 1e-5)
+    assert_close(got[1], down, 1e-5)
+    assert_close(got[2][0], x.sum(), 1e-5)
 
 
 def test_leave_one_out_of_leaves_sums_to_zero_and_so_is_the_root():
     V = values(planted(PAIRS, [1, 0, 1, 1]))
-    near(V["left"][0, :4], [1 / 3, -1, 1 / 3, 1 / 3], 1e-6)
-    near(V["of left"][0, :3], [0, -1 / 3, 1 / 3], 1e-6)
-    near(values(forest(2)[0])["left"].sum(-1), 0, 1e-5)
+    assert_close(V["left"][0, :4], [1 / 3, -1, 1 / 3, 1 / 3], 1e-6)
+    assert_close(V["of left"][0, :3], [0, -1 / 3, 1 / 3], 1e-6)
+    assert_close(values(forest(2)[0])["left"].sum(-1), 0, 1e-5)
 
 
 # ---------------------------------------------------------------- chains
 
 
 def test_vine_example_and_telescoping():
-    rollout = make([[0, 0, 1]], [[1, 2, 3, 4]], segment=[[0, 1, 1, 2]], value=[[0.4, 0.7, 0.6]])
-    near(vine(rollout)[0, 0], [0.3, -0.1, -0.1, 0.4])
-    several = random(4, ("value",), T=14)
+    rollout = one_prompt(
+        [[0, 0, 1]], [[1, 2, 3, 4]], segment=[[0, 1, 1, 2]], value=[[0.4, 0.7, 0.6]]
+    )
+    assert_close(vine(rollout)[0, 0], [0.3, -0.1, -0.1, 0.4])
+    several = random_rollout(4, ("value",), T=14)
     A = np.asarray(vine(several))
     for a, g in zip(A, groups(several), strict=True):
         for i in range(len(g["segment_mask"])):
             by_step = {
                 int(k): a[i][(g["segment"][i] == k) & g["action_mask"][i]]
-                for k in trees.steps(g, i)
+                for k in segments_of(g, i)
             }
             if by_step and all(len(x) for x in by_step.values()):
-                near(
+                assert_close(
                     sum(x[0] for x in by_step.values()),
                     g["reward"][i][g["segment_mask"][i]].sum() - g["value"][i, 0],
                     1e-4,
                 )
-    near(vine(several), spo_chain(several, prob_mask=None)["advantage"], 0)
+    assert_close(vine(several), spo_chain(several, prob_mask=None)["advantage"], 0)
     assert (jnp.abs(vine(several) - spo_chain(several)["advantage"]) > 1e-3).any()
 
 
@@ -374,11 +379,13 @@ def test_spo_chain_example():
     p = np.array([0.95, 0.5, 0.99, 0.7, 0.97, 0.6, 0.98, 0.8])
     segment = kernels.cut_points(jnp.log(p), jnp.ones(8, bool), interval=2)
     assert segment.tolist() == [-1, 0, 0, 0, 0, 1, 1, 1]  # cut after 0 and after 4
-    rollout = make([[0, 1]], [range(8)], segment=[segment], value=[[0.4, 0.7]], logp=[np.log(p)])
-    near(spo_chain(rollout, prob_mask=None)["advantage"][0, 0], [0] + [0.3] * 7, 1e-6)
+    rollout = one_prompt(
+        [[0, 1]], [range(8)], segment=[segment], value=[[0.4, 0.7]], logp=[np.log(p)]
+    )
+    assert_close(spo_chain(rollout, prob_mask=None)["advantage"][0, 0], [0] + [0.3] * 7, 1e-6)
     answer = spo_chain(rollout)
-    near(answer["advantage"][0, 0], [0, 0.3] * 4, 1e-6)
-    near(answer["weight"][0, 0], [0, 1] * 4)
+    assert_close(answer["advantage"][0, 0], [0, 0.3] * 4, 1e-6)
+    assert_close(answer["weight"][0, 0], [0, 1] * 4)
 
 
 def test_cut_points():
@@ -395,20 +402,20 @@ def test_cut_points():
     assert kernels.cut_points(logp, mask, rho=0.4).tolist() == [-1] * 5  # no cut, no credit
     whole = kernels.cut_points(logp, mask, interval=10**6)
     assert whole.tolist() == [0, -1, 0, 0, 0]
-    near(
-        vine(make([1], [range(5)], action_mask=[mask], segment=[whole], value=[[0.3]]))[0, 0],
+    assert_close(
+        vine(one_prompt([1], [range(5)], action_mask=[mask], segment=[whole], value=[[0.3]]))[0, 0],
         0.7 * mask,
     )  # r - V(prompt)
 
 
 def test_spo_chain_whitens_over_tokens_with_a_weight_or_over_all():
     logp = np.log([[0.5, 0.95, 0.5], [0.5, 0.5, 0.95]])
-    rollout = make(
+    rollout = one_prompt(
         [[0, 1], [0, 0]], segment=[[0, 0, 1], [0, 1, 1]], value=[[0.4, 0.7], [0.4, 0.2]], logp=logp
     )
     x = np.array([0.3, 0.3, -0.2, -0.2])
     A = np.asarray(spo_chain(rollout, whiten=True, ddof=1, eps=0.0)["advantage"][0])
-    near(A[[0, 0, 1, 1], [0, 2, 0, 1]], (x - x.mean()) / x.std(ddof=1))
+    assert_close(A[[0, 0, 1, 1], [0, 2, 0, 1]], (x - x.mean()) / x.std(ddof=1))
     assert A[0, 1] == A[1, 2] == 0
     sure = spo_chain(replace(rollout, logp=jnp.zeros((1, 2, 3))), whiten=True)
     assert (sure["weight"] == 0).all() and (sure["advantage"] == 0).all()
@@ -420,28 +427,30 @@ def test_spo_chain_whitens_over_tokens_with_a_weight_or_over_all():
 def test_spo_tree_example():
     rollout = planted(PAIRS, [1, 0, 1, 1])
     answer = spo_tree(rollout)
-    near(answer["advantage"][0, :4, :2], [[-0.25, 0.5], [-0.25, -0.5], [0.25, 0], [0.25, 0]])
-    near(
+    assert_close(
+        answer["advantage"][0, :4, :2], [[-0.25, 0.5], [-0.25, -0.5], [0.25, 0], [0.25, 0]]
+    )
+    assert_close(
         answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]]
     )  # equal siblings leave the loss
-    near(spo_tree(rollout, **ALL)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
-    near(spo_tree(rollout, **GRPO)["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
+    assert_close(spo_tree(rollout, **ALL)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
+    assert_close(spo_tree(rollout, **GRPO)["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
     sure = replace(rollout, logp=rollout.logp.at[0, 0, :2].set(jnp.log(jnp.array([0.95, 0.85]))))
-    near(spo_tree(sure)["weight"][0, 0, :2], [0, 1])
+    assert_close(spo_tree(sure)["weight"][0, 0, :2], [0, 1])
 
 
 def test_spo_tree_paths_sum_to_leaf_less_root_and_siblings_to_zero():
     rollout = forest(2)[0]
     A = np.asarray(spo_tree(rollout)["advantage"])
     for a, g in zip(A, groups(rollout), strict=True):
-        tree = trees.Tree(g)
+        tree = Tree(g)
         of = {n: 0.0 for n in tree.parent}
         for (i, k), n in tree.node.items():
             of[n] = a[i][(g["segment"][i] == k) & g["action_mask"][i]][0]
         for i in tree.R:
-            ends = tree.node[i, trees.steps(g, i)[-1]]
-            near(
-                sum(of[n] for n in trees.lineage(tree, ends)),
+            ends = tree.node[i, segments_of(g, i)[-1]]
+            assert_close(
+                sum(of[n] for n in lineage(tree, ends)),
                 tree.by_children(ends) - tree.by_children(0),
                 1e-4,
             )
@@ -474,21 +483,21 @@ def test_where_branches_part_at_the_root_alone_trees_are_baselines():
 def test_tree_rl_example():
     rollout = planted(PAIRS, [1, 0, 1, 1])
     A = tree_rl(rollout)["advantage"][0]
-    near(A[[0, 2], 0], [-0.471405, 0.471405], 1e-5)
-    near(A[:2, 1], [1.0, -1.666667], 1e-5)
+    assert_close(A[[0, 2], 0], [-0.471405, 0.471405], 1e-5)
+    assert_close(A[:2, 1], [1.0, -1.666667], 1e-5)
     s = np.sqrt(2)
     code = tree_rl(rollout, weighting="code")["advantage"][0]
-    near(
+    assert_close(
         code[[0, 2], 0], [-2 / 3 / s, 2 / 3 / s], 1e-5
     )  # the root is 0, so its own weight does not show
-    near(code[:2, 1], [2 / 3 + 1 / 3 / s, -2 + 1 / 3 / s], 1e-5)
-    near(tree_rl(rollout, weighting="none")["advantage"][0, :4:2, 0], [-2 / 3, 2 / 3], 1e-5)
+    assert_close(code[:2, 1], [2 / 3 + 1 / 3 / s, -2 + 1 / 3 / s], 1e-5)
+    assert_close(tree_rl(rollout, weighting="none")["advantage"][0, :4:2, 0], [-2 / 3, 2 / 3], 1e-5)
 
 
 def test_treeps_rag_is_tree_rl_with_each_leaf_in_its_baseline():
     rollout = forest(2)[0]
     n = np.asarray(rollout.segment_mask.any(-1).sum(-1))[:, None, None]
-    near(
+    assert_close(
         treeps_rag(rollout)["advantage"],
         tree_rl(rollout)["advantage"] * (n - 1) / np.maximum(n, 1),
         1e-4,
@@ -498,34 +507,36 @@ def test_treeps_rag_is_tree_rl_with_each_leaf_in_its_baseline():
 
 def test_tree_rpo_example_and_what_it_has_of_spo_tree():
     answer = tree_rpo(planted(PAIRS, [1, 0, 1, 1]))
-    near(
+    assert_close(
         answer["advantage"][0, :4, :2],
         [[-0.57735, 1], [-0.57735, -1], [0.57735, 0], [0.57735, 0]],
         1e-5,
     )
-    near(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])
+    assert_close(answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]])
     rollout = forest(2)[0]
     a, b = tree_rpo(rollout, **CHILDREN), spo_tree(rollout, **GRPO)
-    near(a["advantage"], b["advantage"], 1e-4)
+    assert_close(a["advantage"], b["advantage"], 1e-4)
     assert (jnp.abs(tree_rpo(rollout)["advantage"] - b["advantage"]) > 1e-3).any()
 
 
 def test_mars2_example():
     rollout = planted([[1], [2, 3], [2, 4]], [[0.2], [0.6, 0.4], [0.6, 1.0]])
     in_place, apart = shaped(rollout)
-    near(in_place[0, 1:5], [0, 0.8, 0.15, 1.2], 1e-6)
-    near(apart[0, 1:5], [0, 0.8, 0.2, 1.25], 1e-6)
+    assert_close(in_place[0, 1:5], [0, 0.8, 0.15, 1.2], 1e-6)
+    assert_close(apart[0, 1:5], [0, 0.8, 0.2, 1.25], 1e-6)
     A = np.asarray(mars2(rollout, ddof=1)["advantage"][0])
-    near([A[0, 0], A[1, 0], A[1, 1], A[2, 1]], [-0.956737, 0.467244, -0.689741, 1.179235], 1e-5)
+    assert_close(
+        [A[0, 0], A[1, 0], A[1, 1], A[2, 1]], [-0.956737, 0.467244, -0.689741, 1.179235], 1e-5
+    )
     off = mars2(rollout, gamma=0.0)["advantage"][0]
     z = (np.array([0.2, 0.6, 0.4, 1]) - 0.55) / np.std([0.2, 0.6, 0.4, 1])
-    near([off[0, 0], off[1, 0], off[1, 1], off[2, 1]], z, 1e-5)
+    assert_close([off[0, 0], off[1, 0], off[1, 1], off[2, 1]], z, 1e-5)
     only = shaped(planted([[1, 2]], [[0.5, 0.9]]))[
         0
     ]  # an only child is shaped by its parent alone, the first by nobody
-    near(only[0, 1:3], [0.5, 0.9 + 0.5 * 0.4], 1e-6)
+    assert_close(only[0, 1:3], [0.5, 0.9 + 0.5 * 0.4], 1e-6)
     equal = planted(PAIRS, [[0.3, 0.3]] * 4)
-    near(shaped(equal)[0][0, 1:7], [0.3] * 6, 1e-6)
+    assert_close(shaped(equal)[0][0, 1:7], [0.3] * 6, 1e-6)
 
 
 LEAVES = np.array(
@@ -543,9 +554,9 @@ def test_malt_example():
     rollout = planted(CHAIN, LEAVES.reshape(-1))
     answer = jax.tree.map(lambda x: np.asarray(x[0]), values(rollout))
     V, label = answer["children"], answer["label"]
-    near(V[1:4], [0.333, 0.111, 0.778], 1e-3)
-    near(V[1:4], LEAVES.mean((1, 2)), 1e-6)  # of all n^2 leaves
-    near(V[4:13], [0.667, 0.333, 0, 0.333, 0, 0, 1, 0.667, 0.667], 1e-3)
+    assert_close(V[1:4], [0.333, 0.111, 0.778], 1e-3)
+    assert_close(V[1:4], LEAVES.mean((1, 2)), 1e-6)  # of all n^2 leaves
+    assert_close(V[4:13], [0.667, 0.333, 0, 0.333, 0, 0, 1, 0.667, 0.667], 1e-3)
     assert label[4:13].tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 1] and label[1:4].tolist() == [0, 0, 1]
     assert not signals.malt_labels(jnp.array([0.5])).any()  # theta itself is negative
     pairs = {(int(a), int(b)) for a, b in np.argwhere(answer["pairs"])}
@@ -557,9 +568,9 @@ def test_malt_example():
     }  # alike siblings make none
     assert {p for p in pairs if p[0] >= 31} == {(34, 36), (35, 36), (38, 37), (39, 37)}
     A = malt(rollout)["advantage"][0]
-    near(A[::9, 0], LEAVES.mean((1, 2)) - LEAVES.mean(), 1e-5)
-    near(A[::3, 1], (LEAVES.mean(2) - LEAVES.mean((1, 2))[:, None]).reshape(-1), 1e-5)
-    near(A[:, 2], (LEAVES - LEAVES.mean(2, keepdims=True)).reshape(-1), 1e-5)
+    assert_close(A[::9, 0], LEAVES.mean((1, 2)) - LEAVES.mean(), 1e-5)
+    assert_close(A[::3, 1], (LEAVES.mean(2) - LEAVES.mean((1, 2))[:, None]).reshape(-1), 1e-5)
+    assert_close(A[:, 2], (LEAVES - LEAVES.mean(2, keepdims=True)).reshape(-1), 1e-5)
 
 
 def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo_tree():
@@ -567,11 +578,11 @@ def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo
         np.arange(27), [1, 5, 6, 7, 8]
     )  # the third critique of the first answer failed with its refinements
     V = values(planted([CHAIN[i] for i in there], LEAVES.reshape(-1)[there]))["children"][0]
-    near(V[jnp.array([1, 4, 5, 6])], [0.5, 0.5, 0.5, 0])
+    assert_close(V[jnp.array([1, 4, 5, 6])], [0.5, 0.5, 0.5, 0])
     full = forest(2)[0]
     a, b = malt(full), spo_tree(full, **ALL)
-    near(a["advantage"], b["advantage"], 1e-5)
-    near(a["weight"], b["weight"], 1e-6)
+    assert_close(a["advantage"], b["advantage"], 1e-5)
+    assert_close(a["weight"], b["weight"], 1e-6)
     more = replace(full, reward=full.reward.at[:, 0].add(0.5))  # values are monotone in every leaf
     rise = np.asarray(values(more)["children"] - values(full)["children"])
     assert (rise >= -1e-5).all() and (rise > 0.01).any()
@@ -582,15 +593,17 @@ def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo
 
 def test_slate_example():
     r = [1, 0, -1, 1, 1]
-    one = make([0] * 5, turn_parent=[[4]] * 5, verdict=np.array(r)[:, None])
-    near(slate(one, eps=0.0)[0, :, 0], [0.75, -0.5, -1.75, 0.75, 0.75], 1e-5)
-    near(slate(one, ddof=1)[0, :, 0], [0.6708, -0.4472, -1.5652, 0.6708, 0.6708], 1e-4)
-    near(slate(one), grpo(replace(one, reward=one["verdict"])), 1e-6)  # one step
-    assert (slate(make([0] * 5, turn_parent=[[4]] * 5, verdict=np.full((5, 1), 0.7))) == 0).all()
+    one = one_prompt([0] * 5, turn_parent=[[4]] * 5, verdict=np.array(r)[:, None])
+    assert_close(slate(one, eps=0.0)[0, :, 0], [0.75, -0.5, -1.75, 0.75, 0.75], 1e-5)
+    assert_close(slate(one, ddof=1)[0, :, 0], [0.6708, -0.4472, -1.5652, 0.6708, 0.6708], 1e-4)
+    assert_close(slate(one), grpo(replace(one, reward=one["verdict"])), 1e-6)  # one step
+    assert (
+        slate(one_prompt([0] * 5, turn_parent=[[4]] * 5, verdict=np.full((5, 1), 0.7))) == 0
+    ).all()
 
 
 def test_slate_compares_siblings_alone_and_a_prefix_gets_nothing():
-    rollout = make(
+    rollout = one_prompt(
         np.zeros((4, 2)),
         np.zeros((4, 4)),
         segment=[[-1, 0, 1, 1]] * 4,
@@ -599,8 +612,8 @@ def test_slate_compares_siblings_alone_and_a_prefix_gets_nothing():
     )
     A = np.asarray(slate(rollout)[0])
     assert (A[:, 0] == 0).all() and (A[2:, 2] == 0).all()
-    near(A[:2, 2], [1, -1], 1e-5)
-    near(A[:, 1].sum(), 0, 1e-5)
+    assert_close(A[:2, 2], [1, -1], 1e-5)
+    assert_close(A[:, 1].sum(), 0, 1e-5)
     assert np.abs(A[:, 1]).max() > 1
 
 
@@ -618,9 +631,9 @@ def test_steps_that_are_compared_among_siblings_have_less_variance():
 
 def test_a_judge_s_parts():
     parts, read = jnp.array([[1.0, -1, 1], [1, 0, 9]]), jnp.array([[1, 1, 1], [1, 1, 0]], bool)
-    near(signals.judge_total(parts, where=read), [1, 1])
-    near(signals.judge_total(parts, where=read, mean=True), [1 / 3, 1 / 2])
-    near(signals.judge_total(parts), [1, 10])
+    assert_close(signals.judge_total(parts, where=read), [1, 1])
+    assert_close(signals.judge_total(parts, where=read, mean=True), [1 / 3, 1 / 2])
+    assert_close(signals.judge_total(parts), [1, 10])
 
 
 # ---------------------------------------------------------------- labels
@@ -631,27 +644,27 @@ def test_ovm_and_tvm_labels():
     ones = jnp.ones((3, 3), bool)
     program = jax.jit(partial(signals.tvm, where=jnp.ones(3, bool)))
     tvm = program(tokens, ones, ones, correct)
-    near(tvm, [[2 / 3, 0.5, 1], [2 / 3, 0.5, 0], [2 / 3, 1, 1]], 1e-5)
+    assert_close(tvm, [[2 / 3, 0.5, 1], [2 / 3, 0.5, 0], [2 / 3, 1, 1]], 1e-5)
     ovm = signals.ovm(correct, jnp.arange(3), ones)
-    near(ovm, [[1] * 3, [0] * 3, [1] * 3])
+    assert_close(ovm, [[1] * 3, [0] * 3, [1] * 3])
     alone = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]], bool)  # prefixes that nobody shares
-    near(ovm[alone], tvm[alone])
-    near(tvm[0, 1], ovm[:2, 1].mean())  # what OVM says of one prefix, on average
+    assert_close(ovm[alone], tvm[alone])
+    assert_close(tvm[0, 1], ovm[:2, 1].mean())  # what OVM says of one prefix, on average
     assert program(tokens, ones, ones & (np.arange(3) > 0), correct)[0, 0] == 0
 
 
 def test_grounded_prm_labels():
     u = jax.jit(signals.grounded_prm, static_argnames="by_length")
     v, F, three = jnp.array([1.0, -1, 1] + [9.0] * 4), jnp.array(1.0), jnp.arange(7) < 3
-    near(u(v, F, where=three), 0.555556, 1e-5)
-    near(u(v, F, where=three, by_length=False), 0.222222 + 1, 1e-5)
-    near(u(-v, -F, where=three), -0.555556, 1e-5)
+    assert_close(u(v, F, where=three), 0.555556, 1e-5)
+    assert_close(u(v, F, where=three, by_length=False), 0.222222 + 1, 1e-5)
+    assert_close(u(-v, -F, where=three), -0.555556, 1e-5)
     for N in (1, 3, 7):
-        near(u(jnp.ones(7), F, where=jnp.arange(7) < N), (N + 1) / (2 * N) + 1 / N, 1e-5)
-    near(u(v, -F, where=jnp.arange(7) < 0), -1)
+        assert_close(u(jnp.ones(7), F, where=jnp.arange(7) < N), (N + 1) / (2 * N) + 1 / N, 1e-5)
+    assert_close(u(v, -F, where=jnp.arange(7) < 0), -1)
     backed = jax.jit(signals.grounded_prm_values)
     value, visits = backed(
         jnp.array([0, 0, 0.5555556, 0.1]), jnp.array([0, 0, 1, 2]), jnp.array([-1, 0, 1, 1])
     )
-    near(value, [0.81 * 0.6555556, 0.9 * 0.6555556, 0.5555556, 0.1], 1e-5)
+    assert_close(value, [0.81 * 0.6555556, 0.9 * 0.6555556, 0.5555556, 0.1], 1e-5)
     assert visits.tolist() == [3, 3, 1, 2]

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from reference_loops import turns as loops
-from small_rollouts import compare, compiled, make, near, random, z
+from comparisons import assert_close
+from reference_loops import LOOPS
+from reference_loops.prompt import z_score
+from small_rollouts import assert_matches_loop, jitted, one_prompt, random_rollout
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses
@@ -16,13 +18,13 @@ from jaxcredit.credit import laws, method_of
 from jaxcredit.rollout import SIGNALS, Rollout
 
 NAMES = "a2tgpo archer dr_grpo epo gigpo grpo hae hgpo igpo masked_gae matchtir oprl ppo rloo search_r2 siop sotopia spa".split()
-C = {name: compiled(getattr(catalogue, name)) for name in NAMES}
+C = {name: jitted(getattr(catalogue, name)) for name in NAMES}
 JUNK, G, K, T = 9, 6, 4, 20
-random = partial(random, K=K)
+random_turns = partial(random_rollout, K=K)
 
 
 def play(reward, *, per=1, done=True, **signals):
-    """A rollout whose first prompt is told by each trajectory's rewards, `per` tokens a turn, in the shape of `random`, so that both
+    """A rollout whose first prompt is told by each trajectory's rewards, `per` tokens a turn, in the shape of `random_turns`, so that both
     share their programs; where nothing took place there is junk."""
     real = np.zeros((G, K), bool)
     for i, r in enumerate(reward):
@@ -48,7 +50,7 @@ def play(reward, *, per=1, done=True, **signals):
         name: pad(x, ["R", "T"] if name == "logp" else SIGNALS[name].axes.split())
         for name, x in signals.items()
     }
-    rollout = make(
+    rollout = one_prompt(
         pad(reward, ["G", "K"]),
         np.zeros((G, T)),
         action_mask=mask,
@@ -71,7 +73,7 @@ def flat(x):
 
 
 def is_(answer, reward, expected, tol=1e-4, per=1):
-    near(flat(shown(answer, reward, per)), flat(expected), tol)
+    assert_close(flat(shown(answer, reward, per)), flat(expected), tol)
 
 
 @pytest.mark.slow  # a program for each: the examples below have both readings of what the sources disagree on
@@ -105,15 +107,13 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
 )
 def test_the_other_readings_follow_their_loops(name, knobs):
     credit = partial(getattr(catalogue, name), **knobs)
-    whole = getattr(loops, f"batch_{name}", None)
-    loop = partial(whole or getattr(loops, f"loop_{name}"), **knobs)
     needs = (*method_of(credit).needs, *(("token_value",) if name == "archer" else ()))
     rollout = laws.synthetic(13, needs, N=60, T=14, R=7, G=5, kinds=(0, 1, 3))
     if name == "hae":
         rollout = rollout.with_signals(
             kind=rollout["kind"] + 1
         )  # 1 to 3, where the shared test has 0 to 2
-    compare(credit, loop, rollout, whole_batch=whole is not None, atol=5e-5)
+    assert_matches_loop(credit, partial(LOOPS[name], **knobs), rollout, atol=5e-5)
 
 
 # ---------------------------------------------------------------- GiGPO and HGPO
@@ -137,14 +137,16 @@ def test_gigpo_examples():
     is_(C["gigpo"](play(r, state=s), gamma=0.9), r, [[0.686, 0.5, 0.857, 1.0], [-1.043, -1.0]])
     # The unit test of the released code gives returns and scores that no trajectory has: second turns, here, of four of them.
     r, s = [[-10, 10], [0, 10], [0, 0], [0, 0]], [[5, 0], [6, 1], [7, 0], [8, 2]]
-    near(np.asarray(C["gigpo"](play(r, state=s), gamma=1.0))[0, :4, 1], [2.5, 7.5, -7.5, -2.5])
+    assert_close(
+        np.asarray(C["gigpo"](play(r, state=s), gamma=1.0))[0, :4, 1], [2.5, 7.5, -7.5, -2.5]
+    )
 
 
 def test_gigpo_without_weight_or_repeated_states_is_dr_grpo():
-    rollout = random(1, ("state",))
+    rollout = random_turns(1, ("state",))
     own = rollout.with_signals(state=jnp.broadcast_to(jnp.arange(G * K).reshape(G, K), (64, G, K)))
-    near(C["gigpo"](rollout, weight=0.0), C["dr_grpo"](rollout))
-    near(C["gigpo"](own), C["dr_grpo"](own))
+    assert_close(C["gigpo"](rollout, weight=0.0), C["dr_grpo"](rollout))
+    assert_close(C["gigpo"](own), C["dr_grpo"](own))
     assert (jnp.abs(C["gigpo"](rollout) - C["dr_grpo"](rollout)) > 1e-2).any()
 
 
@@ -165,7 +167,7 @@ def test_gigpo_step_terms_of_a_state_sum_to_zero_and_sparse_returns_are_outcomes
     outcome = np.array(
         [1, 1, 1, 1, 0]
     )  # the visits of state 0: twice by the first, twice by the second, once by the third
-    near(
+    assert_close(
         [whole[0, 0], whole[0, 2], whole[1, 0], whole[1, 1], whole[2, 3]], outcome - outcome.mean()
     )
 
@@ -184,21 +186,21 @@ def test_a_lone_trajectory_gets_nothing_or_what_it_earned():
 
 def test_hgpo_example_and_levels():
     r, s = [[0, 1], [0, 0], [0, 0]], [[0, 1], [0, 1], [2, 1]]
-    near(np.asarray(C["hgpo"](play(r, state=s)))[0, :3, 1], [5 / 9, -4 / 9, -1 / 3])
+    assert_close(np.asarray(C["hgpo"](play(r, state=s)))[0, :3, 1], [5 / 9, -4 / 9, -1 / 3])
     r = [
         [0, 1],
         [0, 0],
         [0, 0.5],
     ]  # the third turn is average among all three, and below the one that it shares a past with
     s = [[0, 1], [2, 1], [0, 1]]
-    near(np.asarray(C["hgpo"](play(r, state=s)))[0, 2, 1], (0 + 2 * -0.25) / 3)
-    near(np.asarray(C["hgpo"](play(r, state=s), skip_zero=True))[0, 2, 1], -0.25)
+    assert_close(np.asarray(C["hgpo"](play(r, state=s)))[0, 2, 1], (0 + 2 * -0.25) / 3)
+    assert_close(np.asarray(C["hgpo"](play(r, state=s), skip_zero=True))[0, 2, 1], -0.25)
 
 
 def test_hgpo_without_history_is_the_step_term_of_gigpo():
-    rollout = random(2, ("state",))
+    rollout = random_turns(2, ("state",))
     step = C["gigpo"](rollout) - C["dr_grpo"](rollout)
-    near(C["hgpo"](rollout, history=0), step)
+    assert_close(C["hgpo"](rollout, history=0), step)
     assert (jnp.abs(C["hgpo"](rollout) - step) > 1e-2).any()
 
 
@@ -225,14 +227,14 @@ def three(answer, name="advantage"):
 
 def test_hae_examples():
     A = three(C["hae"](hiper([0, 0, 0, 1])))
-    near(A.T, [[0.585, 0, 0.3, 0], [0.35, 0.25, 0.35, 0.25], [0.4, 0.2, 0.4, 0.2]])
+    assert_close(A.T, [[0.585, 0, 0.3, 0], [0.35, 0.25, 0.35, 0.25], [0.4, 0.2, 0.4, 0.2]])
     A = three(C["hae"](hiper([0, 0, 0, 1]), gamma=0.9, lam_turn=0.5))
-    near(A.T, [[0.3209, 0, 0.2, 0], [0.217, 0.18, 0.25, 0.25], [0.2085, 0.13, 0.21, 0.2]])
+    assert_close(A.T, [[0.3209, 0, 0.2, 0], [0.217, 0.18, 0.25, 0.25], [0.2085, 0.13, 0.21, 0.2]])
     A = three(C["hae"](hiper([0, 0, 0, 0], done=False)))
-    near(A.T, [[0.3, 0, 0, 0], [0.35, 0.25, 0.05, -0.05], [0.4, 0.2, 0.2, 0]])
+    assert_close(A.T, [[0.3, 0, 0, 0], [0.35, 0.25, 0.05, -0.05], [0.4, 0.2, 0.2, 0]])
     A = three(C["hae"](hiper([0, 0, 0, 0], done=False), bootstrap=False))
-    near(A.T, [[-0.365, 0, -0.7, 0], [0.35, 0.25, -0.65, -0.75], [0.4, 0.2, -0.6, -0.8]])
-    near(
+    assert_close(A.T, [[-0.365, 0, -0.7, 0], [0.35, 0.25, -0.65, -0.75], [0.4, 0.2, -0.6, -0.8]])
+    assert_close(
         three(C["hae"](hiper([0, 0, 0, 0])))[:, 2], [0.4, 0.2, -0.6, -0.8]
     )  # ended by itself: nothing to bootstrap
 
@@ -240,20 +242,22 @@ def test_hae_examples():
 def test_hae_targets_are_advantage_plus_value_where_it_was_read():
     answer = C["hae"](hiper([0, 0, 0, 1]))
     A, target = three(answer), three(answer, "target")
-    near(target[[0, 2], 0], A[[0, 2], 0] + np.array(PLAN)[[0, 2]])
-    near(target[:, 1], A[:, 1] + np.array(HEAD))
-    near(target[:, 2], A[:, 2] + np.array(LOW))
+    assert_close(target[[0, 2], 0], A[[0, 2], 0] + np.array(PLAN)[[0, 2]])
+    assert_close(target[:, 1], A[:, 1] + np.array(HEAD))
+    assert_close(target[:, 2], A[:, 2] + np.array(LOW))
 
 
 def test_hae_with_one_subgoal_is_flat_gae_and_with_one_a_turn_too():
-    near(
+    assert_close(
         three(C["hae"](hiper([0, 0, 0, 1], subgoal=(3, 3, 3, 3)), gamma=0.9, lam_turn=0.5))[:, 2],
         [0.210525, 0.1345, 0.21, 0.2],
     )
     V = [0.4, 0.5, 0.7, 0.8]
     each = hiper([0, 0, 0, 1], subgoal=(0, 1, 2, 3), plan=V, low=V)
-    near(three(C["hae"](each, gamma=0.9, lam_turn=0.5))[:, 0], [0.300776, 0.293305, 0.191, 0.2])
-    rollout = random(3, method_of(catalogue.hae).needs)
+    assert_close(
+        three(C["hae"](each, gamma=0.9, lam_turn=0.5))[:, 0], [0.300776, 0.293305, 0.191, 0.2]
+    )
+    rollout = random_turns(3, method_of(catalogue.hae).needs)
     rollout = Rollout(**{**vars(rollout), "done": jnp.ones((64, 6), bool)}).with_signals(
         kind=jnp.full(rollout.action_mask.shape, 3)
     )
@@ -275,7 +279,7 @@ def test_hae_with_one_subgoal_is_flat_gae_and_with_one_a_turn_too():
         return jnp.where(rollout.action_mask, jax.vmap(one)(rollout), 0)
 
     one = rollout.with_signals(subgoal=jnp.zeros_like(rollout["subgoal"]))
-    near(C["hae"](one, gamma=0.9, lam_turn=0.5)["advantage"], flat_gae(one))
+    assert_close(C["hae"](one, gamma=0.9, lam_turn=0.5)["advantage"], flat_gae(one))
     assert (
         jnp.abs(C["hae"](rollout, gamma=0.9, lam_turn=0.5)["advantage"] - flat_gae(rollout)) > 1e-2
     ).any()
@@ -286,7 +290,7 @@ def test_hae_of_exact_critics_is_zero_and_breaks_when_one_errs():
     exact = hiper([0, 0, 0, 1], plan=V, low=V).with_signals(value_switch=jnp.ones((64, G, K)))
     assert jnp.abs(C["hae"](exact)["advantage"]).max() < 1e-6
     wrong = exact.with_signals(value=exact["value"].at[0, 0, 1].add(0.5))
-    near(three(C["hae"](wrong))[:, 2], [0, -0.5, 0, 0])
+    assert_close(three(C["hae"](wrong))[:, 2], [0, -0.5, 0, 0])
 
 
 def test_hae_switches_by_the_option_and_plans_on_switch_tokens():
@@ -295,9 +299,11 @@ def test_hae_switches_by_the_option_and_plans_on_switch_tokens():
     rollout = hiper([0, 0, 0, 1], plan=[0.4, 0.6, 0.7, 0.9], logp=logp)
     A = three(C["hae"](rollout, switch="option"))
     # beta is P(switch): 0.2 where 0.8 was the chance of keeping, 0.75 where it was that of switching; the first turn has no option to end.
-    near(A[:, 1], [0, (0 - 0.2) * (0.6 - 0.5), (1 - 0.75) * (0.7 - 0.6), (0 - 0.4) * (0.9 - 0.8)])
+    assert_close(
+        A[:, 1], [0, (0 - 0.2) * (0.6 - 0.5), (1 - 0.75) * (0.7 - 0.6), (0 - 0.4) * (0.9 - 0.8)]
+    )
     base, both = three(C["hae"](rollout)), three(C["hae"](rollout, plan_switch=True))
-    near(both[:, 1], base[:, 1] + base[:, 0])
+    assert_close(both[:, 1], base[:, 1] + base[:, 0])
 
 
 # ---------------------------------------------------------------- A2TGPO and its objective
@@ -309,14 +315,16 @@ A2 = [[0, 0, 1], [0, 0, 0], [0, 0, 1]]
 def test_a2tgpo_example():
     answer = C["a2tgpo"](play(A2, gain=IG))
     is_(answer, A2, [[0.7071, 1.0745, 0.7071], [-1.4142, -1.7816, -1.4142], [0.7071] * 3])
-    near(answer["clip"][0, :3, :3], [[0.8363, 1.1637, 1], [1.1637, 0.8363, 1], [1, 1, 1]], 1e-4)
+    assert_close(
+        answer["clip"][0, :3, :3], [[0.8363, 1.1637, 1], [1.1637, 0.8363, 1], [1, 1, 1]], 1e-4
+    )
     assert (answer["clip"][0, 3:] == 1).all()
 
 
 def test_a2tgpo_without_alpha_and_kappa_is_grpo():
-    rollout = random(4, ("gain",))
+    rollout = random_turns(4, ("gain",))
     off = C["a2tgpo"](rollout, alpha=0.0, kappa=0.0)
-    near(off["advantage"], C["grpo"](rollout))
+    assert_close(off["advantage"], C["grpo"](rollout))
     assert (off["clip"] == 1).all()
     on = C["a2tgpo"](rollout)
     assert (jnp.abs(on["advantage"] - off["advantage"]) > 1e-2).any() and (
@@ -327,12 +335,12 @@ def test_a2tgpo_without_alpha_and_kappa_is_grpo():
 def test_a2tgpo_gives_every_turn_one_variance_where_plain_sums_give_their_number():
     rng, many = np.random.default_rng(0), (3000, 6)
     gain = rng.normal(size=many) * rng.uniform(0.1, 5, 6)
-    rollout = make(
+    rollout = one_prompt(
         np.zeros(many), np.zeros(many), segment=np.broadcast_to(np.arange(6), many), gain=gain
     )
     answer = C["a2tgpo"](rollout, alpha=1.0)
     D = np.asarray(answer["advantage"])[0, :, :5]
-    near(D.var(0), np.ones(5), 0.08)
+    assert_close(D.var(0), np.ones(5), 0.08)
     assert ((D * np.sqrt([5, 4, 3, 2, 1])).var(0)[:4] > 1.5).all()
     n = (gain - gain.mean(0)) / gain.std(0)
     c = np.asarray(answer["clip"])[0]
@@ -341,8 +349,8 @@ def test_a2tgpo_gives_every_turn_one_variance_where_plain_sums_give_their_number
         and (c[:, 5] == 1).all()
         and (np.abs(c - 1) < 0.3).all()
     )
-    near(n.mean(0), np.zeros(6), 1e-6)
-    near(
+    assert_close(n.mean(0), np.zeros(6), 1e-6)
+    assert_close(
         np.log((c - 0.7) / (1.3 - c))[:, :5].mean(0), np.zeros(5), 1e-3
     )  # the logit of the clip is n, whose mean is 0
 
@@ -381,7 +389,7 @@ def test_turn_clip_example():
                 logp, 0 * logp, np.full((1, 1, 4), A), segment, clip=[[[0.8363, 0.8363, 1, 1]]]
             ),
         )
-        near(loss[0, 0], [expected, expected, -A, -A], 1e-4)
+        assert_close(loss[0, 0], [expected, expected, -A, -A], 1e-4)
 
 
 def some_turns(seed=0, N=3, R=4, S=12):
@@ -422,18 +430,18 @@ def test_turn_clip_follows_its_loop():
         jnp.asarray(bad, jnp.float32),
         a_batch(bad, np.where(mask, old, -np.inf), A, segment, mask, clip),
     )
-    near(got, want, 1e-5)
+    assert_close(got, want, 1e-5)
 
 
 def test_turn_clip_of_single_tokens_is_ppo_clip_and_of_a_whole_row_its_geometric_mean():
     logp, old, A, segment, mask, clip = some_turns(1)
     single = a_batch(logp, old, A, np.broadcast_to(np.arange(12), logp.shape), mask, clip)
     logp = jnp.asarray(logp, jnp.float32)
-    near(turn_clip(logp, single), losses.ppo_clip(logp, single, high=0.28))
+    assert_close(turn_clip(logp, single), losses.ppo_clip(logp, single, high=0.28))
     real = a_batch(logp, old, A, segment, mask, clip)
     assert (jnp.abs(turn_clip(logp, real) - losses.ppo_clip(logp, real, high=0.28)) > 1e-2).any()
     row = a_batch(logp, old, A, np.zeros(logp.shape), mask, clip)
-    near(turn_clip(logp, row), losses.gspo(logp, row, low=0.2, high=0.28))
+    assert_close(turn_clip(logp, row), losses.gspo(logp, row, low=0.2, high=0.28))
 
 
 def test_turn_clip_on_policy_has_the_gradient_of_reinforce_and_nothing_off_the_mask():
@@ -448,7 +456,7 @@ def test_turn_clip_on_policy_has_the_gradient_of_reinforce_and_nothing_off_the_m
     def gradient(objective):
         return jax.grad(lambda p: objective(p, batch).sum())(batch.logp)
 
-    near(gradient(turn_clip), gradient(losses.reinforce))
+    assert_close(gradient(turn_clip), gradient(losses.reinforce))
     assert (gradient(turn_clip)[~jnp.asarray(mask)] == 0).all()
 
 
@@ -478,7 +486,9 @@ def test_igpo_gains_telescope():
     every = np.concatenate(gains)
     for i, x in enumerate(r):
         m = len(x) - 1
-        near(A[i][0] - A[i][-1], (info[i, m] - info[i, 0] - m * every.mean()) / every.std(), 1e-4)
+        assert_close(
+            A[i][0] - A[i][-1], (info[i, m] - info[i, 0] - m * every.mean()) / every.std(), 1e-4
+        )
 
 
 def test_igpo_sums_to_zero_at_the_first_turn_unless_it_discounts():
@@ -491,12 +501,12 @@ def test_igpo_sums_to_zero_at_the_first_turn_unless_it_discounts():
 
 
 def test_igpo_of_one_turn_is_grpo_and_ignores_a_factor_of_the_gold_probability():
-    rollout = random(5, ("info",), K=1)
-    near(C["igpo"](rollout), C["grpo"](rollout))
-    rollout = random(5, ("info",))
+    rollout = random_turns(5, ("info",), K=1)
+    assert_close(C["igpo"](rollout), C["grpo"](rollout))
+    rollout = random_turns(5, ("info",))
     assert (jnp.abs(C["igpo"](rollout) - C["grpo"](rollout)) > 1e-2).any()
     moved = rollout.with_signals(info=rollout["info"] - 3.0)
-    near(C["igpo"](moved), C["igpo"](rollout), 1e-4)
+    assert_close(C["igpo"](moved), C["igpo"](rollout), 1e-4)
     joint = {"kind": "prob", "pool": "joint"}
     assert (jnp.abs(C["igpo"](moved, **joint) - C["igpo"](rollout, **joint)) > 1e-2).any()
 
@@ -511,13 +521,13 @@ def test_a_gain_that_is_no_number_is_no_gain():
 def test_answer_weights_examples_and_their_sum():
     cluster, r = jnp.array([0, 0, 0, 1]), jnp.array([0.5, 0.5, 0.5, 0.9])
     for eta, q in ((0.0, [0.75, 0.25]), (1.0, [0.66788, 0.33212]), (2.0, [0.5741, 0.4259])):
-        near(kernels.answer_weights(cluster, r, eta=eta), [q[0]] * 3 + [q[1]], 1e-4)
+        assert_close(kernels.answer_weights(cluster, r, eta=eta), [q[0]] * 3 + [q[1]], 1e-4)
     unequal, seen = jnp.array([0.2, 0.8, JUNK, JUNK]), jnp.array([True, True, False, False])
-    near(
+    assert_close(
         kernels.answer_weights(cluster, unequal, observed=seen),
         [np.exp(0.5) * 3 / (np.exp(0.5) * 3 + 1)] * 3 + [1 / (3 * np.exp(0.5) + 1)],
     )
-    near(
+    assert_close(
         kernels.answer_weights(cluster, r, where=jnp.array([True, False, False, False])),
         [1, 0, 0, 0],
     )
@@ -560,7 +570,7 @@ def test_siop_rewards_telescope_and_do_not_look_at_the_verifier():
     pool = np.concatenate(rewards)
     for i, x in enumerate(r):
         total = q[i] * (info[i, len(x)] - info[i, 0]) * (len(x) > 1) + 0.5 * q[i]
-        near(A[0, i, 0], (total - len(x) * pool.mean()) / pool.std(), 1e-4)
+        assert_close(A[0, i, 0], (total - len(x) * pool.mean()) / pool.std(), 1e-4)
     assert (C["siop"](play([[5.0] * len(x) for x in r], info=info, answer_weight=q)) == A).all()
 
 
@@ -597,13 +607,13 @@ def test_matchtir_example():
 def test_matchtir_turns_that_one_trajectory_alone_has():
     r = [[0, 0, 3.0], [1.0]]
     A = shown(C["matchtir"](play(r)), r)
-    near(flat(A), [1, 0.5, 0.5, -1], 1e-4)
-    near(
+    assert_close(flat(A), [1, 0.5, 0.5, -1], 1e-4)
+    assert_close(
         flat(shown(C["matchtir"](play(r), singleton="raw"), r)),
         [1, (1 + 2.7) / 2, (1 + 3.0) / 2, -1],
         1e-4,
     )
-    near(
+    assert_close(
         flat(shown(C["matchtir"](play(r[:1]), singleton="raw"), r[:1])),
         [(3 + 2.43) / 2, (3 + 2.7) / 2, 3],
         1e-4,
@@ -611,24 +621,24 @@ def test_matchtir_turns_that_one_trajectory_alone_has():
 
 
 def test_matchtir_of_one_turn_is_grpo():
-    rollout = random(6, K=1)
-    near(C["matchtir"](rollout), C["grpo"](rollout))
-    rollout = random(6)
+    rollout = random_turns(6, K=1)
+    assert_close(C["matchtir"](rollout), C["grpo"](rollout))
+    rollout = random_turns(6)
     assert (jnp.abs(C["matchtir"](rollout) - C["grpo"](rollout)) > 1e-2).any()
 
 
 def test_assignment_examples():
     for solve in (greedy, optimal):
-        near(kernels.matched(solve(CALLS), CALLS), [0.75, 2 / 3, 0])
-        near(kernels.matched(solve(CALLS), CALLS, penalty=-0.5), [0.75, 2 / 3, -0.5])
+        assert_close(kernels.matched(solve(CALLS), CALLS), [0.75, 2 / 3, 0])
+        assert_close(kernels.matched(solve(CALLS), CALLS, penalty=-0.5), [0.75, 2 / 3, -0.5])
     T = transport(CALLS)
-    near(T, [[0.2907, 0.0427], [0.0898, 0.2435], [0.1195, 0.2138]], 2e-4)
-    near(kernels.matched(T, CALLS), [0.2393, 0.2185, 0], 2e-4)
+    assert_close(T, [[0.2907, 0.0427], [0.0898, 0.2435], [0.1195, 0.2138]], 2e-4)
+    assert_close(kernels.matched(T, CALLS), [0.2393, 0.2185, 0], 2e-4)
     S = jnp.array([[0.9, 0.8], [0.85, 0.1]])
     assert float((greedy(S) * S).sum()) == pytest.approx(1.0) and float(
         (optimal(S) * S).sum()
     ) == pytest.approx(1.65)
-    near(kernels.matched(transport(S), S), [0.4019, 0.4110], 2e-4)
+    assert_close(kernels.matched(transport(S), S), [0.4019, 0.4110], 2e-4)
 
 
 def test_optimal_is_the_best_of_all_and_greedy_at_least_half():
@@ -645,7 +655,7 @@ def test_optimal_is_the_best_of_all_and_greedy_at_least_half():
         ]
     )
     totals = [(plan * S).sum((1, 2)) for plan in plans]
-    near(totals[1], best)
+    assert_close(totals[1], best)
     assert (
         (totals[0] <= best + 1e-6).all()
         and (totals[0] >= best / 2 - 1e-6).all()
@@ -663,12 +673,12 @@ def test_optimal_is_the_best_of_all_and_greedy_at_least_half():
 def test_assignments_follow_their_predictions_and_pay_a_duplicate_once():
     order = jnp.array([2, 0, 1])
     for solve in (greedy, optimal, transport):
-        near(solve(CALLS[order]), solve(CALLS)[order], 1e-5)
+        assert_close(solve(CALLS[order]), solve(CALLS)[order], 1e-5)
     perfect = jnp.eye(3)
     twice = jnp.array([[1.0, 0.2], [1.0, 0.2], [0.2, 1.0]])
     for solve in (greedy, optimal):
-        near(kernels.matched(solve(perfect), perfect), [1, 1, 1])
-        near(
+        assert_close(kernels.matched(solve(perfect), perfect), [1, 1, 1])
+        assert_close(
             np.sort(kernels.matched(solve(twice), twice)),
             [0.0, 1, 1] if solve is greedy else [0, 1, 1],
         )
@@ -679,8 +689,8 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
     rng = np.random.default_rng(1)
     S = jnp.asarray(rng.random((4, 3)), jnp.float32)
     T = transport(S)
-    near(T.sum(1), np.full(4, 1 / 4), 1e-5)
-    near(T.sum(0), np.full(3, 1 / 3), 1e-4)
+    assert_close(T.sum(1), np.full(4, 1 / 4), 1e-5)
+    assert_close(T.sum(0), np.full(3, 1 / 3), 1e-4)
     padded, rows, cols = (
         jnp.full((6, 5), 7.0).at[:4, :3].set(S),
         jnp.arange(6) < 4,
@@ -688,12 +698,12 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
     )
     for solve in (greedy, optimal, transport):
         plan = solve(padded, rows, cols)
-        near(plan[:4, :3], solve(S), 1e-5)
+        assert_close(plan[:4, :3], solve(S), 1e-5)
         assert float(plan.sum()) == pytest.approx(float(plan[:4, :3].sum()))
         for none in ((rows, cols & False), (rows & False, cols)):
             assert (solve(padded, *none) == 0).all()
         assert solve(jnp.zeros((0, 3))).shape == (0, 3)
-    near(
+    assert_close(
         kernels.turn_mean(
             jnp.array([1.0, 0.5, 0.2, 9]), jnp.array([0, 0, 2, 2]), 3, rows=jnp.arange(4) < 3
         ),
@@ -723,10 +733,10 @@ def test_progress_loss_example():
         kernels.progress_loss(c, jnp.array([0.9]), real),
         jax.grad(lambda c: kernels.progress_loss(c, jnp.array([0.9]), real)[0])(c),
     )
-    near(total, 0.01, 1e-6)
-    near(slope, [[-0.2, -0.2, -0.2, 0]], 1e-6)
+    assert_close(total, 0.01, 1e-6)
+    assert_close(slope, [[-0.2, -0.2, -0.2, 0]], 1e-6)
     assert count == 1
-    near(kernels.progress_loss(c, jnp.array([0.8]), real)[0], 0, 1e-6)
+    assert_close(kernels.progress_loss(c, jnp.array([0.8]), real)[0], 0, 1e-6)
 
 
 def test_spa_released_path_overwrites_progress_and_leaves_the_last_step_nothing():
@@ -741,10 +751,10 @@ def test_spa_released_path_overwrites_progress_and_leaves_the_last_step_nothing(
 
 
 def test_spa_is_ppo_on_the_fused_reward():
-    rollout = random(7, method_of(catalogue.spa).needs)
+    rollout = random_turns(7, method_of(catalogue.spa).needs)
     fused = Rollout(**{**vars(rollout), "reward": rollout["progress"] + 0.5 * rollout["grounded"]})
     for name in ("advantage", "target"):
-        near(C["spa"](rollout)[name], C["ppo"](fused)[name])
+        assert_close(C["spa"](rollout)[name], C["ppo"](fused)[name])
     assert (jnp.abs(C["spa"](rollout)["advantage"] - C["ppo"](rollout)["advantage"]) > 1e-2).any()
 
 
@@ -773,7 +783,7 @@ def test_trajectory_preference_loss_examples():
     ):
         total, pairs = kernels.trajectory_preference_loss(jnp.array(Q), R, there)
         assert pairs == 1
-        near(total, loss, 1e-6)
+        assert_close(total, loss, 1e-6)
     assert kernels.trajectory_preference_loss(jnp.array([0.3, 0.1, 0.2]), jnp.ones(3), there) == (
         0,
         0,
@@ -787,20 +797,20 @@ def test_trajectory_preference_loss_examples():
 
 
 def test_oprl_without_weight_or_with_its_reference_is_rloo():
-    rollout = random(8, method_of(catalogue.oprl).needs)
-    near(C["oprl"](rollout, weight=0.0), C["rloo"](rollout))
+    rollout = random_turns(8, method_of(catalogue.oprl).needs)
+    assert_close(C["oprl"](rollout, weight=0.0), C["rloo"](rollout))
     same = rollout.with_signals(prm_logp=rollout["ref_logp"])
-    near(C["oprl"](same), C["rloo"](same))
+    assert_close(C["oprl"](same), C["rloo"](same))
     assert (jnp.abs(C["oprl"](rollout) - C["rloo"](rollout)) > 1e-2).any()
 
 
 def test_implied_rewards_sum_to_the_log_ratio_of_the_trajectory():
-    rollout = random(9, method_of(catalogue.oprl).needs)
+    rollout = random_turns(9, method_of(catalogue.oprl).needs)
     got = jax.jit(jax.vmap(kernels.implicit_rewards))(
         rollout["prm_logp"], rollout["ref_logp"], rollout.filled()
     )
     gap = np.where(rollout.action_mask, rollout["prm_logp"] - rollout["ref_logp"], 0).sum(-1)
-    near(got.sum(-1), 0.05 * gap)
+    assert_close(got.sum(-1), 0.05 * gap)
 
 
 # ---------------------------------------------------------------- ArCHer
@@ -822,24 +832,26 @@ def test_archer_example():
         )
 
     A = C["archer"](rollout)
-    near(A[0, 0, :3], [0.1] * 3)
+    assert_close(A[0, 0, :3], [0.1] * 3)
     assert loss(A[:1, :1, :3], losses.sequence_sum) == pytest.approx(0.08, abs=1e-6)
     rest = C["archer"](rollout, baseline=True)
     rest, v = {name: x[:1, :1, :3] for name, x in rest.items()}, rollout["token_value"][:1, :1, :3]
-    near(rest["advantage"][0, 0], [0.08, 0.05, 0.02])
+    assert_close(rest["advantage"][0, 0], [0.08, 0.05, 0.02])
     assert loss(rest["advantage"], losses.sequence_sum) == pytest.approx(0.043, abs=1e-6)
     assert float(jnp.mean((rest["target"] - v) ** 2)) == pytest.approx(0.0031, abs=1e-6)
 
 
 def test_archer_critics():
-    near(kernels.td_target(jnp.zeros(2), jnp.full(2, 0.8), jnp.array([False, True])), [0.76, 0])
-    near(kernels.td_target(jnp.array([2.0]), jnp.array([0.8]), jnp.array([True])), [2.0])
-    near(kernels.expectile(jnp.array([0.4, -0.4])), [0.144, 0.016])
-    near(kernels.expectile(jnp.array([0.4, -0.4]), 0.5), [0.08, 0.08])
+    assert_close(
+        kernels.td_target(jnp.zeros(2), jnp.full(2, 0.8), jnp.array([False, True])), [0.76, 0]
+    )
+    assert_close(kernels.td_target(jnp.array([2.0]), jnp.array([0.8]), jnp.array([True])), [2.0])
+    assert_close(kernels.expectile(jnp.array([0.4, -0.4])), [0.144, 0.016])
+    assert_close(kernels.expectile(jnp.array([0.4, -0.4]), 0.5), [0.08, 0.08])
     old, new = {"w": jnp.array([0.8])}, {"w": jnp.array([1.0])}
-    near(kernels.polyak(old, new)["w"], [0.82])
-    near(kernels.polyak(old, new, tau=1.0)["w"], new["w"])
-    near(kernels.polyak(old, new, tau=0.0)["w"], old["w"])
+    assert_close(kernels.polyak(old, new)["w"], [0.82])
+    assert_close(kernels.polyak(old, new, tau=1.0)["w"], new["w"])
+    assert_close(kernels.polyak(old, new, tau=0.0)["w"], old["w"])
 
 
 def test_archer_of_an_exact_value_averages_to_zero_and_unequal_minima_are_biased():
@@ -872,7 +884,7 @@ def test_search_r2_selection_and_correction_add_up_to_the_gain():
             for a, b in answers
         ]
     )
-    near(pi, [0.3, 0.3, 0.08, 0.32], 1e-12)
+    assert_close(pi, [0.3, 0.3, 0.08, 0.32], 1e-12)
     R = np.array([float(y == (0, 1)) for y in answers])
     alpha = np.where(R > 0, 0.9, 0.3)
     anew = {
@@ -882,7 +894,7 @@ def test_search_r2_selection_and_correction_add_up_to_the_gain():
         ),
     }
     q = pi * alpha + ((pi * (1 - alpha))[:, None] * (anew[0] + anew[1]) / 2).sum(0)
-    near(q, [0.228, 0.408, 0.0728, 0.2912], 1e-12)
+    assert_close(q, [0.228, 0.408, 0.0728, 0.2912], 1e-12)
     V_cut = ((anew[0] + anew[1]) / 2) @ R
     gain, mean = q @ R - pi @ R, pi @ R
     assert q.sum() == pytest.approx(1, abs=1e-12) and gain == pytest.approx(0.108, abs=1e-12)
@@ -902,17 +914,17 @@ def test_search_r2_rewards():
         ("weighted", [7 / 6, 1 / 6, 1, 0]),
         ("product", [1 / 3, 0, 0, 0]),
     ):
-        near(
+        assert_close(
             np.asarray(C["search_r2"](play(r, density=d), form=form))[0, :4, 0],
-            [z(H, h) for h in H],
+            [z_score(H, h) for h in H],
             1e-4,
         )
 
 
 def test_search_r2_of_equal_density_is_grpo():
-    rollout = random(10, ("density",))
-    near(C["search_r2"](rollout, weight=0.0), C["grpo"](rollout))
-    near(
+    rollout = random_turns(10, ("density",))
+    assert_close(C["search_r2"](rollout, weight=0.0), C["grpo"](rollout))
+    assert_close(
         C["search_r2"](rollout.with_signals(density=jnp.full_like(rollout["density"], 0.4))),
         C["grpo"](rollout),
         1e-4,
@@ -929,14 +941,14 @@ def test_sotopia_examples():
             0, :, 0
         ]
 
-    near(rewards("scaled"), [8, 0, 5.33333, 2.66667, 0])
-    near(rewards("normalised"), [4, 0, 2.66667, 1.33333, 0])
-    near(rewards("discount"), [5.832, 6.48, 7.2, 8, 0])
-    near(rewards("uniform"), [8, 8, 8, 8, 0])
-    near(rewards("progress"), [2.4, 0, 1.6, 0.8, 0])
-    near(rewards("key"), [8, 0, 0, 0, 0])
-    near(rewards("scaled", (-1, 0, 2, 1)), [-1, 0, 5.33333, 2.66667, 0])
-    near(rewards("normalised", (0, -1, 0, 0)), [2, 2, 2, 2, 0])
+    assert_close(rewards("scaled"), [8, 0, 5.33333, 2.66667, 0])
+    assert_close(rewards("normalised"), [4, 0, 2.66667, 1.33333, 0])
+    assert_close(rewards("discount"), [5.832, 6.48, 7.2, 8, 0])
+    assert_close(rewards("uniform"), [8, 8, 8, 8, 0])
+    assert_close(rewards("progress"), [2.4, 0, 1.6, 0.8, 0])
+    assert_close(rewards("key"), [8, 0, 0, 0, 0])
+    assert_close(rewards("scaled", (-1, 0, 2, 1)), [-1, 0, 5.33333, 2.66667, 0])
+    assert_close(rewards("normalised", (0, -1, 0, 0)), [2, 2, 2, 2, 0])
     rng = np.random.default_rng(0)
     marks = np.sort(rng.uniform(0, 3, 4))
     assert rewards("normalised", marks).sum() == pytest.approx(8, abs=1e-5)
@@ -949,7 +961,7 @@ def test_sotopia_dimensions_are_put_on_one_scale():
     r, score = [[0]] * 3, np.array([[8, 2, 1], [4, 4, 0], [6, 0, 3.0]])
     mark = np.zeros((3, 1, 3))
     merged = [6.1111, 3.3333, 5.0]
-    want = [[z(merged, x)] for x in merged]
+    want = [[z_score(merged, x)] for x in merged]
     for a, b in (
         (1, 0),
         (np.array([3.0, 0.1, 7]), np.array([5, -2, 0.0])),
@@ -967,7 +979,7 @@ def test_sotopia_dimensions_are_put_on_one_scale():
     is_(
         C["sotopia"](play(r, attribution=mark, score=equal), form="uniform"),
         r,
-        [[z(two, x)] for x in two],
+        [[z_score(two, x)] for x in two],
         2e-4,
     )
 
@@ -980,7 +992,7 @@ def test_epo_example_and_its_loss():
     answer = C["epo"](play(r))
     is_(answer, r, [[1, 0.6436, 0.6501, 0.2902], [0, 0]])
     answer = {name: x[:1, :4, :4] for name, x in answer.items()}
-    near(answer["weight"][0], [[0.25] * 4, [0.5, 0.5, 0, 0], [0] * 4, [0] * 4])
+    assert_close(answer["weight"][0], [[0.25] * 4, [0.5, 0.5, 0, 0], [0] * 4, [0] * 4])
     rng = np.random.default_rng(0)
     logp = -rng.random((1, 4, 4))
     batch = a_batch(
@@ -989,15 +1001,17 @@ def test_epo_example_and_its_loss():
     batch = losses.Batch(**{**vars(batch), "weight": answer["weight"]})
     loss = losses.divide(*losses.token_mean(losses.reinforce(jnp.asarray(logp), batch), batch))
     A = shown(answer, r)
-    near(
+    assert_close(
         loss, -np.mean([np.mean(np.array(A[i]) * logp[0, i, : len(A[i])]) for i in range(2)]), 1e-5
     )
 
 
 def test_epo_ignores_the_scale_of_rewards_and_its_largest_is_one():
-    rollout = random(11)
+    rollout = random_turns(11)
     A = C["epo"](rollout)["advantage"]
-    near(C["epo"](Rollout(**{**vars(rollout), "reward": 7 * rollout.reward}))["advantage"], A)
+    assert_close(
+        C["epo"](Rollout(**{**vars(rollout), "reward": 7 * rollout.reward}))["advantage"], A
+    )
     moved = C["epo"](Rollout(**{**vars(rollout), "reward": rollout.reward + 1}))["advantage"]
     assert (jnp.abs(moved - A) > 1e-2).any() and jnp.abs(A).max() == pytest.approx(1, abs=1e-6)
     weight = np.asarray(C["epo"](rollout)["weight"]).sum((-1, -2)) - np.asarray(
@@ -1011,8 +1025,8 @@ def test_epo_ignores_the_scale_of_rewards_and_its_largest_is_one():
 def test_masked_gae_example_is_gae_of_what_is_left_without_the_observations():
     tokens, segment, mask = np.zeros((1, 6)), [[0, 0, -1, -1, 1, 1]], [[1, 1, 0, 0, 1, 1]]
     V = [[0.3, 0.4, 9, 9, 0.5, 0.7]]
-    rollout = make([[0.5, 1.0]], tokens, action_mask=mask, segment=segment, token_value=V)
-    short = make(
+    rollout = one_prompt([[0.5, 1.0]], tokens, action_mask=mask, segment=segment, token_value=V)
+    short = one_prompt(
         [[0.5, 1.0]], np.zeros((1, 4)), segment=[[0, 0, 1, 1]], token_value=[[0.3, 0.4, 0.5, 0.7]]
     )
     for knobs, want in (
@@ -1020,21 +1034,21 @@ def test_masked_gae_example_is_gae_of_what_is_left_without_the_observations():
         ({"gamma": 0.9, "lam": 0.95}, [0.812791, 0.880457, 0, 0, 0.3865, 0.3]),
     ):
         A = C["masked_gae"](rollout, whiten=False, **knobs)["advantage"][0, 0]
-        near(A, want)
-        near(
+        assert_close(A, want)
+        assert_close(
             A[jnp.array([0, 1, 4, 5])],
             C["masked_gae"](short, whiten=False, **knobs)["advantage"][0, 0],
         )
-    near(C["rloo"](make([1, 0, 0, 0.5]))[0, :, 0], [0.8333, -0.5, -0.5, 0.1667], 1e-4)
+    assert_close(C["rloo"](one_prompt([1, 0, 0, 0.5]))[0, :, 0], [0.8333, -0.5, -0.5, 0.1667], 1e-4)
 
 
 def test_masked_gae_is_ppo_at_equal_knobs_and_does_not_look_at_values_off_the_mask():
-    rollout = random(12, ("token_value",))
-    near(C["masked_gae"](rollout)["advantage"], C["ppo"](rollout, lam=1.0)["advantage"])
+    rollout = random_turns(12, ("token_value",))
+    assert_close(C["masked_gae"](rollout)["advantage"], C["ppo"](rollout, lam=1.0)["advantage"])
     assert (
         jnp.abs(C["masked_gae"](rollout)["advantage"] - C["ppo"](rollout)["advantage"]) > 1e-2
     ).any()
     other = rollout.with_signals(
         token_value=jnp.where(rollout.action_mask, rollout["token_value"], 9.0)
     )
-    near(C["masked_gae"](other)["advantage"], C["masked_gae"](rollout)["advantage"], 1e-6)
+    assert_close(C["masked_gae"](other)["advantage"], C["masked_gae"](rollout)["advantage"], 1e-6)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import micro_experiment
 import numpy as np
 import pytest
-from small_rollouts import groups, random
+from reference_loops.prompt import groups
+from small_rollouts import random_rollout
 
 from jaxcredit import arena, credit, signals
 from jaxcredit.kernels import (
@@ -74,7 +75,7 @@ def loop_weight(found, noise, square, tokens, least):
 def test_coherence_is_that_of_a_loop_over_nodes(columns):
     """Ragged answers, holes and padding."""
     seen, alone = 0.0, jax.jit(coherence)
-    for g in groups(random(5, R=7))[:24]:
+    for g in groups(random_rollout(5, R=7))[:24]:
         R, T = g["tokens"].shape
         x = np.where(g["segment_mask"], g["reward"], 0).sum(-1)[g["row"]]
         prefix = (
@@ -160,7 +161,7 @@ def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
 
 
 def test_places():
-    rollout = random(3, ("entropy",)).filled()
+    rollout = random_rollout(3, ("entropy",)).filled()
     mask = np.asarray(rollout.action_mask)
     before = mask.cumsum(-1) - mask
     np.testing.assert_array_equal(depth(2)(rollout), before // 2)

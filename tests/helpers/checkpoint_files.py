@@ -1,4 +1,4 @@
-"""Hugging Face folders and GGUF files made from the golden checkpoints, whole or changed."""
+"""Changes of Hugging Face folders, and a GGUF file made from a golden checkpoint."""
 
 import json
 from pathlib import Path
@@ -16,6 +16,7 @@ Q = "model.layers.1.self_attn.q_proj.weight"
 
 
 def tensors(folder) -> dict[str, np.ndarray]:
+    """All tensors of a folder's .safetensors files by name."""
     return {
         name: x
         for file in sorted(Path(folder).glob("*.safetensors"))
@@ -24,23 +25,30 @@ def tensors(folder) -> dict[str, np.ndarray]:
 
 
 def edit(folder, **changes):
+    """Set keys of a folder's config.json."""
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def resave(folder, change):
-    have = load_file(folder / "model.safetensors")
-    change(have)
-    save_file(have, folder / "model.safetensors")
+    """Rewrite model.safetensors after `change` has modified the dict of its tensors."""
+    arrays = load_file(folder / "model.safetensors")
+    change(arrays)
+    save_file(arrays, folder / "model.safetensors")
 
 
 def permute(w, heads):
+    """Rows of a query or key projection in the order of llama.cpp, which interleaves the halves of
+    each head.
+    """
     return w.reshape(heads, 2, w.shape[0] // heads // 2, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
 def write_gguf(path, *, kind=None, arch="llama", leave_out=(), pre="smollm"):
-    """The llama golden as a GGUF file with the tiny tokenizer in front of its vocabulary."""
-    cfg, have = pretrained.config(GOLDENS / "llama"), tensors(GOLDENS / "llama")
+    """Write the llama golden as a GGUF file, with the tiny tokenizer at the start of its
+    vocabulary.
+    """
+    cfg, arrays = pretrained.config(GOLDENS / "llama"), tensors(GOLDENS / "llama")
     w = gguf_package.GGUFWriter(path, arch)
     w.add_block_count(cfg.layers)
     w.add_embedding_length(cfg.width)
@@ -61,7 +69,7 @@ def write_gguf(path, *, kind=None, arch="llama", leave_out=(), pre="smollm"):
     w.add_pad_token_id(tok.pad_token_id)
     w.add_chat_template(tok.chat_template)
     table = gguf_package.get_tensor_name_map(gguf_package.MODEL_ARCH.LLAMA, cfg.layers)
-    for name, x in have.items():
+    for name, x in arrays.items():
         new = table.get_name(name, try_suffixes=(".weight",))
         x = (
             permute(x, cfg.heads)

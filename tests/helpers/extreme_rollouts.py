@@ -1,4 +1,6 @@
-"""Rollouts as an adversary writes them: huge, tiny and cancelling rewards, labels of any int32, holes, silent and scattered segments."""
+"""Rollouts as an adversary writes them: huge, tiny and cancelling rewards, labels of any int32,
+holes, silent and scattered segments.
+"""
 
 import dataclasses
 
@@ -31,7 +33,9 @@ PLAIN, SCALED, CANCELLING, EQUAL, MIXED, DENORMAL = range(6)
 
 
 def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
-    """N groups of 8 trajectories in 10 rows. `together`: one kind and size of rewards for all, for credit with statistics of the batch."""
+    """N groups of 8 trajectories in 10 rows. `together`: one kind and size of rewards for all, for
+    credit with statistics of the batch.
+    """
     rng, base = np.random.default_rng(seed), synthetic(seed, needs, N=N, **SHAPE)
     real, row = np.asarray(base.segment_mask), np.asarray(base.row)
     count = 1 if together else N
@@ -80,7 +84,9 @@ def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
 
 
 def sums(rng, real, total: float, size):
-    """Rewards whose returns are equal, `total` times `size`, each trajectory's added up in an order of its own."""
+    """Rewards whose returns are equal, `total` times `size`, each trajectory's added up in an order
+    of its own.
+    """
     (N, _, K), whole = real.shape, real.all(-1, keepdims=True)
     parts = (
         (np.round(rng.uniform(-9, 9, (N, 1, K)), 1) * size).astype(np.float32).astype(np.float64)
@@ -94,7 +100,9 @@ def sums(rng, real, total: float, size):
 
 
 def relabelled(rollout: Rollout, seed: int) -> Rollout:
-    """The same rollout with other numbers for its labels, which synthetic rollouts draw from 0, 1 and 2."""
+    """The same rollout with other numbers for its labels, which synthetic rollouts draw from 0, 1
+    and 2.
+    """
     names = [
         s
         for s in LABELS

@@ -1,7 +1,9 @@
-"""A gcloud for tests: it writes down what it was told, and its TPU workers are folders of this machine.
+"""A gcloud for tests: it writes down what it was told, and its TPU workers are folders of this
+machine.
 
-`$FAKE/calls` has the arguments of every call, a JSON list a line; `$FAKE/state` the state of the queued resource, where there is one;
-`$FAKE/w0`, `$FAKE/w1` are the home folders of the workers, and port `$FAKE/w0.port` answers as the metadata server of the first.
+`$FAKE/calls` has the arguments of every call, a JSON list a line; `$FAKE/state` the state of the
+queued resource, where there is one; `$FAKE/w0`, `$FAKE/w1` are the home folders of the workers, and
+port `$FAKE/w0.port` answers as the metadata server of the first.
 """
 
 import json

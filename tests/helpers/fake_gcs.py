@@ -1,4 +1,6 @@
-"""A bucket in memory that speaks as much of Google's storage protocol (JSON API v1) as gcsfs and TensorStore do, generations included."""
+"""A bucket in memory that speaks as much of Google's storage protocol (JSON API v1) as gcsfs and
+TensorStore do, generations included.
+"""
 
 import base64
 import contextlib

@@ -1,4 +1,5 @@
-"""Damaged and hostile checkpoint files by the thousand: each must load, or be refused by a ValueError or OSError that names it.
+"""Damaged and hostile checkpoint files by the thousand: each must load, or be refused by a
+ValueError or OSError that names it.
 
 python tests/helpers/fuzz_checkpoints.py SEED MOST, in a process of its own: its memory is bounded, and each case has some seconds. Prints a line for
 every case that ended otherwise, then how many there were. `MOST` cases of each kind, drawn by the seed.

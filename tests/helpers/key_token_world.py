@@ -1,67 +1,67 @@
-"""A little world where every signal has a true value: three turns of two tokens, and the first token of the second turn decides.
+"""A bandit world with known credit: three turns of two tokens, whose reward depends on one token,
+the key token.
 
-A trajectory is paid 1 for choosing 1 there, whatever it writes elsewhere. `plant` writes every signal as an honest annotator would:
-critics know the mean before the choice and the outcome after it, judges mark the second turn, implicit models prefer what is paid.
+The key token is the first token of the second turn. A trajectory earns 1 if it chooses token 1
+there, whatever its other tokens are. `with_true_signals` adds every signal of SIGNALS with its true
+value: critics predict the mean return before the key token and the return after it, judges score
+the second turn, and implicit reward models prefer the paid token.
 """
 
 import jax.numpy as jnp
 
 from jaxcredit.rollout import SIGNALS, Rollout
 
-K, TURN, KEY, RIGHT = (
-    3,
-    2,
-    2,
-    1,
-)  # turns, tokens a turn, the response column that decides, the token that is paid
+K, TURN = 3, 2  # turns, tokens a turn
+KEY, RIGHT = 2, 1  # response column of the key token, the token that is paid
 S = K * TURN
 
 
 def rollout(tokens, logp, prompt, *, by_turn: bool = False, tie_breaker: float = 0.0) -> Rollout:
-    """What the policy wrote [N, G, S] behind its prompts [N, P], as a rollout of K turns whose last one is paid.
+    """A rollout of responses [N, G, S] to prompts [N, P] in K turns; the last turn is paid.
 
-    `by_turn`: every turn is judged (the first is always right); `tie_breaker` pays a little for what else is written: one answer is best.
+    `by_turn`: every turn earns a reward, the first always 1. `tie_breaker`: a small reward for the
+    other tokens, so that one response is best.
     """
     N, G, _ = tokens.shape
     P = prompt.shape[-1]
     right = (tokens[..., KEY] == RIGHT).astype(jnp.float32)
-    behind = jnp.pad(jnp.ones((N, G, S), bool), ((0, 0), (0, 0), (P, 0)))
+    action_mask = jnp.pad(jnp.ones((N, G, S), bool), ((0, 0), (0, 0), (P, 0)))
     turn = jnp.pad(jnp.arange(S) // TURN, (P, 0), constant_values=-1)
-    paid = (
+    reward = (
         jnp.zeros((N, G, K))
         .at[..., -1]
         .set(right + tie_breaker * (tokens * 2 ** jnp.arange(S)).sum(-1))
     )
     if by_turn:
-        paid = jnp.stack([jnp.ones_like(right), right, right], -1)
+        reward = jnp.stack([jnp.ones_like(right), right, right], -1)
     return Rollout(
         tokens=jnp.concatenate([jnp.broadcast_to(prompt[:, None], (N, G, P)), tokens], -1),
-        action_mask=behind,
+        action_mask=action_mask,
         logp=jnp.pad(logp, ((0, 0), (0, 0), (P, 0))),
-        segment=jnp.broadcast_to(turn.astype(jnp.int32), behind.shape),
-        reward=paid,
+        segment=jnp.broadcast_to(turn.astype(jnp.int32), action_mask.shape),
+        reward=reward,
         segment_mask=jnp.ones((N, G, K), bool),
-        token_mask=jnp.ones(behind.shape, bool),
+        token_mask=jnp.ones(action_mask.shape, bool),
     )
 
 
-def plant(plain: Rollout) -> Rollout:
-    """Every signal there is, as it truly is in this world."""
+def with_true_signals(plain: Rollout) -> Rollout:
+    """The rollout with every signal of SIGNALS at its true value in this world."""
     N, G, T = plain.action_mask.shape
     P = T - S
     R = (plain.tokens[..., P + KEY] == RIGHT).astype(jnp.float32)  # [N, G]
-    p = jnp.broadcast_to(R.mean(-1, keepdims=True), R.shape)  # what is known before the choice
+    p = jnp.broadcast_to(R.mean(-1, keepdims=True), R.shape)  # expected return before the key token
     r, turn, mid = R[..., None], jnp.arange(K), jnp.arange(K) == KEY // TURN
     column = jnp.arange(T) - P
     key = jnp.broadcast_to(column == KEY, (N, G, T))
-    sign = jnp.where(key, 2 * r - 1, 0.0)  # +1 on the choice that is paid, -1 on any other
+    sign = jnp.where(key, 2 * r - 1, 0.0)  # +1 on the paid token, -1 on another token at its place
     before = jnp.where(turn <= KEY // TURN, p[..., None], r)  # value before a turn
     after = jnp.where(turn < KEY // TURN, p[..., None], r)
     potential = jnp.concatenate([before, r], -1)
     of_turn = lambda x: jnp.broadcast_to(x, (N, G, K))  # noqa: E731
-    branch = jnp.int32(1 - R)[..., None]  # which of two ways the choice led
+    branch = jnp.int32(1 - R)[..., None]  # the branch after the key token
     choices = jnp.arange(4)
-    took = jnp.where(mid, 1 - branch, 0)
+    chosen = jnp.where(mid, 1 - branch, 0)
     agents = jnp.arange(8)
     signals = {
         "value": before,
@@ -81,13 +81,13 @@ def plant(plain: Rollout) -> Rollout:
         "node": jnp.where(turn < KEY // TURN, 1, 2 * turn + branch),
         "node_parent": jnp.broadcast_to(jnp.array([-1, 0, 1, 1, 2, 3]), (N, 6)),
         "turn_parent": of_turn(turn),
-        "pivot": jnp.where(R == 1, KEY // TURN, -1),  # of an answer that failed, none
+        "pivot": jnp.where(R == 1, KEY // TURN, -1),  # none in a failed trajectory
         "pair": jnp.broadcast_to(jnp.arange(G) ^ 1, (N, G)),
         "components": jnp.stack([R, (plain.tokens[..., P] % 2) * 0.1, jnp.zeros_like(R)], -1),
         "anytime": after,
         "macro": jnp.broadcast_to(
             (jnp.maximum(column, 0) + 1) // 2, (N, G, T)
-        ),  # the decision ends one, the last token is one
+        ),  # one macro action ends with the key token; the last token is one
         "continued": 4 * R,
         "planning": key,
         "decision_weight": jnp.where(key, 3.0, 0.6),
@@ -106,7 +106,7 @@ def plant(plain: Rollout) -> Rollout:
         "density": 0.5 + 0.5 * R,
         "attribution": jnp.broadcast_to(jnp.where(mid, 3 * r, 0.0)[..., None], (N, G, K, 2)),
         "score": jnp.stack([R, R], -1),
-        "choice": took,
+        "choice": chosen,
         "choice_value": jnp.where(mid[:, None], 1.0 * (choices == 1), r[..., None]),
         "choice_prob": jnp.broadcast_to(0.25, (N, G, K, 4)),
         "coalition": jnp.where(agents & 2 > 0, r, 0.0),
@@ -118,8 +118,8 @@ def plant(plain: Rollout) -> Rollout:
         "fai": jnp.where(key, 1.0, 0.1),
         "prompt": jnp.arange(N),
     }
-    lacking = SIGNALS.keys() - signals.keys()
-    assert not lacking, f"plant {', '.join(sorted(lacking))} in tests/helpers/key_token_world.py"
+    missing = SIGNALS.keys() - signals.keys()
+    assert not missing, f"add {', '.join(sorted(missing))} to tests/helpers/key_token_world.py"
     return plain.with_signals(
         **{
             s: x.astype(jnp.int32 if SIGNALS[s].kind == "i" else jnp.float32)

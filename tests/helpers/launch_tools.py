@@ -1,4 +1,6 @@
-"""What tests that start jobs share: a port, an environment without a scheduler, a metadata server, and patience."""
+"""What tests that start jobs share: a port, an environment without a scheduler, a metadata server,
+and patience.
+"""
 
 import http.server
 import os

@@ -1,4 +1,6 @@
-"""The smallest run: three letters backward, with a mark for every right letter. Also a config: jaxcredit train tests/helpers/micro_experiment.py"""
+"""The smallest run: three letters backward, with a mark for every right letter. Also a config:
+jaxcredit train tests/helpers/micro_experiment.py
+"""
 
 import itertools
 
@@ -58,7 +60,9 @@ built = {}
 
 
 def build(exp: Experiment):
-    """`programs.build`, once for all experiments that compile to the same programs (their optimizers are alike here)."""
+    """`programs.build`, once for all experiments that compile to the same programs (their
+    optimizers are alike here).
+    """
     key = repr(
         (
             exp.policy,

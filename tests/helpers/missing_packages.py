@@ -1,13 +1,13 @@
-"""Packages that are not there, for tests: they are found nowhere, and what was imported of them is forgotten."""
+"""Tools to run tests as if some packages were not installed."""
 
 import sys
 from importlib.machinery import PathFinder
 
-NO_LIBTPU = "libtpu is not here (pip install 'jaxcredit[tpu]'): NOTHING WAS COMPILED FOR A TPU"
+NO_LIBTPU = "libtpu is not installed (pip install 'jaxcredit[tpu]'): nothing was compiled for a TPU"
 
 
 class Without:
-    """A path finder that does not find some packages."""
+    """Path finder of Python's imports that hides the given packages."""
 
     find_distributions = staticmethod(PathFinder.find_distributions)
 
@@ -22,8 +22,8 @@ class Without:
         )
 
 
-def absent(monkeypatch, *packages: str) -> None:
-    """Until the test ends."""
+def hide_packages(monkeypatch, *packages: str) -> None:
+    """Hide packages and their imported modules until the end of the test."""
     monkeypatch.setattr(
         sys,
         "meta_path",
@@ -34,9 +34,9 @@ def absent(monkeypatch, *packages: str) -> None:
             monkeypatch.delitem(sys.modules, name)
 
 
-def only(packages, code: str) -> str:
-    """A program for a process in which no package is found but these, jaxcredit's own and Python's."""
-    keep = {*packages, "jaxcredit"}
+def program_with_only(packages, code: str) -> str:
+    """Source of a program that finds only the given packages, jaxcredit and Python's own modules."""
+    allowed = {*packages, "jaxcredit"}
     return f"""
 import importlib.machinery, os, sys
 real = importlib.machinery.PathFinder
@@ -44,8 +44,9 @@ class Only:
     find_distributions = staticmethod(real.find_distributions)
     def find_spec(self, name, path=None, target=None):
         spec = real.find_spec(name, path, target)
-        theirs = spec is not None and "site-packages" in (spec.origin or next(iter(spec.submodule_search_locations or []), ""))
-        return None if theirs and name.partition(".")[0] not in {sorted(keep)!r} else spec
+        places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
+        installed = "site-packages" in str(places)
+        return None if installed and name.partition(".")[0] not in {sorted(allowed)!r} else spec
 sys.meta_path = [Only() if finder is real else finder for finder in sys.meta_path]
 {code}
 """

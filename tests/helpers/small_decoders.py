@@ -53,7 +53,9 @@ def make(cfg, seed=0):
 
 
 def batch(seed=0):
-    """Three prompts in three rows each: left padding, rows of different lengths, a hole in one row, an empty row, an empty prompt."""
+    """Three prompts in three rows each: left padding, rows of different lengths, a hole in one row,
+    an empty row, an empty prompt.
+    """
     rng = np.random.default_rng(seed)
     tokens = rng.integers(1, 23, (N, R, P + S)).astype(np.int32)
     tokens[tokens == 7] = 8  # a forbidden id

@@ -1,6 +1,8 @@
-"""A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template, made without torch.
+"""A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template,
+made without torch.
 
-For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or `python tests/helpers/tiny_checkpoint.py FOLDER`.
+For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or
+`python tests/helpers/tiny_checkpoint.py FOLDER`.
 """
 
 import sys
@@ -45,7 +47,9 @@ def tiny_tokenizer(size: int = 320) -> tokenize.HF:
 
 
 def write_tiny_checkpoint(folder, *, seed: int = 0, **fields) -> None:
-    """Qwen3 (q/k norm, tied, heads wider than width / heads), vocabulary padded beyond the tokenizer's as real ones are."""
+    """Qwen3 (q/k norm, tied, heads wider than width / heads), vocabulary padded beyond the
+    tokenizer's as real ones are.
+    """
     tok = tiny_tokenizer()
     shape = dict(
         vocab=tok.vocab_size + 16, width=64, layers=2, heads=4, kv_heads=2, head_dim=32, ffn=128

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_rollouts import make
+from small_rollouts import one_prompt
 
 import jaxcredit.credit as catalogue
 from jaxcredit import kernels as k
@@ -64,10 +64,10 @@ def test_equal_numbers_are_merged_and_others_are_not():
 
 def test_returns_that_cancel_are_nothing_and_a_tie_is_a_tie():
     orders = list(itertools.permutations([0.1, 0.2, -0.3]))
-    R = np.asarray(outcome(make([*orders, [0, 0, 1e-6]], np.zeros((7, 3)))))
+    R = np.asarray(outcome(one_prompt([*orders, [0, 0, 1e-6]], np.zeros((7, 3)))))
     assert (R[0, :6] == 0).all() and R[0, 6] > 0
     best = catalogue.r3l(
-        make(
+        one_prompt(
             [[0.1, 0.2, 0.7], [0.7, 0.2, 0.1], [0, 0, 0]],
             np.zeros((3, 3)),
             pivot=[0] * 3,
@@ -121,7 +121,7 @@ SEEN = {
 def test_what_follows_a_turn_is_equal_in_any_order(name):
     """Nothing is known of the first turn: what follows it is 0 in every trajectory, but for rounding."""
     knobs, signals = SEEN[name]
-    rollout = make(LATER, np.zeros((6, 4)), segment=TURNS, **signals)
+    rollout = one_prompt(LATER, np.zeros((6, 4)), segment=TURNS, **signals)
     answer = jax.jit(lambda r: getattr(catalogue, name)(r, **knobs))(rollout)
     A = np.asarray(answer["advantage"] if isinstance(answer, dict) else answer)[0]
     assert np.abs(A[:, 0]).max() < 1e-5
@@ -134,7 +134,7 @@ def test_a_return_counts_once_among_different_ones_in_whatever_order_it_was_adde
 
     @jax.jit
     def run(reward):
-        rollout = make(np.zeros((7, 4)), np.zeros((7, 4)), segment=turns, agent=[[0] * 4] * 7)
+        rollout = one_prompt(np.zeros((7, 4)), np.zeros((7, 4)), segment=turns, agent=[[0] * 4] * 7)
         return catalogue.mars(dataclasses.replace(rollout, reward=reward[None]), unique=True)
 
     decimal, whole = (
@@ -146,7 +146,7 @@ def test_a_return_counts_once_among_different_ones_in_whatever_order_it_was_adde
 def test_gains_are_differences_and_their_rounding_is_that_of_the_potentials():
     """Every turn gains 0.1 on potentials of about -50: what is left of that is rounding, and no turn is better than another."""
     start = np.random.default_rng(0).uniform(-60, -40, (6, 1))
-    rollout = make(
+    rollout = one_prompt(
         np.ones((6, 4)), np.zeros((6, 4)), segment=TURNS, info=start + 0.1 * np.arange(5)
     )
     assert np.asarray(jax.jit(lambda r: catalogue.igpo(r))(rollout) == 0).all()
@@ -159,7 +159,7 @@ def test_gains_are_differences_and_their_rounding_is_that_of_the_potentials():
 def test_a_perfect_critic_leaves_no_advantage():
     """A value that is the return to the last token: what remains is rounding, and is not whitened to a standard deviation of 1."""
     reward = np.float32([[1.1, 2.2, -0.7], [0.1, 3.3, 1.7]])
-    rollout = make(reward, np.zeros((2, 3)), segment=[[0, 1, 2]] * 2)
+    rollout = one_prompt(reward, np.zeros((2, 3)), segment=[[0, 1, 2]] * 2)
     value = np.cumsum(reward[:, ::-1].astype(np.float64), 1)[:, ::-1].astype(np.float32)
     for name in ("ppo", "vapo", "poad"):
         run = jax.jit(lambda r, name=name: getattr(catalogue, name)(r, gamma=1.0))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 OURS = re.compile(
     r"(XLA|JAX|TF|TPU|CUDA|MPL|PYTEST|HF|LIBTPU)_?"
@@ -84,7 +84,7 @@ def test_a_run_and_what_is_asked_of_it(tmp_path, cache):
     good(f"{train} b", tmp_path, cache)
     assert len(kept) >= 3
     assert big(cache) == kept  # nothing that takes long is compiled twice
-    cold, warm = (timeless(tmp_path / "runs" / name) for name in "ab")
+    cold, warm = (metrics_without_times(tmp_path / "runs" / name) for name in "ab")
     assert cold == warm and len(cold) == 3
     for command in (
         "compare runs/a runs/b",

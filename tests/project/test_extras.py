@@ -9,7 +9,7 @@ import sys
 import tomllib
 
 import pytest
-from missing_packages import absent, only
+from missing_packages import hide_packages, program_with_only
 from paths import ROOT
 
 from jaxcredit import tasks
@@ -84,7 +84,7 @@ assert not [r for r in laws.check(credit.grpo) if r.passed is False]
 third = {name.partition(".")[0] for name, module in sys.modules.items() if "site-packages" in (getattr(module, "__file__", None) or "")}
 print(sorted(third))
 """
-    done = child(only(BASE, code))
+    done = child(program_with_only(BASE, code))
     assert done.returncode == 0, done.stderr
     third = {
         name for name in ast.literal_eval(done.stdout.splitlines()[-1]) if not name.startswith("_")
@@ -95,7 +95,9 @@ print(sorted(third))
 @pytest.mark.parametrize("words", ["train configs/quickstart.py", "check tempo"])
 def test_the_command_line_names_the_extra_of_the_trainer(words):
     done = child(
-        only(BASE, f"sys.argv[1:] = {words.split()!r}\nfrom jaxcredit.cli.main import main; main()")
+        program_with_only(
+            BASE, f"sys.argv[1:] = {words.split()!r}\nfrom jaxcredit.cli.main import main; main()"
+        )
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert re.match(
@@ -106,7 +108,7 @@ def test_the_command_line_names_the_extra_of_the_trainer(words):
 
 def test_help_needs_no_extra():
     done = child(
-        only(
+        program_with_only(
             BASE, "sys.argv[1:] = ['train', '--help']\nfrom jaxcredit.cli.main import main; main()"
         )
     )
@@ -128,7 +130,7 @@ USES = {
 
 @pytest.mark.parametrize("package", USES)
 def test_a_missing_package_is_an_error_that_names_its_extra(package, monkeypatch, tmp_path):
-    absent(monkeypatch, package)
+    hide_packages(monkeypatch, package)
     named = (
         rf"{package}, which is not installed: pip install 'jaxcredit\[{extras.EXTRA[package]}\]'"
     )
@@ -138,7 +140,7 @@ def test_a_missing_package_is_an_error_that_names_its_extra(package, monkeypatch
 
 def test_others_imports_are_left_alone(monkeypatch):
     """A library that tries an optional import, or asks whether a package is there, hears what it would hear without jaxcredit."""
-    absent(monkeypatch, "gguf", "optax")
+    hide_packages(monkeypatch, "gguf", "optax")
     assert importlib.util.find_spec("gguf") is None
     with pytest.raises(ModuleNotFoundError) as told:
         import optax  # noqa: F401

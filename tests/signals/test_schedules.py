@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_close
 from scipy.special import softmax
 from scipy.stats import beta
-from small_rollouts import near
 
 from jaxcredit import losses
 from jaxcredit.kernels.value_learning import toward_teacher, two_path_weights
@@ -39,7 +39,7 @@ def test_zero_search_is_monotone_convex_and_a_line_at_base_one():
         assert p[0] == pytest.approx(0.1) and p[-1] == pytest.approx(0.9)
         assert (np.diff(p) > 0).all() and (np.diff(p, 2) > 0).all()
     for base in (1.0, 1 + 1e-9, 1 - 1e-9, 1 + 1e-15):
-        near([schedules.noisy_documents(v, end=1.0, base=base) for v in x], x, 1e-8)
+        assert_close([schedules.noisy_documents(v, end=1.0, base=base) for v in x], x, 1e-8)
     assert schedules.noisy_documents(2.0) == 0.5
     with pytest.raises(ValueError, match="base"):
         schedules.noisy_documents(0.5, base=0)
@@ -102,7 +102,7 @@ def test_knapsack_invariants():
 def test_the_value_of_answers_is_concave():
     p, n = np.linspace(0.02, 0.98, 25)[:, None], np.arange(1, 60)
     second = np.diff(budgets.mixed_chance(n, p), 2)
-    near(second, -(p ** n[:-2]) * (1 - p) ** 2 - (1 - p) ** n[:-2] * p**2, 1e-12)
+    assert_close(second, -(p ** n[:-2]) * (1 - p) ** 2 - (1 - p) ** n[:-2] * p**2, 1e-12)
 
 
 # ---------------------------------------------------------------- exposure
@@ -133,7 +133,7 @@ def test_the_exposed_share_lies_inside():
     e = np.asarray(jax.jit(exposure.sample)(weights, stats, key=jax.random.key(3)))
     a, b = exposure.shape(weights, stats)
     assert ((e > 0) & (e < 1)).all()
-    near((e - a / (a + b)).mean(), 0, 0.02)
+    assert_close((e - a / (a + b)).mean(), 0, 0.02)
 
 
 def moments(weights, stats):
@@ -148,19 +148,19 @@ def test_the_exposure_density_and_its_slope():
     a, b = moments(weights, stats)
     share = ((n + 0.5) / 2000).astype(np.float32)
     found, log, gradient = jax.tree.map(np.asarray, look(weights, stats, share, reward, 0.0))
-    near([x[0] for x in found], (a, b), 1e-5)
+    assert_close([x[0] for x in found], (a, b), 1e-5)
     assert min(a, b) > 1 and abs(a - b) > 0.1
-    near(log, beta.logpdf(share, a, b), 1e-4)
+    assert_close(log, beta.logpdf(share, a, b), 1e-4)
 
     def numeric(f, h=1e-4):
         bias = [[weights["b2"] + d * np.eye(2)[i] for d in (h, -h)] for i in range(2)]
         ab = [[moments({**weights, "b2": x}, stats) for x in two] for two in bias]
         return [(f(*up) - f(*down)) / (2 * h) for up, down in ab]
 
-    near(gradient["b2"], numeric(lambda a, b: beta.logpdf(share, a, b).mean()), 1e-3)
+    assert_close(gradient["b2"], numeric(lambda a, b: beta.logpdf(share, a, b).mean()), 1e-3)
     own = beta.ppf((n + 0.5) / 2000, a, b).astype(np.float32)  # as often as the policy draws them
     surprise = look(weights, stats, own, jnp.zeros(2000), 1.0)[2]
-    near(surprise["b2"], numeric(lambda a, b: -beta.entropy(a, b)), 1e-2)
+    assert_close(surprise["b2"], numeric(lambda a, b: -beta.entropy(a, b)), 1e-2)
 
 
 def test_exposure_is_reinforced_by_progress_alone():
@@ -168,9 +168,9 @@ def test_exposure_is_reinforced_by_progress_alone():
         jnp.array([3.0, 2.0, 2.5, 1.0]),
         jax.jit(lambda L, gamma: exposure.progress(L, gamma=gamma)),
     )
-    near(exposure.progress(metric, gamma=0.0), [1, -0.5, 1.5])  # at once
-    near(follow(metric, 0.5), [1 - 0.25 + 0.375, -0.5 + 0.75, 1.5])
-    near(follow(metric, 1.0), metric[:-1] - metric[-1])  # telescopes
+    assert_close(exposure.progress(metric, gamma=0.0), [1, -0.5, 1.5])  # at once
+    assert_close(follow(metric, 0.5), [1 - 0.25 + 0.375, -0.5 + 0.75, 1.5])
+    assert_close(follow(metric, 1.0), metric[:-1] - metric[-1])  # telescopes
     weights, stats, share = (
         controller(1),
         np.ones((2000, 3), np.float32),
@@ -194,7 +194,7 @@ def test_exposure_is_reinforced_by_progress_alone():
         0.0,
     )
     assert after[1][0] > before[1][0]
-    near(exposure.moved(jnp.float32(1.0), jnp.array([2.0, 4.0]), decay=0.75), 1.5)
+    assert_close(exposure.moved(jnp.float32(1.0), jnp.array([2.0, 4.0]), decay=0.75), 1.5)
 
 
 # ---------------------------------------------------------------- teachers
@@ -204,15 +204,15 @@ def test_scope_weights_example():
     logp, teacher = -np.log([1.5, 3, 1, 1]), -np.log([1, 1, 1.2, 2.4])
     correct = jnp.array([True, True, False, False])
     w = partial(two_path_weights, jnp.float32(logp), jnp.float32(teacher), correct)
-    near(w(), [1 / 3, 2 / 3, 2 / 3, 1 / 3], 1e-6)
-    near(w(to_size=True), [2 / 3, 4 / 3, 4 / 3, 2 / 3], 1e-6)
-    near(
+    assert_close(w(), [1 / 3, 2 / 3, 2 / 3, 1 / 3], 1e-6)
+    assert_close(w(to_size=True), [2 / 3, 4 / 3, 4 / 3, 2 / 3], 1e-6)
+    assert_close(
         w(inverted=True), [2 / 3, 1 / 3, 2 / 3, 1 / 3], 1e-6
     )  # what the release does with its own settings
-    near(w(temperature=1e6), [0.5] * 4, 1e-5)
-    near(w(where=jnp.array([True, False, True, True])), [1, 0, 2 / 3, 1 / 3], 1e-6)
-    near(two_path_weights(jnp.full(4, -2.0), jnp.full(4, -1.0), correct), [0.5] * 4)
-    near(
+    assert_close(w(temperature=1e6), [0.5] * 4, 1e-5)
+    assert_close(w(where=jnp.array([True, False, True, True])), [1, 0, 2 / 3, 1 / 3], 1e-6)
+    assert_close(two_path_weights(jnp.full(4, -2.0), jnp.full(4, -1.0), correct), [0.5] * 4)
+    assert_close(
         two_path_weights(jnp.full(2, -2.0), jnp.full(2, -1.0), jnp.array([True, True])), [0.5, 0.5]
     )
 
@@ -228,7 +228,7 @@ def test_scope_weights_are_positive_and_sum_to_one_on_each_path():
     for n, i in np.ndindex(20, 6):
         path = np.asarray(where[n] & (correct[n] == correct[n, i]))
         x = -np.asarray(logp[n]) / 0.7 if correct[n, i] else np.asarray(teacher[n]) / 0.7
-        near(w[n, i], softmax(x[path])[path[:i].sum()] if where[n, i] else 0, 1e-5)
+        assert_close(w[n, i], softmax(x[path])[path[:i].sum()] if where[n, i] else 0, 1e-5)
 
 
 def a_batch(logp, ref_logp, **fields):
@@ -264,8 +264,8 @@ def test_distillation_follows_the_slope_of_kl():
     (value, g), (divergence, true) = jax.jit(
         lambda z: [jax.value_and_grad(f)(z) for f in (expected, kl)]
     )(z)
-    near(g, true, 1e-5)
-    near(value, divergence, 1e-6)
+    assert_close(g, true, 1e-5)
+    assert_close(value, divergence, 1e-6)
 
 
 def test_scope_imitates_what_is_right_and_corrects_what_is_wrong():
@@ -289,9 +289,9 @@ def test_scope_imitates_what_is_right_and_corrects_what_is_wrong():
         return jax.value_and_grad(total, has_aux=True)(logp)
 
     (value, each), slope = loss(logp, fields["action_mask"])
-    near(each[0], [imitate, correct])
-    near(value, (2 * imitate.sum() + 0.5 * correct.sum()) / 2)
-    near(
+    assert_close(each[0], [imitate, correct])
+    assert_close(value, (2 * imitate.sum() + 0.5 * correct.sum()) / 2)
+    assert_close(
         slope[0], [2 * imitate / 2, 0.5 * correct / 2]
     )  # the likelihood's slope, where the teacher has no say; and the teacher's
     logp[0, 0, 1] = -np.inf
@@ -307,9 +307,9 @@ def test_distillation_term_example():
     A = jnp.full((2, 2), -0.5)
     student, teacher = jnp.array([[-1.0, -2.0]] * 2), jnp.array([[-2.0, -0.5]] * 2)
     wrong = jnp.array([[True], [False]]) & jnp.ones((2, 2), bool)
-    near(toward_teacher(A, student, teacher, wrong), [[-0.55, -0.425], [-0.5, -0.5]])
-    near(toward_teacher(A, student, teacher, wrong, coef=0.0), A)
-    near(toward_teacher(A, student, student, wrong), A)
+    assert_close(toward_teacher(A, student, teacher, wrong), [[-0.55, -0.425], [-0.5, -0.5]])
+    assert_close(toward_teacher(A, student, teacher, wrong, coef=0.0), A)
+    assert_close(toward_teacher(A, student, student, wrong), A)
     assert jnp.isfinite(toward_teacher(A, student.at[1, 0].set(-jnp.inf), teacher, wrong)).all()
 
 
@@ -318,8 +318,8 @@ def test_distillation_term_example():
 
 def test_dpo_example():
     numbers = [jnp.float32(x) for x in (-3.0, -4.0, -3.5, -3.8)]
-    near(preferences.dpo(*numbers), 0.658760, 1e-6)
-    near(
+    assert_close(preferences.dpo(*numbers), 0.658760, 1e-6)
+    assert_close(
         preferences.dpo(*numbers[:2], *numbers[:2]), math.log(2), 1e-6
     )  # the policy is the reference
     logp, ref, mask = (
@@ -328,8 +328,8 @@ def test_dpo_example():
         [[1, 1, 0], [1, 0, 0]],
     )
     r = preferences.implicit_reward(logp, ref, jnp.array(mask, bool))
-    near(r, [0.05, -0.02])
-    near(preferences.prefer(*r), 0.658760, 1e-6)
+    assert_close(r, [0.05, -0.02])
+    assert_close(preferences.prefer(*r), 0.658760, 1e-6)
     assert jnp.isfinite(
         preferences.implicit_reward(logp.at[0, 2].set(-jnp.inf), ref, jnp.array(mask, bool))
     ).all()
@@ -348,7 +348,7 @@ def test_a_shared_beginning_does_not_move():
         return preferences.dpo(better, worse, jnp.float32(-5.0), jnp.float32(-6.0))
 
     moves = jax.jit(jax.grad(loss))(table)
-    near(moves[:2], 0, 1e-7)
+    assert_close(moves[:2], 0, 1e-7)
     assert (jnp.abs(moves[2:]).max(-1) > 1e-3).all()
 
 
@@ -359,5 +359,7 @@ def test_mode_loss():
     g = np.asarray(jax.jit(jax.grad(lambda z: loss(z, s).sum()))(z))
     assert (g[2] == 0).all() and (np.delete(g, [2, 5], 1) == 0).all()
     assert g[0, 2] < 0 < g[0, 5] and g[1, 5] < 0 < g[1, 2]
-    near(loss(z, s), preferences.mode_loss(z, -s, long=5, short=2, temperature=0.5))  # swapped
-    near(loss(z, s)[2], math.log(2), 1e-6)
+    assert_close(
+        loss(z, s), preferences.mode_loss(z, -s, long=5, short=2, temperature=0.5)
+    )  # swapped
+    assert_close(loss(z, s)[2], math.log(2), 1e-6)

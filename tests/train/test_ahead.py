@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from micro_experiment import build, experiment
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train import programs
@@ -104,7 +104,7 @@ def test_a_run_that_was_stopped_at_a_save_goes_on_as_if_it_never_had(tmp_path):
     whole, parts = (
         [
             {k: v for k, v in line.items() if not k.startswith("eval/")}
-            for line in timeless(tmp_path / name)
+            for line in metrics_without_times(tmp_path / name)
         ]  # of step 3 too, once the last
         for name in ("whole", "parts")
     )

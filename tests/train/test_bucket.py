@@ -14,7 +14,7 @@ from fake_gcs import Server
 from launch_tools import free_port
 from micro_experiment import build
 from paths import MICRO
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 from jaxcredit.cli import main as cli
 from jaxcredit.train.runs import folder as home
@@ -144,7 +144,7 @@ def test_a_run_in_a_bucket_is_the_run_on_a_disk(storage, tmp_path, monkeypatch, 
     assert "gs://shelf/runs/a" in capsys.readouterr().out
     home._bucket_run_folder.cache_clear()
     assert (
-        timeless("gs://shelf/runs/a") == timeless(tmp_path / "a")
+        metrics_without_times("gs://shelf/runs/a") == metrics_without_times(tmp_path / "a")
         and len(read_metrics("gs://shelf/runs/a")) == 5
     )
     with pytest.raises(SystemExit):

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 import pytest
 from launch_tools import free_port
-from run_metrics import close, timeless
+from run_metrics import assert_metrics_close, metrics_without_times
 
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
@@ -77,9 +77,12 @@ def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
     run(eight, tmp_path / "whole")
     run(dataclasses.replace(eight, steps=3), tmp_path / "moved")
     run(four, tmp_path / "moved", resume=True)
-    whole, moved = timeless(tmp_path / "whole"), timeless(tmp_path / "moved")
+    whole, moved = (
+        metrics_without_times(tmp_path / "whole"),
+        metrics_without_times(tmp_path / "moved"),
+    )
     looked = 3  # at its accuracy, where it was the last step
-    close(
+    assert_metrics_close(
         *([line for line in lines if line["step"] != looked] for lines in (moved, whole)),
         rtol=5e-3,
         atol=1e-4,
@@ -142,7 +145,7 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(c
     saved = sorted(int(p.name) for p in (tmp_path / "two/checkpoints").iterdir())
     stopped = saved[-1]
     assert 3 < stopped < 400 and verify(tmp_path / f"two/checkpoints/{stopped:08d}") == ""
-    assert timeless(tmp_path / "two")[-1]["step"] == stopped
+    assert metrics_without_times(tmp_path / "two")[-1]["step"] == stopped
     for i in range(2):  # each host's log says the same
         log = (tmp_path / f"two/hosts/{i:05d}.log").read_text()
         assert (
@@ -154,9 +157,9 @@ def test_a_signal_to_one_process_stops_all_at_one_step_and_one_process_goes_on(c
     more = [*words[:-1], str(stopped + 2)]
     cli.main([*more, "--run", "two", "--resume", "auto"])
     cli.main([*more, "--run", "one"])
-    one, two = timeless(tmp_path / "one"), timeless(tmp_path / "two")
+    one, two = metrics_without_times(tmp_path / "one"), metrics_without_times(tmp_path / "two")
     assert len(one) == stopped + 3
-    close(
+    assert_metrics_close(
         *([line for line in lines if line["step"] > stopped - 3] for lines in (two, one)),
         rtol=5e-3,
         atol=1e-4,

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 from jaxcredit.train.runs import plots
 from jaxcredit.train.runs.console import sparkline
@@ -62,7 +62,7 @@ def test_after_a_kill_the_file_is_that_of_a_run_never_stopped(tmp_path, killed_a
         with open(tmp_path / "killed" / name, "a") as f:
             f.write(tail)
     play(tmp_path / "killed", restored + 1, 12, start=restored)
-    assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
+    assert metrics_without_times(tmp_path / "killed") == metrics_without_times(tmp_path / "whole")
     assert (tmp_path / "killed/samples.jsonl").read_bytes() == (
         tmp_path / "whole/samples.jsonl"
     ).read_bytes()
@@ -72,7 +72,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again(tmp_path):
     play(tmp_path / "whole", 0, 12)
     play(tmp_path / "killed", 0, 5)
     play(tmp_path / "killed", 0, 12)
-    assert timeless(tmp_path / "killed") == timeless(tmp_path / "whole")
+    assert metrics_without_times(tmp_path / "killed") == metrics_without_times(tmp_path / "whole")
 
 
 def test_metrics_are_fetched_one_step_late_and_at_a_flush(tmp_path):
@@ -103,7 +103,7 @@ def test_what_json_cannot_say(tmp_path):
         with pytest.raises(ValueError, match=r"one number.*\(3,\)"):
             records.log(2, {"bad": jnp.zeros(3)})
             records.flush()
-    assert timeless(tmp_path)[0] == {"step": 1, "loss": None, "kl": None, "fine": 1.5}
+    assert metrics_without_times(tmp_path)[0] == {"step": 1, "loss": None, "kl": None, "fine": 1.5}
 
 
 def test_a_failing_run_keeps_what_was_logged(tmp_path):

@@ -9,7 +9,7 @@ import textwrap
 import time
 
 import pytest
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 KILLS = int(os.environ.get("JAXCREDIT_KILLS", "5"))  # .ci/night has 50
 
@@ -123,7 +123,7 @@ def home(tmp_path_factory):
     (home / "micro.py").write_text(CONFIG)
     job = Job(home, "whole")
     assert job.end() == 0, job.told.read_text()
-    whole = timeless(home / "whole")
+    whole = metrics_without_times(home / "whole")
     assert [line["step"] for line in whole] == list(range(41))
     assert (
         len({line["loss"] for line in whole[1:]}) > 20
@@ -132,7 +132,7 @@ def home(tmp_path_factory):
 
 
 def assert_same(home, run):
-    assert timeless(home / run) == timeless(home / "whole")
+    assert metrics_without_times(home / run) == metrics_without_times(home / "whole")
     assert (home / run / "samples.jsonl").read_bytes() == (
         home / "whole/samples.jsonl"
     ).read_bytes()
@@ -152,7 +152,7 @@ def test_killed_inside_a_save_then_asked_to_stop(home):
     job = Job(home, "hurt", pace=0.1)
     job.reaches(17)
     assert job.end(signal.SIGTERM) == 143, job.told.read_text()
-    stopped = timeless(home / "hurt")[-1]["step"]
+    stopped = metrics_without_times(home / "hurt")[-1]["step"]
     assert 17 <= stopped < 40
     assert (checkpoint(home, "hurt", stopped) / "manifest.json").exists()
     job = Job(home, "hurt")

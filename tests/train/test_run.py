@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 from micro_experiment import ITEMS, build, experiment, score
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 from jaxcredit import credit
 from jaxcredit.policy.tokenizer import Chars
@@ -150,7 +150,7 @@ def test_resume_goes_on_and_a_damaged_newest_checkpoint_costs_steps_only(done, t
     with pytest.warns(CheckpointWarning, match="00000004 is damaged.*trying the one before"):
         run(experiment(steps=6), tmp_path, resume=True)
 
-    assert timeless(tmp_path) == timeless(done[0])
+    assert metrics_without_times(tmp_path) == metrics_without_times(done[0])
 
 
 def test_a_finished_run_resumed_stays_as_it_is(done):
@@ -239,7 +239,7 @@ def test_a_request_to_stop_while_a_reward_hangs_saves_the_last_whole_step(number
     assert [line["step"] for line in read_metrics(tmp_path / "stopped")] == [0, 1, 2]
     run(change(exp, task=task()), tmp_path / "stopped", resume=True)
     run(change(exp, task=task()), tmp_path / "whole")
-    assert timeless(tmp_path / "stopped") == timeless(tmp_path / "whole")
+    assert metrics_without_times(tmp_path / "stopped") == metrics_without_times(tmp_path / "whole")
 
 
 def poisoned(monkeypatch, batches):

@@ -9,7 +9,7 @@ import optax
 import pytest
 from micro_experiment import ITEMS, build, experiment, score
 from paths import MICRO
-from run_metrics import timeless
+from run_metrics import metrics_without_times
 
 from jaxcredit.cli import main as cli
 from jaxcredit.collect import single_turn as collect
@@ -93,7 +93,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_never_had(
     assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
     assert not (tmp_path / "micro/lock.json").exists()
     run(warm(), tmp_path / "micro", resume=True)
-    assert timeless(tmp_path / "micro") == timeless(whole)
+    assert metrics_without_times(tmp_path / "micro") == metrics_without_times(whole)
     assert (tmp_path / "micro/samples.jsonl").read_bytes() == (whole / "samples.jsonl").read_bytes()
     assert not (tmp_path / "micro/checkpoints/warm-up").exists()
 
@@ -117,7 +117,7 @@ def test_a_warm_up_that_is_killed_goes_on_as_if_it_never_had(call, whole, tmp_pa
         patch.setattr(Checkpoints, "save", killed)
         run(warm(), tmp_path / "micro")
     run(warm(), tmp_path / "micro", resume=True)
-    assert timeless(tmp_path / "micro") == timeless(whole)
+    assert metrics_without_times(tmp_path / "micro") == metrics_without_times(whole)
 
 
 def test_a_warm_up_that_was_stopped_is_a_run_that_is_not_begun_anew(tmp_path, monkeypatch):

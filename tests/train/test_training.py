@@ -47,7 +47,9 @@ def world(**pay):
         logp = jnp.take_along_axis(
             jax.nn.log_softmax(table["logits"])[None, None], tokens[..., None], -1
         )[..., 0]
-        return key_token_world.plant(key_token_world.rollout(tokens, logp, prompt, **pay))
+        return key_token_world.with_true_signals(
+            key_token_world.rollout(tokens, logp, prompt, **pay)
+        )
 
     @jax.jit
     def chance(table):

@@ -1,338 +1,238 @@
-"""Estimators of several turns."""
+"""Reference loops of the estimators in `jaxcredit/credit/turns/`."""
 
 import numpy as np
-from small_rollouts import basics, by_trajectory, tokens, z
 
-from reference_loops.core import batch_ppo
-
-
-def turns(g, i):
-    """The segments of a trajectory that took place, in time order."""
-    return [k for k in range(g["reward"].shape[1]) if g["segment_mask"][i, k]]
-
-
-def units(g):
-    return [(i, k) for i in basics(g)[0] for k in turns(g, i)]
-
-
-def returns(g, gamma, r=None):
-    G = {}
-    for i in basics(g)[0]:
-        after = 0.0
-        for k in reversed(turns(g, i)):
-            after = G[i, k] = (g["reward"][i, k] if r is None else r[i, k]) + gamma * after
-    return G
+from reference_loops.prompt import (
+    discounted_returns,
+    on_segments,
+    on_tokens,
+    segments,
+    segments_of,
+    token_positions,
+    trajectory_returns,
+    z_score,
+)
 
 
-def by_turn(g, number):
-    """number[(i, k)] on the tokens of the turn."""
-    return by_trajectory(g, lambda i, r, t: number.get((i, g["segment"][r, t]), 0.0))
+def distribute(attribution, n, score, form, decay=0.9):
+    """Rewards of the n turns of one trajectory in one dimension, from the attributions and the
+    dimension's score.
+    """
+    good = [max(a, 0.0) for a in attribution]
+    return {
+        "scaled": [-1.0 if a < 0 else a / 3 * score for a in attribution],
+        "normalised": [a / sum(good) * score if sum(good) > 0 else score / n for a in good],
+        "progress": [a / 10 * score for a in attribution],
+        "discount": [decay ** (n - 1 - k) * score for k in range(n)],
+        "uniform": [score] * n,
+        "key": [score if k == int(np.argmax(attribution)) else 0.0 for k in range(n)],
+    }[form]
+
+
+def batch_mars(groups, unique=False, normalize=False, whiten=False, ddof=0):
+    returns, by_agent = [], {}
+    for g in groups:
+        R = {}
+        for i, k in segments(g):
+            R[i, k] = sum(
+                g["reward"][i, m]
+                for m in segments_of(g, i)
+                if m >= k and g["agent"][i, m] == g["agent"][i, k]
+            )
+            by_agent.setdefault(g["agent"][i, k], []).append(R[i, k])
+        returns.append(R)
+    by_agent = {a: sorted(set(x)) if unique else x for a, x in by_agent.items()}
+    A = []
+    for g, R in zip(groups, returns, strict=True):
+        peers = {u: by_agent[g["agent"][u]] for u in R}
+        values = {
+            u: z_score(peers[u], R[u], ddof) if normalize else R[u] - np.mean(peers[u]) for u in R
+        }
+        A.append(on_segments(g, values))
+    if whiten:
+        chosen = np.concatenate([a[g["action_mask"]] for a, g in zip(A, groups, strict=True)])
+        std = chosen.std(ddof=ddof) + 1e-6
+        A = [
+            np.where(g["action_mask"], (a - chosen.mean()) / std, 0)
+            for a, g in zip(A, groups, strict=True)
+        ]
+    return {"advantage": A}
+
+
+def loop_r3l(g, alpha=3.0, form="docs"):
+    trajectories, R = trajectory_returns(g)
+    retry = {
+        i: g["pivot"][i] if any(k >= g["pivot"][i] for k in segments_of(g, i)) else 0
+        for i in trajectories
+    }
+
+    def amplified(i):
+        a = R[i] - np.mean(list(R.values())) if len(trajectories) > 1 else R[i]
+        if form == "docs" and R[i] == max(R.values()) and R[i] > 0:
+            return alpha
+        if form == "code" and R[i] >= 1:
+            return 1.0
+        return alpha * a if a > 0 and form != "none" else a
+
+    def after_pivot(i, r, t):
+        pair = g["pair"][i]
+        return float(g["segment"][r, t] >= max(retry[i], retry.get(pair, 0), 0))
+
+    return {
+        "advantage": on_tokens(g, lambda i, r, t: amplified(i) * after_pivot(i, r, t)),
+        "weight": on_tokens(g, after_pivot),
+    }
 
 
 def loop_gigpo(
     g, gamma=0.95, weight=1.0, normalize=False, pool="trajectory", singleton="zero", ddof=0
 ):
-    there, R = basics(g)
-    G, all_units = returns(g, gamma), units(g)
+    trajectories, R = trajectory_returns(g)
+    G, all_segments = discounted_returns(g, gamma), segments(g)
 
-    def against(values, own):
-        return z(values, own, ddof) if normalize else own - np.mean(values)
+    def relative(values, own):
+        return z_score(values, own, ddof) if normalize else own - np.mean(values)
 
-    scores = list(R.values()) if pool == "trajectory" else [R[i] for i, _ in all_units]
+    scores = list(R.values()) if pool == "trajectory" else [R[i] for i, _ in all_segments]
     A = {}
-    for i, k in all_units:
+    for i, k in all_segments:
         raw = singleton == "raw" and len(scores) == 1
-        episode = R[i] if raw else against(scores, R[i])
-        A[i, k] = episode + weight * against(
-            [G[u] for u in all_units if g["state"][u] == g["state"][i, k]], G[i, k]
+        episode = R[i] if raw else relative(scores, R[i])
+        A[i, k] = episode + weight * relative(
+            [G[u] for u in all_segments if g["state"][u] == g["state"][i, k]], G[i, k]
         )
-    return by_turn(g, A)
+    return on_segments(g, A)
 
 
 def loop_hgpo(g, gamma=0.95, history=2, alpha=1.0, normalize=False):
-    G, all_units = returns(g, gamma), units(g)
+    G, all_segments = discounted_returns(g, gamma), segments(g)
 
-    def way(u, level):
-        """The last level + 1 states, or nothing for a turn too early to have them."""
+    def recent_states(u, level):
+        """The last level + 1 states of the trajectory up to a turn; None if there are fewer."""
         i, k = u
-        past = [g["state"][i, m] for m in turns(g, i) if m <= k]
+        past = [g["state"][i, m] for m in segments_of(g, i) if m <= k]
         return tuple(past[-level - 1 :]) if len(past) > level else None
 
     A = {}
-    for u in all_units:
+    for u in all_segments:
         parts = []
         for level in range(history + 1):
             peers = (
-                [v for v in all_units if way(v, level) == way(u, level)] if way(u, level) else []
+                [v for v in all_segments if recent_states(v, level) == recent_states(u, level)]
+                if recent_states(u, level)
+                else []
             )
             if len(peers) > 1:
                 values = [G[v] for v in peers]
-                own = z(values, G[u]) if normalize else G[u] - np.mean(values)
+                own = z_score(values, G[u]) if normalize else G[u] - np.mean(values)
                 parts.append(((level + 1) ** alpha, own))
         A[u] = sum(w * a for w, a in parts) / sum(w for w, _ in parts) if parts else 0.0
-    return by_turn(g, A)
-
-
-def hae_levels(g, gamma, lam_turn, lam_seg, bootstrap):
-    """For each turn: the low, planning and switch advantages and their targets; planning only where a subgoal begins."""
-    low, plan, head = g["value"], g["value_plan"], g["value_switch"]
-    A, target = {"low": {}, "plan": {}, "switch": {}}, {"low": {}, "plan": {}, "switch": {}}
-    for i in basics(g)[0]:
-        ks, cut = turns(g, i), bootstrap and not g["done"][i]
-        pieces = []  # the turns of each subgoal
-        for n, k in enumerate(ks):
-            if n == 0 or g["subgoal"][i, k] != g["subgoal"][i, ks[n - 1]]:
-                pieces.append([])
-            pieces[-1].append(k)
-        after_A = after_V = 0.0
-        for n in reversed(range(len(pieces))):
-            piece, end = pieces[n], n == len(pieces) - 1
-            first = piece[0]
-            G = (plan[i, first] if cut else 0.0) if end else plan[i, pieces[n + 1][0]]
-            V, a = (low[i, piece[-1]] if cut else 0.0) if end else plan[i, pieces[n + 1][0]], 0.0
-            for k in reversed(piece):
-                a = g["reward"][i, k] + gamma * V - low[i, k] + gamma * lam_turn * a
-                V = low[i, k]
-                G = g["reward"][i, k] + gamma * G
-                A["low"][i, k], target["low"][i, k] = a, a + low[i, k]
-                A["switch"][i, k], target["switch"][i, k] = G - head[i, k], G
-            d = len(piece)
-            earned = sum(gamma**j * g["reward"][i, k] for j, k in enumerate(piece))
-            V_next = (plan[i, first] if cut else 0.0) if end else after_V
-            after_A = earned + gamma**d * V_next - plan[i, first] + gamma**d * lam_seg * after_A
-            after_V = plan[i, first]
-            A["plan"][i, first], target["plan"][i, first] = after_A, after_A + plan[i, first]
-    return A, target
-
-
-def batch_hae(
-    groups, gamma=1.0, lam_turn=1.0, lam_seg=0.95, bootstrap=True, plan_switch=False, whiten=False
-):
-    names = {1: "plan", 2: "switch", 3: "low"}
-    found = [hae_levels(g, gamma, lam_turn, lam_seg, bootstrap) for g in groups]
-    answer = {
-        "advantage": [np.zeros(g["action_mask"].shape) for g in groups],
-        "target": [np.zeros(g["action_mask"].shape) for g in groups],
-    }
-    if whiten:
-        for kind, name in names.items():
-            owners = []
-            for n, g in enumerate(groups):
-                kinds = (1, 2) if plan_switch and name == "plan" else (kind,)
-                held = {
-                    (i, g["segment"][at])
-                    for i in basics(g)[0]
-                    for at in tokens(g, i)
-                    if g["kind"][at] in kinds
-                }
-                owners += [(n, u) for u in found[n][0][name] if u in held]
-            values = [found[n][0][name][u] for n, u in owners]
-            new = {(n, u): z(values, found[n][0][name][u], eps=1e-6) for n, u in owners}
-            for (n, u), x in new.items():
-                found[n][0][name][u] = x
-    for n, g in enumerate(groups):
-        A, target = found[n]
-        for i in basics(g)[0]:
-            for at in tokens(g, i):
-                u = (i, g["segment"][at])
-                if u[1] < 0:
-                    continue
-                kind = g["kind"][at]
-                if kind in names:
-                    answer["advantage"][n][at] = A[names[kind]].get(u, 0.0)
-                if kind == 2 and plan_switch:
-                    answer["advantage"][n][at] += A["plan"].get(u, 0.0)
-                own = target[names.get(kind, "low")]
-                answer["target"][n][at] = own.get(u, target["low"][u])
-    return answer
+    return on_segments(g, A)
 
 
 def loop_a2tgpo(g, alpha=0.3, kappa=0.3, gamma=1.0):
-    there, R = basics(g)
-    asks = {i: turns(g, i)[:-1] for i in there}
+    trajectories, R = trajectory_returns(g)
+    queries = {i: segments_of(g, i)[:-1] for i in trajectories}
     n = {
-        (i, k): z([g["gain"][j, k] for j in there if k in asks[j]], g["gain"][i, k])
-        for i in there
-        for k in asks[i]
+        (i, k): z_score([g["gain"][j, k] for j in trajectories if k in queries[j]], g["gain"][i, k])
+        for i in trajectories
+        for k in queries[i]
     }
     A, clip = {}, {}
-    for i in there:
-        for k in turns(g, i):
+    for i in trajectories:
+        for k in segments_of(g, i):
             D = [
                 gam * n[i, m]
                 for gam, m in (
-                    (gamma ** sum(k <= x < m for x in asks[i]), m) for m in asks[i] if m >= k
+                    (gamma ** sum(k <= x < m for x in queries[i]), m) for m in queries[i] if m >= k
                 )
             ]
-            A[i, k] = z(list(R.values()), R[i]) + (alpha * sum(D) / np.sqrt(len(D)) if D else 0.0)
+            A[i, k] = z_score(list(R.values()), R[i]) + (
+                alpha * sum(D) / np.sqrt(len(D)) if D else 0.0
+            )
             clip[i, k] = kappa * (2 / (1 + np.exp(-n[i, k])) - 1) if (i, k) in n else 0.0
-    return {"advantage": by_turn(g, A), "clip": 1 + by_turn(g, clip)}
+    return {"advantage": on_segments(g, A), "clip": 1 + on_segments(g, clip)}
 
 
 def loop_igpo(g, kind="log", pool="separate", gamma=1.0):
-    there, R = basics(g)
+    trajectories, R = trajectory_returns(g)
     m = np.exp(g["info"]) if kind == "prob" else g["info"]
-    gain = {(i, k): m[i, k + 1] - m[i, k] for i in there for k in turns(g, i)[:-1]}
-    final = {(i, turns(g, i)[-1]): R[i] for i in there}
+    gain = {(i, k): m[i, k + 1] - m[i, k] for i in trajectories for k in segments_of(g, i)[:-1]}
+    final = {(i, segments_of(g, i)[-1]): R[i] for i in trajectories}
     if pool == "joint":
         x = gain | final
-        x = {u: z(list(x.values()), v) for u, v in x.items()}
+        x = {u: z_score(list(x.values()), v) for u, v in x.items()}
     else:
-        x = {u: z(list(pool.values()), v) for pool in (gain, final) for u, v in pool.items()}
-    return by_turn(g, returns(g, gamma, x))
+        x = {u: z_score(list(pool.values()), v) for pool in (gain, final) for u, v in pool.items()}
+    return on_segments(g, discounted_returns(g, gamma, x))
 
 
 def loop_siop(g, lam=0.5, gamma=1.0, floor=1e-8):
     r = {}
-    for i in basics(g)[0]:
-        ks, q = turns(g, i), g["answer_weight"][i]
+    for i in trajectory_returns(g)[0]:
+        ks, q = segments_of(g, i), g["answer_weight"][i]
         if q <= 0:
             continue
         for k in ks:
             p = np.exp(g["info"][i, [k, k + 1]]) + floor
             r[i, k] = q * np.log(p[1] / p[0]) if len(ks) > 1 else 0.0
         r[i, ks[-1]] += (1 - lam) * q
-    x = {u: z(list(r.values()), v) for u, v in r.items()}
-    return by_turn(g, returns(g, gamma, {u: x.get(u, 0.0) for u in units(g)}))
+    x = {u: z_score(list(r.values()), v) for u, v in r.items()}
+    return on_segments(g, discounted_returns(g, gamma, {u: x.get(u, 0.0) for u in segments(g)}))
 
 
 def loop_matchtir(g, gamma=0.9, singleton="zero", ddof=0):
-    there, R = basics(g)
-    D, A = returns(g, gamma), {}
+    trajectories, R = trajectory_returns(g)
+    D, A = discounted_returns(g, gamma), {}
     for i, k in D:
-        peers = [D[j, k] for j in there if (j, k) in D]
-        whole, turn = z(list(R.values()), R[i], ddof), z(peers, D[i, k], ddof)
+        peers = [D[j, k] for j in trajectories if (j, k) in D]
+        whole, turn = z_score(list(R.values()), R[i], ddof), z_score(peers, D[i, k], ddof)
         if singleton == "raw":
             whole, turn = R[i] if len(R) == 1 else whole, D[i, k] if len(peers) == 1 else turn
         A[i, k] = (whole + turn) / 2
-    return by_turn(g, A)
-
-
-def batch_spa(groups, alpha=1.0, beta=0.5, gamma=1.0, lam=0.95, form="paper"):
-    fused = []
-    for g in groups:
-        there, R = basics(g)
-        reward = np.zeros(g["reward"].shape)
-        for i, k in units(g):
-            ks, others = turns(g, i), [R[j] for j in there if j != i]
-            if form == "paper":
-                reward[i, k] = alpha * g["progress"][i, k] + beta * g["grounded"][i, k]
-            else:
-                loo = R[i] - np.mean(others) if others else 0.0
-                reward[i, k] = (loo + beta * g["grounded"][i, k]) * (len(ks) - ks.index(k) - 1)
-        fused.append({**g, "reward": reward})
-    return batch_ppo(fused, gamma, lam)
-
-
-def batch_masked_gae(groups, gamma=1.0, lam=1.0):
-    return batch_ppo(groups, gamma, lam)
-
-
-def loop_oprl(
-    g, beta=0.05, weight=1.0, mode="rloo", baseline="steps", singleton="zero", scale=False
-):
-    there, R = basics(g)
-    gap = g["prm_logp"] - g["ref_logp"]
-    r = {
-        (i, k): beta * sum(gap[at] for at in tokens(g, i) if g["segment"][at] == k)
-        for i, k in units(g)
-    }
-    if scale:
-        most = {i: max(abs(x) for (j, _), x in returns(g, 1.0, r).items() if j == i) for i in there}
-        r = {(i, k): x / (most[i] + 1e-6) for (i, k), x in r.items()}
-    A, n = {}, len(there)
-    for i, k in r:
-        steps = list(r.values())
-        if mode == "grpo":
-            episode, step = z(list(R.values()), R[i]), z(steps, r[i, k])
-        else:
-            episode = n / (n - 1) * (R[i] - np.mean(list(R.values()))) if n > 1 else 0.0
-            step = (
-                len(steps) / (len(steps) - 1) * (r[i, k] - np.mean(steps))
-                if len(steps) > 1
-                else 0.0
-            )
-        if baseline == "first":
-            step = (
-                n / (n - 1) * (r[i, k] - np.mean([r[j, turns(g, j)[0]] for j in there]))
-                if n > 1
-                else 0.0
-            )
-        if singleton == "raw" and n == 1:
-            episode, step = R[i], r[i, k]
-        A[i, k] = episode + weight * step
-    return by_turn(g, A)
-
-
-def loop_archer(g, baseline=False):
-    A = by_turn(g, {u: g["action_value"][u] - g["value"][u] for u in units(g)})
-    return (
-        {"advantage": np.where(g["action_mask"], A - g["token_value"], 0), "target": A}
-        if baseline
-        else A
-    )
-
-
-def loop_search_r2(g, weight=0.5, form="gated"):
-    there, R = basics(g)
-    d = g["density"]
-    H = {
-        i: {
-            "gated": R[i] + weight * R[i] * d[i],
-            "weighted": R[i] + weight * d[i],
-            "product": R[i] * d[i],
-        }[form]
-        for i in there
-    }
-    return by_trajectory(g, lambda i, r, t: z(list(H.values()), H[i]))
-
-
-def share(marks, n, score, form, decay=0.9):
-    """One trajectory's rewards in one dimension."""
-    good = [max(a, 0.0) for a in marks]
-    return {
-        "scaled": [-1.0 if a < 0 else a / 3 * score for a in marks],
-        "normalised": [a / sum(good) * score if sum(good) > 0 else score / n for a in good],
-        "progress": [a / 10 * score for a in marks],
-        "discount": [decay ** (n - 1 - k) * score for k in range(n)],
-        "uniform": [score] * n,
-        "key": [score if k == int(np.argmax(marks)) else 0.0 for k in range(n)],
-    }[form]
+    return on_segments(g, A)
 
 
 def batch_sotopia(groups, form="scaled"):
     x = []
     for g in groups:
         x.append({})
-        for i in basics(g)[0]:
-            ks = turns(g, i)
+        for i in trajectory_returns(g)[0]:
+            ks = segments_of(g, i)
             parts = [
-                share([g["attribution"][i, k, d] for k in ks], len(ks), s, form)
+                distribute([g["attribution"][i, k, d] for k in ks], len(ks), s, form)
                 for d, s in enumerate(g["score"][i])
             ]
             x[-1] |= {(i, k): np.array([part[n] for part in parts]) for n, k in enumerate(ks)}
-    every = np.array([v for one in x for v in one.values()])
-    low, high = every.min(0), every.max(0)
-    answer = []
+    pooled = np.array([v for one in x for v in one.values()])
+    low, high = pooled.min(0), pooled.max(0)
+    A = []
     for g, one in zip(groups, x, strict=True):
         unit = [
             np.where(high > low, (v - low) / np.where(high > low, high - low, 1), 0)
             for v in one.values()
         ]
         r = {u: 10 * v.mean() for u, v in zip(one, unit, strict=True)}
-        answer.append(
-            by_turn(g, {(i, k): z([v for (_, m), v in r.items() if m == k], r[i, k]) for i, k in r})
+        A.append(
+            on_segments(
+                g,
+                {(i, k): z_score([v for (_, m), v in r.items() if m == k], r[i, k]) for i, k in r},
+            )
         )
-    return {"advantage": answer}
+    return {"advantage": A}
 
 
 def loop_epo(g, gamma=0.99):
-    G = returns(g, gamma)
-    most = {i: max(abs(x) for (j, _), x in G.items() if j == i) for i in basics(g)[0]}
-    size = {(i, k): sum(g["segment"][at] == k for at in tokens(g, i)) for i, k in G}
+    G = discounted_returns(g, gamma)
+    largest = {
+        i: max(abs(x) for (j, _), x in G.items() if j == i) for i in trajectory_returns(g)[0]
+    }
+    size = {(i, k): sum(g["segment"][p] == k for p in token_positions(g, i)) for i, k in G}
     return {
-        "advantage": by_turn(
-            g, {(i, k): x / most[i] if most[i] else 0.0 for (i, k), x in G.items()}
+        "advantage": on_segments(
+            g, {(i, k): x / largest[i] if largest[i] else 0.0 for (i, k), x in G.items()}
         ),
-        "weight": by_turn(g, {(i, k): 1 / (len(turns(g, i)) * max(size[i, k], 1)) for i, k in G}),
+        "weight": on_segments(
+            g, {(i, k): 1 / (len(segments_of(g, i)) * max(size[i, k], 1)) for i, k in G}
+        ),
     }
