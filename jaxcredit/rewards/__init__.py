@@ -1,6 +1,8 @@
-"""What an answer, a trajectory or a call is worth: plain functions of texts and parsed things, for the reward of a `Task`.
+"""Reward functions of the literature: plain functions of texts, tool calls and judgements.
 
-Those of a group (`trust_grpo`, `trace`, `adaptive_thinking`) take all of a prompt's answers at once. `oni` holds learned ones.
+They are building blocks for the reward function of a `Task`. `trust_grpo`, `trace` and
+`adaptive_thinking` take all answers to a prompt at once. Module `oni` has rewards that are learned
+from a judge.
 """
 
 from jaxcredit.rewards.length import near_budget, overlong, train_long_think_short

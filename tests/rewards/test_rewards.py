@@ -1,7 +1,10 @@
-"""What an answer is worth: the worked examples of the papers' notes, what must hold for any input, and texts that cannot be read."""
+"""Rewards: worked examples, properties that hold for any input, and texts that cannot be read."""
 
+import doctest
+import importlib
 import itertools
 import math
+import pkgutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,12 @@ import pytest
 from jaxcredit import losses, rewards
 from jaxcredit.losses import Batch
 from jaxcredit.rewards import Attempt
+
+
+def test_examples_in_docstrings():
+    names = [m.name for m in pkgutil.walk_packages(rewards.__path__, "jaxcredit.rewards.")]
+    results = [doctest.testmod(importlib.import_module(name)) for name in names]
+    assert sum(r.attempted for r in results) >= 5 and not any(r.failed for r in results)
 
 
 def call(name, **parameters):

@@ -1,13 +1,17 @@
-"""Tasks: own data and reward, generators, verifiers, and the guard around a user's reward."""
+"""Tasks: own data and reward, generators and verifiers."""
 
+import doctest
 import json
 import os
 import warnings
 from collections import Counter
 
+import numpy as np
 import pytest
 
 from jaxcredit import tasks
+from jaxcredit.tasks import addition, grade_school, statistics
+from jaxcredit.tasks import task as task_module
 from jaxcredit.tasks.addition import final_integer
 from jaxcredit.tasks.grade_school import final_number, numeric, symbolic
 
@@ -22,6 +26,12 @@ def right(meta, text, ids):
 
 
 QA = [{"question": f"What is {i} + 1?", "answer": str(i + 1)} for i in range(200)]
+
+
+@pytest.mark.parametrize("module", [addition, grade_school, statistics, task_module])
+def test_examples_in_docstrings(module):
+    results = doctest.testmod(module, extraglobs={"np": np})
+    assert results.attempted and not results.failed
 
 
 # --- JSON Lines ---------------------------------------------------------------------------------------------------------------

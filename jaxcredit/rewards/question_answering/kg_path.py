@@ -1,4 +1,4 @@
-"""Rewards from a path in a knowledge graph (arXiv 2601.15160): the right answer, by way of the path's entities and relations."""
+"""Rewards from a path in a knowledge graph, arXiv 2601.15160."""
 
 from collections.abc import Collection, Sequence
 
@@ -12,7 +12,16 @@ def kg_path(
     right: float = 0.1,
     wrong: float = -1.0,
 ) -> float:
-    """R = right or wrong + path_coverage: a right answer earns little by itself."""
+    """Reward for an answer and its path: (right if correct else wrong) + path_coverage.
+
+    Args:
+        correct: whether the answer is right.
+        found: entities and relations that the answer names.
+        path: entities and relations of the gold path.
+        freshness: factor in (0, 1] for repetition, see `path_coverage`.
+        right: reward of a right answer.
+        wrong: reward of a wrong answer.
+    """
     return (right if correct else wrong) + path_coverage(found, path, freshness=freshness)
 
 
@@ -25,9 +34,16 @@ def path_coverage(
     bonus: float = 0.3,
     most: float = 1.5,
 ) -> float:
-    """min(slope |both| / |path| + bonus 1[|both| >= 2], most) freshness, of sets: `found` are of the answer, `path` of the path.
+    """Coverage of a path: min(slope |both| / |path| + bonus 1[|both| >= 2], most) freshness.
 
-    `freshness` in (0, 1] is the paper's penalty of repetition, whose form it does not give; `distinct_share` is ours.
+    Args:
+        found: entities and relations that the answer names, as a set.
+        path: entities and relations of the gold path, as a set; the coverage of an empty one is 0.
+        freshness: factor in (0, 1] for repetition. The paper does not give its form;
+            `distinct_share` is ours.
+        slope: reward for full coverage, before the bonus.
+        bonus: additional reward for two or more matches.
+        most: largest value before `freshness`.
     """
     path = set(path)
     hits = len(path & set(found))
@@ -35,6 +51,15 @@ def path_coverage(
 
 
 def distinct_share(words: Sequence[str], *, n: int = 3) -> float:
-    """The share of a text's n-grams that are different from each other; 1 for a text without any. Our design."""
+    """Share of distinct n-grams among the n-grams of a text; 1 for a text without any. Our design.
+
+    Args:
+        words: the words of the text.
+        n: length of an n-gram in words.
+
+    Example:
+        >>> distinct_share("a b a b".split(), n=2)
+        0.6666666666666666
+    """
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 1.0

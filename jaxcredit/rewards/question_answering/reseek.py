@@ -1,6 +1,7 @@
-"""ReSeek (arXiv 2510.00568): after each search the policy judges what it found, and keeps only what it judged useful.
+"""ReSeek, arXiv 2510.00568: rewards for judging the results of a search.
 
-Its code is not released and its magnitudes are not given: they are parameters here, and our design.
+After each search the policy judges the result and keeps only useful ones in its context. The
+magnitudes are our own design.
 """
 
 from collections.abc import Sequence
@@ -14,15 +15,36 @@ def reseek(
     right: float = 0.1,
     wrong: float = -0.1,
 ) -> list[float]:
-    """One reward a judgement, `right` where it agrees with the ideal one and `wrong` where not, and the outcome for the answer's turn."""
+    """Rewards of the turns: `right` or `wrong` for each judgement, then the outcome.
+
+    Args:
+        judged: the policy's judgement of each search result, whether it is useful.
+        ideal: the right judgement of each search result, as from `ideal_judgements`.
+        outcome: reward of the answer, which is the last turn.
+        right: reward of a judgement that agrees with the ideal one.
+        wrong: reward of one that does not.
+
+    Returns:
+        One reward for each judgement and one for the answer.
+    """
     return [right if j == i else wrong for j, i in zip(judged, ideal, strict=True)] + [outcome]
 
 
 def ideal_judgements(score: Sequence[float], *, threshold: float = 0.5) -> list[bool]:
-    """Useful, where a reranker's score of what was found against the gold answer reaches the threshold."""
+    """Ideal judgements: whether a reranker's score reaches a threshold.
+
+    Args:
+        score: a reranker's score of each search result against the gold answer.
+        threshold: least score of a useful result.
+    """
     return [s >= threshold for s in score]
 
 
 def kept(found: Sequence[str], judged: Sequence[bool]) -> list[str]:
-    """What stays in the context: C' = C (+) o if judged useful. What was judged useless cannot matter later."""
-    return [o for o, useful in zip(found, judged, strict=True) if useful]
+    """Search results that stay in the context: those judged useful.
+
+    Args:
+        found: the search results.
+        judged: the policy's judgement of each.
+    """
+    return [result for result, useful in zip(found, judged, strict=True) if useful]

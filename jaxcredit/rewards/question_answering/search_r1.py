@@ -1,6 +1,6 @@
-"""Search-R1 (arXiv 2503.09516, and its released code): think, search, read, answer, in that order.
+"""Search-R1, arXiv 2503.09516 and its released code: answers with calls of a search engine.
 
-What a search returned is not the policy's: it lies off the mask of the rollout, and in `valid`.
+In a rollout, tokens of search results are in `token_mask` and not in `action_mask`.
 """
 
 import re
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from jaxcredit.rewards.text import blocks, exact_match, normalized
 
-# From where one may go where: a text is well formed if it goes from start to end.
+# Transitions (state, tag) -> state of a well-formed text, which goes from "start" to "end".
 NEXT = {
     ("start", "<think>"): "thinking",
     ("read", "<think>"): "thinking",
@@ -20,11 +20,15 @@ NEXT = {
     ("thought", "<answer>"): "answering",
     ("answering", "</answer>"): "end",
 }
-WITHIN = {"thinking", "searching", "reading", "answering"}  # where there may be text
+# States in which text is allowed.
+WITHIN = {"thinking", "searching", "reading", "answering"}
 
 
 def well_formed(text: str) -> bool:
-    """(think, search, information)*, think, answer; and nothing but spaces between them."""
+    """Whether a text is a sequence of blocks (think, search, information)*, think, answer.
+
+    Only white space may be between the blocks.
+    """
     state = "start"
     for part in re.split(r"(</?(?:think|search|information|answer)>)", text):
         if (state, part) in NEXT:
@@ -37,9 +41,15 @@ def well_formed(text: str) -> bool:
 
 
 def retrieved(text: str, gold: str | Sequence[str]) -> bool:
-    """Whether a gold answer stands in what a search returned."""
+    """Whether a search result, a block <information>, contains a gold answer after normalization.
+
+    Args:
+        text: the policy's text with search results.
+        gold: one gold answer, or several.
+    """
     golds = [normalized(g) for g in ([gold] if isinstance(gold, str) else gold)]
-    return any(g and g in normalized(found) for found in blocks(text, "information") for g in golds)
+    results = [normalized(result) for result in blocks(text, "information")]
+    return any(g and g in result for result in results for g in golds)
 
 
 def search_r1(
@@ -51,9 +61,22 @@ def search_r1(
     final: float = 0.1,
     outcome_only: bool = False,
 ) -> float:
-    """1 for the right answer (1 - form if ill-formed); else, well formed, form (+ hit if a search found it); else `final` for any answer.
+    """Reward for a right answer in the right format after a successful search.
 
-    The paper's own reward is the exact match alone (`outcome_only`); the levels are those of the later release.
+        right answer:     1 if well formed, else 1 - form
+        wrong answer:     form + hit 1[retrieved] if well formed, else final
+        no answer:        form + hit 1[retrieved] if well formed, else 0
+
+    The levels are those of the later release. The paper's reward is the exact match alone
+    (`outcome_only=True`).
+
+    Args:
+        text: the policy's text with search results.
+        gold: one gold answer, or several.
+        form: reward of the format.
+        hit: reward for a search result that contains a gold answer.
+        final: reward for any answer in an ill-formed text.
+        outcome_only: return 1 for a right answer and 0 otherwise.
     """
     answers = blocks(text, "answer")
     correct = bool(answers) and exact_match(answers[-1], gold)

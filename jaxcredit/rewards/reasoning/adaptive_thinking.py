@@ -1,6 +1,8 @@
-"""Long or short thinking, whichever the prompt needs. Adaptive deep reasoning (arXiv 2505.20101) gives the structure; formulas are ours.
+"""Adaptive deep reasoning, arXiv 2505.20101: long or short thinking as the prompt needs it.
 
-Half of a prompt's answers are forced to think long and half short; `preferences.mode_loss` teaches the choice on the first token.
+Half of a prompt's answers are forced to think long and half to think short.
+`losses.preferences.mode_loss` trains the choice, which is the first token. The formulas are our own
+design.
 """
 
 from collections.abc import Sequence
@@ -9,16 +11,23 @@ from collections.abc import Sequence
 def preferred_mode(
     correct: Sequence[float], long: Sequence[bool], *, enough: float = 0.5, margin: float = 0.25
 ) -> int:
-    """-1 (short) if the short answers' accuracy is `enough`; else 1 (long) if the long ones' is `margin` higher; else 0.
+    """Mode that a group prefers: -1 short, 1 long, 0 neither.
 
-    0 too where a half is missing.
+    Short if the accuracy of short answers is at least `enough`; else long if that of long answers
+    is higher by at least `margin`; else neither. Neither if a mode has no answers.
+
+    Args:
+        correct: [G], reward of each answer, in [0, 1].
+        long: [G], whether each answer thinks long.
+        enough: accuracy of short answers that suffices.
+        margin: difference in accuracy that long thinking must gain.
     """
     longs = [c for c, is_long in zip(correct, long, strict=True) if is_long]
     shorts = [c for c, is_long in zip(correct, long, strict=True) if not is_long]
     if not longs or not shorts:
         return 0
-    by_long, by_short = sum(longs) / len(longs), sum(shorts) / len(shorts)
-    return -1 if by_short >= enough else int(by_long - by_short >= margin)
+    long_accuracy, short_accuracy = sum(longs) / len(longs), sum(shorts) / len(shorts)
+    return -1 if short_accuracy >= enough else int(long_accuracy - short_accuracy >= margin)
 
 
 def adaptive_thinking(
@@ -29,7 +38,18 @@ def adaptive_thinking(
     enough: float = 0.5,
     margin: float = 0.25,
 ) -> list[float]:
-    """Rewards of a group: correctness, and a bonus for right answers of the mode that the group prefers."""
+    """Rewards of a group: correctness, plus a bonus for right answers in the preferred mode.
+
+    Args:
+        correct: [G], reward of each answer, in [0, 1].
+        long: [G], whether each answer thinks long.
+        bonus: additional reward of a right answer in the mode of `preferred_mode`.
+        enough: as for `preferred_mode`.
+        margin: as for `preferred_mode`.
+
+    Returns:
+        [G] rewards.
+    """
     mode = preferred_mode(correct, long, enough=enough, margin=margin)
     return [
         c + bonus * (c > 0 and mode == (1 if is_long else -1))

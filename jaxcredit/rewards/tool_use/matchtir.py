@@ -1,4 +1,4 @@
-"""MatchTIR (arXiv 2601.10712, and its released code): each call earns what the gold call it is matched with is like."""
+"""MatchTIR, arXiv 2601.10712 and its released code: tool calls are matched with gold calls."""
 
 from collections.abc import Sequence
 
@@ -10,36 +10,61 @@ from jaxcredit.rewards.tool_use.toolrl import Call
 
 
 def call_score(predicted: Call, gold: Call) -> float:
-    """S = (1 + J(keys) + #gold values reproduced) / (2 + |params_gold|), 0 for another name; 1 only for the same call."""
+    """Similarity of two calls: S = (1 + J(keys) + #equal gold values) / (2 + |params_gold|).
+
+    J is the Jaccard index. S is 0 if the names differ, without regard to case, and 1 for equal
+    calls.
+
+    Args:
+        predicted: the policy's call {"name": ..., "parameters": {...}}.
+        gold: the gold call.
+
+    Returns:
+        A number in [0, 1].
+    """
     if str(predicted["name"]).lower() != str(gold["name"]).lower():
         return 0.0
     p, g = (
-        x["parameters"] if isinstance(x.get("parameters"), dict) else {} for x in (predicted, gold)
+        call["parameters"] if isinstance(call.get("parameters"), dict) else {}
+        for call in (predicted, gold)
     )
-    return (1 + jaccard(list(p), list(g)) + sum(k in p and p[k] == v for k, v in g.items())) / (
-        2 + len(g)
-    )
+    equal_values = sum(key in p and p[key] == value for key, value in g.items())
+    return (1 + jaccard(list(p), list(g)) + equal_values) / (2 + len(g))
 
 
 def match_scores(predicted: Sequence[Call], gold: Sequence[Call]) -> np.ndarray:
-    """S [P, Q]; what `kernels.transport` takes for the soft matching."""
-    return np.array([[call_score(p, g) for g in gold] for p in predicted]).reshape(
-        len(predicted), len(gold)
-    )
+    """Similarities of all pairs of calls, for `match_rewards` or, as a soft matching,
+    `kernels.transport`.
+
+    Args:
+        predicted: P calls of the policy.
+        gold: Q gold calls.
+
+    Returns:
+        [P, Q], values of `call_score`.
+    """
+    scores = np.array([[call_score(p, g) for g in gold] for p in predicted])
+    return scores.reshape(len(predicted), len(gold))
 
 
 def match_rewards(score: np.ndarray, *, optimal: bool = True, penalty: float = 0.0) -> np.ndarray:
-    """What each prediction earns: the score of its one partner, or `penalty` without one. Pairs of score 0 are no pairs.
+    """Reward of each predicted call: the similarity to the gold call that it is matched with.
 
-    The paper's matching has the largest sum (Hungarian); released code is greedy by decreasing score (`optimal=False`; of equal scores
-    the first in reading order), which has at least half of it.
+    Args:
+        score: [P, Q], similarities as from `match_scores`. Pairs with score 0 are never matched.
+        optimal: use the matching with the largest sum (Hungarian algorithm), as in the paper.
+            False: match pairs by decreasing score, ties in reading order, as in the released code.
+        penalty: reward of a call without a match.
+
+    Returns:
+        [P] rewards.
     """
     reward = np.full(len(score), penalty)
-    for i, j in (
-        zip(*linear_sum_assignment(score, maximize=True), strict=True)
-        if optimal
-        else _greedy(score)
-    ):
+    if optimal:
+        pairs = zip(*linear_sum_assignment(score, maximize=True), strict=True)
+    else:
+        pairs = _greedy(score)
+    for i, j in pairs:
         if score[i, j] > 0:
             reward[i] = score[i, j]
     return reward
@@ -54,23 +79,33 @@ def matchtir(
     optimal: bool = True,
     penalty: float = 0.0,
 ) -> list[float]:
-    """One reward a turn: the mean over its calls (0 without any), and, where both answers are given, their F1 for the answer's turn."""
+    """Rewards of the turns: the mean reward of a turn's calls, and the F1 score of the answer.
+
+    Args:
+        turns: the policy's calls of each turn. A turn without calls has reward 0.
+        gold: the gold calls of the whole trajectory.
+        answer: the policy's final answer.
+        gold_answer: the gold answer. If both answers are given, a last turn has their `set_f1`.
+        optimal: as for `match_rewards`.
+        penalty: as for `match_rewards`.
+
+    Returns:
+        One reward for each turn.
+    """
     calls = [call for turn in turns for call in turn]
-    each = iter(
-        match_rewards(match_scores(calls, gold), optimal=optimal, penalty=penalty) if calls else ()
-    )
-    rewards = [float(np.mean([next(each) for _ in turn])) if turn else 0.0 for turn in turns]
-    return (
-        rewards
-        if answer is None or gold_answer is None
-        else [*rewards, set_f1(answer, gold_answer)]
-    )
+    scores = match_scores(calls, gold)
+    earned = iter(match_rewards(scores, optimal=optimal, penalty=penalty) if calls else ())
+    rewards = [float(np.mean([next(earned) for _ in turn])) if turn else 0.0 for turn in turns]
+    if answer is None or gold_answer is None:
+        return rewards
+    return [*rewards, set_f1(answer, gold_answer)]
 
 
 def _greedy(score):
+    """Pairs (i, j) by decreasing score, each row and each column once."""
     rows, columns = set(), set()
-    for place in np.argsort(-score, axis=None, kind="stable"):
-        i, j = divmod(int(place), score.shape[1])
+    for index in np.argsort(-score, axis=None, kind="stable"):
+        i, j = divmod(int(index), score.shape[1])
         if i not in rows and j not in columns:
             rows.add(i)
             columns.add(j)

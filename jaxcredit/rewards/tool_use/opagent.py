@@ -1,4 +1,7 @@
-"""OpAgent (arXiv 2602.13559, and its released code): a tree of rules for each action in a browser, and a judge for the outcome."""
+"""OpAgent, arXiv 2602.13559 and its released code: rewards for actions in a browser.
+
+Rules decide the reward of an action, and a judge that of the outcome.
+"""
 
 from collections.abc import Sequence
 
@@ -12,10 +15,18 @@ def browser_step(
     progress: bool | None = None,
     penalty: float = -0.001,
 ) -> float:
-    """0 for an action that did something, `penalty` for one that did not: the first rule that applies decides.
+    """Reward of one browser action: 0 if it had an effect, else `penalty`.
 
-    Failed: penalty. The URL changed, or the click was on an interactive element: 0. The picture before and after is the same
-    (similarity 1): penalty. Else a vision model says whether it was progress; unasked (None) is no.
+    The first rule that applies decides: failed: penalty; URL changed, or click on an interactive
+    element: 0; equal screenshots: penalty; else 0 if a vision model sees progress.
+
+    Args:
+        failed: the action raised an error.
+        url_changed: the URL changed.
+        on_element: the click was on an interactive element.
+        similarity: similarity of the screenshots before and after, at most 1; None: unknown.
+        progress: the vision model's verdict; None counts as no progress.
+        penalty: reward of an action without effect.
     """
     if failed:
         return penalty
@@ -27,7 +38,16 @@ def browser_step(
 
 
 def normalized_process(process: Sequence[float]) -> list[float]:
-    """p_k / (max |sum of p from some step on| + 1e-8): no suffix of it sums to more than 1."""
+    """Process rewards divided by the largest magnitude of their suffix sums: p_k / (max + 1e-8).
+
+    No suffix of the result sums to more than 1 in magnitude.
+
+    Args:
+        process: [K], reward of each step.
+
+    Returns:
+        [K] rewards.
+    """
     total, most = 0.0, 0.0
     for p in reversed(process):
         total += p
@@ -43,9 +63,21 @@ def opagent(
     threshold: float = 1.0,
     weight: float = 0.1,
 ) -> list[float]:
-    """Each step's value: score + weight normalised_process.   score = f - threshold (+ answer if f = threshold), f = min(form, threshold)
+    """Value of each step: score + weight normalized_process.
 
-    The release has thresholds of 1 and 1/2. A step's value is not a reward to be summed: it already holds the outcome.
+        score = f - threshold + answer 1[f >= threshold],   f = min(form, threshold)
+
+    A value includes the outcome, so values must not be summed over steps.
+
+    Args:
+        process: [K], reward of each step.
+        form: reward of the format.
+        answer: reward of the answer, counted only if the format reaches `threshold`.
+        threshold: format reward that is required; 1 or 1/2 in the released code.
+        weight: weight of the process rewards.
+
+    Returns:
+        [K] values.
     """
     f = min(form, threshold)
     score = f - threshold + (answer if f >= threshold else 0.0)

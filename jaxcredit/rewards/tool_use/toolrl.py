@@ -1,4 +1,4 @@
-"""ToolRL (arXiv 2504.13958, and its released code): the right calls, with the right parameters, in the right form."""
+"""ToolRL, arXiv 2504.13958 and its released code: rewards for format and content of tool calls."""
 
 import json
 import re
@@ -13,9 +13,14 @@ Call = Mapping[str, Any]  # {"name": str, "parameters": {name: value}}
 def toolrl(
     text: str, gold: Sequence[Call], *, answer: bool = False, high: float = 3.0, low: float = -3.0
 ) -> float:
-    """R = toolrl_format + toolrl_calls, in [-3, 4]. `answer` says whether a <response> is due. Calls that cannot be read earn the least.
+    """Reward of a text with tool calls: R = toolrl_format + toolrl_calls, in [-3, 4].
 
-    Without gold calls there is nothing to match: the format alone.
+    Args:
+        text: the policy's text.
+        gold: the gold calls. If there are none, the reward is that of the format alone.
+        answer: whether a block <response> is required.
+        high: reward of the right calls.
+        low: reward of calls that cannot be read, or that have nothing in common with the gold ones.
     """
     formed = toolrl_format(text, calls=bool(gold), answer=answer)
     if not gold:
@@ -30,29 +35,43 @@ def toolrl(
 def toolrl_calls(
     predicted: Sequence[Call], gold: Sequence[Call], *, high: float = 3.0, low: float = -3.0
 ) -> float:
-    """low + (high - low) score / S_max, and `high` for equal lists.
+    """Reward of predicted calls: low + (high - low) score / S_max.
 
-        score = J(names) + sum_g max over unused p of the same name [J(keys) + #equal values],   S_max = 1 + sum_g (1 + |params_g|)
+        score = J(names) + sum_g max_p [J(keys) + #equal values],   S_max = 1 + sum_g (1 +
+        |params_g|)
 
-    Gold calls choose in their order, each prediction once. A call too many lowers J(names) alone.
+    The maximum is over predicted calls with the name of the gold call g that no earlier gold call
+    has used. J is the Jaccard index.
+
+    Args:
+        predicted: the policy's calls.
+        gold: the gold calls.
+        high: the largest reward, that of equal lists.
+        low: the least reward.
     """
     if list(predicted) == list(gold):
         return high
-    score, left = (
-        jaccard([g["name"] for g in gold], [p["name"] for p in predicted]),
-        list(predicted),
-    )
+    score = jaccard([g["name"] for g in gold], [p["name"] for p in predicted])
+    unused = list(predicted)
     for g in gold:
-        worth = [_alike(p, g) if p["name"] == g["name"] else 0.0 for p in left]
-        best = max(range(len(left)), key=worth.__getitem__, default=None)
-        if best is not None and worth[best] > 0:
-            score += worth[best]
-            del left[best]
+        similarity = [_similarity(p, g) if p["name"] == g["name"] else 0.0 for p in unused]
+        best = max(range(len(unused)), key=similarity.__getitem__, default=None)
+        if best is not None and similarity[best] > 0:
+            score += similarity[best]
+            del unused[best]
     return low + (high - low) * score / (1 + sum(1 + len(g["parameters"]) for g in gold))
 
 
 def toolrl_format(text: str, *, calls: bool, answer: bool) -> float:
-    """1 where the text is <think>, then <tool_call> if `calls`, then <response> if `answer`, each once and nothing else; else 0."""
+    """Reward of the format: 1 if the text has exactly the required blocks in their order, else 0.
+
+    The order is <think>, <tool_call>, <response>.
+
+    Args:
+        text: the policy's text.
+        calls: whether <tool_call> is required.
+        answer: whether <response> is required.
+    """
     parts = [r"<think>.*?</think>"]
     parts += [r"<tool_call>\n.*?\n</tool_call>"] * calls + [r"<response>.*?</response>"] * answer
     once = all(
@@ -64,11 +83,15 @@ def toolrl_format(text: str, *, calls: bool, answer: bool) -> float:
 
 
 def parse_calls(text: str) -> list[Call]:
-    """The calls of the first <tool_call> block, one JSON object a line; ValueError where it cannot be read."""
-    found = re.search(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
-    if not found:
+    """Calls in the first block <tool_call>, which has one JSON object on each line.
+
+    Raises:
+        ValueError: there is no such block, or a line is not a call.
+    """
+    block = re.search(r"<tool_call>(.*?)</tool_call>", text, re.DOTALL)
+    if not block:
         raise ValueError("no <tool_call> block")
-    calls = [json.loads(line) for line in found.group(1).strip().split("\n")]
+    calls = [json.loads(line) for line in block.group(1).strip().split("\n")]
     for call in calls:
         if not (
             isinstance(call, dict)
@@ -81,6 +104,7 @@ def parse_calls(text: str) -> list[Call]:
     return calls
 
 
-def _alike(p, g):
-    p, g = p["parameters"], g["parameters"]
-    return jaccard(list(g), list(p)) + sum(k in p and p[k] == v for k, v in g.items())
+def _similarity(predicted: Call, gold: Call) -> float:
+    """J(keys) + number of equal values."""
+    p, g = predicted["parameters"], gold["parameters"]
+    return jaccard(list(g), list(p)) + sum(key in p and p[key] == v for key, v in g.items())

@@ -1,17 +1,24 @@
-"""TRACE, the tool cost of HyperEyes (arXiv 2605.07177, and its released code): right answers with few calls, against a reference that
-tightens as the policy gets better."""
+"""TRACE, the tool-cost reward of HyperEyes, arXiv 2605.07177 and its released code.
+
+Right answers with few calls earn a bonus. The reference cost of a prompt falls during training.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-GOOD, BAD = (
-    (0.05, 0.20),
-    (-0.10, -0.02),
-)  # the least and the most bonus within the reference and beyond it
+# Least and largest bonus of a right answer within the reference cost, and beyond it.
+WITHIN_REFERENCE = (0.05, 0.20)
+BEYOND_REFERENCE = (-0.10, -0.02)
 
 
 class Attempt(NamedTuple):
-    """One answer: right, wrong, or (None) not to be read; its calls and its rounds."""
+    """One answer with its cost.
+
+    Attributes:
+        correct: whether it is right; None: the answer cannot be read.
+        calls: number of tool calls.
+        rounds: number of rounds of calls.
+    """
 
     correct: bool | None
     calls: int = 0
@@ -22,41 +29,59 @@ Cost = tuple[int, int]  # calls, rounds
 
 
 def trace(group: Sequence[Attempt], reference: Cost | None) -> tuple[list[float], Cost | None]:
-    """The rewards of a prompt's answers, and the prompt's reference from now on: keep it, and hand it in next time.
+    """Rewards of a prompt's answers, and the prompt's new reference cost.
 
-        -0.5 unreadable;   wrong: -0.1 if calls < ref or calls > int(1.5 ref), else 0;   right: 1 + bonus
+        cannot be read:  -0.5
+        wrong:           -0.1 if calls < ref or calls > int(1.5 ref), else 0
+        right:           1 + bonus;  without calls: 1
 
-    A right answer without calls has no bonus; others have the better one the fewer (calls, rounds) they took, ranked apart within
-    the reference (0.20 to 0.05) and beyond it (-0.02 to -0.10); equals share a rank. The reference is read before it is written, and
-    becomes the least cost of a right answer with a call if that is less (the release forgets to). Our design: with no reference yet,
-    only right and wrong count.
+    Costs (calls, rounds) of right answers within the reference are ranked, and the bonus falls
+    linearly over the ranks from 0.20 to 0.05; beyond the reference from -0.02 to -0.10. Equal costs
+    share a rank. Without a reference a right answer has 1 and a wrong one 0, which is our own
+    design.
+
+    Args:
+        group: the answers to one prompt.
+        reference: the prompt's reference cost; None: none yet.
+
+    Returns:
+        [G] rewards, and the least of the reference and the costs of right answers with a call,
+        which is the reference of the prompt's next group. The released code does not update it.
     """
-    seen: list[Cost] = [(a.calls, a.rounds) for a in group if a.correct and a.calls > 0]
-    known = seen if reference is None else [*seen, reference]
-    after = min(known) if known else None
+    costs: list[Cost] = [(a.calls, a.rounds) for a in group if a.correct and a.calls > 0]
+    candidates = costs if reference is None else [*costs, reference]
+    new_reference = min(candidates) if candidates else None
     if reference is None:
-        return [-0.5 if a.correct is None else float(a.correct) for a in group], after
+        return [-0.5 if a.correct is None else float(a.correct) for a in group], new_reference
     calls, rounds = reference
-    within = {cost for cost in seen if cost[0] <= calls and cost[1] <= rounds}
-    bonus = {0: 0.0} | _ranked(within, *GOOD) | _ranked(set(seen) - within, *BAD)
+    within = {cost for cost in costs if cost[0] <= calls and cost[1] <= rounds}
+    bonus = _bonus_by_rank(within, *WITHIN_REFERENCE)
+    bonus |= _bonus_by_rank(set(costs) - within, *BEYOND_REFERENCE)
 
-    def reward(a):
-        if a.correct is None:
+    def reward(attempt: Attempt) -> float:
+        if attempt.correct is None:
             return -0.5
-        if not a.correct:
-            return -0.1 if a.calls < calls or a.calls > int(1.5 * calls) else 0.0
-        return 1.0 + bonus[(a.calls, a.rounds) if a.calls else 0]
+        if not attempt.correct:
+            outside = attempt.calls < calls or attempt.calls > int(1.5 * calls)
+            return -0.1 if outside else 0.0
+        return 1.0 + (bonus[attempt.calls, attempt.rounds] if attempt.calls else 0.0)
 
-    return [reward(a) for a in group], after
+    return [reward(attempt) for attempt in group], new_reference
 
 
 def cost_aware_score(accuracy: float, tokens: float, calls: float) -> float:
-    """CAS = 100 accuracy^2 / (thousands of tokens + 2 calls + 1), the paper's metric."""
+    """Cost-aware score, the paper's metric: 100 accuracy^2 / (tokens / 1000 + 2 calls + 1).
+
+    Args:
+        accuracy: in [0, 1].
+        tokens: mean number of tokens of an answer.
+        calls: mean number of calls of an answer.
+    """
     return 100 * accuracy**2 / (tokens / 1000 + 2 * calls + 1)
 
 
-def _ranked(costs, low, high):
+def _bonus_by_rank(costs: set[Cost], low: float, high: float) -> dict[Cost, float]:
+    """Bonus of each cost: `high` for the least, falling linearly over the ranks to `low`."""
     order = sorted(costs)
-    return {
-        cost: high - (high - low) * rank / max(len(order) - 1, 1) for rank, cost in enumerate(order)
-    }
+    last = max(len(order) - 1, 1)
+    return {cost: high - (high - low) * rank / last for rank, cost in enumerate(order)}
