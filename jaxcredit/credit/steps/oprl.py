@@ -65,7 +65,8 @@ def oprl(
         eps: float >= 0, for "grpo". Added to the standard deviation.
 
     Returns:
-        Advantage [N, R, T], the same for all tokens of a step.
+        Advantage [N, R, T], the same for all tokens of a step. Tokens outside any step get the
+        outcome term alone.
 
     Raises:
         ValueError: `mode`, `baseline` or `singleton` is not one of its values.

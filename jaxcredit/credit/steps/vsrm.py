@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxcredit.credit.baselines.reinforce_pp import reinforce_pp
 from jaxcredit.credit.lift import per_batch
 from jaxcredit.kernels import next_value, shaping
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout
 
 
 @per_batch(
@@ -19,7 +19,7 @@ from jaxcredit.rollout import Rollout
     reduces_to="reinforce_pp where no step changes the accuracy",
 )
 def vsrm(
-    batch: Rollout,
+    batch: FilledRollout,
     *,
     gamma: float = 0.7,
     Q: int = 3,

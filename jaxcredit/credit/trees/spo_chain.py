@@ -5,7 +5,7 @@ from jaxcredit.credit.lift import per_batch
 from jaxcredit.credit.trees.tree import uncertain_tokens
 from jaxcredit.credit.trees.vine import vine
 from jaxcredit.kernels import rounding, standardize
-from jaxcredit.rollout import Rollout, return_rounding
+from jaxcredit.rollout import FilledRollout, return_rounding
 
 
 @per_batch(
@@ -19,7 +19,7 @@ from jaxcredit.rollout import Rollout, return_rounding
     reduces_to="vine with prob_mask=None",
 )
 def spo_chain(
-    batch: Rollout,
+    batch: FilledRollout,
     *,
     prob_mask: float | None = 0.9,
     whiten: bool = False,

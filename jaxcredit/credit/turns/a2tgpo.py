@@ -27,24 +27,45 @@ def a2tgpo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """The outcome, and what each turn's information gain was among the same turns of the group, in units of one variance.
+    """GRPO plus rescaled sums of each turn's information gain, normalized per turn number.
 
-        A_ik = (R_i - mean R) / (std R + eps) + alpha D_ik,   D_ik = sum_{l >= k} gamma^(l - k) n_il / sqrt(number of terms)
-        clip_ik = 1 + kappa (2 sigmoid(n_ik) - 1),   n_ik = (IG_ik - mean_k) / (std_k + eps)
+        A_ik = (R_i - mean R) / (std R + eps) + alpha D_ik
+        D_ik = sum_{l >= k} gamma^(l - k) n_il / sqrt(number of terms)
+        n_ik = (IG_ik - mean_i IG_ik) / (std_i IG_ik + eps)
+        clip_ik = 1 + kappa (2 sigmoid(n_ik) - 1)
 
-    A2TGPO, arXiv 2605.06200. Signal: gain, of all turns but the last (the answer, which has the outcome alone and clip 1). A turn that
-    only one trajectory has gives n = 0, which still counts as a term. Meant for `losses.turn_clip`. Departs from released code: turns
-    are segments, not runs of equal advantage.
+    R_i is the sum of trajectory i's rewards. The mean and the deviation in n_ik are over the
+    group's trajectories that have turn k before their last turn. The last turn is the answer: it
+    has no gain, D = 0 and clip = 1. The division by the square root keeps the variance of D equal
+    in all turns.
+
+    Signals: gain [N, G, K], the information gain IG of each turn; the last turn's is not used.
+
+    Args:
+        alpha: float, weight of the gains; 0.3 in the paper.
+        kappa: float in [0, 1), range of the clip width; 0.3 in the paper.
+        gamma: float in [0, 1], discount per turn; 1 in the paper.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Columns `advantage` and `clip`, each [N, R, T], the same for all tokens of a turn. `clip`
+        multiplies the objective's clip width; `losses.turn_clip` is the paper's objective. A turn
+        that no other trajectory has gets n = 0, which counts as a term of D. Tokens outside any
+        turn get the outcome term alone, with clip 1.
+
+    Departs from released code: a turn is a segment, not a run of tokens with equal advantage.
+
+    Source: A2TGPO, arXiv 2605.06200.
     """
-    asks = group.segment_mask & ~is_last(group.segment_mask)
-    n = map_turns(partial(standardize, ddof=ddof, eps=eps), group["gain"], asks)
-    terms = returns_to_go(jnp.ones_like(n), where=asks)
-    D = returns_to_go(n, gamma, where=asks) / root(jnp.maximum(terms, 1))
-    A = to_tokens(
-        standardize(outcome(group), where=trajectory_mask(group), ddof=ddof, eps=eps), group
-    )
-    width = jnp.where(asks, kappa * (2 * jax.nn.sigmoid(n) - 1), 0)
+    normalize = partial(standardize, ddof=ddof, eps=eps)
+    gain_turns = group.segment_mask & ~is_last(group.segment_mask)
+    n = map_turns(normalize, group["gain"], gain_turns)
+    terms = returns_to_go(jnp.ones_like(n), where=gain_turns)
+    D = returns_to_go(n, gamma, where=gain_turns) / root(jnp.maximum(terms, 1))
+    A = to_tokens(normalize(outcome(group), where=trajectory_mask(group)), group)
+    width = jnp.where(gain_turns, kappa * (2 * jax.nn.sigmoid(n) - 1), 0)
     return {
-        "advantage": A + alpha * to_tokens(jnp.where(asks, D, 0), group),
+        "advantage": A + alpha * to_tokens(jnp.where(gain_turns, D, 0), group),
         "clip": 1 + to_tokens(width, group),
     }

@@ -34,27 +34,50 @@ def gigpo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """The outcome against the group, and what followed a state against the other visits of that state.
+    """Outcome less the group's mean, plus each turn's return less the mean of visits to its state.
 
-        A_ik = (R_i - mean R) + weight (G_ik - mean {G_jl : s_jl = s_ik}),   G_ik = r_ik + gamma G_i,k+1
+        A_ik = (R_i - mean R) + weight (G_ik - mean {G_jl : s_jl = s_ik})
+        G_ik = r_ik + gamma G_i,k+1
 
-    GiGPO, arXiv 2505.10978, as in its released code, whose "mean_std_norm" is `normalize`: both are divided by their pool's
-    deviation (ddof=1 there). Signal: state. `pool`: the mean R is over trajectories, or, as released by default, over their turns
-    ("steps": long ones weigh more). A state seen once gives 0. A lone trajectory gives 0 too, or its R with `singleton="raw"`
-    (released). Invalid actions: lower the reward.
+    R_i is the sum of trajectory i's rewards. The second mean is over all turns of the group that
+    began in the same state, turn ik included. Every visit counts, also several by one trajectory.
+    A state that was visited once has the step term 0. The authors' penalty of an invalid action
+    belongs into its reward.
+
+    Signals: state [N, G, K] (int), equal for turns of the group that began in the same environment
+    state.
+
+    Args:
+        gamma: float in [0, 1], discount per turn; 0.95 in the authors' scripts.
+        weight: float, weight of the step term; 1 in the released code.
+        normalize: bool. True: both terms are divided by the standard deviation of their pool (the
+            code's "mean_std_norm"). False: not ("mean_norm").
+        pool: "trajectory" (mean R counts each trajectory once) or "steps" (it counts each turn
+            once, so that long trajectories weigh more; the released code's default).
+        singleton: outcome term of a group with one trajectory (with one turn, for pool="steps"):
+            "zero" (0) or "raw" (R_i, the released code).
+        ddof: int, 0 or 1, for `normalize`. The variance divides by n - ddof; released code takes 1.
+        eps: float >= 0, for `normalize`. Added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn. Tokens outside any turn get the
+        outcome term alone.
+
+    Raises:
+        ValueError: `pool` or `singleton` is not one of its values.
+
+    Source: GiGPO, arXiv 2505.10978, and its released code.
     """
-    against = partial(standardize, ddof=ddof, eps=eps) if normalize else center
-    R, real, there = outcome(group), group.segment_mask, trajectory_mask(group)
+    relative = partial(standardize, ddof=ddof, eps=eps) if normalize else center
+    R, turns, trajectories = outcome(group), group.segment_mask, trajectory_mask(group)
     if pool == "steps":
-        episode, units = (
-            masked_mean(against(jnp.broadcast_to(R[:, None], real.shape), where=real), real, -1),
-            real.sum(),
-        )
+        per_turn = relative(jnp.broadcast_to(R[:, None], turns.shape), where=turns)
+        episode, count = masked_mean(per_turn, turns, -1), turns.sum()
     else:
-        episode, units = against(R, where=there), there.sum()
-    episode = jnp.where(units == 1, R if singleton == "raw" else 0 * R, episode)
-    G, slack = rewards_to_go(group.reward, gamma, where=real)
+        episode, count = relative(R, where=trajectories), trajectories.sum()
+    episode = jnp.where(count == 1, R if singleton == "raw" else 0 * R, episode)
+    G, slack = rewards_to_go(group.reward, gamma, where=turns)
     step = center_by_role(
-        G, group["state"], real, normalize=normalize, ddof=ddof, eps=eps, slack=slack
+        G, group["state"], turns, normalize=normalize, ddof=ddof, eps=eps, slack=slack
     )
     return to_tokens(episode, group) + weight * to_tokens(step, group)

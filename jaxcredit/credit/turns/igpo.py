@@ -25,29 +25,47 @@ def igpo(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """A turn earns what it adds to the probability of the gold answer, the last turn the outcome; all in the group's deviations.
+    """Return of normalized information gains of turns, with the normalized outcome as last reward.
 
-        A_ik = x_ik + gamma A_i,k+1,   x_ik = z(IG_ik), and z(R_i) for the last turn,   IG_ik = m_i,k+1 - m_ik
+        A_ik = x_ik + gamma A_i,k+1
+        x_ik = z(IG_ik), and z(R_i) in the last turn,   IG_ik = m_i,k+1 - m_ik
+        z(y) = (y - mean y) / (std y + eps)   over the group
 
-    IGPO, arXiv 2510.14967, and its released code. Signal: info, m_ik = the mean log-probability of the gold answer's tokens before turn
-    k. `kind="prob"` takes differences of exp(m). `pool`: gains and outcomes have a mean and deviation each ("separate", the paper's
-    script) or share one ("joint"). Departs from the code: turns are segments (there, runs of nonzero reward), and the variance has no
-    1e-8 added. A gain that is not finite is no gain.
+    m_ik is the mean log-probability of the gold answer's tokens before turn k. R_i is the sum of
+    trajectory i's rewards. A gain that is not finite counts as absent (x = 0).
+
+    Signals: info [N, G, K+1], m before each turn and after the last one.
+
+    Args:
+        kind: "log" (gains are differences of m) or "prob" (of exp(m), the released code's default).
+        pool: "separate" (z of the gains and z of the outcomes, the authors' script) or "joint"
+            (one z over both, the released code's default).
+        gamma: float in [0, 1], discount per turn; 1 in the paper.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn.
+
+    Raises:
+        ValueError: `kind` or `pool` is not one of its values.
+
+    Departs from released code: a turn is a segment, not a run of tokens that ends with a nonzero
+    reward. The variance has no 1e-8 added.
+
+    Source: IGPO, arXiv 2510.14967, and its released code.
     """
+    turns = group.segment_mask
     m = jnp.exp(group["info"]) if kind == "prob" else group["info"]
-    gain, last, R = (
-        m[:, 1:] - m[:, :-1],
-        is_last(group.segment_mask),
-        jnp.broadcast_to(outcome(group)[:, None], group.segment_mask.shape),
-    )
-    asks = group.segment_mask & ~last & jnp.isfinite(gain)
-    x = jnp.where(asks, gain, R)
-    error = jnp.where(
-        asks, rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1])), return_rounding(group)[:, None]
-    )
+    gain, last = m[:, 1:] - m[:, :-1], is_last(turns)
+    R = jnp.broadcast_to(outcome(group)[:, None], turns.shape)
+    gain_turns = turns & ~last & jnp.isfinite(gain)
+    y = jnp.where(gain_turns, gain, R)
+    gain_rounding = rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1]))
+    slack = jnp.where(gain_turns, gain_rounding, return_rounding(group)[:, None])
 
     def z(where):
-        return standardize(x, where=where, ddof=ddof, eps=eps, slack=error)
+        return standardize(y, where=where, ddof=ddof, eps=eps, slack=slack)
 
-    x = z(asks | last) if pool == "joint" else z(asks) + z(last)
-    return to_tokens(returns_to_go(x, gamma, where=group.segment_mask), group)
+    x = z(gain_turns | last) if pool == "joint" else z(gain_turns) + z(last)
+    return to_tokens(returns_to_go(x, gamma, where=turns), group)

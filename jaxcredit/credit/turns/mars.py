@@ -23,24 +23,46 @@ def mars(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """What a player still earns from a turn on, against all turns of that player in the batch: sum first, then normalise.
+    """Player's own rewards from a turn on, less the mean over that player's turns in the batch.
 
-        A_ik = R_ik - mean {R_jl : agent_jl = agent_ik},   R_ik = sum_{l >= k, agent_il = agent_ik} r_il
+        A_ik = R_ik - mean {R_jl : agent_jl = agent_ik}
+        R_ik = sum_{l >= k, agent_il = agent_ik} r_il
 
-    MARS (MARSHAL), arXiv 2510.15414. Signal: agent; give the roles of different games different numbers, and each role its own baseline.
-    Released code takes the mean over the role's different values, each counted once (`unique=True`), may divide by their deviation
-    (`normalize=True`), and whitens over the policy's tokens of the batch at last (`whiten=True`, ddof=1). Normalising the turns first and
-    summing then would favour players of few turns.
+    R_ik is undiscounted. The mean is over all prompts, and every turn of the player counts once,
+    also several turns of one trajectory. Rewards are summed before they are normalized; the other
+    order would favor players with few turns.
+
+    Signals: agent [N, G, K] (int), the player who acts in each turn. Give the same role in
+    different games different numbers, so that each role has a baseline of its own.
+
+    Args:
+        unique: bool. True: the mean (and the deviation) is over the role's distinct values of R_ik,
+            each counted once, as in the released code. Values that differ only by rounding are
+            equal.
+        normalize: bool. True: A_ik is divided by the standard deviation of the same values; an
+            option of the released code.
+        whiten: bool. True: the result is normalized over the policy's tokens of the batch, as in
+            the released code.
+        ddof: int, 0 or 1, for `normalize` and `whiten`. The variance divides by n - ddof; the
+            code's whitening takes 1.
+        eps: float >= 0, for `normalize` and `whiten`. Added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn. It is 0 for a player whose R_ik are
+        all equal.
+
+    Source: MARS (MARSHAL), arXiv 2510.15414.
     """
-    agent, K = batch["agent"], batch.segment_mask.shape[-1]
-    later = jnp.arange(K) >= jnp.arange(K)[:, None]
-    mine = (agent[..., :, None] == agent[..., None, :]) & later
-    r = jnp.where(mine, jnp.where(batch.segment_mask, batch.reward, 0)[..., None, :], 0)
+    agent, turns = batch["agent"], batch.segment_mask
+    K = turns.shape[-1]
+    from_now_on = jnp.arange(K) >= jnp.arange(K)[:, None]
+    same_player = (agent[..., :, None] == agent[..., None, :]) & from_now_on
+    r = jnp.where(same_player, jnp.where(turns, batch.reward, 0)[..., None, :], 0)
     slack = rounding(jnp.abs(r).sum(-1), K)
     A = center_by_role(
         r.sum(-1),
         agent,
-        batch.segment_mask,
+        turns,
         unique=unique,
         normalize=normalize,
         ddof=ddof,

@@ -23,19 +23,38 @@ def matchtir(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Half the outcome against the group, half what follows each turn against the same turn of the others.
+    """Mean of the normalized outcome and the turn's return, normalized over the same turn number.
 
-        A_ik = (z_i(R_i) + z_k(D_ik)) / 2,   D_ik = r_ik + gamma D_i,k+1,   z over the group's trajectories, or those that have a turn k
+        A_ik = (z_i(R_i) + z_k(D_ik)) / 2,   D_ik = r_ik + gamma D_i,k+1
+        z(y) = (y - mean y) / (std y + eps)
 
-    MatchTIR, arXiv 2601.10712, and its released code (ddof=1 there). A turn's reward is how well its tool calls match the gold ones:
-    `kernels.optimal_assignment` (the paper), `greedy_assignment` (released) or `transport`. A turn that one trajectory alone has gives
-    0; with `singleton="raw"`, as released, it keeps its D, and a lone trajectory its R.
+    z_i is over the group's trajectories and z_k over those that have a turn k. R_i is the
+    undiscounted sum of trajectory i's rewards. In the paper a turn's reward says how well its tool
+    calls match the gold calls, and the last turn's how well the answer matches: the matchings are
+    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `transport` of
+    `jaxcredit.kernels`.
+
+    Args:
+        gamma: float in [0, 1], discount per turn; 0.9 in the released code.
+        singleton: "zero" (z of a single value is 0) or "raw" (released code: a turn k that only one
+            trajectory has keeps D_ik, and the only trajectory of a group keeps R_i).
+        ddof: int, 0 or 1. The variance divides by n - ddof; released code takes 1.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn. Tokens outside any turn get
+        z_i(R_i) / 2.
+
+    Raises:
+        ValueError: `singleton` is not one of its values.
+
+    Source: MatchTIR, arXiv 2601.10712, and its released code.
     """
     z = partial(standardize, ddof=ddof, eps=eps)
-    R, there, real = outcome(group), trajectory_mask(group), group.segment_mask
-    D, slack = rewards_to_go(group.reward, gamma, where=real)
-    whole, turn = z(R, where=there), map_turns(z, D, real, slack)
+    R, trajectories, turns = outcome(group), trajectory_mask(group), group.segment_mask
+    D, slack = rewards_to_go(group.reward, gamma, where=turns)
+    episode, turn = z(R, where=trajectories), map_turns(z, D, turns, slack)
     if singleton == "raw":
-        whole = jnp.where(there.sum() == 1, R, whole)
-        turn = jnp.where(real & (real.sum(0) == 1), D, turn)
-    return (to_tokens(whole, group) + to_tokens(turn, group)) / 2
+        episode = jnp.where(trajectories.sum() == 1, R, episode)
+        turn = jnp.where(turns & (turns.sum(0) == 1), D, turn)
+    return (to_tokens(episode, group) + to_tokens(turn, group)) / 2

@@ -11,7 +11,8 @@ from jaxcredit.rollout import Rollout
     fidelity="code",
     granularity="turn",
     family="turns",
-    cost="log p(own answer) before the first turn and after each, and entailment between the group's answers",
+    cost="log p(own answer) before the first turn and after each, and entailment between the "
+    "group's answers",
     reduces_to="igpo's log gains where answer_weight is 1 and lam=1",
 )
 def siop(
@@ -23,28 +24,38 @@ def siop(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Without gold labels: a turn earns what it adds to the log-probability of its own answer, by how far the group trusts that answer.
+    """Return of normalized gains in the log-probability of the own answer, times its reliability.
 
-        A_ik = z(r_ik) + gamma A_i,k+1,   r_ik = q_i [log(p_i,k+1 + floor) - log(p_ik + floor)],   and (1 - lam) q_i for the last turn
+        A_ik = z(r_ik) + gamma A_i,k+1,   z(r) = (r - mean r) / (std r + eps) over the group's turns
+        r_ik = q_i [log(p_i,k+1 + floor) - log(p_ik + floor)],   plus (1 - lam) q_i in the last turn
 
-    SIOP, arXiv 2605.04984, and its released code (ddof=1 there). Signals: info, log p of the answer's references before each turn;
-    answer_weight, q (`kernels.answer_weights`). z pools all turns of the group. As released, a trajectory of one turn has its last
-    term alone, and one without an answer (q <= 0) has no reward at all. The group's rewards are not looked at.
+    p_ik is the probability of trajectory i's own answer before turn k, and q_i the reliability of
+    that answer among the group's answers. No gold label is needed, and the rollout's own reward is
+    not used.
+
+    Signals: info [N, G, K+1], log p before each turn and after the last one; answer_weight [N, G],
+    q (`jaxcredit.kernels.answer_weights`), 0 or below for a trajectory without an answer.
+
+    Args:
+        lam: float in [0, 1]. The last turn earns (1 - lam) q_i more; 0.5 in the released code.
+        gamma: float in [0, 1], discount per turn; 1 in the released code.
+        floor: float > 0, added to the probabilities; 1e-8 in the released code.
+        ddof: int, 0 or 1. The variance divides by n - ddof; released code takes 1.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of a turn. As in the released code, a
+        trajectory of one turn has r = (1 - lam) q_i without a gain. One without an answer gets 0
+        and is not part of z.
+
+    Source: SIOP, arXiv 2605.04984, and its released code.
     """
-    q, real = (
-        group["answer_weight"][:, None],
-        group.segment_mask & (group["answer_weight"] > 0)[:, None],
-    )
+    q = group["answer_weight"][:, None]
+    turns = group.segment_mask & (group["answer_weight"] > 0)[:, None]
     logp = jnp.logaddexp(group["info"], jnp.log(jnp.maximum(floor, 1e-30)))
-    gain = jnp.where(real.sum(-1, keepdims=True) > 1, logp[:, 1:] - logp[:, :-1], 0)
-    last = jnp.where(is_last(real), 1 - lam, 0)
-    r, size = (
-        q * (gain + last),
-        jnp.abs(q) * (jnp.abs(logp[:, 1:]) + jnp.abs(logp[:, :-1]) + jnp.abs(last)),
-    )
-    return to_tokens(
-        returns_to_go(
-            standardize(r, where=real, ddof=ddof, eps=eps, slack=rounding(size)), gamma, where=real
-        ),
-        group,
-    )
+    gain = jnp.where(turns.sum(-1, keepdims=True) > 1, logp[:, 1:] - logp[:, :-1], 0)
+    last = jnp.where(is_last(turns), 1 - lam, 0)
+    r = q * (gain + last)
+    magnitude = jnp.abs(q) * (jnp.abs(logp[:, 1:]) + jnp.abs(logp[:, :-1]) + jnp.abs(last))
+    z = standardize(r, where=turns, ddof=ddof, eps=eps, slack=rounding(magnitude))
+    return to_tokens(returns_to_go(z, gamma, where=turns), group)

@@ -25,25 +25,44 @@ def sotopia(
     ddof: int = 0,
     eps: float = 1e-6,
 ):
-    """Each utterance earns its share of the episode's scores, in several dimensions; against the group's utterances of the same turn.
+    """Utterance's share of the episode's scores, normalized over the group's same turn number.
 
-        A_ik = z_k(r_ik),   r_ik = 10 mean_d (x_ikd - min_d) / (max_d - min_d),   x_ikd = a_ikd / 3 G_id
+        A_ik = (r_ik - mean_i r_ik) / (std_i r_ik + eps)
+        r_ik = 10 mean_d (x_ikd - min_d) / (max_d - min_d),   x_ikd = a_ikd / 3 G_id
 
-    Sotopia-RL, arXiv 2508.03905, and its released code. Signals: attribution (a, marks 0 to 3, -1 for harm), score (G). `form` is how x
-    shares G, see kernels.utterance_rewards: scaled normalised progress discount uniform key. Extremes are taken over the batch (there,
-    the data set); equal ones give 0. There a reward model learns r and answers are sampled for one turn at a time: that the peers of an
-    utterance are the same turn of other trajectories is our design.
+    G_id is the episode's score in dimension d, and a_ikd a judge's mark of utterance k's part in
+    it. The minimum and maximum of a dimension are over the batch; a dimension in which they are
+    equal counts 0. The mean and the deviation are over the group's trajectories with a turn k.
+
+    Signals: attribution [N, G, K, D], the marks a, 0 to 3, or -1 for harm; score [N, G, D], G. The
+    rollout's own reward is not used.
+
+    Args:
+        form: how x shares the scores, see `jaxcredit.kernels.utterance_rewards`: "scaled" is the
+            above.
+        decay: float in (0, 1], for form="discount": share of an utterance relative to the next one.
+        ddof: int, 0 or 1. The variance divides by n - ddof.
+        eps: float >= 0, added to the standard deviation.
+
+    Returns:
+        Advantage [N, R, T], the same for all tokens of an utterance.
+
+    Raises:
+        ValueError: `form` is not one of its values.
+
+    Departs from released code: the code fits a reward model to r, samples answers to one turn at a
+    time and normalizes their predicted rewards. Here the peers of an utterance are the same turns
+    of other trajectories, and the extremes are over the batch instead of the data set.
+
+    Source: Sotopia-RL, arXiv 2508.03905, and its released code (r).
     """
-    x = jax.vmap(partial(utterance_rewards, form=form, decay=decay))(
-        batch["attribution"], batch["score"], batch.segment_mask
-    )
-    real = batch.segment_mask[..., None]
-    low, high = (
-        f(x, (0, 1, 2), where=real, initial=i) for f, i in ((jnp.min, jnp.inf), (jnp.max, -jnp.inf))
-    )
-    differ = high - low > rounding(jnp.maximum(jnp.abs(low), jnp.abs(high)))
-    r = 10 * jnp.where(real & differ, (x - low) / jnp.where(differ, high - low, 1), 0).mean(-1)
-    A = jax.vmap(partial(map_turns, partial(standardize, ddof=ddof, eps=eps)))(
-        r, batch.segment_mask
-    )
-    return jax.vmap(to_tokens)(A, batch)
+    share = partial(utterance_rewards, form=form, decay=decay)
+    x = jax.vmap(share)(batch["attribution"], batch["score"], batch.segment_mask)
+    turns, axes = batch.segment_mask[..., None], (0, 1, 2)
+    low = jnp.min(x, axes, where=turns, initial=jnp.inf)
+    high = jnp.max(x, axes, where=turns, initial=-jnp.inf)
+    unequal = high - low > rounding(jnp.maximum(jnp.abs(low), jnp.abs(high)))
+    scaled = jnp.where(turns & unequal, (x - low) / jnp.where(unequal, high - low, 1), 0)
+    r = 10 * scaled.mean(-1)
+    normalize = partial(map_turns, partial(standardize, ddof=ddof, eps=eps))
+    return jax.vmap(to_tokens)(jax.vmap(normalize)(r, batch.segment_mask), batch)
