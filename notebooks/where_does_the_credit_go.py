@@ -168,7 +168,7 @@ shown = {
     name: np.array([np.pad(row, (0, width - len(row))) for row in rows])
     for name, rows in shown.items()
 }
-pictures.coloured(shown, answers, reward[chosen], text)
+pictures.credit_heatmaps(shown, answers, reward[chosen], text)
 
 # %% [markdown]
 # `grpo`, `rloo` and `opo` say the same to every token of an answer. `tempo` speaks up where answers part and their fates with them; a
@@ -198,7 +198,7 @@ mine = np.asarray(first_word(told))[chosen]
 rows = np.array(
     [np.pad(mine[i][mask[chosen, i]], (0, width - len(answers[i]))) for i in range(exp.group_size)]
 )
-pictures.coloured(
+pictures.credit_heatmaps(
     {"first_word": rows, "tempo": shown["tempo"]}, answers, reward[chosen], text, wide=2
 )
 

@@ -1,4 +1,4 @@
-"""Credit to look at: a group's answers as a tree of prefixes with their values, and the same tokens coloured by several estimators."""
+"""Figures of one group of answers: the prefix tree with its values, and heat maps of credit."""
 
 import io
 from collections.abc import Callable, Mapping, Sequence
@@ -9,12 +9,13 @@ from matplotlib.colors import TwoSlopeNorm
 
 from jaxcredit.utils.plain_text import literal_figures, one_line
 
+# Color maps of matplotlib.
 VALUES, CREDIT = "RdYlGn", "RdBu"
-Text = Callable[[int], str]  # how a token is written
+Text = Callable[[int], str]  # from a token's id to its text
 
 
 class Picture(matplotlib.figure.Figure):
-    """A figure that notebooks show, with whatever backend."""
+    """Figure that notebooks display, whatever matplotlib's backend is."""
 
     def _repr_png_(self) -> bytes:
         file = io.BytesIO()
@@ -26,35 +27,48 @@ class Picture(matplotlib.figure.Figure):
 def prefix_tree(
     answers: Sequence[Sequence[int]], reward: Sequence[float], text: Text, *, title: str = ""
 ) -> Picture:
-    """The answers of one group as a tree: an edge shows the tokens that its answers share, its colour and number their mean reward."""
-    answers, earned = [tuple(a) for a in answers], np.asarray(reward, float)
-    if len(answers) != len(earned):
+    """Prefix tree of a group's answers.
+
+    An edge shows the tokens that its answers share. Its color and its number are their mean reward.
+
+    Args:
+        answers: token ids of each answer.
+        reward: reward of each answer.
+        text: function from a token's id to its text.
+        title: title of the figure.
+
+    Raises:
+        ValueError: there are more or fewer rewards than answers.
+    """
+    answers, outcomes = [tuple(answer) for answer in answers], np.asarray(reward, float)
+    if len(answers) != len(outcomes):
         raise ValueError(
-            f"{len(answers)} answers and {len(earned)} rewards: give one reward an answer"
+            f"{len(answers)} answers and {len(outcomes)} rewards: give one reward for each answer"
         )
     order = sorted(range(len(answers)), key=lambda i: answers[i])
-    height = {i: place for place, i in enumerate(order)}
+    height = {i: rank for rank, i in enumerate(order)}
     deepest = max(map(len, answers), default=1)
     figure = Picture(
         figsize=(1.2 + 0.75 * deepest, 0.6 + 0.42 * len(answers)), layout="constrained"
     )
     axis = figure.add_subplot()
-    colour = matplotlib.colormaps[VALUES]
-    low, high = earned.min(), earned.max()
+    color_map = matplotlib.colormaps[VALUES]
+    low, high = outcomes.min(), outcomes.max()
 
     def shade(value):
-        return colour(0.5 if high == low else 0.08 + 0.84 * (value - low) / (high - low))
+        return color_map(0.5 if high == low else 0.08 + 0.84 * (value - low) / (high - low))
 
-    def grow(members, depth, x, y):
+    def draw(members, depth, x, y):
+        """Draw the edges below a node, whose answers `members` share their first `depth` tokens."""
         groups = {}
         for i in members:
             groups.setdefault(answers[i][depth : depth + 1], []).append(i)
-        for first, inside in sorted(groups.items()):
-            if not first:  # these answers end here
+        for first, child in sorted(groups.items()):
+            if not first:  # answers that end at this node
                 axis.text(
                     x + 0.12,
                     y,
-                    f"{len(inside)} x {earned[inside].mean():.2g}",
+                    f"{len(child)} x {outcomes[child].mean():.2g}",
                     va="center",
                     fontsize=7,
                     color="0.3",
@@ -62,41 +76,41 @@ def prefix_tree(
                 continue
             end = depth + 1
             while (
-                len({answers[i][end : end + 1] for i in inside}) == 1
-                and len(answers[inside[0]]) > end
+                len({answers[i][end : end + 1] for i in child}) == 1
+                and len(answers[child[0]]) > end
             ):
                 end += 1
-            down = float(np.mean([height[i] for i in inside]))
-            value = earned[inside].mean()
+            level = float(np.mean([height[i] for i in child]))
+            value = outcomes[child].mean()
             axis.plot(
                 [x, x + 0.25, end],
-                [y, down, down],
+                [y, level, level],
                 color=shade(value),
-                linewidth=1.2 + 0.5 * len(inside),
+                linewidth=1.2 + 0.5 * len(child),
                 solid_joinstyle="round",
             )
-            written = one_line("".join(text(t) for t in answers[inside[0]][depth:end]))
-            axis.text(x + 0.35, down - 0.12, written, fontsize=8, family="monospace", va="bottom")
+            label = one_line("".join(text(t) for t in answers[child[0]][depth:end]))
+            axis.text(x + 0.35, level - 0.12, label, fontsize=8, family="monospace", va="bottom")
             axis.text(
                 end - 0.05,
-                down + 0.1,
+                level + 0.1,
                 f"{value:.2f}",
                 fontsize=6,
                 color="0.35",
                 ha="right",
                 va="top",
             )
-            grow(inside, end, end, down)
+            draw(child, end, end, level)
 
     axis.text(
         -0.1,
         float(np.mean(list(height.values()))),
-        f"{earned.mean():.2f}",
+        f"{outcomes.mean():.2f}",
         ha="right",
         va="center",
         fontsize=8,
     )
-    grow(order, 0, 0.0, float(np.mean(list(height.values()))))
+    draw(order, 0, 0.0, float(np.mean(list(height.values()))))
     axis.set_ylim(len(answers) - 0.4, -0.7)
     axis.set_xlim(-0.9, deepest + 0.9)
     axis.axis("off")
@@ -105,7 +119,7 @@ def prefix_tree(
 
 
 @literal_figures()
-def coloured(
+def credit_heatmaps(
     credit: Mapping[str, np.ndarray],
     answers: Sequence[Sequence[int]],
     reward: Sequence[float],
@@ -113,9 +127,18 @@ def coloured(
     *,
     wide: int = 5,
 ) -> Picture:
-    """The same tokens once for each estimator: blue where credit is above 0, red below, each in units of its own largest number.
+    """Heat maps of token credit, one for each estimator: blue for positive credit, red for
+    negative.
 
-    `credit[name]` is [answers, columns], column t being the credit of an answer's t-th token.
+    The colors of each map are relative to its largest magnitude.
+
+    Args:
+        credit: [answers, tokens] for each estimator's name; column t is the credit of an answer's
+            t-th token.
+        answers: token ids of each answer.
+        reward: reward of each answer; answers are sorted by it.
+        text: function from a token's id to its text.
+        wide: number of maps in a row.
     """
     order = sorted(range(len(answers)), key=lambda i: (-reward[i], tuple(answers[i])))
     columns = max(map(len, answers), default=1)
@@ -126,17 +149,17 @@ def coloured(
     )
     axes = np.atleast_1d(figure.subplots(rows, min(wide, len(credit)), sharey=True)).reshape(-1)
     for axis, (name, A) in zip(axes, credit.items(), strict=False):
-        shown = np.full((len(answers), columns), np.nan)
-        for place, i in enumerate(order):
-            shown[place, : len(answers[i])] = np.asarray(A, float)[i, : len(answers[i])]
-        most = np.nanmax(np.abs(shown)) or 1.0
-        axis.imshow(shown / most, cmap=CREDIT, norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
-        for (place, t), x in np.ndenumerate(shown):
+        values = np.full((len(answers), columns), np.nan)
+        for rank, i in enumerate(order):
+            values[rank, : len(answers[i])] = np.asarray(A, float)[i, : len(answers[i])]
+        most = np.nanmax(np.abs(values)) or 1.0
+        axis.imshow(values / most, cmap=CREDIT, norm=TwoSlopeNorm(0, -1, 1), aspect="auto")
+        for (rank, t), x in np.ndenumerate(values):
             if np.isfinite(x):
                 dark = abs(x) > 0.6 * most
-                word = one_line(text(answers[order[place]][t]))
+                word = one_line(text(answers[order[rank]][t]))
                 axis.text(
-                    t, place, word, ha="center", va="center", fontsize=7, color="w" if dark else "k"
+                    t, rank, word, ha="center", va="center", fontsize=7, color="w" if dark else "k"
                 )
         axis.set_title(one_line(name), fontsize=9)
         axis.set_xticks([])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxcredit.analysis import advise
+from jaxcredit.analysis import measurement
 from jaxcredit.credit import method_of
 from jaxcredit.parallel import params
 from jaxcredit.tasks.statistics import Estimate, wilson
@@ -295,7 +295,7 @@ def _credit(exp, history, fresh):
     yield Item(of, 17, "Credit", told, "leakage, where the truth is known (`jaxcredit arena`)?")
     overlap = f"prefix collisions {collisions:.1%} of tokens, modal share {modal:.0%} half way"
     if fresh is not None:
-        measured = advise.measure(fresh.rollout, fresh.logp)
+        measured = measurement.measure(fresh.rollout, fresh.logp)
         rows = [
             f"  | {name.replace('_', ' ')} | {_number(x)} |"
             for name, x in measured.numbers.items()
@@ -347,7 +347,7 @@ def _answers(exp, fresh):
         yield Item(of, 24, "Failures", "", "three traces with their credit?")
         return
     rows = []
-    for name, five in advise.measure(fresh.rollout, draws=1).lengths.items():
+    for name, five in measurement.measure(fresh.rollout, draws=1).lengths.items():
         numbers = " | ".join(f"{five[k]:.3g}" for k in ("count", "min", "median", "mean", "max"))
         rows.append(f"  | {name.replace('_', ', ')} | {numbers} |")
     yield Item(

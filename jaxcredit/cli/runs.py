@@ -373,7 +373,9 @@ def advise(args, _) -> None:
     """Run `jaxcredit advise`."""
     from rich.console import Console
 
-    from jaxcredit.analysis import advise
+    from jaxcredit.analysis import advice_output
+    from jaxcredit.analysis.advise import recommend
+    from jaxcredit.analysis.measurement import measure
     from jaxcredit.rollout import files as rollout_files
     from jaxcredit.train.runs.metrics import plain
     from jaxcredit.utils import progress
@@ -405,9 +407,9 @@ def advise(args, _) -> None:
             rollout_files.save(args.save, rollout, logp)
     with progress.shown("advise") as status:
         status("measuring")
-        measured = advise.measure(rollout, logp)
-    steps = advise.recommend(measured)
+        measured = measure(rollout, logp)
+    steps = recommend(measured)
     if args.json:
-        print(json.dumps(plain(advise.facts(measured, steps, source))))
+        print(json.dumps(plain(advice_output.as_dict(measured, steps, source))))
     else:
-        advise.show(measured, steps, args.source, Console())
+        advice_output.show(measured, steps, args.source, Console())

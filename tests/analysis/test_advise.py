@@ -1,4 +1,4 @@
-"""Advice: the tree's answers to numbers made by hand, rollouts of a file, and a real run and a world asked from the command line."""
+"""Advice: answers of the decision tree to given numbers, to rollouts of a file, a run and a world."""
 
 import dataclasses
 import json
@@ -11,7 +11,7 @@ from paths import MICRO
 
 from jaxcredit import arena, credit
 from jaxcredit.analysis import advise
-from jaxcredit.analysis.advise import Measured
+from jaxcredit.analysis.measurement import Measurement, measure
 from jaxcredit.cli import main as cli
 from jaxcredit.rollout import files
 from jaxcredit.tasks.statistics import Estimate
@@ -32,7 +32,8 @@ LENGTHS = {
     f"tokens_{kind}": {"count": 9.0, "min": 1.0, "median": 5.0, "mean": 5.0, "max": 9.0}
     for kind in ("better", "worse")
 }
-CASES = {  # what is different -> the first estimator, and one that is spoken against
+# Name: changed numbers, signals, the first estimator recommended, and one that is not.
+CASES = {
     "nothing": ({}, (), "rloo", "tempo"),
     "overlap": ({"decided": Estimate(0.35, 0.3, 0.4), "tau": 0.7}, (), "tempo", None),
     "some overlap": ({"decided": Estimate(0.2, 0.15, 0.25), "tau": 0.3}, (), "sploo", None),
@@ -64,30 +65,30 @@ CASES = {  # what is different -> the first estimator, and one that is spoken ag
 def measured(change, signals):
     group = change.pop("group", 16)
     size = {"prompts": 9, "group": group, "segments": 1, "tokens": 99}
-    return Measured({**OUTCOME_ONLY, **change}, {1: 0.5}, LENGTHS, size, signals)
+    return Measurement({**OUTCOME_ONLY, **change}, {1: 0.5}, LENGTHS, size, signals)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_tree(case):
     change, signals, first, against = CASES[case]
     steps = advise.recommend(measured(dict(change), signals))
-    names = [name for name, _ in advise.chosen(steps)]
+    names = [name for name, _ in advise.estimators(steps)]
     assert names[0] == first and against not in names
     assert against is None or any(against in s.avoid for s in steps)
     assert {name for s in steps for name in (*s.take, *s.avoid)} <= set(credit.__all__)
 
 
-def test_what_must_be_mended_first_is_said_first():
-    def told(**change):
+def test_problems_of_the_trainer_come_first():
+    def verdicts(**change):
         return [s.verdict for s in advise.recommend(measured(change, ()))]
 
-    assert told(gap_mean=0.2)[0].startswith("no: mend it first")
+    assert verdicts(gap_mean=0.2)[0].startswith("no: fix it first")
     assert (
-        "easier prompts" in told(zero_signal=0.8, reward=0.05)[1]
-        and "harder prompts" in told(zero_signal=0.8, reward=0.9)[1]
+        "easier prompts" in verdicts(zero_signal=0.8, reward=0.05)[1]
+        and "harder prompts" in verdicts(zero_signal=0.8, reward=0.9)[1]
     )
-    assert any("raise `new`" in verdict for verdict in told(truncated=0.4))
-    assert any("length tells the reward" in verdict for verdict in told(length_reward=-0.5))
+    assert any("raise `max_new_tokens`" in verdict for verdict in verdicts(truncated=0.4))
+    assert any("length predicts the reward" in verdict for verdict in verdicts(length_reward=-0.5))
 
 
 def some(T=5):
@@ -174,8 +175,8 @@ def test_worlds_are_told_apart_as_the_arena_measured_them(c_pre, first, not_):
     batch = jax.jit(lambda task, key: arena.sample(task, prompts=128, group=16, key=key))(
         arena.KeyBranch(c_pre=c_pre), jax.random.key(1)
     )
-    m = advise.measure(dataclasses.replace(batch.rollout, signals={}))  # by the outcome alone
-    names = [name for name, _ in advise.chosen(advise.recommend(m))]
+    m = measure(dataclasses.replace(batch.rollout, signals={}))  # by the outcome alone
+    names = [name for name, _ in advise.estimators(advise.recommend(m))]
     assert names[0] == first and not_ not in names
 
 

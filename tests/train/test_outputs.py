@@ -89,7 +89,7 @@ def test_names_in_pictures_are_literal(tmp_path, usetex, monkeypatch):
                 records.log(1, {"reward": 0.5, ACCURACY: 0.5})
                 records.log(2, {"reward": 0.5, ACCURACY: 0.5})
         table, _ = plots.compare(sorted(tmp_path.iterdir()), tmp_path / "out.png")
-        picture = pictures.coloured({NAMES[0]: np.ones((1, 1))}, [[0]], [1.0], lambda t: NAMES[1])
+        picture = pictures.credit_heatmaps({NAMES[0]: np.ones((1, 1))}, [[0]], [1.0], lambda t: NAMES[1])
         picture.savefig(io.BytesIO())
     names = [literal(n.replace("/", "|")) for n in NAMES]
     legend = [t.get_text() for t in seen[-1].axes[0].get_legend().get_texts()]
