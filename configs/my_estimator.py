@@ -1,4 +1,4 @@
-"""An estimator of your own is one file. This one: GRPO's credit, most of it on the tokens that the policy was not sure of.
+"""Your own estimator, in one file: GRPO with more credit for surprising tokens.
 
 jaxcredit check configs/my_estimator.py
 jaxcredit train configs/my_estimator.py"""
@@ -7,7 +7,7 @@ import dataclasses
 from functools import partial
 
 import jax.numpy as jnp
-import own_data  # the config beside this file
+import own_data  # the config in the same folder
 
 from jaxcredit.credit import per_group
 from jaxcredit.kernels import masked_mean, standardize, to_tokens
@@ -18,17 +18,17 @@ from jaxcredit.rollout import outcome, trajectory_mask
 def surprise(group, *, power: float = 1.0):
     """A_it = s_it^power / mean_t s_it^power (R_i - mean R) / std R,   s_it = -log pi(y_it)"""
     # Advantage of each answer [G], as in GRPO.
-    better = standardize(outcome(group), where=trajectory_mask(group))
-    # Surprise of each token [R, T], 0 where the policy was certain.
+    advantage = standardize(outcome(group), where=trajectory_mask(group))
+    # Surprise of each token [R, T]: 0 for a token that the policy was certain of.
     s = jnp.where(group.action_mask, jnp.abs(group.logp) ** power, 0)
     mean = masked_mean(s, group.action_mask, -1, keepdims=True)
-    return s / (mean + 1e-6) * to_tokens(better, group)
+    return s / (mean + 1e-6) * to_tokens(advantage, group)
 
 
 def experiment(power: float = 1.0, steps: int = 60, seed: int = 0):
-    """:param power: how much credit moves to tokens that the policy was not sure of; 0 is GRPO
+    """:param power: exponent of the surprise; larger: more credit for rare tokens; 0 is GRPO
     :param steps: optimizer steps after the warm-up
-    :param seed: seed of the first weights and of the sampling"""
+    :param seed: seed of the initial weights and of the sampling"""
     return dataclasses.replace(
         own_data.experiment(steps=steps, seed=seed),
         name="my_estimator",

@@ -1,8 +1,8 @@
-"""Your own data and your own reward: a file with one JSON object a line, and a function. Here: four letters put in order.
-
-Under a minute on a CPU; greedy accuracy on the letters held out goes from 0.66 after the warm-up to 0.94.
+"""Your own data (JSON Lines) and your own reward function: sorting four letters.
 
 jaxcredit train configs/own_data.py
+
+A run takes about a minute on a CPU. A fifth of the problems is held out.
 """
 
 from pathlib import Path
@@ -18,18 +18,18 @@ DATA = Path(__file__).with_suffix(".jsonl")  # {"question": "dacb", "answer": "a
 
 
 def reward(meta, text, ids):
-    """`meta` is the line's object, `text` the answer; any number up to 1e30 will do, None leaves it unscored."""
+    """Reward of answer `text` to the problem `meta`: a number, or None to leave it unscored."""
     return float(text == meta["answer"])
 
 
 def experiment(data: Path = DATA, lr: float = 1e-3, steps: int = 60, seed: int = 0) -> Experiment:
-    """The run of this file.
+    """The experiment of this file.
 
     Args:
-        data: a file with one JSON object a line, {"question": "dacb", "answer": "abcd"}
+        data: a file with one JSON object on each line: {"question": "dacb", "answer": "abcd"}
         lr: learning rate
         steps: optimizer steps after the warm-up
-        seed: seed of the first weights and of the sampling
+        seed: seed of the initial weights and of the sampling
     """
     chars = Chars("abcdefgh>")
     return Experiment(

