@@ -1,8 +1,9 @@
-"""Attention as one kernel of the device, where it has one: splash on TPUs, cuDNN's on NVIDIA GPUs, and the plain form elsewhere.
+"""Fused attention kernels: splash on TPUs, cuDNN on NVIDIA GPUs, plain attention elsewhere.
 
-`chosen` decides which form a config gets. Every kernel also runs on a CPU (splash by Pallas' interpreter, cuDNN's call by the other
-implementation of `jax.nn.dot_product_attention`), so that tests compare it with the plain form. Decoding uses plain attention on all
-devices: one token a row is bound by memory, and a fused kernel gains little. docs/status.md says what has been measured, and where.
+`choose_attention` selects the kernel of a config. Every kernel also runs on CPUs, where tests
+compare it with plain attention: splash in the Pallas interpreter, cuDNN's call by the XLA
+implementation of `jax.nn.dot_product_attention`. Decoding always uses plain attention: it is
+memory-bound, so a fused kernel gains little. Measurements are in docs/status.md.
 """
 
 import functools
@@ -16,34 +17,46 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.parallel import mesh
-from jaxcredit.policy.positions import FAR
+from jaxcredit.policy.positions import NO_WINDOW
 
 
-def chosen(cfg) -> tuple[str, str]:
-    """The attention of a config, and why it is not the device's own ("" where it is). One that is asked for and cannot be is an error."""
+def choose_attention(cfg) -> tuple[str, str]:
+    """Attention kernel of a config on the devices that it is compiled for.
+
+    Args:
+        cfg: the policy's Config.
+
+    Returns:
+        "plain", "splash" or "cudnn", and the reason if it is not the device's own kernel (""
+        otherwise).
+
+    Raises:
+        ValueError: the kernel named in `cfg.attention` does not support the config.
+    """
     device = _device(cfg)
     cuda = device.platform == "gpu" and "cuda" in device.client.platform_version
     best = "splash" if device.platform == "tpu" else "cudnn" if cuda else "plain"
     name = best if cfg.attention == "auto" else cfg.attention
-    if why := _lacks(name, cfg, cuda):
+    if reason := _unsupported(name, cfg, cuda):
         if cfg.attention != "auto":
-            raise ValueError(f"attention = {name!r} {why}: take 'auto' or 'plain'")
-        return "plain", f"{name} {why}"
+            raise ValueError(f"attention = {name!r} {reason}: use 'auto' or 'plain'")
+        return "plain", f"{name} {reason}"
     return name, ""
 
 
 def _device(cfg):
-    return (cfg.place.mesh.devices.flat if cfg.place else mesh.available())[0]
+    """First device that a config is compiled for."""
+    return (cfg.layout.mesh.devices.flat if cfg.layout else mesh.available())[0]
 
 
-def _lacks(name: str, cfg, cuda: bool) -> str:
-    """What a kernel cannot do of a config."""
+def _unsupported(name: str, cfg, cuda: bool) -> str:
+    """Reason why a kernel does not support a config, "" if it does."""
     if (
         name != "plain"
-        and cfg.place
-        and mesh.shard_count("query", dict(cfg.place.rules), cfg.place.mesh.shape) > 1
+        and cfg.layout
+        and mesh.shard_count("query", dict(cfg.layout.rules), cfg.layout.mesh.shape) > 1
     ):
-        return "takes all tokens of a row, and this mesh cuts them"
+        return "needs all tokens of a row on one device, and this mesh shards them"
     if name == "splash":
         try:
             import jaxcredit.policy.splash_attention  # noqa: F401
@@ -52,83 +65,117 @@ def _lacks(name: str, cfg, cuda: bool) -> str:
     if name != "cudnn":
         return ""
     if cfg.score_cap:
-        return "knows no cap of scores"
+        return "has no soft cap of scores"
     if cuda and cfg.dtype not in ("bfloat16", "float16"):
-        return f"has no {cfg.dtype}"
-    most = (
-        256 if float(getattr(_device(cfg), "compute_capability", 0)) >= 9 else 128
-    )  # from Hopper on
+        return f"does not support {cfg.dtype}"
+    # Wider heads from Hopper (compute capability 9) on.
+    most = 256 if float(getattr(_device(cfg), "compute_capability", 0)) >= 9 else 128
     return (
-        f"has heads of at most {most} that are multiples of 8"
+        f"supports heads of at most {most} that are multiples of 8"
         if cuda and (cfg.head_dim > most or cfg.head_dim % 8)
         else ""
     )
 
 
-def fused(cfg, valid: Bool[Array, "N T"], P: int, S: int = 0) -> Callable | None:
-    """`attend(q [N, T, H, h], k and v [N, T, K, h], window) -> [N, T, H, h]` over packed groups, T = P + R S; None: the plain form."""
-    name, _ = chosen(cfg)
+def fused_kernel(cfg, valid: Bool[Array, "N T"], P: int, S: int = 0) -> Callable | None:
+    """Fused attention of packed groups, T = P + R S tokens; None: use plain attention.
+
+    Args:
+        cfg: the policy's Config.
+        valid: False at padding `[N, T]`.
+        P: prompt tokens.
+        S: tokens of a row; 0: the prompt alone.
+
+    Returns:
+        Function (q `[N, T, H, h]`, k and v `[N, T, K, h]`, window) -> attention output `[N, T, H,
+        h]`.
+    """
+    name, _ = choose_attention(cfg)
     if name == "plain":
         return None
     platform = _device(cfg).platform
     if name == "splash":
-        from jaxcredit.policy.splash_attention import splash
+        from jaxcredit.policy.splash_attention import splash_attention
 
-        one = functools.partial(splash, P=P, S=S, cfg=cfg, interpret=platform != "tpu")
-        facts = valid, _together(valid, P, S)
+        kernel = functools.partial(splash_attention, P=P, S=S, cfg=cfg, interpret=platform != "tpu")
+        masks = valid, _valid_together(valid, P, S)
     else:
-        one = functools.partial(
-            cudnn, P=P, S=S, cfg=cfg, implementation="cudnn" if platform == "gpu" else "xla"
+        kernel = functools.partial(
+            cudnn_attention,
+            P=P,
+            S=S,
+            cfg=cfg,
+            implementation="cudnn" if platform == "gpu" else "xla",
         )
-        facts = (spread(valid, P, S),)
-    widths = sorted({w or FAR for w in cfg.windows} or {FAR})
-    each = [_cut(functools.partial(one, window=w), cfg.place, len(facts)) for w in widths]
+        masks = (rows_with_prompt(valid, P, S),)
+    windows = sorted({w or NO_WINDOW for w in cfg.windows} or {NO_WINDOW})
+    by_window = [
+        _shard_kernel(functools.partial(kernel, window=w), cfg.layout, len(masks)) for w in windows
+    ]
 
-    def attend(q, k, v, window):
-        if len(each) == 1:
-            return each[0](q, k, v, *facts)
-        return jax.lax.switch(jnp.searchsorted(jnp.array(widths), window), each, q, k, v, *facts)
+    def attention(q, k, v, window):
+        if len(by_window) == 1:
+            return by_window[0](q, k, v, *masks)
+        index = jnp.searchsorted(jnp.array(windows), window)
+        return jax.lax.switch(index, by_window, q, k, v, *masks)
 
-    return attend
+    return attention
 
 
-def _together(valid: Bool[Array, "N T"], P: int, S: int) -> Int[Array, "N T"]:
-    """The order in which the valid tokens of a prompt are its last ones, and those of each row its first."""
+def _valid_together(valid: Bool[Array, "N T"], P: int, S: int) -> Int[Array, "N T"]:
+    """Order of tokens that moves a prompt's valid tokens to its end, a row's to its start."""
     rows = jnp.argsort(~valid[:, P:].reshape(len(valid), -1, max(S, 1)), -1)  # stable
     rows += P + max(S, 1) * jnp.arange(rows.shape[1])[:, None]
     return jnp.concatenate([jnp.argsort(valid[:, :P], -1), rows.reshape(len(valid), -1)], 1)
 
 
-def _cut(f: Callable, place, facts: int) -> Callable:
-    """f on each device's prompts and heads: a compiler cannot cut a kernel. Where it would get parts of a kv head, it gets a copy."""
-    if place is None:
-        return f
-    rules = dict(place.rules)
+def _shard_kernel(kernel: Callable, layout: mesh.Layout | None, masks: int) -> Callable:
+    """Kernel on each device's prompts and heads by shard_map: XLA cannot partition a kernel.
 
-    def cut(q, k, v, *rest):
+    If the mesh would split a kv head over devices, each of them gets a copy of it.
+
+    Args:
+        kernel: (q, k, v, *masks) -> attention output.
+        layout: mesh and rules; None: one device.
+        masks: number of masks.
+    """
+    if layout is None:
+        return kernel
+    rules = dict(layout.rules)
+
+    def sharded(q, k, v, *rest):
         batch, _, heads, _ = mesh.sharding(
-            q.shape, ("batch", None, "heads", None), rules, place.mesh
+            q.shape, ("batch", None, "heads", None), rules, layout.mesh
         ).spec
-        ways = mesh.shard_count("heads", rules, place.mesh.shape) if heads else 1
-        k, v = (jnp.repeat(x, math.lcm(x.shape[2], ways) // x.shape[2], axis=2) for x in (k, v))
-        here = PartitionSpec(batch, None, heads, None)
-        specs = (here,) * 3 + (PartitionSpec(batch),) * facts
-        return jax.shard_map(f, mesh=place.mesh, in_specs=specs, out_specs=here, check_vma=False)(
-            q, k, v, *rest
-        )
+        shards = mesh.shard_count("heads", rules, layout.mesh.shape) if heads else 1
+        k, v = (jnp.repeat(x, math.lcm(x.shape[2], shards) // x.shape[2], axis=2) for x in (k, v))
+        spec = PartitionSpec(batch, None, heads, None)
+        specs = (spec,) * 3 + (PartitionSpec(batch),) * masks
+        return jax.shard_map(
+            kernel, mesh=layout.mesh, in_specs=specs, out_specs=spec, check_vma=False
+        )(q, k, v, *rest)
 
-    return cut
+    return sharded
 
 
-def spread(x: Array, P: int, S: int) -> Array:
-    """`[N, P + R S, ...]` to `[N, R, P + S, ...]`, every row behind a copy of its prompt; without rows the prompt alone."""
+def rows_with_prompt(x: Array, P: int, S: int) -> Array:
+    """Unpack groups: every row after a copy of its prompt.
+
+    Args:
+        x: packed tokens `[N, P + R S, ...]`.
+        P: prompt tokens.
+        S: tokens of a row; 0: the prompt alone.
+
+    Returns:
+        Rows `[N, R, P + S, ...]`; for S = 0 the prompts `[N, 1, P, ...]`.
+    """
     rows = x[:, P:].reshape(len(x), -1 if S else 1, S, *x.shape[2:])
     return jnp.concatenate(
         [jnp.broadcast_to(x[:, None, :P], (*rows.shape[:2], P, *x.shape[2:])), rows], 2
     )
 
 
-def cudnn(
+def cudnn_attention(
     q: Float[Array, "N T H h"],
     k: Float[Array, "N T K h"],
     v: Float[Array, "N T K h"],
@@ -140,26 +187,39 @@ def cudnn(
     cfg,
     implementation: Literal["cudnn", "xla"],
 ) -> Float[Array, "N T H h"]:
-    """Attention of every row behind a copy of its prompt, by cuDNN. The valid tokens of a row are moved to its front, since cuDNN's fast
-    masks are causal ones with a length a row.
+    """Attention of every row after a copy of its prompt, by cuDNN.
 
-    cuDNN promises nothing about outputs and gradients behind a row's length, where even NaNs may stand. They are set to 0. JAX refuses an
-    odd number of tokens in training: such rows get one more, which is not valid.
+    The valid tokens of a row are moved to its start, because cuDNN's fast masks are causal with one
+    length per row. Outputs and gradients beyond the length are undefined in cuDNN and set to 0. JAX
+    refuses an odd number of tokens in training: such rows are padded by one token.
+
+    Args:
+        q: queries of packed groups `[N, T, H, h]`, T = P + R S.
+        k, v: keys and values `[N, T, K, h]`.
+        valid: False at padding, of rows with their prompts `[N, R, C]`, C = P + S.
+        P: prompt tokens.
+        S: tokens of a row; 0: the prompt alone.
+        window: attention window in tokens.
+        cfg: the policy's Config.
+        implementation: of `jax.nn.dot_product_attention`.
+
+    Returns:
+        Attention output `[N, T, H, h]`.
     """
     N, R, C = valid.shape
     order = jnp.argsort(~valid.reshape(N * R, C), -1)  # stable
-    lengths = jnp.maximum(
-        valid.reshape(N * R, C).sum(-1, dtype=jnp.int32), 1
-    )  # of nothing there is no mean
+    # At least 1: a softmax over no key would be NaN.
+    lengths = jnp.maximum(valid.reshape(N * R, C).sum(-1, dtype=jnp.int32), 1)
     inside = (jnp.arange(C) < lengths[:, None])[..., None, None]
 
-    def taken(x, order):  # no index twice: the gradient is a scatter without atomic sums
+    def take_tokens(x, order):  # with unique indices, the gradient is a scatter without atomic adds
         return x.at[jnp.arange(N * R)[:, None], order].get(
             unique_indices=True, mode="promise_in_bounds"
         )
 
     def rows(x):
-        x = jnp.where(inside, taken(spread(x, P, S).reshape(N * R, C, *x.shape[2:]), order), 0)
+        x = rows_with_prompt(x, P, S).reshape(N * R, C, *x.shape[2:])
+        x = jnp.where(inside, take_tokens(x, order), 0)
         return jnp.pad(x, ((0, 0), (0, C % 2), (0, 0), (0, 0)))
 
     q, k, v = map(rows, (q, k, v))
@@ -172,5 +232,6 @@ def cudnn(
         local_window_size=None if window >= C else (window - 1, 0),
         implementation=implementation,
     )[:, :C]  # fmt: skip
-    out = taken(jnp.where(inside, out, 0), jnp.argsort(order, -1)).reshape(N, R, C, *out.shape[2:])
+    out = take_tokens(jnp.where(inside, out, 0), jnp.argsort(order, -1))
+    out = out.reshape(N, R, C, *out.shape[2:])
     return jnp.concatenate([out[:, 0, :P], out[:, :, P:].reshape(N, -1, *out.shape[3:])], 1)

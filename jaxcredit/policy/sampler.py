@@ -1,4 +1,8 @@
-"""Sampling: the prompt once, then one token of every row at a time, until all rows are done. One program, no host round trip."""
+"""Sampling: prefill of the prompts, then decoding of one token per row and step, as one program.
+
+Letters in shapes: N prompts, R rows per prompt, P prompt tokens, S new tokens, D model width, L
+layers, K key and value heads, h head size, V vocabulary.
+"""
 
 import dataclasses
 import functools
@@ -6,30 +10,76 @@ import operator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jaxcredit.policy import transformer as tf
-from jaxcredit.policy.positions import angles, at_length, near, windows
+from jaxcredit.policy.attention import attend, by_head
+from jaxcredit.policy.config import Config
+from jaxcredit.policy.positions import (
+    layer_windows,
+    position_ids,
+    resolve_rope_scaling,
+    rope_by_window,
+    sliding_window_mask,
+)
+from jaxcredit.policy.transformer import (
+    block,
+    cast,
+    embed,
+    forward,
+    layer_params,
+    norm,
+    unembed,
+)
 
-FEW = 8  # layers, on one device: written out they copy less for each token; more take long to compile, and their weights room once more
+# Models of at most this many layers are unrolled on one device: decoding is faster. Deeper models
+# are scanned, because unrolling compiles slowly and copies the weights.
+UNROLL_MAX_LAYERS = 8
 
 
-def prefill(params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: tf.Config):
-    """The hidden state `[N, D]` behind each prompt, and its keys `[L, N, K, h, P]` and values `[L, N, K, P, h]`."""
-    h, cache = tf.alone(params, prompt, valid, cfg, lambda k, v: (k[:, :, 0], v[:, :, 0]))
+@jax.named_scope("prefill")
+def prefill(
+    params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: Config
+) -> tuple[Float[Array, "N D"], tuple[Array, Array]]:
+    """Last hidden state and KV cache of each prompt.
+
+    Args:
+        params: parameters in the dtype of the computation.
+        prompt: token ids `[N, P]`, left-padded.
+        valid: False at padding `[N, P]`.
+        cfg: the policy's Config.
+
+    Returns:
+        Hidden state `[N, D]` of the last token; keys `[L, N, K, h, P]` and values `[L, N, K, P,
+        h]`.
+    """
+    h, cache = forward(params, prompt, valid, cfg, lambda k, v: (k[:, :, 0], v[:, :, 0]))
     return h[:, -1], cache
 
 
-def keep(z: Array, top_k: int, top_p: float) -> Array:
-    """Logits with -inf below the k-th largest, and below the smallest set of the likeliest tokens that holds `top_p` of the probability."""
+def filter_logits(
+    logits: Float[Array, "*B V"], top_k: int = 0, top_p: float = 1.0
+) -> Float[Array, "*B V"]:
+    """Top-k and nucleus (top-p, 1904.09751) filtering: logits of excluded tokens become -inf.
+
+    Args:
+        logits: `[..., V]`.
+        top_k: keep the k largest logits, and those equal to the k-th; 0: all.
+        top_p: then keep the smallest set of likeliest tokens whose probability is at least top_p,
+            in (0, 1]; 1: all.
+
+    >>> filter_logits(jnp.array([1.0, 3.0, 2.0]), top_k=2).tolist()
+    [-inf, 3.0, 2.0]
+    """
     if top_k:
-        z = jnp.where(z >= jax.lax.top_k(z, top_k)[0][..., -1:], z, -jnp.inf)
+        kth = jax.lax.top_k(logits, top_k)[0][..., -1:]
+        logits = jnp.where(logits >= kth, logits, -jnp.inf)
     if top_p < 1:
-        ordered = jnp.flip(jnp.sort(z, -1), -1)
+        ordered = jnp.flip(jnp.sort(logits, -1), -1)
         p = jax.nn.softmax(ordered, -1)
-        inside = jnp.cumsum(p, -1) - p < top_p  # the first token is always in
-        z = jnp.where(z >= jnp.where(inside, ordered, jnp.inf).min(-1, keepdims=True), z, -jnp.inf)
-    return z
+        inside = jnp.cumsum(p, -1) - p < top_p  # the likeliest token is always inside
+        least = jnp.where(inside, ordered, jnp.inf).min(-1, keepdims=True)
+        logits = jnp.where(logits >= least, logits, -jnp.inf)
+    return logits
 
 
 @functools.partial(
@@ -41,7 +91,7 @@ def sample(
     prompt: Int[Array, "N P"],
     prompt_valid: Bool[Array, "N P"],
     key: Array,
-    cfg: tf.Config,
+    cfg: Config,
     *,
     rows: int,
     max_new_tokens: int,
@@ -50,104 +100,155 @@ def sample(
     top_p: float = 1.0,
     stop: tuple[int, ...] = (),
 ) -> dict[str, Array]:
-    """Continue each prompt in `rows` ways by up to `max_new_tokens` tokens: `tokens logp mask` `[N, R, S]` and `done` `[N, R]`, a stop token came.
+    """Sample `rows` continuations of each prompt. The loop ends early when all rows have ended.
 
-    `logp` is log softmax(logits / temperature) of the chosen token, before top-k and top-p; at temperature 0, the greedy choice, it is that
-    of temperature 1. Prompts are left-padded; a prompt without a single valid token is padding, and nothing is sampled for it.
+    Args:
+        params: parameters of the policy.
+        prompt: token ids `[N, P]`, left-padded.
+        prompt_valid: False at padding `[N, P]`. A prompt without a valid token gets no
+            continuation.
+        key: PRNG key; the same key gives the same sample.
+        cfg: the policy's Config.
+        rows: rows R per prompt.
+        max_new_tokens: columns S of the continuations, at least 1.
+        temperature: divisor of the logits; 0: greedy decoding.
+        top_k: sample from the k likeliest tokens; 0: all.
+        top_p: sample from the smallest set of likeliest tokens with this probability, in (0, 1].
+        stop: token ids that end a row; the stop token belongs to it.
+
+    Returns:
+        `tokens` (0 after the end of a row), `logp` and `mask` `[N, R, S]`, and `done` `[N, R]`:
+        whether the row ended with a stop token. `logp` is in nats, of softmax(logits / temperature)
+        before top-k and top-p. In greedy decoding it is that of temperature 1.
     """
     N, P = prompt.shape
-    cfg = at_length(cfg, P + max_new_tokens)
+    cfg = resolve_rope_scaling(cfg, P + max_new_tokens)
     R, S, L, K, h = rows, max_new_tokens, cfg.layers, cfg.kv_heads, cfg.head_dim
-    params = tf.cast(params, cfg)
+    params = cast(params, cfg)
     lengths = prompt_valid.sum(-1, dtype=jnp.int32)[:, None]
-    seen, prompt_at = (
-        prompt_valid[:, None, None, None, None],
-        tf.before(prompt_valid)[:, None, None, None],
-    )
+    # The shapes of masks, [N, 1, R, 1, queries, keys], and of positions in them (attention.attend).
+    prompt_mask = prompt_valid[:, None, None, None, None]
+    prompt_positions = position_ids(prompt_valid)[:, None, None, None]
 
+    @jax.named_scope("sample_token")
     def choose(hidden, t):
-        z = tf.unembed(params, hidden, cfg) / (temperature or 1.0)
+        """Token of column t and its log-probability, from hidden states `[N, R, D]`."""
+        z = unembed(params, hidden, cfg) / (temperature or 1.0)
         if temperature == 0:
             token = z.argmax(-1)
         else:
-            token = jax.random.categorical(jax.random.fold_in(key, t), keep(z, top_k, top_p))
+            filtered = filter_logits(z, top_k, top_p)
+            token = jax.random.categorical(jax.random.fold_in(key, t), filtered)
         logp = jnp.take_along_axis(jax.nn.log_softmax(z, -1), token[..., None], -1)[..., 0]
         return token.astype(jnp.int32), logp
 
     def write(out, t, token, logp):
-        """Column t: rows that are still alive get the token; a stop token ends its row."""
-        alive = out["alive"]
+        """Write column t of the active rows. A stop token ends its row."""
+        active = out["active"]
         columns = {
-            "tokens": jnp.where(alive, token, 0),
-            "logp": jnp.where(alive, logp, 0),
-            "mask": alive,
+            "tokens": jnp.where(active, token, 0),
+            "logp": jnp.where(active, logp, 0),
+            "mask": active,
         }
         written = {name: out[name].at[:, :, t].set(x) for name, x in columns.items()}
         ended = (
-            alive & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(alive)
+            active & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(active)
         )
-        return written | {"alive": alive & ~ended, "done": out["done"] | ended}
+        return written | {"active": active & ~ended, "done": out["done"] | ended}
 
-    last, prompt_kv = prefill(params, prompt, prompt_valid, cfg)
-    few, each = L <= FEW and cfg.place is None, (tf.layers(params), *prompt_kv, windows(cfg))
-    cfg = dataclasses.replace(
-        cfg, place=None
-    )  # a token a row is less than the weights: these stay where they lie
+    last, prompt_cache = prefill(params, prompt, prompt_valid, cfg)
+    stacked = (layer_params(params), *prompt_cache, layer_windows(cfg))  # [L, ...]
+    unroll = L <= UNROLL_MAX_LAYERS and cfg.layout is None
+    # Decoding moves activations, which are smaller than the weights: no all-gather, no constraints.
+    cfg = dataclasses.replace(cfg, layout=None)
+
+    def attend_cached(q, keys, values, prompt_keys, prompt_values, window, t):
+        """Attention of column t - 1 in one layer: over the prompt and the columns before t."""
+        in_prompt = sliding_window_mask(
+            prompt_mask, (lengths + t - 1)[:, None, None, None], prompt_positions, window
+        )
+        in_row = sliding_window_mask(jnp.arange(S) < t, (t - 1)[None], jnp.arange(S), window)
+        parts = (prompt_keys, prompt_values, in_prompt), (keys, values, in_row)
+        return attend(q, *parts, cfg=cfg)
+
+    def unrolled_layers(x, rotation, t, caches):
+        """All layers, unrolled. `caches` is a list with the keys and values of each layer."""
+
+        def layer(x, cache, w, prompt_keys, prompt_values, window):
+            def attention(q, k, v):
+                k, v = by_head(k, v)
+                keys = jax.lax.dynamic_update_slice(cache[0], k, (0, 0, 0, 0, t - 1))
+                values = jax.lax.dynamic_update_slice(cache[1], v, (0, 0, 0, t - 1, 0))
+                out = attend_cached(q, keys, values, prompt_keys, prompt_values, window, t)
+                return out, (keys, values)
+
+            cos, sin = rotation(window)
+            return block(x, w, cos, sin, attention, cfg)
+
+        updated = []
+        for cache, inputs in zip(caches, unstacked, strict=True):
+            x, cache = layer(x, cache, *inputs)
+            updated.append(cache)
+        return x, updated
+
+    def scanned_layers(x, rotation, t, caches):
+        """A scan over the layers. `caches` is the keys and values of all layers, stacked."""
+
+        def layer(carry, inputs):
+            x, cache = carry
+            i, w, prompt_keys, prompt_values, window = inputs
+
+            def attention(q, k, v):
+                k, v = by_head(k, v)
+                keys = jax.lax.dynamic_update_slice(cache[0], k[None], (i, 0, 0, 0, 0, t - 1))
+                values = jax.lax.dynamic_update_slice(cache[1], v[None], (i, 0, 0, 0, t - 1, 0))
+                out = attend_cached(q, keys[i], values[i], prompt_keys, prompt_values, window, t)
+                return out, (keys, values)
+
+            cos, sin = rotation(window)
+            return block(x, w, cos, sin, attention, cfg), None
+
+        (x, caches), _ = jax.lax.scan(layer, (x, caches), (jnp.arange(L), *stacked))
+        return x, caches
+
+    def empty_cache(*lead):
+        return (
+            jnp.zeros((*lead, N, K, R, h, S), cfg.dtype),
+            jnp.zeros((*lead, N, K, R, S, h), cfg.dtype),
+        )
+
+    if unroll:
+        # The weights of a layer are sliced here, before the loop, not for every token.
+        unstacked = [jax.tree.map(operator.itemgetter(i), stacked) for i in range(L)]
+        decode_layers, caches = unrolled_layers, [empty_cache()] * L
+    else:
+        decode_layers, caches = scanned_layers, empty_cache(L)
+
     empty = jnp.zeros((N, R, S))
-    alive = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
+    active = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
     out = {
         "tokens": empty.astype(jnp.int32),
         "logp": empty,
         "mask": empty.astype(bool),
-        "alive": alive,
+        "active": active,
         "done": jnp.zeros((N, R), bool),
     }
     out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
-    lead = () if few else (L,)
-    cache = (
-        jnp.zeros((*lead, N, K, R, h, S), cfg.dtype),
-        jnp.zeros((*lead, N, K, R, S, h), cfg.dtype),
-    )
-    # Written out, each layer's weights are cut out once, not for every token, and its cache is read where it lies.
-    parts = [((), *jax.tree.map(operator.itemgetter(i), each)) for i in range(L if few else 0)]
 
-    def more(carry):
+    def unfinished(carry):
         t, out, _ = carry
-        return (t < S) & out["alive"].any()
+        return (t < S) & out["active"].any()
 
+    @jax.named_scope("decode_step")
     def step(carry):
-        """Feed column t-1, choose column t."""
+        """Process column t - 1 and choose column t."""
         t, out, caches = carry
         token = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=2)
-        turn = angles(jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1)), cfg)
-
-        def layer(carry, xs):
-            """`at`: which of the stacked caches, () where this layer has its own."""
-            x, cache = carry
-            at, w, kp, vp, window = xs
-
-            def attend(q, k, v):
-                k, v = (x[(None,) * len(at)] for x in tf.by_head(k, v))
-                keys = jax.lax.dynamic_update_slice(cache[0], k, (*at, 0, 0, 0, 0, t - 1))
-                values = jax.lax.dynamic_update_slice(cache[1], v, (*at, 0, 0, 0, t - 1, 0))
-                common = (
-                    kp,
-                    vp,
-                    near(seen, (lengths + t - 1)[:, None, None, None], prompt_at, window),
-                )
-                own = near(jnp.arange(S) < t, (t - 1)[None], jnp.arange(S), window)
-                return tf.mix(q, common, (keys[at], values[at], own), cfg=cfg), (keys, values)
-
-            return tf.block(x, w, *turn(window), attend, cfg), None
-
-        x = tf.embed(params, token, cfg)
-        if few:
-            for i, part in enumerate(parts):
-                (x, caches[i]), _ = layer((x, caches[i]), part)
-        else:
-            (x, caches), _ = jax.lax.scan(layer, (x, caches), ((jnp.arange(L),), *each))
-        x = tf.norm(x[:, :, 0], params["final_norm"], cfg)
+        positions = jnp.broadcast_to((lengths + t - 1)[..., None], (N, R, 1))
+        rotation = rope_by_window(positions, cfg)
+        x, caches = decode_layers(embed(params, token, cfg), rotation, t, caches)
+        x = norm(x[:, :, 0], params["final_norm"], cfg)
         return t + 1, write(out, t, *choose(x, t)), caches
 
-    _, out, _ = jax.lax.while_loop(more, step, (1, out, [cache] * L if few else cache))
+    _, out, _ = jax.lax.while_loop(unfinished, step, (1, out, caches))
     return {name: out[name] for name in ("tokens", "logp", "mask", "done")}

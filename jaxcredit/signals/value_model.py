@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from jaxcredit.losses import divide
 from jaxcredit.policy import transformer
-from jaxcredit.policy.positions import at_length
+from jaxcredit.policy.positions import resolve_rope_scaling
 from jaxcredit.rollout import FilledRollout
 from jaxcredit.signals.base import Learned
 from jaxcredit.signals.reference_policy import at_response
@@ -31,7 +31,7 @@ def states(params, rollout: FilledRollout, cfg, S: int) -> Float[Array, "N R S D
     """The policy's last hidden states before each response token: column t holds what was known when token t was chosen."""
     P = rollout.tokens.shape[-1] - S
     tokens, valid = rollout.tokens, rollout.token_mask
-    cfg = at_length(
+    cfg = resolve_rope_scaling(
         cfg, rollout.tokens.shape[-1]
     )  # as the policy's own log-probabilities are computed, though the last token is left out
     prompt, rows = transformer.hidden(
@@ -103,9 +103,9 @@ def critic(
 
             new, values = jax.lax.scan(step, aux, length=steps)
             if (
-                cfg.place is not None
+                cfg.layout is not None
             ):  # on a mesh every device holds the whole critic, as mesh.state_shardings says
-                new = jax.tree.map(lambda x: cfg.place(x, *(None,) * x.ndim), new)
+                new = jax.tree.map(lambda x: cfg.layout(x, *(None,) * x.ndim), new)
 
             def variance(x):
                 mean = divide(jnp.sum(jnp.where(mask, x, 0)), count)

@@ -16,7 +16,7 @@ from jaxcredit.credit import columns
 from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import lora, transformer
 from jaxcredit.policy import sampler as decode
-from jaxcredit.policy.fused_attention import chosen
+from jaxcredit.policy.fused_attention import choose_attention
 from jaxcredit.rollout import FilledRollout
 from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.train.update import TrainState, make_update
@@ -67,14 +67,16 @@ def build(exp: Experiment) -> Programs:
         )
         batch = mesh.batch_sharding(exp.prompts_per_step, exp.rules, devices)
         mesh.assert_local_batch(batch, exp.prompts_per_step)
-        cfg = dataclasses.replace(cfg, place=mesh.Layout(devices, tuple(sorted(exp.rules.items()))))
-    attention, why = chosen(cfg)
+        cfg = dataclasses.replace(
+            cfg, layout=mesh.Layout(devices, tuple(sorted(exp.rules.items())))
+        )
+    attention, why = choose_attention(cfg)
     drawing = cfg = dataclasses.replace(
         cfg, attention=attention
     )  # a part of what is compiled, not of where it was asked for
     if exp.mesh and exp.sampling_rules is not None:
         drawing = dataclasses.replace(
-            cfg, place=mesh.Layout(devices, tuple(sorted(exp.sampling_rules.items())))
+            cfg, layout=mesh.Layout(devices, tuple(sorted(exp.sampling_rules.items())))
         )
         there = mesh.shardings(specs | adapters, exp.sampling_rules, devices)
         settle = jit(lambda weights: transformer.cast(weights, cfg), out_shardings=there)

@@ -35,7 +35,7 @@ from jaxcredit.credit import columns
 from jaxcredit.parallel import params
 from jaxcredit.policy import PlaceholderTokenizer, presets, sampler, transformer
 from jaxcredit.policy import fused_attention as fused
-from jaxcredit.policy.positions import FAR
+from jaxcredit.policy.positions import NO_WINDOW
 from jaxcredit.rollout import Rollout
 from jaxcredit.tasks import Task
 from jaxcredit.train import programs
@@ -219,9 +219,9 @@ def cudnn_error(label, heads, kv_heads, head_dim, N, P, R, S, window, pads) -> N
         for n in (heads, kv_heads, kv_heads, heads)
     )
     g = jnp.where(valid[..., None, None], g, 0)  # no gradient from padding
-    mask = jnp.asarray(attention_mask(valid, P, S, window or FAR))
+    mask = jnp.asarray(attention_mask(valid, P, S, window or NO_WINDOW))
     kernel = functools.partial(
-        fused.fused(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or FAR)
+        fused.fused_kernel(cfg, jnp.asarray(valid), P, S), window=jnp.int32(window or NO_WINDOW)
     )
 
     def output_and_gradients(f):

@@ -122,7 +122,7 @@ def test_eight_devices_are_one(layout):
         mesh.assert_placed(state | {"opt": (astray, *rest)}, places)
     batch = jax.device_put((tokens, valid, weight), mesh.batch_sharding(N, rules, devices))
     cut = dataclasses.replace(
-        CFG, place=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2, token_chunk=5
+        CFG, layout=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2, token_chunk=5
     )
     # Without out_shardings the step itself would move what it likes: XLA spread the moments of the norms.
     state, loss, g = jax.jit(functools.partial(step, cfg=cut), out_shardings=(places, None, where))(

@@ -78,7 +78,7 @@ def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatc
         decode.sample.__wrapped__, cfg=cfg, rows=R, max_new_tokens=S, stop=STOP
     )
     written = jax.jit(draw)(tree, prompt, valid, jax.random.key(1))
-    monkeypatch.setattr(decode, "FEW", 0)
+    monkeypatch.setattr(decode, "UNROLL_MAX_LAYERS", 0)
     scanned = jax.jit(functools.partial(draw))(
         tree, prompt, valid, jax.random.key(1)
     )  # another function: traced anew
@@ -149,7 +149,7 @@ def test_top_k_and_top_p_keep_what_they_should():
     z[:, 7] = -np.inf
     p = np.exp(z.astype(np.float64))
     for top_k, top_p in [(1, 1.0), (4, 1.0), (23, 1.0), (0, 0.1), (0, 0.6), (6, 0.7)]:
-        kept = np.asarray(decode.keep(jnp.asarray(z), top_k, top_p))
+        kept = np.asarray(decode.filter_logits(jnp.asarray(z), top_k, top_p))
         for row in range(len(z)):
             assert set(np.flatnonzero(np.isfinite(kept[row]))) == allowed(
                 p[row] / p[row].sum(), top_k, top_p

@@ -10,7 +10,7 @@ from small_decoders import GEMMA, MOE, make
 
 from jaxcredit.parallel import mesh
 from jaxcredit.policy import transformer as tf
-from jaxcredit.policy.experts import routed
+from jaxcredit.policy.experts import mixture_of_experts
 
 N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no part of an array has the size of another whole one
 
@@ -22,7 +22,7 @@ def weights(rng):
 
 def pull(place):
     def loss(y, w, by):
-        out = routed(y, w, jax.nn.silu, K, place)
+        out = mixture_of_experts(y, w, jax.nn.silu, K, place)
         return (out * by).sum(), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -65,12 +65,12 @@ def test_a_token_takes_its_likeliest_experts():
         name: w[name][:1] for name in ("w_gate", "w_up", "w_down")
     }
     mlp = (jax.nn.silu(y @ w["w_gate"][0]) * (y @ w["w_up"][0])) @ w["w_down"][0]
-    np.testing.assert_allclose(routed(y, alone, jax.nn.silu, 1), mlp, atol=1e-4)
+    np.testing.assert_allclose(mixture_of_experts(y, alone, jax.nn.silu, 1), mlp, atol=1e-4)
     y = np.abs(y)
     shy = w | {"w_router": np.where(np.arange(E) == 3, -9, np.abs(w["w_router"]))}
-    out = routed(y, shy, jax.nn.silu, K)
+    out = mixture_of_experts(y, shy, jax.nn.silu, K)
     shy["w_up"] = np.where(np.arange(E)[:, None, None] == 3, 1e6, w["w_up"]).astype(np.float32)
-    np.testing.assert_array_equal(routed(y, shy, jax.nn.silu, K), out)
+    np.testing.assert_array_equal(mixture_of_experts(y, shy, jax.nn.silu, K), out)
 
 
 @pytest.mark.slow
@@ -93,6 +93,6 @@ def test_the_whole_policy_on_eight_devices(cfg):
     place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
     lies = jax.device_put(tree, mesh.shardings(tf.specs(cfg), mesh.fsdp_tensor, devices))
     cut = jax.device_put(tokens, mesh.batch_sharding(4, mesh.fsdp_tensor, devices))
-    (_, got), gradient = pull(dataclasses.replace(cfg, place=place))(lies, cut)
+    (_, got), gradient = pull(dataclasses.replace(cfg, layout=place))(lies, cut)
     np.testing.assert_allclose(got, want, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)

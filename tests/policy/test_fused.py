@@ -18,7 +18,7 @@ from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import fused_attention as fused
 from jaxcredit.policy import splash_attention as splash
 from jaxcredit.policy import transformer as tf
-from jaxcredit.policy.positions import FAR
+from jaxcredit.policy.positions import NO_WINDOW
 
 UNCAPPED = dataclasses.replace(GEMMA, score_cap=0.0)  # cuDNN knows no cap
 
@@ -58,7 +58,7 @@ def compare(cfg, valid, P, S, *windows, heads=4, kv_heads=2):
 
         return jax.jit(jax.value_and_grad(f, (0, 1, 2), has_aux=True))
 
-    got = told(fused.fused(cfg, jnp.asarray(valid), P, S))
+    got = told(fused.fused_kernel(cfg, jnp.asarray(valid), P, S))
     want = told(lambda q, k, v, mask: dense(q, k, v, mask, cfg))
     for window in windows or (None,):
         (_, a), g = got(q, k, v, window and jnp.int32(window))
@@ -75,17 +75,17 @@ def packed():
 
 @pytest.mark.parametrize("name, cfg", [("splash", CAPPED), ("cudnn", NEAR)])
 def test_a_kernel_is_the_formula(name, cfg):
-    compare(dataclasses.replace(cfg, attention=name), packed(), P, S, 3, FAR)
+    compare(dataclasses.replace(cfg, attention=name), packed(), P, S, 3, NO_WINDOW)
 
 
 def test_a_mask_is_who_sees_whom():
     """Made a piece at a time, beyond the last token too; and the tokens of a row that begins in the middle of a block."""
-    mask = splash.Packed(64, 5, 6, 4)
+    mask = splash.PackedMask(64, 5, 6, 4)
     whole = mask[:, :]
     np.testing.assert_array_equal(whole[:23, :23], seen(np.ones((1, 23), bool), 5, 6, 4)[0])
     assert np.array_equal(mask[8:16, 16:24], whole[8:16, 16:24]) and whole.any(1).all()
     np.testing.assert_array_equal(
-        splash.Packed(20, 9, 0, FAR)[:, :], np.tril(np.ones((20, 20), bool))
+        splash.PackedMask(20, 9, 0, NO_WINDOW)[:, :], np.tril(np.ones((20, 20), bool))
     )
 
 
@@ -109,7 +109,7 @@ def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_hea
         mesh.make({"fsdp": 2, "tensor": 2}), tuple(sorted(mesh.fsdp_tensor.items()))
     )
     compare(
-        dataclasses.replace(LLAMA, attention=name, place=place), valid, 60, 65, kv_heads=kv_heads
+        dataclasses.replace(LLAMA, attention=name, layout=place), valid, 60, 65, kv_heads=kv_heads
     )
 
 
@@ -194,29 +194,29 @@ WIDE = dataclasses.replace(REAL, head_dim=256)
         (H100, REAL, "cudnn", ""),
         (H100, WIDE, "cudnn", ""),
         (A100, WIDE, "plain", "heads of at most 128"),
-        (H100, LLAMA, "plain", "no float32"),
-        (H100, dataclasses.replace(REAL, score_cap=2.0), "plain", "no cap"),
+        (H100, LLAMA, "plain", "does not support float32"),
+        (H100, dataclasses.replace(REAL, score_cap=2.0), "plain", "no soft cap"),
     ],
 )
 def test_who_gets_which(monkeypatch, on, cfg, name, why):
     monkeypatch.setattr(mesh, "available", lambda: [on])
-    got, reason = fused.chosen(cfg)
+    got, reason = fused.choose_attention(cfg)
     assert got == name and (why in reason if why else not reason)
     if why:
-        with pytest.raises(
-            ValueError, match=f"attention = 'cudnn' .*{why}.*take 'auto' or 'plain'"
-        ):
-            fused.chosen(dataclasses.replace(cfg, attention="cudnn"))
+        with pytest.raises(ValueError, match=f"attention = 'cudnn' .*{why}.*use 'auto' or 'plain'"):
+            fused.choose_attention(dataclasses.replace(cfg, attention="cudnn"))
 
 
 def test_a_mesh_that_cuts_the_tokens_is_left_to_plain():
     for rules, name in ((mesh.fsdp_context, "plain"), (mesh.fsdp_tensor, "splash")):
         where = SimpleNamespace(devices=np.array([TPU]), shape={"fsdp": 2, "context": 2})
-        got, why = fused.chosen(
-            dataclasses.replace(REAL, place=SimpleNamespace(mesh=where, rules=tuple(rules.items())))
+        got, why = fused.choose_attention(
+            dataclasses.replace(
+                REAL, layout=SimpleNamespace(mesh=where, rules=tuple(rules.items()))
+            )
         )
-        assert got == name and ("this mesh cuts" in why) == (name == "plain")
-    with pytest.raises(ValueError, match="attention = 'flash' is not known: take 'auto'"):
+        assert got == name and ("this mesh shards" in why) == (name == "plain")
+    with pytest.raises(ValueError, match="attention = 'flash' is not known: use 'auto'"):
         dataclasses.replace(LLAMA, attention="flash")
 
 
@@ -232,7 +232,7 @@ def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
     monkeypatch.setattr(mesh, "available", lambda: [H100])
     cfg, valid = dataclasses.replace(NEAR, dtype="bfloat16"), packed()
     q, k = (jax.ShapeDtypeStruct((len(valid), P + R * S, n, 8), jnp.bfloat16) for n in (4, 2))
-    out = jax.eval_shape(fused.fused(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
+    out = jax.eval_shape(fused.fused_kernel(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
     assert out.shape == q.shape and len(asked) == 2
     for how, window in zip(asked, ((2, 0), None), strict=True):
         assert (
@@ -256,7 +256,7 @@ def test_jax_takes_what_cudnn_is_asked_for(monkeypatch, windows, S):
         monkeypatch.setattr(module, name, lambda wanted: wanted == "9.0", raising=False)
     monkeypatch.setattr(mesh, "available", lambda: [H100])
     cfg = dataclasses.replace(LLAMA, head_dim=16, dtype="bfloat16", windows=windows)
-    assert fused.chosen(cfg) == ("cudnn", "")
+    assert fused.choose_attention(cfg) == ("cudnn", "")
     tree, valid = (
         jax.eval_shape(lambda: params.init(tf.specs(cfg), jax.random.key(0))),
         jnp.ones((2, 3, 8 + S), bool),
@@ -284,8 +284,8 @@ from jaxcredit.policy import fused_attention as fused
 devices = mesh.make({"fsdp": 2, "tensor": 2}, topology.describe("v5e:2x2").devices)
 place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
 for head_dim, dtype in ((8, "float32"), (64, "bfloat16"), (96, "bfloat16"), (256, "bfloat16")):
-    cfg = dataclasses.replace(CAPPED, place=place, head_dim=head_dim)
-    f = lambda q, k, v, valid, window: fused.fused(cfg, valid, 60, 500)(q, k, v, window).astype(jnp.float32).sum()
+    cfg = dataclasses.replace(CAPPED, layout=place, head_dim=head_dim)
+    f = lambda q, k, v, valid, window: fused.fused_kernel(cfg, valid, 60, 500)(q, k, v, window).astype(jnp.float32).sum()
     at = lambda t, *shape: jax.ShapeDtypeStruct(shape, t, sharding=NamedSharding(devices, PartitionSpec(*["fsdp"] * bool(shape))))
     x = [at(dtype, 2, 1060, heads, head_dim) for heads in (4, 1, 1)] + [at(bool, 2, 1060), at(jnp.int32)]
     text = jax.jit(jax.grad(f, (0, 1, 2))).lower(*x).compile().as_text()

@@ -262,11 +262,11 @@ def test_parameters_are_declared_once():
 
 
 def test_what_is_wrong_is_said():
-    with pytest.raises(ValueError, match="axis name a dimension"):
+    with pytest.raises(ValueError, match="one logical axis per dimension"):
         params.Param((2, 3), ("width",))
     with pytest.raises(ValueError, match="rope_scaling .*llama3.*yarn"):
         tf.rope(jnp.arange(3), dataclasses.replace(LLAMA, rope_scaling=("mrope", 4.0)))
-    with pytest.raises(ValueError, match="3 of 2 experts a token"):
+    with pytest.raises(ValueError, match="experts_per_token = 3 of 2 experts"):
         dataclasses.replace(LLAMA, experts=2, experts_per_token=3)
-    with pytest.raises(ValueError, match="act = 'swish9' is no function of jax.nn"):
+    with pytest.raises(ValueError, match="act = 'swish9' is not in jax.nn"):
         dataclasses.replace(LLAMA, act="swish9")

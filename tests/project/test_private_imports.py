@@ -167,9 +167,9 @@ def test_no_splash_attention(gone):
     with mesh.planned(
         [SimpleNamespace(platform="tpu", client=SimpleNamespace(platform_version=""))]
     ):
-        assert fused.chosen(cfg) == ("plain", f"splash is not part of jax {jax.__version__}")
-        with pytest.raises(ValueError, match="take 'auto' or 'plain'"):
-            fused.chosen(dataclasses.replace(cfg, attention="splash"))
+        assert fused.choose_attention(cfg) == ("plain", f"splash is not part of jax {jax.__version__}")
+        with pytest.raises(ValueError, match="use 'auto' or 'plain'"):
+            fused.choose_attention(dataclasses.replace(cfg, attention="splash"))
 
 
 def test_values_of_all_processes():

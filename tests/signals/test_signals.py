@@ -202,7 +202,7 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     make = signals.critic(
         width=0, optimizer=optax.adam(0.05), features=lambda params, rollout, cfg, S: params * h
     )
-    signal = make(SimpleNamespace(width=4, place=None), zero)
+    signal = make(SimpleNamespace(width=4, layout=None), zero)
     state = SimpleNamespace(params=jnp.float32(1))
     aux = signal.init(jax.random.key(0), state.params)
     variances = []
@@ -237,7 +237,7 @@ def test_the_critic_lies_whole_on_every_device_after_an_update_too():
         features=lambda params, rollout, cfg, S: jax.lax.with_sharding_constraint(params * h, cut),
     )
     signal = make(
-        dataclasses.replace(CFG, place=mesh.Layout(devices, ())),
+        dataclasses.replace(CFG, layout=mesh.Layout(devices, ())),
         lambda params, rollout: {"logp": jnp.zeros((N, G, S))},
     )
     state = SimpleNamespace(params=jax.device_put(jnp.float32(1), whole))

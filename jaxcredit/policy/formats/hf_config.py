@@ -288,7 +288,7 @@ def _exact(cfg: Config, out: dict) -> None:
         "token_chunk",
         "query_chunk",
         "attention",
-        "place",
+        "layout",
     }
     shape = {f.name for f in dataclasses.fields(Config)} - run
     told = Config(**parse(out, Path("config.json")))

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxcredit.parallel.params import abstract
 from jaxcredit.policy.config import Config, specs
-from jaxcredit.policy.transformer import inputs
+from jaxcredit.policy.transformer import input_axes
 
 # Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
 # folded into one axis, and each layer and expert has a tensor of its own.
@@ -102,7 +102,7 @@ def key_of(path) -> str:
 
 def _inputs(key: str) -> int | None:
     """How many leading axes of a matrix are its input. None: a vector, or the embedding."""
-    return inputs(key.removeprefix("layers/")) if "/w" in key or key == "unembed" else None
+    return input_axes(key.removeprefix("layers/")) if "/w" in key or key == "unembed" else None
 
 
 def ours(key: str, x: Any, cut: list[slice], shape: tuple[int, ...]) -> np.ndarray:

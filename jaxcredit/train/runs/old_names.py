@@ -102,6 +102,9 @@ NAMES = {
         "sizes": "axis_sizes",
         "ways": "shard_count",
     },
+    "policy.positions": {"at_length": "resolve_rope_scaling", "near": "sliding_window_mask"},
+    "policy.sampler": {"keep": "filter_logits"},
+    "policy.transformer": {"causal": "causal_mask"},
     "rollout": {"alive": "trajectory_mask", "slack": "return_rounding"},
     "credit": {"int": "interventions"},
     "parallel.processes": {
