@@ -111,7 +111,7 @@ def test_every_command_of_the_readme(tmp_path, cache):
     lines = [
         part
         for block in blocks
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
         for part in line.split("&&")
         if part.strip().startswith("jaxcredit")
     ]

@@ -180,4 +180,6 @@ def test_values_of_all_processes():
         np.testing.assert_array_equal(got[0], x)
     processes.barrier()
     cut = NamedSharding(Mesh(np.array(jax.devices()[:4]), ("a",)), PartitionSpec("a"))
-    np.testing.assert_array_equal(processes.replicated(jax.device_put(np.arange(8), cut)), np.arange(8))
+    np.testing.assert_array_equal(
+        processes.replicated(jax.device_put(np.arange(8), cut)), np.arange(8)
+    )

@@ -1,4 +1,4 @@
-"""What the README says is so: its table is the catalogue, its Python runs, its files and commands are there."""
+"""README: its table is the catalogue, its Python runs, its commands parse, its lines are short."""
 
 import re
 import shlex
@@ -14,14 +14,14 @@ README = (ROOT / "README.md").read_text()
 
 
 def listed():
-    """The estimators by what they decide for, as the README lists them."""
-    by: dict[str, list[str]] = {}
+    """Rows of the table of estimators, by granularity."""
+    groups: dict[str, list[str]] = {}
     for name in credit.__all__:
-        by.setdefault(method_of(getattr(credit, name)).granularity, []).append(f"`{name}`")
+        groups.setdefault(method_of(getattr(credit, name)).granularity, []).append(f"`{name}`")
     order = ("trajectory", "token", "segment", "step", "turn", "agent")
-    assert by.keys() <= set(order)
-    rows = [f"| {kind} | {' '.join(by[kind])} |" for kind in order if kind in by]
-    return ["| decides for each | |", "|---|---|", *rows]
+    assert groups.keys() <= set(order)
+    rows = [f"| {kind} | {' '.join(groups[kind])} |" for kind in order if kind in groups]
+    return ["| one advantage for each | estimators |", "|---|---|", *rows]
 
 
 def test_the_table_is_the_catalogue():
@@ -40,9 +40,7 @@ def test_its_python_runs(monkeypatch):
         and names["V"].shape == (4, 4)
         and names["A"].shape == (3,)
     )
-    own = re.search(r"@per_group.*?def (\w+)\(", README, re.S).group(
-        1
-    )  # the estimator of "Write your own"
+    own = re.search(r"@per_group.*?def (\w+)\(", README, re.S).group(1)
     assert names[own](names["rollout"]).shape == (1, 4, 3) and len(names["task"].train) > 300
 
 
@@ -51,11 +49,24 @@ def test_the_estimator_it_shows_is_the_one_in_the_configs():
     assert shown.strip() in (ROOT / "configs/my_estimator.py").read_text()
 
 
+def test_its_first_screen_has_a_command_and_a_result():
+    screen = "\n".join(README.splitlines()[:30])
+    assert "jaxcredit train configs/quickstart.py" in screen and "![" in screen
+    assert re.search(r"from 0\.\d\d .*to 0\.\d\d", screen)
+
+
+def test_its_lines_have_at_most_a_hundred_columns():
+    """Except for rows of tables, images, and the tree of folders, which repeats docstrings."""
+    exempt = ("|", "![", "- `jaxcredit")
+    long = [line for line in README.splitlines() if len(line) > 100]
+    assert [line for line in long if not line.startswith(exempt)] == []
+
+
 def test_its_commands_are_commands():
     lines = [
         line
         for block in re.findall(r"```bash\n(.*?)```", README, re.S)
-        for line in block.splitlines()
+        for line in block.replace("\\\n", " ").splitlines()
     ]
     commands = [
         shlex.split(part, comments=True)
