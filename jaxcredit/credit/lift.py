@@ -249,7 +249,7 @@ def _estimator(fn, scope, metadata) -> Any:
     )
 
     @functools.wraps(fn)
-    def unlifted(rollout: FilledRollout, **knobs):
+    def unlifted(rollout: Rollout, **knobs):
         _check_knobs(method.name, fn, knobs)
         return fn(rollout, **knobs)
 

@@ -6,7 +6,7 @@ matches a pair of score 0; a transport plan is spread over all pairs.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 
 def greedy_assignment(
@@ -41,7 +41,7 @@ def optimal_assignment(
     return jnp.zeros_like(S).at[i, j].set((S[i, j] > 0).astype(S.dtype))
 
 
-def transport(
+def optimal_transport(
     score: Float[Array, "P Q"],
     rows: Bool[Array, "P"] | None = None,
     cols: Bool[Array, "Q"] | None = None,
@@ -69,7 +69,7 @@ def transport(
     return jnp.where(real, jnp.exp(jnp.where(real, M + f[:, None] + g, 0)), 0)
 
 
-def matched(
+def match_rewards(
     plan: Float[Array, "P Q"],
     score: Float[Array, "P Q"],
     *,
@@ -80,15 +80,6 @@ def matched(
     earned = jnp.where(plan > 0, plan * score, 0).sum(-1)
     earned = jnp.where((plan > 0).any(-1), earned, penalty)
     return earned if rows is None else jnp.where(rows, earned, 0)
-
-
-def turn_mean(
-    x: Float[Array, "P"], turn: Int[Array, "P"], turns: int, rows: Bool[Array, "P"] | None = None
-) -> Float[Array, "K"]:
-    """The mean over the calls of each turn, K = `turns` of them; 0 for a turn without calls."""
-    mine = turn == jnp.arange(turns)[:, None]
-    mine = mine if rows is None else mine & rows
-    return jnp.where(mine, x, 0).sum(-1) / jnp.maximum(mine.sum(-1), 1)
 
 
 def _real(score, rows, cols):

@@ -25,7 +25,7 @@ def fai(
     return jnp.where(seen, attention, 0).sum(-2) / jnp.maximum(seen.sum(-2), 1)
 
 
-def look_back(
+def mean_attention_distance(
     attention: Float[Array, "*b T T"], where: Bool[Array, "*b T"] | None = None
 ) -> Float[Array, "*b"]:
     """Mean distance at which a head looks.  d = mean_t sum_{s <= t} a_ts (t - s), over the real t"""
@@ -36,12 +36,12 @@ def look_back(
     return jnp.where(where, distance, 0).sum(-1) / jnp.maximum(where.sum(-1), 1)
 
 
-def local_and_global(
+def local_and_global_maps(
     attention: Float[Array, "H T T"], share: float = 0.3, where: Bool[Array, "T"] | None = None
 ) -> tuple[Float[Array, "T T"], Float[Array, "T T"]]:
     """The mean map of the `share` of heads that look least far back, and of those that look farthest (at least one of each)."""
     count = max(1, int(share * attention.shape[0] + 1e-9))
-    order = jnp.argsort(look_back(attention, where))
+    order = jnp.argsort(mean_attention_distance(attention, where))
     return attention[order[:count]].mean(0), attention[order[-count:]].mean(0)
 
 

@@ -20,7 +20,7 @@ class Evidence(NamedTuple):
     tokens: Float[Array, "*B"]  # how many the policy chose there
 
 
-def coherence(
+def gradient_coherence(
     x: Float[Array, "R"],
     tokens: Int[Array, "R T"],
     mask: Bool[Array, "R T"],
@@ -61,7 +61,7 @@ def coherence(
     return jnp.where(mask, k * (c / k - s / n) ** 2 - variance * (1 - k / n), 0)
 
 
-def evidence(
+def bin_evidence(
     coherent: Float[Array, "R T"],
     x: Float[Array, "R"],
     logp: Float[Array, "R T"],
@@ -89,7 +89,7 @@ def accumulate_evidence(old: Evidence, new: Evidence, decay: float | Float[Array
     )
 
 
-def relative_weight(e: Evidence, least: float | Float[Array, ""] = 0.1) -> Float[Array, "B"]:
+def evidence_weights(e: Evidence, least: float | Float[Array, ""] = 0.1) -> Float[Array, "B"]:
     """Weights with mean 1 over the tokens, by the places' signal over noise, shrunk to their mean as far as chance scatters them.
 
         s_b = found_b / noise_b,   e_b^2 = square_b / noise_b^2,   m = sum found / sum noise,   <y> = sum_b noise_b y_b / sum noise

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
-from jaxcredit.kernels.precision import binade, rounding
+from jaxcredit.kernels.precision import floor_power_of_two, rounding_bound
 
 
 def shapley_values(value: Float[Array, "*b S"]) -> Float[Array, "*b A"]:
@@ -89,7 +89,7 @@ def nash_welfare(utility: Float[Array, "*b A"]) -> Float[Array, "*b"]:
     return jnp.where(some, jnp.exp(jnp.log(safe).mean(-1)), 0)
 
 
-def pareto(payoff: Float[Array, "C A"]) -> Bool[Array, "C"]:
+def pareto_front(payoff: Float[Array, "C A"]) -> Bool[Array, "C"]:
     """Outcomes that no other betters for someone and worsens for nobody."""
     more, less = (payoff[None] > payoff[:, None]).any(-1), (payoff[None] < payoff[:, None]).any(-1)
     return ~(more & ~less).any(1)
@@ -100,7 +100,7 @@ def pareto_choice(payoff: Float[Array, "C A"], *, tie: float = 1e-6) -> Int[Arra
 
     Scores are equal where they differ by no more than `tie` times the largest sum of magnitudes of an outcome.
     """
-    best, apart = pareto(payoff), tie * jnp.abs(payoff).sum(-1).max()
+    best, apart = pareto_front(payoff), tie * jnp.abs(payoff).sum(-1).max()
     for score in (payoff.sum(-1), *payoff.T):
         best &= score >= jnp.max(score, where=best, initial=-jnp.inf) - apart
     return jnp.argmax(best)
@@ -126,7 +126,7 @@ def center_by_role(
     x, role, where = x.reshape(-1), role.reshape(-1), where.reshape(-1)
     x = jnp.where(where, x, 0)
     order = jnp.lexsort((x, role, ~where))
-    slack = (rounding(jnp.abs(x)) if slack is None else slack.reshape(-1))[order]
+    slack = (rounding_bound(jnp.abs(x)) if slack is None else slack.reshape(-1))[order]
     x, role, where = x[order], role[order], where[order]
     start = jnp.ones(1, bool)
     begins = jnp.concatenate([start, (role[1:] != role[:-1]) | (where[1:] != where[:-1])])
@@ -142,7 +142,7 @@ def center_by_role(
 
     far = x - x[largest(jnp.arange(n))]  # to the largest: equal ones are 0
     wide = largest(-far)
-    unit = binade(wide)  # squares neither overflow nor vanish
+    unit = floor_power_of_two(wide)  # squares neither overflow nor vanish
     far = jnp.where(wide > largest(slack), far / unit, 0)
     size = total(counts.astype(x.dtype))
     far = jnp.where(where, far - total(jnp.where(counts, far, 0)) / jnp.maximum(size, 1), 0)

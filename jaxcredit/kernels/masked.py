@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from jaxcredit.kernels.precision import binade
+from jaxcredit.kernels.precision import floor_power_of_two
 
 
 def masked_mean(
@@ -57,7 +57,7 @@ def _var_in_units(x, where, axis, ddof):
     """The variance of x / unit and the unit, a power of two near the largest distance to the mean: squares do not overflow."""
     where = jnp.ones(x.shape, bool) if where is None else where
     far = jnp.where(where, x - masked_mean(x, where, axis, keepdims=True), 0)
-    unit = binade(jnp.abs(far).max(axis, keepdims=True, initial=0))
+    unit = floor_power_of_two(jnp.abs(far).max(axis, keepdims=True, initial=0))
     n = where.sum(axis, keepdims=True) - ddof
     return jnp.where(
         n > 0, ((far / unit) ** 2).sum(axis, keepdims=True) / jnp.maximum(n, 1), 0

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
-from jaxcredit.kernels.precision import rounding
+from jaxcredit.kernels.precision import rounding_bound
 
 BLOCK = 64  # columns turned at once: whole cache lines of each row
 ROWS = 128  # rows in a tile: with rows a power of two apart, no more of them stay in a cache
@@ -33,14 +33,14 @@ def returns_to_go(
     return _backwards(back, jnp.zeros(x.shape[:-1], x.dtype), (x, step))
 
 
-def rewards_to_go(
+def returns_with_rounding(
     reward: Float[Array, "*b T"],
     gamma: float | int | Float[Array, "..."] = 1.0,
     where: Bool[Array, "*b T"] | None = None,
 ) -> tuple[Float[Array, "*b T"], Float[Array, "*b T"]]:
     """`returns_to_go` of rewards, and a bound on its rounding, which is measured by the same sum of their magnitudes."""
     size = returns_to_go(jnp.abs(reward), jnp.abs(jnp.asarray(gamma, reward.dtype)), where)
-    return returns_to_go(reward, gamma, where), rounding(size, reward.shape[-1])
+    return returns_to_go(reward, gamma, where), rounding_bound(size, reward.shape[-1])
 
 
 def min_to_go(

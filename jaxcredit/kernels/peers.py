@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import masked_mean, root
-from jaxcredit.kernels.precision import binade, rounding
+from jaxcredit.kernels.precision import floor_power_of_two, rounding_bound
 
 Slack = (
     Float[Array, "..."] | None
@@ -93,10 +93,10 @@ def _far(x, by, where, slack):
     some = top > -jnp.inf
     top, low = jnp.where(some, top, 0), jnp.where(some, low, 0)
     if slack is None:
-        slack = rounding(jnp.maximum(jnp.abs(top), jnp.abs(low)))
+        slack = rounding_bound(jnp.maximum(jnp.abs(top), jnp.abs(low)))
     elif jnp.ndim(slack):
         slack = _largest(slack, by, real)
-    unit = binade(top - low)
+    unit = floor_power_of_two(top - low)
     far = jnp.where(real & (top - low > slack), (x - top) / unit, 0)
     n = jnp.maximum(_sum(jnp.where(real, 1, 0).astype(x.dtype), by, real), 1)
     return jnp.where(real, far - _sum(far, by, real) / n, 0), n, unit

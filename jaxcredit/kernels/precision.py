@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
-def rounding(size: Float[Array, "*s"], terms: int | Array = 1) -> Float[Array, "*s"]:
+def rounding_bound(size: Float[Array, "*s"], terms: int | Array = 1) -> Float[Array, "*s"]:
     """Bound on the difference between float sums of the same numbers in different orders.  4 (1 + sqrt terms) eps size
 
     The bound is rigorous up to 24 terms. Beyond them it is many standard deviations of the rounding error, which grows as a random walk.
@@ -41,7 +41,7 @@ def merge_equal(
     return jnp.where(where, jnp.where(jnp.abs(x) <= slack, 0, merged), x)
 
 
-def binade(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def floor_power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Largest power of two <= |x|; 1 if |x| is 0, subnormal or not finite. Its gradient is 0.
 
     Division by it is exact. Dividing numbers by the binade of their scale keeps their squares in the range of float32, which the squares of

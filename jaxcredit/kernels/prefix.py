@@ -42,7 +42,7 @@ def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[A
     return jax.lax.fori_loop(0, -(-T // BLOCK), step, jnp.full((R, R), T, jnp.int32))
 
 
-def shared_with(
+def common_prefix_by_trajectory(
     prefix: Int[Array, "R R"], row: Int[Array, "R"], trajectories: int
 ) -> Int[Array, "R G"]:
     """How far a row agrees with any row of a trajectory: a trajectory of several rows counts once.  L_ig = max {L_ij : row_j = g}"""
@@ -50,7 +50,7 @@ def shared_with(
     return jnp.where(member, prefix[:, :, None], 0).max(1)
 
 
-def branches(
+def prefix_value_changes(
     shared: Int[Array, "R G"],
     row: Int[Array, "R"],
     reward: Float[Array, "G"],
@@ -89,7 +89,7 @@ def branches(
     return jnp.where(where & ~repeated & (n_after > 0), mean_after - mean_before, 0), n_after
 
 
-def at_branches(
+def scatter_changes(
     base: Float[Array, "R"], shared: Int[Array, "R G"], change: Float[Array, "R G"], columns: int
 ) -> Float[Array, "R T"]:
     """`base` in every column, plus the changes in theirs.  A_it = base_i + sum_g change_ig [shared_ig = t]"""
@@ -115,7 +115,7 @@ def prefix_value(
     """
     R, T = tokens.shape
     row = jnp.arange(R) if row is None else row
-    shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
+    shared = common_prefix_by_trajectory(common_prefix(tokens, valid), row, reward.shape[0])
     members = where & (shared[:, None, :] >= jnp.arange(T + 1)[:, None])
     mean = jnp.where(members, _relative(reward, row, where)[:, None], 0).sum(-1) / jnp.maximum(
         members.sum(-1), 1

@@ -11,7 +11,7 @@ from jaxcredit.kernels.masked import masked_mean, masked_var
 from jaxcredit.kernels.multistep import returns_to_go
 from jaxcredit.kernels.sequences import is_last
 
-UtteranceForm = Literal["scaled", "normalised", "progress", "discount", "uniform", "key"]
+UtteranceForm = Literal["scaled", "normalized", "progress", "discount", "uniform", "key"]
 
 
 def shaping(
@@ -109,7 +109,7 @@ def utterance_rewards(
     top = real & (mark == jnp.max(mark, 1, where=real, initial=-jnp.inf, keepdims=True))
     forms = {
         "scaled": lambda: jnp.where(mark < 0, -1, mark / 3 * S),
-        "normalised": lambda: jnp.where(total > 0, a / jnp.where(total > 0, total, 1), 1 / n) * S,
+        "normalized": lambda: jnp.where(total > 0, a / jnp.where(total > 0, total, 1), 1 / n) * S,
         "progress": lambda: mark / 10 * S,
         "discount": lambda: decay**left * S,
         "uniform": lambda: S,

@@ -79,10 +79,10 @@ def chain_rows(
     keep = jax.lax.cumprod(
         jnp.where(group.action_mask, jnp.asarray(decay, x.dtype), 1), axis=1, reverse=True
     )
-    return x + keep * after_row(x[:, 0], keep[:, 0], group)[:, None]
+    return x + keep * _after_row(x[:, 0], keep[:, 0], group)[:, None]
 
 
-def after_row(first: Float[Array, "R"], keep: Float[Array, "R"], group) -> Float[Array, "R"]:
+def _after_row(first: Float[Array, "R"], keep: Float[Array, "R"], group) -> Float[Array, "R"]:
     """F_r = S_next(r), S_r = first_r + keep_r F_r, over the rows of each trajectory; 0 after its last row."""
 
     def back(after, now):
@@ -142,14 +142,14 @@ def gae_over_rows(
 
     `where` says which tokens are decisions; the others show what follows them. `gamma` and `lam` may differ by token.
     """
-    bootstrap = after_row(
+    bootstrap = _after_row(
         first_value(value, where), jnp.where(where.any(-1), 0, 1).astype(value.dtype), group
     )
     earned = reward + jnp.where(is_last(where), gamma * bootstrap[:, None], 0)
     A = gae(earned, value, gamma=gamma, lam=lam, where=where)
     step = jnp.where(where, jnp.asarray(gamma * lam, value.dtype), 1)
     keep = jax.lax.cumprod(step, axis=1, reverse=True)
-    return A + keep * after_row(A[:, 0], keep[:, 0], group)[:, None]
+    return A + keep * _after_row(A[:, 0], keep[:, 0], group)[:, None]
 
 
 def token_positions(group) -> Int[Array, "R T"]:

@@ -42,7 +42,7 @@ def top_share(
     return where & (x >= kth_largest(x, k, where)[..., None])
 
 
-def cut_points(
+def split_at_uncertainty(
     logp: Float[Array, "*b T"],
     mask: Bool[Array, "*b T"],
     *,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
-from jaxcredit.kernels.precision import binade, rounding
+from jaxcredit.kernels.precision import floor_power_of_two, rounding_bound
 from jaxcredit.kernels.segments import to_tokens
 
 
@@ -79,7 +79,7 @@ def child_mean(reward: Float[Array, "G"], tree: Tree) -> Float[Array, "M"]:
     return _mean(total, jnp.minimum(tree.paths, 1), top)
 
 
-def over_children(
+def child_statistics(
     value: Float[Array, "M"], reward: Float[Array, "G"], tree: Tree, *, ddof: int = 0
 ) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
     """Mean and deviation of a node's children, whatever their value is; where paths end in it, their mean reward is one child more.
@@ -106,12 +106,15 @@ def over_children(
     n = jnp.maximum(tree.children, 1)
     mean = low + total(jnp.where(used, value - low, 0), end - low) / n
     far, own = jnp.where(used, value - mean[tree.parent], 0), jnp.where(here, end - mean, 0)
-    unit = binade(jnp.maximum(jnp.abs(far).max(), jnp.abs(own).max()))  # squares do not overflow
+    unit = floor_power_of_two(
+        jnp.maximum(jnp.abs(far).max(), jnp.abs(own).max())
+    )  # squares do not overflow
     square = total((far / unit) ** 2, (own / unit) ** 2)
     left = tree.children - ddof
     std = root(jnp.where(left > 0, square / jnp.maximum(left, 1), 0)) * unit
     slack = jnp.maximum(
-        backup_rounding(reward, tree), rounding(jnp.max(jnp.abs(value), where=used, initial=0))
+        backup_rounding(reward, tree),
+        rounding_bound(jnp.max(jnp.abs(value), where=used, initial=0)),
     )
     return jnp.where(tree.children > 0, mean, 0), jnp.where(std > slack, std, 0)
 
@@ -119,10 +122,12 @@ def over_children(
 def backup_rounding(reward: Float[Array, "G"], tree: Tree) -> Float[Array, ""]:
     """A bound on the rounding of the values that are backed up from these rewards: siblings closer than that are equal."""
     real = tree.last.any(-1)
-    return rounding(jnp.max(jnp.abs(reward), where=real, initial=0), jnp.maximum(real.sum(), 9))
+    return rounding_bound(
+        jnp.max(jnp.abs(reward), where=real, initial=0), jnp.maximum(real.sum(), 9)
+    )
 
 
-def from_children(
+def sum_up_tree(
     x: Float[Array, "M"],
     parent: Int[Array, "M"],
     keep: float | Float[Array, "M"] = 1.0,
@@ -144,7 +149,7 @@ def from_children(
     return x
 
 
-def from_parent(
+def sum_down_tree(
     x: Float[Array, "M"],
     parent: Int[Array, "M"],
     keep: float | Float[Array, "M"] = 1.0,

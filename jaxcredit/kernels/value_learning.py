@@ -19,12 +19,30 @@ def progress_loss(
     return (gap * gap).sum(), there.sum().astype(gap.dtype)
 
 
-def implicit_rewards(
+def implicit_step_rewards(
     prm_logp: Float[Array, "R T"], ref_logp: Float[Array, "R T"], group, *, beta: float = 0.05
 ) -> Float[Array, "G K"]:
     """beta sum_{t in step} (log p_prm - log p_ref): the step rewards that a preference-trained model implies (arXiv 2509.19199)."""
     gap = jnp.where(group.action_mask, prm_logp, 0) - jnp.where(group.action_mask, ref_logp, 0)
     return jnp.where(group.segment_mask, beta * segment_sum(gap, group), 0)
+
+
+def bradley_terry_loss(
+    better: Float[Array, "*b"], worse: Float[Array, "*b"] | float
+) -> Float[Array, "*b"]:
+    """Negative log-likelihood of a preference under the Bradley-Terry model: -log sigmoid(better - worse).
+
+    Args:
+        better: [...] score of the preferred item.
+        worse: [...] score of the other item.
+
+    Returns:
+        [...] loss, >= 0; log 2 for equal scores.
+
+    >>> float(bradley_terry_loss(jnp.float32(1.0), jnp.float32(1.0))).__round__(4)
+    0.6931
+    """
+    return jax.nn.softplus(worse - better)
 
 
 def trajectory_preference_loss(
@@ -35,7 +53,7 @@ def trajectory_preference_loss(
     OPRL, arXiv 2509.19199. Q is a trajectory's implied reward: the sum of its steps' in the paper, their mean in the released code.
     """
     pair = (R[:, None] > R) & where[:, None] & where
-    loss = jnp.where(pair, jax.nn.softplus(jnp.where(pair, Q - Q[:, None], 0)), 0)
+    loss = jnp.where(pair, bradley_terry_loss(jnp.where(pair, Q[:, None] - Q, 0), 0.0), 0)
     return loss.sum(), pair.sum().astype(Q.dtype)
 
 
@@ -60,7 +78,7 @@ def polyak(target: PyTree, new: PyTree, *, tau: float = 0.1) -> PyTree:
     return jax.tree.map(lambda a, b: ((1 - tau) * a + tau * b).astype(a.dtype), target, new)
 
 
-def toward_teacher(
+def distilled_advantage(
     advantage: Float[Array, "*b T"],
     logp: Float[Array, "*b T"],
     teacher_logp: Float[Array, "*b T"],

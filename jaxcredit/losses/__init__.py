@@ -20,7 +20,7 @@ from jaxcredit.losses.objectives import (
     truncated_importance,
     turn_clip,
 )
-from jaxcredit.losses.preferences import dpo, implicit_reward, mode_loss, prefer
+from jaxcredit.losses.preferences import bradley_terry_loss, dpo, implicit_reward, mode_loss
 
 __all__ = [
     "Aggregate",
@@ -40,7 +40,7 @@ __all__ = [
     "mode_loss",
     "nll",
     "ppo_clip",
-    "prefer",
+    "bradley_terry_loss",
     "reinforce",
     "sapo",
     "scope",

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jaxcredit.kernels.value_learning import bradley_terry_loss
+
 
 def implicit_reward(
     logp: Float[Array, "*b T"],
@@ -16,11 +18,6 @@ def implicit_reward(
     return beta * jnp.where(mask, jnp.where(mask, logp, 0) - jnp.where(mask, ref_logp, 0), 0).sum(
         -1
     )
-
-
-def prefer(better: Float[Array, "*b"], worse: Float[Array, "*b"]) -> Float[Array, "*b"]:
-    """-log sigmoid(better - worse): Bradley and Terry's model of a choice. log 2 where both are worth the same."""
-    return jax.nn.softplus(worse - better)
 
 
 def dpo(
@@ -36,7 +33,7 @@ def dpo(
     Direct preference optimisation, arXiv 2305.18290. Where the two answers share a beginning, as the sibling calls of iTool
     (arXiv 2501.09766) do, its log-probabilities cancel: what comes after the divergence moves alone.
     """
-    return prefer(beta * (better - ref_better), beta * (worse - ref_worse))
+    return bradley_terry_loss(beta * (better - ref_better), beta * (worse - ref_worse))
 
 
 def mode_loss(

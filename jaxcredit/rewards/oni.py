@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxcredit.kernels.masked import root
+from jaxcredit.kernels.value_learning import bradley_terry_loss
 
 UNKNOWN = -1  # label of a message that the judge has not seen
 
@@ -81,4 +82,4 @@ def preference_loss(
         b: scores of the second messages.
         first: 1 if the judge prefers a, 0 if it prefers b, 1/2 for a tie.
     """
-    return -first * jax.nn.log_sigmoid(a - b) - (1 - first) * jax.nn.log_sigmoid(b - a)
+    return first * bradley_terry_loss(a, b) + (1 - first) * bradley_terry_loss(b, a)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcredit.kernels.precision import merge_equal, rounding
+from jaxcredit.kernels.precision import merge_equal, rounding_bound
 from jaxcredit.rollout.signal_table import AXES, SIGNALS
 from jaxcredit.rollout.validation import check_earned, check_rewards, check_rows, check_segments
 
@@ -228,7 +228,7 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 def return_rounding(group: Rollout) -> Float[Array, "*N G"]:
     """Bound on the rounding error of each trajectory's return: `kernels.rounding` of its rewards' magnitudes."""
     size = jnp.abs(jnp.where(group.segment_mask, group.reward, 0))
-    return rounding(size.sum(-1), (size > 0).sum(-1))
+    return rounding_bound(size.sum(-1), (size > 0).sum(-1))
 
 
 def trajectory_mask(group: Rollout) -> Bool[Array, "*N G"]:

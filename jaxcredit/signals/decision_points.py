@@ -10,9 +10,9 @@ from jaxtyping import Array, Int
 from jaxcredit.kernels.decision_evidence import (
     Evidence,
     accumulate_evidence,
-    coherence,
-    evidence,
-    relative_weight,
+    bin_evidence,
+    evidence_weights,
+    gradient_coherence,
 )
 from jaxcredit.kernels.prefix import common_prefix
 from jaxcredit.rollout import Rollout, outcome, trajectory_mask
@@ -87,7 +87,7 @@ def decision(
         @jax.jit
         def annotate(aux, rollout):
             return jnp.where(
-                rollout.action_mask, relative_weight(Evidence(**aux), least)[at(rollout)], 0
+                rollout.action_mask, evidence_weights(Evidence(**aux), least)[at(rollout)], 0
             )
 
         @jax.jit
@@ -99,15 +99,18 @@ def decision(
             )
             coherent = functools.reduce(
                 jnp.add,
-                (jax.vmap(coherence)(x, rollout.tokens, mask, who(rollout)) for who in peers),
+                (
+                    jax.vmap(gradient_coherence)(x, rollout.tokens, mask, who(rollout))
+                    for who in peers
+                ),
             )
-            each = jax.vmap(functools.partial(evidence, places=places))(
+            each = jax.vmap(functools.partial(bin_evidence, places=places))(
                 coherent, x, rollout.logp, mask, at(rollout)
             )
             total = accumulate_evidence(
                 Evidence(**aux), jax.tree.map(lambda v: v.sum(0), each), decay
             )
-            w = relative_weight(total, least)
+            w = evidence_weights(total, least)
             return total._asdict(), {"weight": w.max(), "place": jnp.argmax(w)}
 
         return Learned(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcredit.kernels import Tree, from_children, masked_mean, prefix_value
+from jaxcredit.kernels import Tree, masked_mean, prefix_value, sum_up_tree
 
 
 def ovm(
@@ -57,7 +57,7 @@ def grounded_prm_values(
     decay: float = 0.9,
 ) -> tuple[Float[Array, "M"], Int[Array, "M"]]:
     """Values and visits of a search tree's nodes: an ancestor at distance d gets decay^d u. Values are sums there, not means."""
-    return from_children(score, parent, decay), from_children(
+    return sum_up_tree(score, parent, decay), sum_up_tree(
         visits.astype(score.dtype), parent
     ).astype(visits.dtype)
 

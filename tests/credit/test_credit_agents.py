@@ -353,7 +353,7 @@ def test_gtalign_where_all_players_want_the_outcome_is_grpo():
 
 def test_pareto_example():
     cells = jnp.array([[0.6, 0.5], [0.4, 0.9], [0.7, 0.7], [0.5, 0.5]])
-    pareto, choice = jax.jit(kernels.pareto), jax.jit(kernels.pareto_choice)
+    pareto, choice = jax.jit(kernels.pareto_front), jax.jit(kernels.pareto_choice)
     assert pareto(cells).tolist() == [False, True, True, False]
     assert choice(cells) == 2
     assert (

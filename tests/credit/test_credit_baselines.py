@@ -308,16 +308,16 @@ def test_attention_examples():
     att = jnp.asarray(MAP, jnp.float32)
     assert_close(kernels.waad(att, 2), [0, 0.5, 0.4, 1.5, 1.5])
     assert_close(kernels.fai(att, 1, 3), [0.4, 0.133333, 0.3, 0.1, 0], 1e-5)
-    assert_close(kernels.look_back(att), 0.96)
+    assert_close(kernels.mean_attention_distance(att), 0.96)
     assert (kernels.fai(att) == 0).all()  # shorter than the nearest future
     assert_close(
         kernels.fai(att, 1, 3, where=jnp.arange(5) < 4), [0.4, 0.15, 0.1, 0, 0], 1e-5
     )  # the fifth is padding
     eye, first = jnp.eye(5), jnp.zeros((5, 5)).at[:, 0].set(1.0)
-    near_map, far_map = kernels.local_and_global(jnp.stack([att, first, eye]))
+    near_map, far_map = kernels.local_and_global_maps(jnp.stack([att, first, eye]))
     assert_close(near_map, eye)
     assert_close(far_map, first)
-    mixed = kernels.local_and_global(jnp.stack([att, first, eye]), share=0.7)
+    mixed = kernels.local_and_global_maps(jnp.stack([att, first, eye]), share=0.7)
     assert_close(mixed[0], (eye + att) / 2)
 
 

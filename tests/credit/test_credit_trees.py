@@ -332,9 +332,9 @@ def test_sums_up_and_down_a_tree_of_parents():
     )
     got = jax.jit(
         lambda: (
-            kernels.from_children(x, parent, keep),
-            kernels.from_parent(x, parent, keep),
-            kernels.from_children(x, parent),
+            kernels.sum_up_tree(x, parent, keep),
+            kernels.sum_down_tree(x, parent, keep),
+            kernels.sum_up_tree(x, parent),
         )
     )()
     assert_close(got[0], up, 1e-5)
@@ -377,7 +377,7 @@ def test_vine_example_and_telescoping():
 
 def test_spo_chain_example():
     p = np.array([0.95, 0.5, 0.99, 0.7, 0.97, 0.6, 0.98, 0.8])
-    segment = kernels.cut_points(jnp.log(p), jnp.ones(8, bool), interval=2)
+    segment = kernels.split_at_uncertainty(jnp.log(p), jnp.ones(8, bool), interval=2)
     assert segment.tolist() == [-1, 0, 0, 0, 0, 1, 1, 1]  # cut after 0 and after 4
     rollout = one_prompt(
         [[0, 1]], [range(8)], segment=[segment], value=[[0.4, 0.7]], logp=[np.log(p)]
@@ -390,17 +390,25 @@ def test_spo_chain_example():
 
 def test_cut_points():
     logp, mask = jnp.log(jnp.array([0.5, 0.5, 0.95, 0.5, 0.5])), jnp.array([1, 0, 1, 1, 1], bool)
-    assert kernels.cut_points(logp, mask, interval=1).tolist() == [
+    assert kernels.split_at_uncertainty(logp, mask, interval=1).tolist() == [
         0,
         -1,
         0,
         1,
         2,
     ]  # a first token in doubt is cut before
-    assert kernels.cut_points(logp, mask, interval=1, most=2).tolist() == [0, -1, 0, 1, 1]
-    assert kernels.cut_points(logp, mask, rho=0.99, interval=2).tolist() == [0, -1, 0, 1, 1]
-    assert kernels.cut_points(logp, mask, rho=0.4).tolist() == [-1] * 5  # no cut, no credit
-    whole = kernels.cut_points(logp, mask, interval=10**6)
+    assert kernels.split_at_uncertainty(logp, mask, interval=1, most=2).tolist() == [0, -1, 0, 1, 1]
+    assert kernels.split_at_uncertainty(logp, mask, rho=0.99, interval=2).tolist() == [
+        0,
+        -1,
+        0,
+        1,
+        1,
+    ]
+    assert (
+        kernels.split_at_uncertainty(logp, mask, rho=0.4).tolist() == [-1] * 5
+    )  # no cut, no credit
+    whole = kernels.split_at_uncertainty(logp, mask, interval=10**6)
     assert whole.tolist() == [0, -1, 0, 0, 0]
     assert_close(
         vine(one_prompt([1], [range(5)], action_mask=[mask], segment=[whole], value=[[0.3]]))[0, 0],

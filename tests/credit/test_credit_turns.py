@@ -100,7 +100,7 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
         ("oprl", {"mode": "grpo"}),
         ("archer", {"baseline": True}),
         ("search_r2", {"form": "product"}),
-        ("sotopia", {"form": "normalised"}),
+        ("sotopia", {"form": "normalized"}),
         ("sotopia", {"form": "key"}),
     ],
     ids=lambda x: x if isinstance(x, str) else " ".join(map(str, x.values())),
@@ -589,7 +589,8 @@ def test_siop_of_certain_answers_is_igpo_whose_answer_turn_comes_later():
 # ---------------------------------------------------------------- MatchTIR and assignments
 
 greedy, optimal, transport = (
-    jax.jit(f) for f in (kernels.greedy_assignment, kernels.optimal_assignment, kernels.transport)
+    jax.jit(f)
+    for f in (kernels.greedy_assignment, kernels.optimal_assignment, kernels.optimal_transport)
 )
 CALLS = jnp.array([[0.75, 0.5], [0.625, 2 / 3], [0, 0]])
 
@@ -629,16 +630,16 @@ def test_matchtir_of_one_turn_is_grpo():
 
 def test_assignment_examples():
     for solve in (greedy, optimal):
-        assert_close(kernels.matched(solve(CALLS), CALLS), [0.75, 2 / 3, 0])
-        assert_close(kernels.matched(solve(CALLS), CALLS, penalty=-0.5), [0.75, 2 / 3, -0.5])
+        assert_close(kernels.match_rewards(solve(CALLS), CALLS), [0.75, 2 / 3, 0])
+        assert_close(kernels.match_rewards(solve(CALLS), CALLS, penalty=-0.5), [0.75, 2 / 3, -0.5])
     T = transport(CALLS)
     assert_close(T, [[0.2907, 0.0427], [0.0898, 0.2435], [0.1195, 0.2138]], 2e-4)
-    assert_close(kernels.matched(T, CALLS), [0.2393, 0.2185, 0], 2e-4)
+    assert_close(kernels.match_rewards(T, CALLS), [0.2393, 0.2185, 0], 2e-4)
     S = jnp.array([[0.9, 0.8], [0.85, 0.1]])
     assert float((greedy(S) * S).sum()) == pytest.approx(1.0) and float(
         (optimal(S) * S).sum()
     ) == pytest.approx(1.65)
-    assert_close(kernels.matched(transport(S), S), [0.4019, 0.4110], 2e-4)
+    assert_close(kernels.match_rewards(transport(S), S), [0.4019, 0.4110], 2e-4)
 
 
 def test_optimal_is_the_best_of_all_and_greedy_at_least_half():
@@ -677,12 +678,12 @@ def test_assignments_follow_their_predictions_and_pay_a_duplicate_once():
     perfect = jnp.eye(3)
     twice = jnp.array([[1.0, 0.2], [1.0, 0.2], [0.2, 1.0]])
     for solve in (greedy, optimal):
-        assert_close(kernels.matched(solve(perfect), perfect), [1, 1, 1])
+        assert_close(kernels.match_rewards(solve(perfect), perfect), [1, 1, 1])
         assert_close(
-            np.sort(kernels.matched(solve(twice), twice)),
+            np.sort(kernels.match_rewards(solve(twice), twice)),
             [0.0, 1, 1] if solve is greedy else [0, 1, 1],
         )
-    assert float(kernels.matched(greedy(twice), twice)[1]) == 0  # of equal calls the first
+    assert float(kernels.match_rewards(greedy(twice), twice)[1]) == 0  # of equal calls the first
 
 
 def test_transport_keeps_its_marginals_and_padding_changes_nothing():
@@ -703,12 +704,6 @@ def test_transport_keeps_its_marginals_and_padding_changes_nothing():
         for none in ((rows, cols & False), (rows & False, cols)):
             assert (solve(padded, *none) == 0).all()
         assert solve(jnp.zeros((0, 3))).shape == (0, 3)
-    assert_close(
-        kernels.turn_mean(
-            jnp.array([1.0, 0.5, 0.2, 9]), jnp.array([0, 0, 2, 2]), 3, rows=jnp.arange(4) < 3
-        ),
-        [0.75, 0, 0.2],
-    )
 
 
 # ---------------------------------------------------------------- SPA and OPRL
@@ -806,7 +801,7 @@ def test_oprl_without_weight_or_with_its_reference_is_rloo():
 
 def test_implied_rewards_sum_to_the_log_ratio_of_the_trajectory():
     rollout = random_turns(9, method_of(catalogue.oprl).needs)
-    got = jax.jit(jax.vmap(kernels.implicit_rewards))(
+    got = jax.jit(jax.vmap(kernels.implicit_step_rewards))(
         rollout["prm_logp"], rollout["ref_logp"], rollout.filled()
     )
     gap = np.where(rollout.action_mask, rollout["prm_logp"] - rollout["ref_logp"], 0).sum(-1)
@@ -942,16 +937,16 @@ def test_sotopia_examples():
         ]
 
     assert_close(rewards("scaled"), [8, 0, 5.33333, 2.66667, 0])
-    assert_close(rewards("normalised"), [4, 0, 2.66667, 1.33333, 0])
+    assert_close(rewards("normalized"), [4, 0, 2.66667, 1.33333, 0])
     assert_close(rewards("discount"), [5.832, 6.48, 7.2, 8, 0])
     assert_close(rewards("uniform"), [8, 8, 8, 8, 0])
     assert_close(rewards("progress"), [2.4, 0, 1.6, 0.8, 0])
     assert_close(rewards("key"), [8, 0, 0, 0, 0])
     assert_close(rewards("scaled", (-1, 0, 2, 1)), [-1, 0, 5.33333, 2.66667, 0])
-    assert_close(rewards("normalised", (0, -1, 0, 0)), [2, 2, 2, 2, 0])
+    assert_close(rewards("normalized", (0, -1, 0, 0)), [2, 2, 2, 2, 0])
     rng = np.random.default_rng(0)
     marks = np.sort(rng.uniform(0, 3, 4))
-    assert rewards("normalised", marks).sum() == pytest.approx(8, abs=1e-5)
+    assert rewards("normalized", marks).sum() == pytest.approx(8, abs=1e-5)
     assert (np.diff(rewards("scaled", marks)[:4]) > 0).all() and (
         rewards("scaled", marks) <= 8
     ).all()

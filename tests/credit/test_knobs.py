@@ -134,7 +134,7 @@ def test_utterance_rewards_list_their_forms():
     )  # without the type checker of the tests, which would refuse first
     with pytest.raises(
         ValueError,
-        match="^utterance_rewards: form='sclaed' is unknown; choose from 'scaled', 'normalised'",
+        match="^utterance_rewards: form='sclaed' is unknown; choose from 'scaled', 'normalized'",
     ):
         rewards(jnp.zeros((1, 1, 1)), jnp.zeros((1, 1)), jnp.ones((1, 1), bool), form="sclaed")
 

@@ -15,10 +15,10 @@ from jaxcredit import arena, credit, signals
 from jaxcredit.kernels import (
     Evidence,
     accumulate_evidence,
-    coherence,
+    bin_evidence,
     common_prefix,
-    evidence,
-    relative_weight,
+    evidence_weights,
+    gradient_coherence,
 )
 from jaxcredit.rollout import outcome
 from jaxcredit.signals.decision_points import depth, same_column, turn, unsure, visited
@@ -74,7 +74,7 @@ def loop_weight(found, noise, square, tokens, least):
 @pytest.mark.parametrize("columns", [False, True], ids=["same beginning", "same column"])
 def test_coherence_is_that_of_a_loop_over_nodes(columns):
     """Ragged answers, holes and padding."""
-    seen, alone = 0.0, jax.jit(coherence)
+    seen, alone = 0.0, jax.jit(gradient_coherence)
     for g in groups(random_rollout(5, R=7))[:24]:
         R, T = g["tokens"].shape
         x = np.where(g["segment_mask"], g["reward"], 0).sum(-1)[g["row"]]
@@ -100,16 +100,18 @@ def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
     prefix = jnp.int32(tokens[:, :1] == tokens[:, 0])
     deals = np.array(list(itertools.permutations((0.3, 1.0, 0, 0.1, 0.7, 1.0))), np.float32)
     ones = jnp.ones((6, 2), bool)
-    each = jax.jit(jax.vmap(lambda x: coherence(x, tokens, ones, prefix)))(jnp.asarray(deals)).sum(
-        1
-    )
+    each = jax.jit(jax.vmap(lambda x: gradient_coherence(x, tokens, ones, prefix)))(
+        jnp.asarray(deals)
+    ).sum(1)
     assert np.abs(each.mean(0)).max() < 1e-5 < 0.1 < each.std(0).min()
-    decided = np.asarray(coherence(jnp.asarray([1.0, 1, 1, 0, 0, 0]), tokens, ones, prefix))
+    decided = np.asarray(
+        gradient_coherence(jnp.asarray([1.0, 1, 1, 0, 0, 0]), tokens, ones, prefix)
+    )
     np.testing.assert_allclose(
         decided.sum(0), [2 * 1.5**2 - 0.3 * 3, 0], atol=1e-6
     )  # below a settled node nothing is left to decide
     logp, place = jnp.full((6, 2), jnp.log(0.25)), jnp.tile(jnp.array([2, 0]), (6, 1))
-    e = evidence(jnp.asarray(decided), jnp.asarray([1.0, 1, 1, 0, 0, 0]), logp, ones, place, 4)
+    e = bin_evidence(jnp.asarray(decided), jnp.asarray([1.0, 1, 1, 0, 0, 0]), logp, ones, place, 4)
     np.testing.assert_allclose(e.found, [0, 0, 3.6, 0], atol=1e-6)
     np.testing.assert_allclose(e.noise, [6 * 0.3 * 0.75, 0, 6 * 0.3 * 0.75, 0], rtol=1e-5)
     np.testing.assert_allclose(e.square, [0, 0, 3.6**2, 0], atol=1e-5)
@@ -118,17 +120,17 @@ def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
 def test_weights():
     numbers = [3.0, 0.2, -0.1, 0.0], [6.0, 5, 4, 0], [0.5, 0.4, 0.3, 0], [8.0, 8, 8, 16]
     e = Evidence(*(jnp.asarray(x) for x in numbers))
-    w = np.asarray(relative_weight(e, 0.1))
+    w = np.asarray(evidence_weights(e, 0.1))
     np.testing.assert_allclose(w, loop_weight(*(np.asarray(v, float) for v in e), 0.1), rtol=1e-5)
     assert w[0] > w[3] > w[1] > w[2] > 0  # what nobody knows weighs as the mean
     np.testing.assert_allclose((w * e.tokens).sum() / e.tokens.sum(), 1, rtol=1e-6)
     scaled = e._replace(found=e.found * 9, noise=e.noise * 9, square=e.square * 81)
-    np.testing.assert_allclose(relative_weight(scaled, 0.1), w, rtol=1e-5)
+    np.testing.assert_allclose(evidence_weights(scaled, 0.1), w, rtol=1e-5)
     assert (
-        relative_weight(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1
+        evidence_weights(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1
     ).all()  # they differ by less than chance
-    assert (relative_weight(jax.tree.map(jnp.zeros_like, e)) == 1).all()
-    assert (relative_weight(e._replace(found=-e.found)) > 0).all()
+    assert (evidence_weights(jax.tree.map(jnp.zeros_like, e)) == 1).all()
+    assert (evidence_weights(e._replace(found=-e.found)) > 0).all()
     twice = accumulate_evidence(e, e, 0.5)
     np.testing.assert_allclose(twice.noise, 1.5 * e.noise)
     np.testing.assert_allclose(twice.square, 1.25 * e.square)

@@ -5,7 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxcredit.kernels import at_branches, branches, common_prefix, prefix_value, shared_with
+from jaxcredit.kernels import (
+    common_prefix,
+    common_prefix_by_trajectory,
+    prefix_value,
+    prefix_value_changes,
+    scatter_changes,
+)
 
 jit_prefix = jax.jit(common_prefix)
 
@@ -13,9 +19,9 @@ jit_prefix = jax.jit(common_prefix)
 @jax.jit
 def everything(tokens, valid, reward, where, row):
     """The values, and their differences from the branches alone: V, its differences, shared lengths, changes, how many share."""
-    shared = shared_with(common_prefix(tokens, valid), row, reward.shape[0])
-    change, sharing = branches(shared, row, reward, where=where)
-    scattered = at_branches(
+    shared = common_prefix_by_trajectory(common_prefix(tokens, valid), row, reward.shape[0])
+    change, sharing = prefix_value_changes(shared, row, reward, where=where)
+    scattered = scatter_changes(
         jnp.zeros(tokens.shape[0], reward.dtype), shared, change, tokens.shape[1]
     )
     return (
@@ -119,7 +125,7 @@ def test_worked_example():
     )
     np.testing.assert_allclose(got, V)
     std = reward.std()
-    got = at_branches((reward - reward.mean()) / std, shared, change / std, 4)
+    got = scatter_changes((reward - reward.mean()) / std, shared, change / std, 4)
     want = [[0.57735, 0, 1.732051, 0.57735], [-1.732051, -2.309401, -2.886751, -1.732051]] + [
         [0.57735, 1.154701, 0.57735, 0.57735]
     ] * 2
@@ -231,8 +237,8 @@ def test_the_gradient_in_the_rewards_is_who_shares_the_prefix():
 def test_sharded_prompts_need_no_collective_and_little_memory():
     def differences(tokens, valid, reward):
         shared = common_prefix(tokens, valid)
-        change, _ = branches(shared, jnp.arange(16), reward, where=jnp.ones(16, bool))
-        return at_branches(reward, shared, change, tokens.shape[1])
+        change, _ = prefix_value_changes(shared, jnp.arange(16), reward, where=jnp.ones(16, bool))
+        return scatter_changes(reward, shared, change, tokens.shape[1])
 
     mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
     spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))

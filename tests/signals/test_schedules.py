@@ -13,7 +13,7 @@ from scipy.special import softmax
 from scipy.stats import beta
 
 from jaxcredit import losses
-from jaxcredit.kernels.value_learning import toward_teacher, two_path_weights
+from jaxcredit.kernels.value_learning import distilled_advantage, two_path_weights
 from jaxcredit.losses import Batch, preferences
 from jaxcredit.signals import budgets, exposure, schedules
 
@@ -307,10 +307,12 @@ def test_distillation_term_example():
     A = jnp.full((2, 2), -0.5)
     student, teacher = jnp.array([[-1.0, -2.0]] * 2), jnp.array([[-2.0, -0.5]] * 2)
     wrong = jnp.array([[True], [False]]) & jnp.ones((2, 2), bool)
-    assert_close(toward_teacher(A, student, teacher, wrong), [[-0.55, -0.425], [-0.5, -0.5]])
-    assert_close(toward_teacher(A, student, teacher, wrong, coef=0.0), A)
-    assert_close(toward_teacher(A, student, student, wrong), A)
-    assert jnp.isfinite(toward_teacher(A, student.at[1, 0].set(-jnp.inf), teacher, wrong)).all()
+    assert_close(distilled_advantage(A, student, teacher, wrong), [[-0.55, -0.425], [-0.5, -0.5]])
+    assert_close(distilled_advantage(A, student, teacher, wrong, coef=0.0), A)
+    assert_close(distilled_advantage(A, student, student, wrong), A)
+    assert jnp.isfinite(
+        distilled_advantage(A, student.at[1, 0].set(-jnp.inf), teacher, wrong)
+    ).all()
 
 
 # ---------------------------------------------------------------- pairs
@@ -329,7 +331,7 @@ def test_dpo_example():
     )
     r = preferences.implicit_reward(logp, ref, jnp.array(mask, bool))
     assert_close(r, [0.05, -0.02])
-    assert_close(preferences.prefer(*r), 0.658760, 1e-6)
+    assert_close(preferences.bradley_terry_loss(*r), 0.658760, 1e-6)
     assert jnp.isfinite(
         preferences.implicit_reward(logp.at[0, 2].set(-jnp.inf), ref, jnp.array(mask, bool))
     ).all()

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import center_by_role, rounding, to_tokens
+from jaxcredit.kernels import center_by_role, rounding_bound, to_tokens
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -43,7 +43,7 @@ def dr_mas(group: Rollout, *, own: bool = False, ddof: int = 0, eps: float = 1e-
     r = jnp.where(same, group.reward[:, None, :], 0)
     R = r.sum(-1) if own else jnp.where(real, outcome(group)[:, None], 0)
     # `outcome` has already merged returns that differ only by rounding.
-    slack = rounding(jnp.abs(r).sum(-1), r.shape[-1]) if own else None
+    slack = rounding_bound(jnp.abs(r).sum(-1), r.shape[-1]) if own else None
     return to_tokens(
         center_by_role(R, agent, real, normalize=True, ddof=ddof, eps=eps, slack=slack), group
     )

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import rounding, standardize, to_tokens
+from jaxcredit.kernels import rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout, trajectory_mask
 
 
@@ -53,7 +53,10 @@ def gdpo(
     normalized = normalized * (
         jnp.ones(parts.shape[-1]) if weights is None else jnp.asarray(weights)
     ).astype(parts.dtype)
-    total, slack = normalized.sum(-1), rounding(jnp.abs(normalized).sum(-1).max(), parts.shape[-1])
+    total, slack = (
+        normalized.sum(-1),
+        rounding_bound(jnp.abs(normalized).sum(-1).max(), parts.shape[-1]),
+    )
     if per_token:
         return standardize(
             jax.vmap(to_tokens)(total, batch),

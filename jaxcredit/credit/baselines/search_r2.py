@@ -3,7 +3,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import rounding, standardize, to_tokens
+from jaxcredit.kernels import rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout, outcome, return_rounding, trajectory_mask
 
 
@@ -56,7 +56,9 @@ def search_r2(
     R, d = outcome(group), group["density"]
     H = {"gated": R * (1 + weight * d), "weighted": R + weight * d, "product": R * d}[form]
     # Only a sum can cancel: products need no tolerance.
-    error = return_rounding(group) + rounding(jnp.abs(weight * d)) if form == "weighted" else None
+    error = (
+        return_rounding(group) + rounding_bound(jnp.abs(weight * d)) if form == "weighted" else None
+    )
     return to_tokens(
         standardize(H, where=trajectory_mask(group), ddof=ddof, eps=eps, slack=error), group
     )

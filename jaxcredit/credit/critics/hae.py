@@ -13,7 +13,7 @@ from jaxcredit.kernels import (
     is_run_start,
     next_value,
     returns_to_go,
-    rounding,
+    rounding_bound,
     segment_lengths,
     segment_sum,
     standardize,
@@ -107,7 +107,7 @@ def hae(
         values = jnp.stack(
             [jnp.abs(batch[name]) for name in ("value", "value_plan", "value_switch")]
         )
-        error = return_rounding(batch).max() + rounding(
+        error = return_rounding(batch).max() + rounding_bound(
             jnp.max(values, where=batch.segment_mask, initial=0), batch.segment_mask.shape[-1]
         )
         for name, own in (("plan", plans), ("switch", owns[..., 2]), ("low", owns[..., 3])):

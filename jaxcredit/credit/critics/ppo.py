@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import at_segment_end, gae_over_rows, rounding, standardize
+from jaxcredit.kernels import at_segment_end, gae_over_rows, rounding_bound, standardize
 from jaxcredit.rollout import Rollout, return_rounding
 
 
@@ -68,4 +68,4 @@ def token_gae(group, gamma, lam):
 def gae_slack(batch: Rollout) -> Float[Array, ""]:
     """Bound on the rounding error of a token-level advantage; smaller ones count as 0."""
     size = jnp.max(jnp.abs(batch["token_value"]), where=batch.action_mask, initial=0)
-    return return_rounding(batch).max() + rounding(size, batch.action_mask.shape[-1])
+    return return_rounding(batch).max() + rounding_bound(size, batch.action_mask.shape[-1])

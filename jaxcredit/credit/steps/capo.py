@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import rounding, standardize, to_tokens
+from jaxcredit.kernels import rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout, outcome, return_rounding
 
 
@@ -45,7 +45,7 @@ def capo(
     """
     error = jnp.where(group.segment_mask, group["error"], 0)
     r = to_tokens(w_whole * outcome(group), group) - w_proc * to_tokens(error, group)
-    slack = abs(w_whole) * return_rounding(group).max() + rounding(
+    slack = abs(w_whole) * return_rounding(group).max() + rounding_bound(
         abs(w_proc) * jnp.abs(error).max()
     )
     return standardize(r, where=group.action_mask, ddof=ddof, eps=eps, slack=slack)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxcredit.credit.lift import per_group
 from jaxcredit.kernels import (
     center,
-    implicit_rewards,
+    implicit_step_rewards,
     masked_mean,
     returns_to_go,
-    rounding,
+    rounding_bound,
     segment_sum,
     standardize,
     to_tokens,
@@ -74,7 +74,7 @@ def oprl(
     Source: OPRL (in its released code iStar), arXiv 2509.19199.
     """
     segments, trajectories, R = group.segment_mask, trajectory_mask(group), outcome(group)
-    r = implicit_rewards(group["prm_logp"], group["ref_logp"], group, beta=beta)
+    r = implicit_step_rewards(group["prm_logp"], group["ref_logp"], group, beta=beta)
     if scale:
         r = r / (jnp.abs(returns_to_go(r, where=segments)).max(-1, keepdims=True) + 1e-6)
     normalize = (
@@ -89,7 +89,7 @@ def oprl(
         step = jnp.where(segments & (n > 1), centered, 0)
     elif mode == "grpo" and not scale:
         magnitude = segment_sum(jnp.abs(group["prm_logp"]) + jnp.abs(group["ref_logp"]), group)
-        slack = rounding(beta * magnitude, group.action_mask.shape[-1])
+        slack = rounding_bound(beta * magnitude, group.action_mask.shape[-1])
         step = normalize(r, where=segments, slack=slack)
     else:
         step = normalize(r, where=segments)

@@ -3,7 +3,7 @@ from functools import partial
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import binade, map_turns, standardize, to_tokens
+from jaxcredit.kernels import floor_power_of_two, map_turns, standardize, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -40,7 +40,7 @@ def scrl(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
 
     Source: SCRL, arXiv 2605.22074.
     """
-    unit = jnp.maximum(binade(jnp.abs(group.reward).max()), 1)
+    unit = jnp.maximum(floor_power_of_two(jnp.abs(group.reward).max()), 1)
     r = jnp.where(group.segment_mask, group.reward / unit, 1)
     s = jnp.cumprod(r, -1)
     A = map_turns(partial(standardize, ddof=ddof, eps=eps), s, group.segment_mask)

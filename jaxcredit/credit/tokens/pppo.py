@@ -1,7 +1,13 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import rounding, standardize, to_tokens, token_positions, trajectory_lengths
+from jaxcredit.kernels import (
+    rounding_bound,
+    standardize,
+    to_tokens,
+    token_positions,
+    trajectory_lengths,
+)
 from jaxcredit.rollout import Rollout, outcome, return_rounding, trajectory_mask
 
 
@@ -43,7 +49,7 @@ def pppo(group: Rollout, *, eta: float = 0.15, ddof: int = 0, eps: float = 1e-6)
         where=trajectory_mask(group),
         ddof=ddof,
         eps=eps,
-        slack=return_rounding(group) + rounding(jnp.abs(continued)),
+        slack=return_rounding(group) + rounding_bound(jnp.abs(continued)),
     )
     n = trajectory_lengths(group).astype(A.dtype)
     # The factor makes 0.35 of 20 tokens 7 in float32, too.

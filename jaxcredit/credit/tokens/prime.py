@@ -8,7 +8,7 @@ from jaxcredit.kernels import (
     center,
     chain_rows,
     returns_to_go,
-    rounding,
+    rounding_bound,
     standardize,
     to_tokens,
     trajectory_lengths,
@@ -90,7 +90,7 @@ def prime(
     if not whiten:
         return A
     size = jnp.where(batch.action_mask, jnp.abs(batch["prm_logp"]) + jnp.abs(batch["ref_logp"]), 0)
-    error = abs(outcome_weight) * return_rounding(batch).max() + rounding(
+    error = abs(outcome_weight) * return_rounding(batch).max() + rounding_bound(
         beta * size.sum(-1).max(), size.shape[-1]
     )
     return standardize(A, where=batch.action_mask, ddof=ddof, eps=eps, slack=error)

@@ -4,7 +4,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
-from jaxcredit.kernels import Tree, from_parent, rounding, segment_to_node, standardize
+from jaxcredit.kernels import Tree, rounding_bound, segment_to_node, standardize, sum_down_tree
 from jaxcredit.rollout import Rollout
 
 
@@ -58,7 +58,7 @@ def mars2(
     r, exists = node_rewards(group, tree)
     shaped = shaped_rewards(r, tree, exists, gamma=gamma, lam=lam, in_place=in_place)
     magnitude = (1 + 2 * abs(gamma)) * jnp.max(jnp.abs(r), where=exists, initial=0)
-    slack = rounding(magnitude, group.segment_mask.shape[0])
+    slack = rounding_bound(magnitude, group.segment_mask.shape[0])
     A = standardize(shaped, where=exists, ddof=ddof, eps=eps, slack=slack)
     return edge_columns(A, tree, group)
 
@@ -102,4 +102,4 @@ def shaped_rewards(
     own = r + gamma * ((parent_weight + sibling_weight) * r - sibling_weight * sibling_mean)
     if not in_place:
         return own - gamma * parent_weight * r[tree.parent]
-    return from_parent(own, tree.parent, -gamma * parent_weight, depth=tree.node.shape[1])
+    return sum_down_tree(own, tree.parent, -gamma * parent_weight, depth=tree.node.shape[1])

@@ -8,7 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Real
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import binade, branch_points, common_prefix, piecewise_constant, std_by
+from jaxcredit.kernels import (
+    branch_points,
+    common_prefix,
+    floor_power_of_two,
+    piecewise_constant,
+    std_by,
+)
 from jaxcredit.rollout import FilledRollout, outcome, trajectory_mask
 
 Knob = float | int | Real[Array, ""]  # a number, or a traced one: one program for many settings
@@ -133,7 +139,7 @@ def _others(R, row, trajectories, kurtosis):
     largest, negated_least = (
         jnp.where(n > 0, jnp.max(jnp.where(where, y, -jnp.inf), -1), 0) for y in (R, -R)
     )
-    unit = binade(largest + negated_least)
+    unit = floor_power_of_two(largest + negated_least)
     below = jnp.where(where, (R - largest[:, None]) / unit[:, None], 0)
     mean = below.sum(-1) / count
     x = jnp.where(where, below - mean[:, None], 0)

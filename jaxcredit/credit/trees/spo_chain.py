@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxcredit.credit.lift import per_batch
 from jaxcredit.credit.trees.tree import uncertain_tokens
 from jaxcredit.credit.trees.vine import vine
-from jaxcredit.kernels import rounding, standardize
+from jaxcredit.kernels import rounding_bound, standardize
 from jaxcredit.rollout import FilledRollout, return_rounding
 
 
@@ -32,7 +32,7 @@ def spo_chain(
         weight_t = 1               if p_t < prob_mask, else 0
 
     p_t is the probability with which token t was sampled. V is 0 after the last segment. Segments
-    are cut by `jaxcredit.kernels.cut_points`, so that each holds the same number of uncertain
+    are cut by `jaxcredit.kernels.split_at_uncertainty`, so that each holds the same number of uncertain
     tokens. Tokens before the first cut belong to no segment and get 0.
 
     Signals: value [N, G, K], the mean outcome of fresh continuations from each segment's start.
@@ -59,7 +59,7 @@ def spo_chain(
     if whiten:
         pool = jnp.where(trained.any(), trained, policy_tokens)
         largest_value = jnp.max(jnp.abs(batch["value"]), where=batch.segment_mask, initial=0)
-        slack = return_rounding(batch).max() + rounding(2 * largest_value)
+        slack = return_rounding(batch).max() + rounding_bound(2 * largest_value)
         whitened = standardize(advantage, where=pool, ddof=ddof, eps=eps, slack=slack)
         advantage = jnp.where(pool, whitened, 0)
     return {"advantage": advantage, "weight": trained.astype(advantage.dtype)}

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree, uncertain_tokens
-from jaxcredit.kernels import backup_rounding, child_mean, over_children
+from jaxcredit.kernels import backup_rounding, child_mean, child_statistics
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -58,7 +58,7 @@ def spo_tree(
     A = V - V[tree.parent]
     A = jnp.where(jnp.abs(A) > backup_rounding(R, tree), A, 0)
     if normalize:
-        std = over_children(V, R, tree)[1][tree.parent]
+        std = child_statistics(V, R, tree)[1][tree.parent]
         A = jnp.where(std > 0, A / jnp.where(std > 0, std + eps, 1), 0)
     columns = edge_columns(A, tree, group, trained=(A != 0) if drop else None)
     weight = jnp.where(uncertain_tokens(group, prob_mask), columns["weight"], 0)

@@ -1,7 +1,14 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import at_branches, branches, common_prefix, shared_with, standardize, std_by
+from jaxcredit.kernels import (
+    common_prefix,
+    common_prefix_by_trajectory,
+    prefix_value_changes,
+    scatter_changes,
+    standardize,
+    std_by,
+)
 from jaxcredit.rollout import FilledRollout, outcome, trajectory_mask
 
 
@@ -41,10 +48,10 @@ def tempo(group: FilledRollout, *, gate: int = 1, ddof: int = 0, eps: float = 1e
     """
     R, trajectories = outcome(group), trajectory_mask(group)
     row, token_mask = group.row, group.token_mask
-    shared = shared_with(common_prefix(group.tokens, token_mask), row, R.shape[0])
-    difference, sharing = branches(shared, row, R, where=trajectories)
+    shared = common_prefix_by_trajectory(common_prefix(group.tokens, token_mask), row, R.shape[0])
+    difference, sharing = prefix_value_changes(shared, row, R, where=trajectories)
     std = std_by(R, where=trajectories, ddof=ddof)[row][:, None]
     counts = (sharing >= gate) & (std > 0)
     difference = jnp.where(counts, difference / jnp.where(std > 0, std + eps, 1), 0)
     outcome_term = standardize(R, where=trajectories, ddof=ddof, eps=eps)[row]
-    return at_branches(outcome_term, shared, difference, group.tokens.shape[1])
+    return scatter_changes(outcome_term, shared, difference, group.tokens.shape[1])

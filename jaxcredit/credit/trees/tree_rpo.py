@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
-from jaxcredit.kernels import child_mean, over_children, path_mean
+from jaxcredit.kernels import child_mean, child_statistics, path_mean
 from jaxcredit.kernels.masked import root
 from jaxcredit.rollout import Rollout, outcome
 
@@ -59,7 +59,7 @@ def tree_rpo(
     """
     tree, R = group_tree(group), outcome(group)
     V = path_mean(R, tree) if mean == "paths" else child_mean(R, tree)
-    mu, sibling_std = (x[tree.parent] for x in over_children(V, R, tree))
+    mu, sibling_std = (x[tree.parent] for x in child_statistics(V, R, tree))
     scale = root(mu * (1 - mu)) if std == "bernoulli" else sibling_std
     unequal = (sibling_std > 0) & (scale > 0)
     A = jnp.where(unequal, (V - mu) / jnp.where(unequal, scale + eps, 1), 0)

@@ -8,7 +8,7 @@ from jaxcredit.kernels import (
     center,
     center_by_role,
     masked_mean,
-    rewards_to_go,
+    returns_with_rounding,
     standardize,
     to_tokens,
 )
@@ -76,7 +76,7 @@ def gigpo(
     else:
         episode, count = relative(R, where=trajectories), trajectories.sum()
     episode = jnp.where(count == 1, R if singleton == "raw" else 0 * R, episode)
-    G, slack = rewards_to_go(group.reward, gamma, where=turns)
+    G, slack = returns_with_rounding(group.reward, gamma, where=turns)
     step = center_by_role(
         G, group["state"], turns, normalize=normalize, ddof=ddof, eps=eps, slack=slack
     )

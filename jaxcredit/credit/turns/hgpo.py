@@ -8,7 +8,7 @@ from jaxcredit.kernels import (
     intersect_partitions,
     peer_count,
     previous_value,
-    rewards_to_go,
+    returns_with_rounding,
     to_tokens,
 )
 from jaxcredit.rollout import Rollout
@@ -64,7 +64,7 @@ def hgpo(
     """
     relative = partial(center_by_role, normalize=normalize, ddof=ddof, eps=eps)
     turns, state = group.segment_mask, group["state"]
-    G, slack = rewards_to_go(group.reward, gamma, where=turns)
+    G, slack = returns_with_rounding(group.reward, gamma, where=turns)
     number = jnp.cumsum(turns, -1) - 1
     key = earlier_state = state
     total = weights = jnp.zeros_like(G)

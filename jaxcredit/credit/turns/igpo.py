@@ -3,7 +3,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import is_last, returns_to_go, rounding, standardize, to_tokens
+from jaxcredit.kernels import is_last, returns_to_go, rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout, outcome, return_rounding
 
 
@@ -61,7 +61,7 @@ def igpo(
     R = jnp.broadcast_to(outcome(group)[:, None], turns.shape)
     gain_turns = turns & ~last & jnp.isfinite(gain)
     y = jnp.where(gain_turns, gain, R)
-    gain_rounding = rounding(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1]))
+    gain_rounding = rounding_bound(jnp.abs(m[:, 1:]) + jnp.abs(m[:, :-1]))
     slack = jnp.where(gain_turns, gain_rounding, return_rounding(group)[:, None])
 
     def z(where):

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import center_by_role, rounding, standardize, to_tokens
+from jaxcredit.kernels import center_by_role, rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -58,7 +58,7 @@ def mars(
     from_now_on = jnp.arange(K) >= jnp.arange(K)[:, None]
     same_player = (agent[..., :, None] == agent[..., None, :]) & from_now_on
     r = jnp.where(same_player, jnp.where(turns, batch.reward, 0)[..., None, :], 0)
-    slack = rounding(jnp.abs(r).sum(-1), K)
+    slack = rounding_bound(jnp.abs(r).sum(-1), K)
     A = center_by_role(
         r.sum(-1),
         agent,

@@ -4,7 +4,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import map_turns, rewards_to_go, standardize, to_tokens
+from jaxcredit.kernels import map_turns, returns_with_rounding, standardize, to_tokens
 from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
@@ -31,7 +31,7 @@ def matchtir(
     z_i is over the group's trajectories and z_k over those that have a turn k. R_i is the
     undiscounted sum of trajectory i's rewards. In the paper a turn's reward says how well its tool
     calls match the gold calls, and the last turn's how well the answer matches: the matchings are
-    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `transport` of
+    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `optimal_transport` of
     `jaxcredit.kernels`.
 
     Args:
@@ -52,7 +52,7 @@ def matchtir(
     """
     z = partial(standardize, ddof=ddof, eps=eps)
     R, trajectories, turns = outcome(group), trajectory_mask(group), group.segment_mask
-    D, slack = rewards_to_go(group.reward, gamma, where=turns)
+    D, slack = returns_with_rounding(group.reward, gamma, where=turns)
     episode, turn = z(R, where=trajectories), map_turns(z, D, turns, slack)
     if singleton == "raw":
         episode = jnp.where(trajectories.sum() == 1, R, episode)

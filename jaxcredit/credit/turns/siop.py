@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
-from jaxcredit.kernels import is_last, returns_to_go, rounding, standardize, to_tokens
+from jaxcredit.kernels import is_last, returns_to_go, rounding_bound, standardize, to_tokens
 from jaxcredit.rollout import Rollout
 
 
@@ -57,5 +57,5 @@ def siop(
     last = jnp.where(is_last(turns), 1 - lam, 0)
     r = q * (gain + last)
     magnitude = jnp.abs(q) * (jnp.abs(logp[:, 1:]) + jnp.abs(logp[:, :-1]) + jnp.abs(last))
-    z = standardize(r, where=turns, ddof=ddof, eps=eps, slack=rounding(magnitude))
+    z = standardize(r, where=turns, ddof=ddof, eps=eps, slack=rounding_bound(magnitude))
     return to_tokens(returns_to_go(z, gamma, where=turns), group)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_batch
-from jaxcredit.kernels import map_turns, rounding, standardize, to_tokens, utterance_rewards
+from jaxcredit.kernels import map_turns, rounding_bound, standardize, to_tokens, utterance_rewards
 from jaxcredit.kernels.redistribution import UtteranceForm
 from jaxcredit.rollout import Rollout
 
@@ -61,7 +61,7 @@ def sotopia(
     turns, axes = batch.segment_mask[..., None], (0, 1, 2)
     low = jnp.min(x, axes, where=turns, initial=jnp.inf)
     high = jnp.max(x, axes, where=turns, initial=-jnp.inf)
-    unequal = high - low > rounding(jnp.maximum(jnp.abs(low), jnp.abs(high)))
+    unequal = high - low > rounding_bound(jnp.maximum(jnp.abs(low), jnp.abs(high)))
     scaled = jnp.where(turns & unequal, (x - low) / jnp.where(unequal, high - low, 1), 0)
     r = 10 * scaled.mean(-1)
     normalize = partial(map_turns, partial(standardize, ddof=ddof, eps=eps))

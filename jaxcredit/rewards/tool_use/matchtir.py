@@ -34,7 +34,7 @@ def call_score(predicted: Call, gold: Call) -> float:
 
 def match_scores(predicted: Sequence[Call], gold: Sequence[Call]) -> np.ndarray:
     """Similarities of all pairs of calls, for `match_rewards` or, as a soft matching,
-    `kernels.transport`.
+    `kernels.optimal_transport`.
 
     Args:
         predicted: P calls of the policy.

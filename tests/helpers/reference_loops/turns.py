@@ -21,7 +21,7 @@ def distribute(attribution, n, score, form, decay=0.9):
     good = [max(a, 0.0) for a in attribution]
     return {
         "scaled": [-1.0 if a < 0 else a / 3 * score for a in attribution],
-        "normalised": [a / sum(good) * score if sum(good) > 0 else score / n for a in good],
+        "normalized": [a / sum(good) * score if sum(good) > 0 else score / n for a in good],
         "progress": [a / 10 * score for a in attribution],
         "discount": [decay ** (n - 1 - k) * score for k in range(n)],
         "uniform": [score] * n,
