@@ -32,8 +32,8 @@ def spo_chain(
         weight_t = 1               if p_t < prob_mask, else 0
 
     p_t is the probability with which token t was sampled. V is 0 after the last segment. Segments
-    are cut by `jaxcredit.kernels.split_at_uncertainty`, so that each holds the same number of uncertain
-    tokens. Tokens before the first cut belong to no segment and get 0.
+    are cut by `jaxcredit.kernels.split_at_uncertainty`, so that each holds the same number of
+    uncertain tokens. Tokens before the first cut belong to no segment and get 0.
 
     Signals: value [N, G, K], the mean outcome of fresh continuations from each segment's start.
 

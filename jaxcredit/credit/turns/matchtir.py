@@ -31,8 +31,8 @@ def matchtir(
     z_i is over the group's trajectories and z_k over those that have a turn k. R_i is the
     undiscounted sum of trajectory i's rewards. In the paper a turn's reward says how well its tool
     calls match the gold calls, and the last turn's how well the answer matches: the matchings are
-    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `optimal_transport` of
-    `jaxcredit.kernels`.
+    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `optimal_transport`
+    of `jaxcredit.kernels`.
 
     Args:
         gamma: float in [0, 1], discount per turn; 0.9 in the released code.
