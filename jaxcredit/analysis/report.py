@@ -18,12 +18,13 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import memory
 from jaxcredit.train.programs import Programs
 from jaxcredit.train.restore import CheckpointRollouts
+from jaxcredit.train.runs import file_names
 from jaxcredit.train.runs.console import Summary, final_table, sparkline
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
 from jaxcredit.train.runs.json_lines import iterate_metrics
+from jaxcredit.train.runs.json_values import to_json
 from jaxcredit.train.runs.metric_table import ACCURACY, METRICS
-from jaxcredit.train.runs.metrics import plain
 from jaxcredit.utils.plain_text import code_span, one_line, visible
 from jaxcredit.utils.plain_text import markdown as literal
 
@@ -90,7 +91,7 @@ def numbers(folder: Path, name: str) -> tuple[Any, str]:
         raise ValueError(
             f"{name} holds no metrics.jsonl with a finished step: name the folder of a run, such as runs/quickstart"
         )
-    config = folder / "config.json"
+    config = folder / file_names.CONFIG
     text = config.read_text(errors="replace") if config.is_file() else ""
     return final_table(summary, f"step {summary.last['step']}", name), visible(text)
 
@@ -139,7 +140,7 @@ def _made_of(exp, programs, history):
     p = exp.policy
     shape = f"layers {p.layers}, width {p.width}, heads {p.heads} ({p.kv_heads} kv), ffn {p.ffn}, vocabulary {p.vocab}"
     origin = (
-        f"from {code_span(json.dumps(plain(exp.load_params)))}"
+        f"from {code_span(json.dumps(to_json(exp.load_params)))}"
         if exp.load_params
         else f"from random numbers (seed {exp.seed})"
     )
@@ -319,7 +320,7 @@ def _credit(exp, history, fresh):
 
 
 def _cost(exp, programs, history, folder):
-    said = typed_value(read_json(folder / "config.json"), "environment", dict)
+    said = typed_value(read_json(folder / file_names.CONFIG), "environment", dict)
     total = history.last.get("time/total_s", 0.0)
     devices = said.get("devices", 1)
     told = f"{devices * total / 3600:.3g} device-hours ({devices} x {said.get('device', 'device')})"
@@ -420,7 +421,7 @@ def data_hash(items: Sequence[dict]) -> str:
     for item in itertools.islice(items, HASHED):
         sha.update(
             json.dumps(
-                [item.get("prompt"), plain(item.get("meta"))], sort_keys=True, default=str
+                [item.get("prompt"), to_json(item.get("meta"))], sort_keys=True, default=str
             ).encode()
             + b"\n"
         )
@@ -483,7 +484,7 @@ def _number(x) -> str:
 
 
 def _name(f) -> str:
-    said = plain(f)
+    said = to_json(f)
     return said.split(".")[-1] if isinstance(said, str) else json.dumps(said)
 
 

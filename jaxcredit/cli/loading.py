@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jaxcredit.train.runs import config_copies, old_names, storage
+from jaxcredit.train.runs import config_copies, file_names, old_names, storage
 from jaxcredit.train.runs import source as run_source
 from jaxcredit.train.runs.masking import mask_arguments, unmask_arguments
 
@@ -59,7 +59,7 @@ def experiment(
     import tyro
 
     from jaxcredit.train.experiment import Experiment
-    from jaxcredit.train.runs.metrics import plain
+    from jaxcredit.train.runs.json_values import to_json
 
     make = getattr(module(path, origin), "experiment", None)
     if not callable(make):
@@ -84,7 +84,7 @@ def experiment(
         "config": str(Path(path).resolve()),
         "args": mask_arguments(rest),
         "credit": credit,
-        "options": plain(options),
+        "options": to_json(options),
     }
     if credit and ".py" in credit:
         source["credit_file"] = str(Path(credit_origin or credit.partition(":")[0]).resolve())
@@ -251,7 +251,7 @@ def experiment_of_run(run: str):
     from jaxcredit.train.runs.folder import local_path
 
     folder = local_path(run)
-    path = folder / "source.json"
+    path = folder / file_names.SOURCE
     if not path.is_file():
         raise FileNotFoundError(
             f"{run} is not a run folder (it has no source.json): "
@@ -264,7 +264,7 @@ def experiment_of_run(run: str):
     credit, credit_origin = run_source.saved_estimator(source, folder)
     args = unmask_arguments(source["args"], run)
     return experiment(
-        str(folder / "config.py"),
+        str(folder / file_names.CONFIG_COPY),
         args,
         credit,
         origin=source["config"],

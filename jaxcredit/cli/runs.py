@@ -341,6 +341,7 @@ def report(args, _) -> None:
     from jaxcredit.analysis import report
     from jaxcredit.train import run
     from jaxcredit.train.restore import sample_from_checkpoint
+    from jaxcredit.train.runs import file_names
     from jaxcredit.train.runs.folder import local_path, open_run_folder
     from jaxcredit.utils import progress
 
@@ -364,9 +365,9 @@ def report(args, _) -> None:
         status("writing")
         others = [local_path(other) for other in args.compare_to]
         text = report.markdown(exp, programs, folder.path, rollouts, others)
-    files.write_atomic(folder.path / "report.md", text)
+    files.write_atomic(folder.path / file_names.REPORT, text)
     folder.push()
-    print(f"{args.run}/report.md: {text.splitlines()[2]}")
+    print(f"{args.run}/{file_names.REPORT}: {text.splitlines()[2]}")
 
 
 def advise(args, _) -> None:
@@ -377,7 +378,7 @@ def advise(args, _) -> None:
     from jaxcredit.analysis.advise import recommend
     from jaxcredit.analysis.measurement import measure
     from jaxcredit.rollout import files as rollout_files
-    from jaxcredit.train.runs.metrics import plain
+    from jaxcredit.train.runs.json_values import to_json
     from jaxcredit.utils import progress
 
     if args.describe_format or not args.source:
@@ -410,6 +411,6 @@ def advise(args, _) -> None:
         measured = measure(rollout, logp)
     steps = recommend(measured)
     if args.json:
-        print(json.dumps(plain(advice_output.as_dict(measured, steps, source))))
+        print(json.dumps(to_json(advice_output.as_dict(measured, steps, source))))
     else:
         advice_output.show(measured, steps, args.source, Console())

@@ -91,10 +91,10 @@ def test_a_copy_of_a_config_is_another_module_and_sees_the_place_of_the_first(tm
 
 
 def test_what_a_run_records_of_a_config_names_its_file_and_not_its_place(tmp_path):
-    from jaxcredit.train.runs.metrics import plain
+    from jaxcredit.train.runs.json_values import to_json
 
     (tmp_path / "mine.py").write_text("def reward(meta, text, ids):\n    return 1.0\n")
-    assert plain(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
+    assert to_json(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
 
 
 @pytest.fixture

@@ -353,7 +353,7 @@ def test_metrics_that_cannot_be_written_end_the_run(tmp_path, name, monkeypatch)
 
 
 def test_a_run_that_cannot_begin_gives_the_terminal_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(MetricsWriter, "_config", fail)
+    monkeypatch.setattr(MetricsWriter, "_write_config", fail)
     console = Console(file=io.StringIO(), force_terminal=True)
     with pytest.raises(OSError, match="No space"):
         MetricsWriter(tmp_path, steps=1, console=console)

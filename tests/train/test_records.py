@@ -11,7 +11,8 @@ from run_metrics import metrics_without_times
 from jaxcredit.train.runs import plots
 from jaxcredit.train.runs.console import sparkline
 from jaxcredit.train.runs.json_lines import read_metrics, truncate_after
-from jaxcredit.train.runs.metrics import MetricsWriter, plain
+from jaxcredit.train.runs.json_values import to_json
+from jaxcredit.train.runs.metrics import MetricsWriter
 
 
 def metrics(step):
@@ -168,7 +169,7 @@ def test_config_is_readable_and_a_change_is_said(tmp_path):
     console = quiet()
     play(tmp_path, 2, 3, start=1, config={**config, "lr": 2e-3}, console=console)
     assert "lr: 0.001 -> 0.002" in console.file.getvalue()
-    assert plain({"f": MetricsWriter.log}) == {"f": "MetricsWriter.log"}
+    assert to_json({"f": MetricsWriter.log}) == {"f": "MetricsWriter.log"}
 
 
 def test_cut_leaves_a_missing_file_alone(tmp_path):

@@ -388,7 +388,9 @@ def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
     reward = lambda meta, text, ids: 0.0 if meta in dull else score(meta, text, ids)  # noqa: E731
     run(change(task=task(reward), max_sampling_rounds=6), tmp_path)
     lines = read_metrics(tmp_path)[1:]
-    assert all(line["signal_group_fraction"] == 1 and line["groups_without_signal"] == 0 for line in lines)
+    assert all(
+        line["signal_group_fraction"] == 1 and line["groups_without_signal"] == 0 for line in lines
+    )
     assert (
         sum(line["groups_dropped"] for line in lines) > 0
         and max(line["sampling_rounds"] for line in lines) > 1
@@ -406,7 +408,11 @@ def test_dynamic_sampling_falls_back_when_the_rounds_run_out(tmp_path):
             and line["groups_without_signal"] == 4
             and line["groups_dropped"] == 4
         )
-        assert line["signal_group_fraction"] == 0 and line["credit_rms"] == 0 and line["grad_norm"] == 0
+        assert (
+            line["signal_group_fraction"] == 0
+            and line["credit_rms"] == 0
+            and line["grad_norm"] == 0
+        )
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Run folders: names that lead elsewhere, foreign folders, refused resumes, damaged files, a second trainer, deletion meanwhile."""
 
+import ast
 import dataclasses
 import io
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from fake_gcs import Server
@@ -20,6 +22,7 @@ from run_metrics import metrics_without_times
 from jaxcredit.cli import main as cli
 from jaxcredit.policy import presets
 from jaxcredit.train.run import run
+from jaxcredit.train.runs import file_names
 from jaxcredit.train.runs import folder as home
 from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints
@@ -54,6 +57,24 @@ def contents(folder) -> dict:
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
     }
+
+
+def test_names_of_files_are_written_in_one_module():
+    """No string of the trainer is the name of a file of a run folder, but in file_names.py."""
+    names = {value for name, value in vars(file_names).items() if name.isupper()}
+    names &= {name for name in names if "." in name} | {"hosts", "tensorboard", "checkpoints"}
+    package = Path(file_names.__file__).parents[2]
+    assert len(names) == 11
+    for room in ("train", "analysis", "cli"):
+        for path in (package / room).rglob("*.py"):
+            if path.name == "run.py":
+                continue
+            strings = {
+                node.value
+                for node in ast.walk(ast.parse(path.read_text()))
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            }
+            assert path.name == "file_names.py" or not names & strings, path
 
 
 # Names
@@ -243,7 +264,7 @@ def test_a_resume_keeps_the_lines_behind_a_damaged_one(copy, capsys):
     assert [line["step"] for line in read_metrics(copy)] == [0, 2, 3, 4, 5]
     said = " ".join(capsys.readouterr().out.split())
     assert (
-        "metrics.jsonl: damaged lines (1) are set aside" in said
+        "metrics.jsonl: damaged lines (1) are moved to" in said
         and "samples.jsonl: damaged lines (1)" in said
     )
 
@@ -365,7 +386,7 @@ def test_a_run_folder_deleted_meanwhile_ends_the_run_and_is_not_made_anew(tmp_pa
             shutil.rmtree(tmp_path / "micro")
 
     monkeypatch.setattr(MetricsWriter, "log", deleting)
-    with pytest.raises(FolderGone, match="micro was deleted or moved while it was trained in"):
+    with pytest.raises(FolderGone, match="micro was deleted or moved during training"):
         run(experiment(steps=20), tmp_path / "micro")
     assert list(tmp_path.iterdir()) == []
 

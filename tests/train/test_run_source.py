@@ -13,8 +13,8 @@ from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
 from jaxcredit.train.runs import config_copies
 from jaxcredit.train.runs import source as run_source
+from jaxcredit.train.runs.json_values import to_json
 from jaxcredit.train.runs.masking import HIDDEN, is_secret, mask_arguments, unmask_arguments
-from jaxcredit.train.runs.metrics import plain
 
 CONFIG = '''
 """The smallest run, with options."""
@@ -143,7 +143,7 @@ def test_credentials_are_masked_in_values():
         headers: dict
 
     said = json.dumps(
-        plain(
+        to_json(
             [
                 functools.partial(judge, "S3CRET", "open"),
                 Judge("open", "S3CRET", {"Authorization": ["S3CRET"], "n": 1}),
@@ -151,7 +151,11 @@ def test_credentials_are_masked_in_values():
         )
     )
     assert "S3CRET" not in said and said.count("open") == 2 and said.count(HIDDEN) == 3
-    assert plain({"key": 3, "token": None, "auth": True}) == {"key": 3, "token": None, "auth": True}
+    assert to_json({"key": 3, "token": None, "auth": True}) == {
+        "key": 3,
+        "token": None,
+        "auth": True,
+    }
 
 
 def test_credentials_are_masked_in_arguments_and_asked_for_again(monkeypatch):

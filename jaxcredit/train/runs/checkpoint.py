@@ -1,8 +1,9 @@
-"""Checkpoints that can be trusted: saved in the background by Orbax, proved whole by a manifest, restored onto any mesh, bit for bit.
+"""Checkpoints of the training state, saved by Orbax in the background and verified by a manifest.
 
-A checkpoint is the folder `STEP/` with the arrays (`arrays/`, written by Orbax), `side.json` (iterator, config hash, clock) and, as its
-very last file, `manifest.json`: the size and checksum of every other file. No manifest, no checkpoint: a save killed halfway can
-never be taken for a whole one. Older checkpoints are deleted only after the manifest of a newer one is in the store, a disk or a bucket.
+A checkpoint is a folder `STEP/` with the arrays (`arrays/`), `side.json` (position of the batch
+iterator, run id, shapes) and `manifest.json`, which has size and checksum of every other file. The
+manifest is written last. A folder without a manifest is not a checkpoint, so that an interrupted
+save is never restored. Older checkpoints are deleted after the manifest of a newer one is stored.
 """
 
 import concurrent.futures
@@ -29,20 +30,25 @@ MANIFEST, SIDE, ARRAYS = "manifest.json", "side.json", "arrays"
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written or read; the message says why and what to do."""
+    """A checkpoint could not be written or read."""
 
 
 class CheckpointWarning(UserWarning):
-    """A checkpoint was skipped or a save failed, and the run goes on."""
+    """A damaged checkpoint was skipped, or a save failed and the run continues."""
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """Checkpoints of a run, as a context manager.
 
-    `save` returns as soon as the arrays are copied to the host and writes in the background. A failed save is a warning while the run goes
-    on (the next may succeed: space was freed); `wait` and `close` raise it if no later save made it good. Records of the same step must
-    lie on the disk before `save` (`MetricsWriter.flush`), so that a resumed run finds them. `run` is the identity of the run: a checkpoint
-    that holds another one is treated as damaged.
+    `save` copies the arrays to the host, and writes them in the background. A failed save is a
+    warning, because the next one may succeed. `wait` and `close` raise its error unless a later
+    save succeeded.
+
+    Args:
+        folder: path or gs:// address of the checkpoints.
+        every: number of steps between saves.
+        max_to_keep: number of the newest checkpoints that are not deleted.
+        run: unique id of the run. Checkpoints with another id count as damaged. None: any id.
     """
 
     def __init__(
@@ -65,7 +71,7 @@ class Checkpoints:
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[int, int, concurrent.futures.Future] | None = None
         self._failed: CheckpointError | None = None
-        self._last: int | None = None  # the newest step on the disk that belongs to this run
+        self._last: int | None = None  # newest step that this object saved or restored
 
     @staticmethod
     def exist(folder: str | os.PathLike) -> bool:
@@ -79,11 +85,11 @@ class Checkpoints:
         self.close(quiet=kind is not None)
 
     def due(self, step: int) -> bool:
-        """Whether `step` is one of those at which the run saves."""
+        """Whether the run saves at a step."""
         return step % self.every == 0
 
     def steps(self) -> list[int]:
-        """Steps with a manifest, oldest first: complete when they were written, not yet verified."""
+        """Steps with a manifest, oldest first. Their files are not verified."""
         return sorted(
             int(name)
             for name in self.store.folders()
@@ -91,8 +97,17 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: Any, side: dict | None = None) -> None:
-        """Copy `state` to the host now, write it in the background; `side` is any JSON that belongs to it. Saves one step at most once."""
-        self._settle()
+        """Copy the state to the host, and write it in the background.
+
+        A second call for the same step has no effect. The metrics of the step have to be written
+        before (`MetricsWriter.flush`), so that a resumed run finds them.
+
+        Args:
+            step: number of the step.
+            state: pytree of arrays, PRNG keys and numbers.
+            side: JSON value to restore with the state.
+        """
+        self._finish_pending()
         if step == self._last:
             return
         arrays, keys = _flat(state)
@@ -105,12 +120,12 @@ class Checkpoints:
             "keys": keys,
             "tree": tree,
         }
-        json.dumps(side)  # what is not JSON fails here, before anything is written
+        json.dumps(side)  # raises before anything is written, if `side` is not JSON
         size = sum(x.nbytes for x in arrays.values())
         try:
-            self._prepare(_at(step), size)
+            self._prepare(_step_folder(step), size)
             self._orbax.save(
-                self.store.path(f"{_at(step)}/{ARRAYS}"), args=ocp.args.PyTreeSave(arrays)
+                self.store.path(f"{_step_folder(step)}/{ARRAYS}"), args=ocp.args.PyTreeSave(arrays)
             )
         except Exception as e:
             self._fail(step, size, e)
@@ -118,46 +133,64 @@ class Checkpoints:
         self._pending = step, size, self._thread.submit(self._finish, step, size, side)
 
     def wait(self) -> None:
-        """Until nothing is being written; raises the error of the newest save if it failed."""
-        self._settle()
+        """Wait until the newest save is complete. Raises its CheckpointError if it failed."""
+        self._finish_pending()
         if self._failed:
             raise self._failed
 
     def close(self, *, quiet: bool = False) -> None:
-        """Finish what is being written and end the threads. With `quiet` a failed save stays a warning: another error is on its way."""
+        """Finish the pending save and end the threads.
+
+        Args:
+            quiet: warn instead of raising if the save failed, while another exception propagates.
+        """
         try:
-            self._settle() if quiet else self.wait()
+            self._finish_pending() if quiet else self.wait()
         finally:
             self._thread.shutdown()
             self._orbax.close()
 
     def delete_all(self) -> None:
-        """Delete all checkpoints of the folder, after pending writes."""
+        """Delete all checkpoints of the folder, after the pending save."""
         self.wait()
         if jax.process_index() == 0:
             for step in self.steps():
-                self.store.remove(_at(step), MANIFEST)
+                self.store.remove(_step_folder(step), MANIFEST)
             self.store.delete_all()
 
     def restore(
         self, like: Any, *, step: int | None = None, partial: bool = False
     ) -> tuple[Any, dict, int] | None:
-        """The newest usable checkpoint (or that of `step`) as (state, side, step), laid out as `like` says; None where there is none.
+        """Restore the newest checkpoint that agrees with its manifest, or that of `step`.
 
-        `like` is a state or its shapes (`jax.ShapeDtypeStruct` with shardings), on any mesh. With `partial` it may hold a part of the saved
-        state, for example {"params": ...}. A damaged checkpoint is named in a warning and the one before it is used.
+        A damaged checkpoint is skipped with a warning.
+
+        Args:
+            like: state, or its shapes (`jax.ShapeDtypeStruct` with shardings) on any mesh. The
+                restored arrays have these shardings.
+            step: number of the step; None: the newest usable one.
+            partial: whether `like` may be a part of the saved state, such as {"params": ...}.
+
+        Returns:
+            (state, side, step); None if there is no usable checkpoint.
+
+        Raises:
+            CheckpointError: the checkpoint of `step` is damaged, or `like` has other shapes.
         """
-        self._settle()
+        self._finish_pending()
         if step is None:
             step = self._newest_usable()
             if step is None:
                 return None
-        elif jax.process_index() == 0 and (damage := _damage(self.store, _at(step), self.run)):
+        elif jax.process_index() == 0 and (
+            damage := _damage(self.store, _step_folder(step), self.run)
+        ):
             raise CheckpointError(
-                f"checkpoint {self.store.path(_at(step))} {damage}: choose another of the steps {self.steps()}"
+                f"checkpoint {self.store.path(_step_folder(step))} {damage}: "
+                f"choose another of the steps {self.steps()}"
             )
-        side = json.loads(self.store.read(f"{_at(step)}/{SIDE}"))
-        state = _load(self._orbax, self.store.path(_at(step)), like, side, partial)
+        side = json.loads(self.store.read(f"{_step_folder(step)}/{SIDE}"))
+        state = _load(self._orbax, self.store.path(_step_folder(step)), like, side, partial)
         self._last, self.run = step, self.run or side.get("run")
         return state, side["user"], step
 
@@ -165,12 +198,13 @@ class Checkpoints:
         chosen = -1
         if jax.process_index() == 0:
             for step in reversed(self.steps()):
-                damage = _damage(self.store, _at(step), self.run)
+                damage = _damage(self.store, _step_folder(step), self.run)
                 if not damage:
                     chosen = step
                     break
                 warnings.warn(
-                    f"checkpoint {self.store.path(_at(step))} {damage}: skipped, trying the one before",
+                    f"checkpoint {self.store.path(_step_folder(step))} {damage}: "
+                    "skipped, trying the one before",
                     CheckpointWarning,
                     stacklevel=3,
                 )
@@ -179,33 +213,36 @@ class Checkpoints:
         return None if chosen < 0 else chosen
 
     def _prepare(self, target: str, size: int) -> None:
-        """Room, and no leftovers: neither of killed saves nor of a future given up by resuming from an earlier step."""
+        """Delete incomplete checkpoints and an old one of the same step, and reserve space."""
         if jax.process_index() == 0:
-            half = [
+            incomplete = [
                 name
                 for name in self.store.folders()
                 if _is_step(name) and not self.store.has(f"{name}/{MANIFEST}")
             ]
-            for name in {*half, target}:
+            for name in {*incomplete, target}:
                 self.store.remove(name, MANIFEST)
             self.store.reserve(target, size)
         if jax.process_count() > 1:
             processes.barrier()
 
     def _finish(self, step: int, size: int, side: dict) -> None:
-        """In the background: wait for Orbax, write the side file and, last, the manifest; only then delete what is too old."""
+        """Wait for Orbax, write the side file and the manifest, and delete old checkpoints.
+
+        Runs in the background thread.
+        """
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
-        target = _at(step)
+        target = _step_folder(step)
         self.store.write(f"{target}/{SIDE}", json.dumps(side))
         self.store.write(f"{target}/{MANIFEST}", json.dumps(self.store.checksums(target)))
         steps = self.steps()
-        good = [s for s in steps if s <= step][-self.max_to_keep :]
-        for old in set(steps) - set(good):
-            self.store.remove(_at(old), MANIFEST)
+        newest = [s for s in steps if s <= step][-self.max_to_keep :]
+        for old in set(steps) - set(newest):
+            self.store.remove(_step_folder(old), MANIFEST)
 
-    def _settle(self) -> None:
+    def _finish_pending(self) -> None:
         if self._pending is None:
             return
         (step, size, writing), self._pending = self._pending, None
@@ -216,22 +253,23 @@ class Checkpoints:
             self._fail(step, size, e)
 
     def _fail(self, step: int, size: int, error: Exception) -> None:
-        """Keep the error for `wait`, say it as a warning, and give the half-written bytes back."""
-        usable: Any = "none that could be seen"
-        with contextlib.suppress(Exception):  # a bucket out of reach can tell nothing
+        """Warn, keep the error for `wait`, and delete the incomplete checkpoint."""
+        usable: Any = "unknown"
+        with contextlib.suppress(Exception):  # an unreachable bucket
             if jax.process_index() == 0:
-                self.store.remove(_at(step), MANIFEST)
+                self.store.remove(_step_folder(step), MANIFEST)
             usable = self.steps() or "none"
-        cause, mend = f"{type(error).__name__}: {error}", "see the cause"
+        cause, remedy = f"{type(error).__name__}: {error}", "see the cause"
         if getattr(error, "errno", None) == errno.ENOSPC or any(
             t in cause for t in ("No space left", "RESOURCE_EXHAUSTED", "ENOSPC")
         ):
-            cause, mend = (
+            cause, remedy = (
                 f"the disk is full ({error})",
                 f"free {size:,} bytes there, or take a smaller max_to_keep",
             )
         self._failed = CheckpointError(
-            f"the checkpoint of step {step} ({size:,} bytes) could not be written to {self.store.root}: {cause}; {mend}. "
+            f"the checkpoint of step {step} ({size:,} bytes) could not be written to "
+            f"{self.store.root}: {cause}; {remedy}. "
             f"Usable checkpoints: steps {usable}"
         )
         self._failed.__cause__ = error
@@ -239,22 +277,26 @@ class Checkpoints:
 
 
 def verify(folder: str | os.PathLike) -> str:
-    """What is wrong with a checkpoint folder, in words; "" where every file is there with its size and checksum."""
+    """Description of the damage of a checkpoint; "" if every file has its size and checksum.
+
+    Args:
+        folder: path or gs:// address of the folder `STEP` of the checkpoint.
+    """
     parent, _, name = os.fspath(folder).rstrip("/").rpartition("/")
     return _damage(storage.open_storage(parent), name)
 
 
-def _at(step: int) -> str:
+def _step_folder(step: int) -> str:
     return f"{step:08d}"
 
 
 def _is_step(name: str) -> bool:
-    return bool(re.fullmatch("[0-9]{8,18}", name)) and name == _at(int(name))
+    return bool(re.fullmatch("[0-9]{8,18}", name)) and name == _step_folder(int(name))
 
 
-def _damage(where: storage.Disk | storage.Bucket, folder: str, run: str | None = None) -> str:
+def _damage(store: storage.Disk | storage.Bucket, folder: str, run: str | None = None) -> str:
     try:
-        manifest = json.loads(where.read(f"{folder}/{MANIFEST}"))
+        manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
     except FileNotFoundError:
         return "has no manifest (its save was not completed)"
     except (ValueError, OSError, RecursionError) as e:
@@ -265,28 +307,28 @@ def _damage(where: storage.Disk | storage.Bucket, folder: str, run: str | None =
         return "has a damaged manifest: it is not a mapping of file names to sizes and checksums"
     if SIDE not in manifest or not any(name.startswith(f"{ARRAYS}/") for name in manifest):
         return f"has a damaged manifest: it does not list {SIDE} and the arrays"
-    facts = where.checksums(folder)
+    present = store.checksums(folder)
     for name, (size, crc) in manifest.items():
-        if name not in facts:
+        if name not in present:
             return f"is damaged: {name} is missing"
-        if facts[name][0] != size:
-            return f"is damaged: {name} has {facts[name][0]:,} bytes instead of {size}"
-        if facts[name][1] != crc:
+        if present[name][0] != size:
+            return f"is damaged: {name} has {present[name][0]:,} bytes instead of {size}"
+        if present[name][1] != crc:
             return f"is damaged: the checksum of {name} is wrong"
-    return _side_damage(where, folder, run)
+    return _side_damage(store, folder, run)
 
 
-def _side_damage(where: storage.Disk | storage.Bucket, folder: str, run: str | None) -> str:
-    """Defect of a side file with a valid checksum: missing fields, another step or another run; "" if there is none."""
+def _side_damage(store: storage.Disk | storage.Bucket, folder: str, run: str | None) -> str:
+    """Damage of a side file with a valid checksum: missing fields, or another step or run."""
     try:
-        side = json.loads(where.read(f"{folder}/{SIDE}"))
+        side = json.loads(store.read(f"{folder}/{SIDE}"))
     except (ValueError, OSError, RecursionError) as e:
         return f"has an unreadable {SIDE} ({e})"
-    kinds = {"step": int, "user": dict, "keys": dict, "tree": dict}
+    types = {"step": int, "user": dict, "keys": dict, "tree": dict}
     if not isinstance(side, dict) or not all(
-        isinstance(side.get(name), kind) for name, kind in kinds.items()
+        isinstance(side.get(name), type_) for name, type_ in types.items()
     ):
-        return f"is damaged: {SIDE} does not hold {', '.join(kinds)}"
+        return f"is damaged: {SIDE} does not hold {', '.join(types)}"
     if _is_step(folder) and side["step"] != int(folder):
         return f"is damaged: it holds step {side['step']}, not the step of its folder"
     if run and side.get("run") not in (None, run):
@@ -295,7 +337,7 @@ def _side_damage(where: storage.Disk | storage.Bucket, folder: str, run: str | N
 
 
 def _flat(state: Any) -> tuple[dict[str, Any], dict[str, str]]:
-    """Leaves by their path, PRNG keys as their data; and the implementation of each key."""
+    """Leaves by name, with PRNG keys as their data, and the implementation of each key."""
     arrays, keys = {}, {}
     for path, x in jax.tree_util.tree_leaves_with_path(state):
         name = _name(path)
@@ -309,7 +351,7 @@ def _flat(state: Any) -> tuple[dict[str, Any], dict[str, str]]:
 def _load(
     orbax: ocp.AsyncCheckpointer, target: PurePath, like: Any, side: dict, partial: bool
 ) -> Any:
-    """The saved leaves that `like` asks for, with its shardings."""
+    """Saved leaves of the names in `like`, with its shardings, as a tree like `like`."""
     paths, treedef = jax.tree_util.tree_flatten_with_path(like)
     leaves = {_name(path): x for path, x in paths}
     plain = {name: x if hasattr(x, "dtype") else np.asarray(x) for name, x in leaves.items()}
@@ -317,7 +359,7 @@ def _load(
         name: jax.eval_shape(jax.random.key_data, x) if _is_key(x) else x
         for name, x in plain.items()
     }
-    _fits(
+    _check_shapes(
         target,
         side["tree"],
         {name: [str(x.dtype), *x.shape] for name, x in wanted.items()},
@@ -336,18 +378,18 @@ def _load(
             args[name] = ocp.RestoreArgs(restore_type=np.ndarray)
         item[name] = jax.ShapeDtypeStruct(x.shape, x.dtype)
     request = ocp.args.PyTreeRestore(item=item, restore_args=args, partial_restore=True)
-    got = orbax.restore(target / ARRAYS, args=request)
+    restored = orbax.restore(target / ARRAYS, args=request)
     for name, impl in side["keys"].items():
-        if name in got:
-            got[name] = jax.random.wrap_key_data(got[name], impl=impl)
-    got = {
-        name: type(x)(got[name].item()) if isinstance(x, int | float) else got[name]
+        if name in restored:
+            restored[name] = jax.random.wrap_key_data(restored[name], impl=impl)
+    restored = {
+        name: type(x)(restored[name].item()) if isinstance(x, int | float) else restored[name]
         for name, x in leaves.items()
     }
-    return jax.tree.unflatten(treedef, list(got.values()))
+    return jax.tree.unflatten(treedef, list(restored.values()))
 
 
-def _fits(target: PurePath, saved: dict, wanted: dict, partial: bool) -> None:
+def _check_shapes(target: PurePath, saved: dict, wanted: dict, partial: bool) -> None:
     show = {name: f"{name} {dtype}{shape}" for name, (dtype, *shape) in {**saved, **wanted}.items()}
     missing = [show[n] for n in wanted if n not in saved]
     unknown = [] if partial else [show[n] for n in saved if n not in wanted]
@@ -356,19 +398,20 @@ def _fits(target: PurePath, saved: dict, wanted: dict, partial: bool) -> None:
         for n in wanted
         if n in saved and saved[n] != wanted[n]
     ]
-    found = [
+    differences = [
         ("it lacks", missing),
         ("it has besides", unknown),
         ("of another shape or type", other),
     ]
-    told = "; ".join(
+    message = "; ".join(
         f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-        for what, names in found
+        for what, names in differences
         if names
     )
-    if told:
+    if message:
         raise CheckpointError(
-            f"checkpoint {target} does not fit this run's state ({told}): use the model and optimizer it was saved with"
+            f"checkpoint {target} does not fit this run's state ({message}): "
+            "use the model and optimizer it was saved with"
         )
 
 

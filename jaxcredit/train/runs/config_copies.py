@@ -1,4 +1,7 @@
-"""Copies of the Python files that a config imports from its own folder. A run is reopened with these copies, not with later edits."""
+"""Copies of the Python modules that a config file imports from its own folder.
+
+A run is reopened with these copies, so that later edits do not change it.
+"""
 
 import ast
 import contextlib
@@ -10,14 +13,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from jaxcredit.train.runs.file_names import CONFIG_MODULES
 from jaxcredit.utils import files
-
-CODE = "code"  # the folder of the copies, beside the copy of the config
 
 
 def local_imports(file: Path) -> dict[str, Path]:
-    """Python files below the folder of `file` that it imports, directly or indirectly: {path relative to that folder: path}."""
-    base, files, todo = file.resolve().parent, {}, [(file, "")]
+    """Python files below the folder of `file` that it imports, directly or indirectly.
+
+    Returns:
+        {path relative to the folder: path}.
+    """
+    base, found, todo = file.resolve().parent, {}, [(file, "")]
     while todo:
         path, package = todo.pop()
         for name in _imported(path, package):
@@ -31,35 +37,36 @@ def local_imports(file: Path) -> dict[str, Path]:
                     (f"{stem}/__init__.py", ".".join(parts[:i])),
                 ):
                     if (
-                        relative not in files
+                        relative not in found
                         and (base / relative).is_file()
                         and (base / relative) != file.resolve()
                     ):
-                        files[relative] = base / relative
+                        found[relative] = base / relative
                         todo.append((base / relative, inside))
-    return files
+    return found
 
 
 def save_copies(file: Path, folder: Path) -> None:
     """Replace `folder/code` with copies of the local modules that `file` imports."""
     copies = {relative: path.read_bytes() for relative, path in local_imports(file).items()}
-    shutil.rmtree(folder / CODE, ignore_errors=True)
+    shutil.rmtree(folder / CONFIG_MODULES, ignore_errors=True)
     for relative, text in copies.items():
-        (folder / CODE / relative).parent.mkdir(parents=True, exist_ok=True)
-        files.write_atomic(folder / CODE / relative, text)
+        (folder / CONFIG_MODULES / relative).parent.mkdir(parents=True, exist_ok=True)
+        files.write_atomic(folder / CONFIG_MODULES / relative, text)
 
 
 def redirect_imports(file: Path, origin: Path) -> None:
     """Redirect imports to the copies of a run.
 
     Args:
-        file: the copy of the config; its modules are in the folder `code` beside it. Without such copies, imports of modules beside
-            `origin` are no longer redirected to the copies of another run.
-        origin: the config's original path. The copies' `__file__` is their original path too.
+        file: copy of the config file; copies of its modules are in the folder `code` beside it.
+            Without such copies, redirections of another run for modules beside `origin` are undone.
+        origin: original path of the config file. The `__file__` of a copied module is its original
+            path too.
     """
     copies = {
-        path.relative_to(file.parent / CODE): path
-        for path in sorted((file.parent / CODE).rglob("*.py"))
+        path.relative_to(file.parent / CONFIG_MODULES): path
+        for path in sorted((file.parent / CONFIG_MODULES).rglob("*.py"))
     }
     if not copies:
         tops = {name.partition(".")[0] for name in _finder.copies}
@@ -115,12 +122,15 @@ _finder = _Finder()
 def _forget(name: str) -> None:
     """Drop a module and its redirection, so that the next import loads the file again."""
     _finder.copies.pop(name, None)
-    for known in [known for known in sys.modules if known == name or known.startswith(f"{name}.")]:
-        del sys.modules[known]
+    for module in [m for m in sys.modules if m == name or m.startswith(f"{name}.")]:
+        del sys.modules[module]
 
 
 def _imported(path: Path, package: str) -> Iterator[str]:
-    """Names in the import statements of a file, at any depth. `from a import b` gives a.b, since b may be a module."""
+    """Names in the import statements of a file, at any depth.
+
+    `from a import b` gives a.b, because b may be a module.
+    """
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError):
@@ -137,7 +147,7 @@ def _imported(path: Path, package: str) -> Iterator[str]:
 
 
 def _is_beside(top: str, base: Path) -> bool:
-    """Whether a top-level module is imported from folder `base` and not from an installed package."""
+    """Whether a module is imported from the folder `base`, not from an installed package."""
     if top == "jaxcredit" or not (
         (base / f"{top}.py").is_file() or (base / top / "__init__.py").is_file()
     ):

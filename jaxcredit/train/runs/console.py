@@ -1,4 +1,4 @@
-"""What a run shows while it works and when it ends: a progress bar with one line of numbers, and a table of first, best and last."""
+"""Console output of a training run: a progress bar with the newest metrics, and a final table."""
 
 import os
 import sys
@@ -23,15 +23,27 @@ from jaxcredit.train.runs.metric_table import ACCURACY, CONSOLE, HELD_OUT_REWARD
 from jaxcredit.utils.plain_text import cell, one_line, visible
 
 TREND = 16  # accuracies in the sparkline
+WIDE = 200  # columns of a console without a terminal
 
 
 def wide_console() -> Console:
-    """For tables of many columns: the terminal, and where a file or a pipe has no width, enough of one that no number is cut off."""
-    return Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200)
+    """Console for tables with many columns: 200 columns wide unless it is a terminal."""
+    has_width = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if has_width else WIDE)
 
 
 class Summary:
-    """First, best and last values of the shown metrics, and the newest accuracies: in constant memory."""
+    """First, best and last values of the metrics that the console shows, in constant memory.
+
+    Args:
+        lines: lines of metrics.jsonl, in order.
+
+    Attributes:
+        last: the newest line.
+        values: (first, best, last) value by metric; `metric_table.METRICS` says which value is
+            best.
+        trend: the newest accuracies.
+    """
 
     def __init__(self, lines: Iterable[Mapping] = ()):
         self.last: Mapping = {}
@@ -52,30 +64,43 @@ class Summary:
             self.trend.append(line[ACCURACY])
 
     def shown(self) -> list[tuple[str, tuple[float, float, float]]]:
-        """Name and (first, best, last) of what is shown, in its order. Rewards of 0 and 1 are the accuracy: one line for both."""
-        there = [(name, self.values[name]) for name in CONSOLE if name in self.values]
+        """Name and (first, best, last) of the metrics that the console shows, in order.
+
+        The held-out reward is left out if it equals the accuracy, as it does for rewards of 0 and
+        1.
+        """
+        is_binary = self.values.get(HELD_OUT_REWARD) == self.values.get(ACCURACY)
         return [
-            (name, x)
-            for name, x in there
-            if name != HELD_OUT_REWARD or x != self.values.get(ACCURACY)
+            (name, self.values[name])
+            for name in CONSOLE
+            if name in self.values and not (name == HELD_OUT_REWARD and is_binary)
         ]
 
 
 class Display:
-    """A progress bar and one line of numbers in a terminal; elsewhere a plain line every few seconds."""
+    """Progress bar with a line of metrics in a terminal; otherwise one line every few seconds.
+
+    Args:
+        console: where to print.
+        steps: number of steps of the run.
+        start: step from which the run continues.
+        title: the first words of the bar.
+        pace_s: seconds between lines, if there is no terminal.
+    """
 
     def __init__(self, console: Console, steps: int, start: int, title: str, pace_s: float):
-        self.console, self.steps, self.pace_s, self._told = console, steps, pace_s, 0.0
+        self.console, self.steps, self.pace_s = console, steps, pace_s
+        self._last_print = 0.0
         self._live = None
         if console.is_terminal:
-            columns = (
+            self._bar = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-            )
-            self._bar = Progress(
-                *columns, TextColumn("left"), TimeRemainingColumn(), console=console
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
             )
             self._task = self._bar.add_task(
                 one_line(title) or "training", total=steps, completed=start
@@ -89,12 +114,10 @@ class Display:
         if self._live:
             self._bar.update(self._task, completed=line["step"])
             self._live.update(Group(self._bar, Text(self._line(summary), style="cyan")))
-        elif (
-            time.monotonic() - self._told > self.pace_s
-            or line["step"] >= self.steps
-            or line.get(ACCURACY) is not None
-        ):
-            self._told = time.monotonic()
+            return
+        is_due = time.monotonic() - self._last_print > self.pace_s
+        if is_due or line["step"] >= self.steps or line.get(ACCURACY) is not None:
+            self._last_print = time.monotonic()
             self.note(f"step {line['step']}/{self.steps}  {self._line(summary)}  {_clock(line)}")
 
     def note(self, text: str) -> None:
@@ -113,17 +136,20 @@ class Display:
     def _line(self, summary: Summary) -> str:
         parts = []
         for name, (_, _, last) in summary.shown():
-            trend = (
-                sparkline(summary.trend) + " "
-                if name == ACCURACY and self.console.encoding.startswith("utf")
-                else ""
-            )
+            has_trend = name == ACCURACY and self.console.encoding.startswith("utf")
+            trend = sparkline(summary.trend) + " " if has_trend else ""
             parts.append(f"{label(name)} {trend}{_short(last)}")
         return "  ".join(parts)
 
 
 def final_table(summary: Summary, title: str, folder: str) -> Table:
-    """First, best (accuracy and reward) and last values of what matters."""
+    """Table of the first, best and last values of the metrics that the console shows.
+
+    Args:
+        summary: the values.
+        title: heading.
+        folder: run folder, for the caption.
+    """
     table = Table(
         "",
         "first",
@@ -140,7 +166,11 @@ def final_table(summary: Summary, title: str, folder: str) -> Table:
 
 
 def sparkline(values: Sequence[float], width: int = TREND) -> str:
-    """The last `width` values as eight heights between 0 and the largest of them and 1."""
+    """The last `width` values as bars of eight heights, from 0 to 1 or to a larger maximum.
+
+    >>> sparkline([0.0, 0.5, 1.0])
+    '▁▅█'
+    """
     values = list(values)
     top = max(1.0, *values) if values else 1.0
     return "".join("▁▂▃▄▅▆▇█"[min(7, max(0, int(8 * v / top)))] for v in values[-width:])
@@ -151,9 +181,7 @@ def _short(x: float) -> str:
 
 
 def _clock(line: Mapping) -> str:
-    seconds = int(line.get("time/total_s", 0))
-    return (
-        f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
-        if seconds >= 3600
-        else f"{seconds // 60}:{seconds % 60:02d}"
-    )
+    minutes, seconds = divmod(int(line.get("time/total_s", 0)), 60)
+    if minutes < 60:
+        return f"{minutes}:{seconds:02d}"
+    return f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"

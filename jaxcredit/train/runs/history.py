@@ -7,11 +7,15 @@ import numpy as np
 
 
 class History:
-    """Columns of metrics.jsonl, one per metric. `first` and `last` are the first and last line as mappings.
+    """Columns of metrics.jsonl, one for each metric.
 
     Args:
         lines: mappings with "step" and metrics, in order.
         names: metrics to keep; None: all.
+
+    Attributes:
+        first: first line, as a mapping.
+        last: last line, as a mapping.
     """
 
     def __init__(self, lines: Iterable[Mapping], names: Collection[str] | None = None):
@@ -40,7 +44,7 @@ class History:
         return np.append(values, np.full(len(self) - len(values), np.nan))
 
     def series(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps that have a metric, and its values at those steps."""
+        """Steps that have a value of a metric, and those values."""
         y = self.column(name)
         present = ~np.isnan(y)
         return np.array(self._steps, float)[present], y[present]

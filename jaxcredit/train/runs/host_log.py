@@ -1,6 +1,8 @@
-"""One log a host: `hosts/00000.log`, what this process did and when, and `hosts/00000.jsonl`, its own seconds and memory a step.
+"""Logs of single processes.
 
-Read them when one host of many is slow or gone: what the run as a whole did is in metrics.jsonl. Both go on after a restart.
+`hosts/00000.log` has events, `hosts/00000.jsonl` has times and memory of each step. These files
+show which host of several is slow or has failed. metrics.jsonl has the metrics of the whole run. A
+resumed run appends to its logs.
 """
 
 import contextlib
@@ -16,22 +18,30 @@ from typing import IO, Any
 
 import jax
 
+from jaxcredit.train.runs import file_names
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.utils.plain_text import visible
 
 
 class HostLog:
-    """Log of one process, in hosts/ of the run folder. It includes warnings. A log that cannot be written is left out with a warning."""
+    """Log of this process, with its warnings and its last exception.
+
+    If the log cannot be written, this is a warning, and the run continues without a log.
+
+    Args:
+        folder: local run folder.
+    """
 
     def __init__(self, folder: str | Path):
-        self.folder, self.process = Path(folder) / "hosts", jax.process_index()
+        self.folder, self.process = Path(folder) / file_names.HOSTS, jax.process_index()
         self._files: dict[str, IO[str]] = {}
         self._write = OptionalOutput(
             f"the log of this process ({self.folder / f'{self.process:05d}.log'})"
         )
         devices = ", ".join(f"{d.device_kind} {d.id}" for d in jax.local_devices()[:8])
         self.log(
-            f"begin: {socket.gethostname()}, pid {os.getpid()}, process {self.process} of {jax.process_count()}, {devices}; "
+            f"begin: {socket.gethostname()}, pid {os.getpid()}, "
+            f"process {self.process} of {jax.process_count()}, {devices}; "
             f"jax {jax.__version__}, python {sys.version.split()[0]}"
         )
 
@@ -59,38 +69,44 @@ class HostLog:
                 file.close()
 
     def log(self, text: str) -> None:
-        """A line with the time, at once on its way to the disk."""
-        self._write(
-            self._append,
-            "log",
-            f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())} {visible(text, '  ')}\n",
-        )
+        """Append a line with the time (UTC) to the .log file, and flush it."""
+        now = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+        self._write(self._append, "log", f"{now} {visible(text, '  ')}\n")
 
     def log_step(self, step: int, **seconds: Any) -> None:
-        """This host's own numbers of a step; what is on the device is left there."""
+        """Append this process's times and memory of a step to the .jsonl file.
+
+        Args:
+            step: number of the step.
+            seconds: times by name, as numbers on the host. This call never waits for the device.
+        """
         line = {"step": step, "at": round(time.time(), 3)}
-        line |= {name: round(float(x), 4) for name, x in seconds.items()} | memory()
+        line |= {name: round(float(x), 4) for name, x in seconds.items()} | memory_use()
         self._write(self._append, "jsonl", json.dumps(line) + "\n")
 
     def _append(self, kind: str, text: str) -> None:
         if kind not in self._files:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._files[kind] = open(
-                self.folder / f"{self.process:05d}.{kind}", "a", encoding="utf-8"
-            )  # noqa: SIM115 (see __exit__)
+            path = self.folder / f"{self.process:05d}.{kind}"
+            self._files[kind] = open(path, "a", encoding="utf-8")  # noqa: SIM115 (see __exit__)
         self._files[kind].write(text)
         self._files[kind].flush()
 
 
-def memory() -> dict[str, float]:
-    """Gigabytes: the process' own, and of its fullest device in use and at most, where the driver tells."""
+def memory_use() -> dict[str, float]:
+    """Memory in GB (1e9 bytes), as far as the system and the driver report it.
+
+    Returns:
+        rss_gb: resident memory of this process.
+        device_gb, device_peak_gb: present and largest use of the fullest local device.
+    """
     out = {}
     try:
         with open("/proc/self/statm") as f:
             out["rss_gb"] = round(int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9, 3)
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         pass
-    stats = [d.memory_stats() or {} for d in jax.local_devices()]
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
     for name, key in (("device_gb", "bytes_in_use"), ("device_peak_gb", "peak_bytes_in_use")):
         if any(key in s for s in stats):
             out[name] = round(max(s.get(key, 0) for s in stats) / 1e9, 3)

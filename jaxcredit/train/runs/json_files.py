@@ -1,13 +1,15 @@
-"""Reading of the JSON files of a run folder, config.json and source.json."""
+"""Reading of the JSON files of a run folder: config.json and source.json."""
 
 import json
 import warnings
 from pathlib import Path
 from typing import Any
 
+from jaxcredit.train.runs import file_names
+
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Mapping in a JSON file. An absent file gives {}; a damaged one gives {} and a warning."""
+    """Mapping in a JSON file. An absent file gives {}, a damaged one {} and a warning."""
     if not path.exists():
         return {}
     try:
@@ -24,11 +26,15 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def typed_value(content: dict[str, Any], name: str, kind: type) -> Any:
-    """Value of a key of a mapping, if its type is `kind`; otherwise an empty `kind()`."""
+    """Value of a key of a mapping, if its type is `kind`; otherwise an empty `kind()`.
+
+    >>> typed_value({"args": ["--lr", "1"]}, "args", list), typed_value({}, "args", list)
+    (['--lr', '1'], [])
+    """
     value = content.get(name)
     return value if isinstance(value, kind) else kind()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Fields of a run's Experiment, from its config.json."""
-    return typed_value(read_json(folder / "config.json"), "config", dict)
+    """Fields of a run's Experiment, as its config.json has them."""
+    return typed_value(read_json(folder / file_names.CONFIG), "config", dict)

@@ -1,4 +1,4 @@
-"""Lock of a run folder, local or in a bucket: one trainer at a time, identified by host, process and heartbeat."""
+"""Lock of a run folder, local or in a bucket, so that one process trains in it at a time."""
 
 import contextlib
 import json
@@ -11,10 +11,10 @@ import uuid
 from pathlib import Path
 
 from jaxcredit.train.runs import storage
+from jaxcredit.train.runs.file_names import LOCK
 
-LOCK = "lock.json"
 BEAT_S = 15.0  # seconds between heartbeats
-STALE_S = 120.0  # a lock of another machine is stale after this many seconds without a heartbeat
+STALE_S = 120.0  # seconds without a heartbeat after which a lock of another machine is stale
 _mine: set[str] = set()  # tokens of the locks that this process holds
 
 
@@ -29,9 +29,10 @@ class FolderGone(RuntimeError):
 class Lock:
     """Lock of a run folder, renewed by a heartbeat thread until `release`.
 
-    The lock of a dead process on this machine is stale at once. The lock of another machine is stale if its heartbeat has not changed for
-    `stale_s` seconds, counted from its last timestamp. Because clocks differ between machines, the heartbeat is always observed for at
-    least 1.5 intervals.
+    The lock of a dead process on this machine is stale at once. The lock of another machine is
+    stale if its heartbeat has not changed for `stale_s` seconds, counted from its last timestamp.
+    Because clocks differ between machines, the heartbeat is always observed for at least 1.5
+    intervals.
 
     Args:
         folder: path or gs:// address of the run folder.
@@ -45,9 +46,8 @@ class Lock:
         self.folder, self.store = os.fspath(folder), storage.open_storage(folder)
         self.beat_s, self.stale_s = beat_s, stale_s
         self.entry = {**_this_process(), "since": _utc(), "token": uuid.uuid4().hex}
-        self._seen: tuple[str, float, float] | None = (
-            None  # the lock as first read, when, and when it counts as stale
-        )
+        # Text of another process's lock, when it was first read, and when it becomes stale.
+        self._seen: tuple[str, float, float] | None = None
         self._thread: threading.Thread | None = None
         self._end, self._lost, self._missing = threading.Event(), "", False
 
@@ -61,7 +61,8 @@ class Lock:
             "" if the lock is acquired, else a message with the remaining waiting time.
 
         Raises:
-            Locked: the lock is held by a process that is alive, or on another machine without `wait`.
+            Locked: the lock is held by a process that is alive, or on another machine without
+                `wait`.
         """
         with self.store.exclusive():
             if not self.store.create(LOCK, self._text()):
@@ -71,7 +72,8 @@ class Lock:
                 self.store.delete(LOCK)
                 if not self.store.create(LOCK, self._text()):
                     raise Locked(
-                        f"{self.folder}: another process took the lock at the same moment; try again"
+                        f"{self.folder}: another process took the lock at the same moment; "
+                        "try again"
                     )
         _mine.add(self.entry["token"])
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
@@ -79,7 +81,7 @@ class Lock:
         return ""
 
     def check(self) -> None:
-        """Raise FolderGone if the folder is gone or another trainer has taken it. Reads one small file."""
+        """Raise FolderGone if the folder is gone or another process has taken it."""
         self._renew(write=False)
         if self._lost:
             raise FolderGone(self._lost)
@@ -98,7 +100,8 @@ class Lock:
                 self.store.delete(LOCK)
         except Exception as error:  # bucket unreachable: the lock becomes stale
             print(
-                f"the lock of {self.folder} could not be removed ({error}); it expires in {self.stale_s:g} s",
+                f"the lock of {self.folder} could not be removed ({error}); "
+                f"it expires in {self.stale_s:g} s",
                 file=sys.stderr,
             )
 
@@ -134,20 +137,22 @@ class Lock:
         assert self._seen is not None  # set by `_stale`
         left = max(self._seen[2] - time.monotonic(), 0)
         who = _who(_entry(text))
-        return f"{who} left {self.folder} locked, or still trains there: this run begins in {left:.0f} s, unless its heartbeat changes"
+        return (
+            f"{who} left {self.folder} locked, or still trains there: "
+            f"this run begins in {left:.0f} s, unless its heartbeat changes"
+        )
 
     def _message(self, held: dict) -> str:
         return (
-            f"{_who(held)} has been training in {self.folder} since {held.get('since', 'an unknown time')}: stop it first, wait for its "
-            f"end, or choose another --run name (the lock is {LOCK} in that folder)"
+            f"{_who(held)} has been training in {self.folder} since "
+            f"{held.get('since', 'an unknown time')}: stop it first, wait for its end, or choose "
+            f"another --run name (the lock is {LOCK} in that folder)"
         )
 
     def _beat(self) -> None:
         while not self._lost and not self._end.wait(self.beat_s):
-            with (
-                contextlib.suppress(OSError),
-                self.store.exclusive(),
-            ):  # no other process can take the lock between reading and writing
+            # No other process can take the lock between reading and writing.
+            with contextlib.suppress(OSError), self.store.exclusive():
                 self._renew(write=True)
 
     def _renew(self, *, write: bool) -> None:
@@ -155,22 +160,27 @@ class Lock:
             held = self._read()
             if held is None:
                 if isinstance(self.store, storage.Disk) and not self.store.root.is_dir():
-                    self._lost = f"{self.folder} was deleted or moved while it was trained in: what is not saved elsewhere is lost"
-                elif (
-                    write and self._missing
-                ):  # missing for a full interval: a new file must not disturb the deletion of the folder
+                    self._lost = (
+                        f"{self.folder} was deleted or moved during training: files that are not "
+                        "saved elsewhere are lost"
+                    )
+                elif write and self._missing:
+                    # Missing for a full interval: an earlier file could disturb a deletion.
                     self.store.create(LOCK, self._text())
             elif _entry(held).get("token") not in (None, self.entry["token"]):
-                self._lost = f"{_who(_entry(held))} has taken {self.folder} over: this process stops, so that the files of the two do not mix"
+                self._lost = (
+                    f"{_who(_entry(held))} has taken {self.folder} over: "
+                    "this process stops, so that the files of the two do not mix"
+                )
             elif write:
                 self.store.write(LOCK, self._text())
             self._missing = held is None if write else self._missing
-        except Exception:  # out of reach or full: the next heartbeat may succeed
+        except Exception:  # bucket unreachable or disk full: the next heartbeat may succeed
             pass
 
 
 def _this_process() -> dict:
-    """Identity of this process, by which another process of the same machine can check whether it is alive."""
+    """Identity of this process, with which other processes check whether it is alive."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -191,7 +201,10 @@ def _machine() -> dict:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a process in ticks since boot, because process ids are reused. None: no such process; "": unknown on this system."""
+    """Start time of a process in ticks since boot, because process ids are reused.
+
+    None: no such process. "": unknown on this system.
+    """
     try:
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else rest[18]

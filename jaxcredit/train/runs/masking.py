@@ -6,41 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 HIDDEN = "***"
-WORDS = {
-    "key",
-    "keys",
-    "apikey",
-    "apikeys",
-    "token",
-    "secret",
-    "secrets",
-    "password",
-    "passwords",
-    "passwd",
-    "passphrase",
-    "pwd",
-}
-WORDS |= {"credential", "credentials", "auth", "authorization", "bearer"}
-TEXT = {
-    "pad",
-    "bos",
-    "eos",
-    "stop",
-    "unk",
-    "sep",
-    "mask",
-    "cls",
-    "start",
-    "end",
-    "begin",
-    "image",
-    "special",
-    "per",
-}  # words before "token" that make it a token of text
+WORDS = set(
+    "key keys apikey apikeys token secret secrets password passwords passwd passphrase pwd "
+    "credential credentials auth authorization bearer".split()
+)
+# Words before "token" that make it a token of text.
+TEXT = set("pad bos eos stop unk sep mask cls start end begin image special per".split())
 
 
 def is_secret(name: str) -> bool:
-    """Whether a name is that of a credential: `api_key` and `hfToken` are; `tokenizer`, `tokens` and `pad_token` are not."""
+    """Whether a name is that of a credential.
+
+    >>> [is_secret(name) for name in ("api_key", "hfToken", "tokenizer", "pad_token")]
+    [True, True, False, False]
+    """
     words = re.sub("([a-z0-9])([A-Z])", r"\1 \2", name)
     words = re.findall("[a-z0-9]+", words.lower())
     return any(
@@ -50,7 +29,7 @@ def is_secret(name: str) -> bool:
 
 
 def masked(value: Any) -> Any:
-    """Copy of a value in which every non-empty string is replaced by HIDDEN; numbers, booleans and None are kept."""
+    """Copy of a value with HIDDEN in place of every non-empty string."""
     if isinstance(value, str | bytes):
         return HIDDEN if value else value
     if isinstance(value, Mapping):
@@ -61,7 +40,11 @@ def masked(value: Any) -> Any:
 
 
 def mask_arguments(words: Sequence[str]) -> list[str]:
-    """Command-line words in which the values of secret options (`--api-key X`, `--api-key=X`) are replaced by HIDDEN."""
+    """Command-line words with HIDDEN in place of the values of secret options.
+
+    >>> mask_arguments(["--lr", "1", "--api-key", "sk-1", "--password=x"])
+    ['--lr', '1', '--api-key', '***', '--password=***']
+    """
     out, secret = [], False
     for word in words:
         if word.startswith("--"):
@@ -76,7 +59,7 @@ def mask_arguments(words: Sequence[str]) -> list[str]:
 
 
 def unmask_arguments(words: Sequence[str], run: str) -> list[str]:
-    """Inverse of `mask_arguments`: masked values are read from the environment (`--api-key` from API_KEY).
+    """Command-line words with masked values read from the environment (`--api-key` from API_KEY).
 
     Args:
         words: command-line words with HIDDEN values.
@@ -100,7 +83,8 @@ def _from_environment(option: str, run: str) -> str:
     variable = re.sub("[^0-9A-Za-z]+", "_", option.lstrip("-")).upper()
     if variable not in os.environ:
         raise ValueError(
-            f"{run} was made with {option}, whose value is not kept in its files: set {variable} in the environment to open the run"
+            f"{run} was made with {option}, whose value is not kept in its files: "
+            f"set {variable} in the environment to open the run"
         )
     return os.environ[variable]
 

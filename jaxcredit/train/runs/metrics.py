@@ -1,18 +1,15 @@
-"""What a run leaves behind and shows while it works: one JSON object a step, samples, TensorBoard events, curves, a live display.
+"""Writer of a run's metrics, to files and to the console.
 
-    runs/NAME/  config.json  metrics.jsonl  samples.jsonl  tensorboard/  curves.png  (and checkpoints/, which are not ours)
-
-Everything that depends on the clock has a key under "time/": without those keys the metrics of a run that was killed and resumed are
-bit for bit the metrics of one that never stopped.
-
-metrics.jsonl and samples.jsonl are the run's record: where they cannot be written, the run stops. All else is optional.
+The files are metrics.jsonl, samples.jsonl, config.json, TensorBoard events and curves.png.
+metrics.jsonl and samples.jsonl are the record of the run: if they cannot be written, the run stops.
+The other outputs are optional. Metrics that depend on the clock have names that begin with "time/".
+All other metrics of a run that was interrupted and resumed are bit for bit those of a run without
+interruption.
 """
 
 import contextlib
-import inspect
 import json
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -23,21 +20,32 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from jaxcredit.train.runs import old_names
+from jaxcredit.train.runs import file_names, old_names
 from jaxcredit.train.runs.console import Display, Summary
 from jaxcredit.train.runs.json_lines import iterate_metrics, truncate_after
-from jaxcredit.train.runs.masking import is_secret, masked
+from jaxcredit.train.runs.json_values import to_json
 from jaxcredit.train.runs.optional_output import OptionalOutput
 from jaxcredit.train.runs.timing import goodput_metrics
 from jaxcredit.utils import files
 
 
 class MetricsWriter:
-    """The run folder, as a context manager. `start` is the step that was restored: whatever the folder says of later steps is dropped.
+    """Context manager that writes and displays the metrics of a run.
 
-    Metrics may be device scalars. They are fetched one step late, so that writing them never holds up the device; `flush` fetches and
-    writes them at once and must come before a checkpoint of the same step. Only the first process writes. `keep`: how many of the newest
-    lines stay in memory.
+    Metrics may be scalars on the device. They are fetched one step late, so that writing them does
+    not block the device. `flush` fetches and writes them at once, and has to precede a checkpoint
+    of the same step. Only process 0 writes.
+
+    Args:
+        folder: local run folder.
+        steps: number of steps of the run.
+        start: step that was restored, 0 for a new run. Lines of later steps are deleted.
+        title: heading of console output.
+        config: fields of the experiment, written to config.json.
+        address: address of the run for messages; "": `folder`.
+        console: where to print (default: standard output).
+        pace_s: seconds between lines, if there is no terminal.
+        recent_steps: number of the newest lines that `recent` holds.
     """
 
     def __init__(
@@ -48,50 +56,41 @@ class MetricsWriter:
         start: int = 0,
         title: str = "",
         config: Any = None,
-        address: str = "",  # where a reader finds the folder, if not there
+        address: str = "",
         console: Console | None = None,
         pace_s: float = 5.0,
         recent_steps: int = 1,
     ):
-        self.folder, self.steps, self.title, self.address = (
-            Path(folder),
-            steps,
-            title,
-            address or str(folder),
-        )
+        self.folder, self.steps, self.title = Path(folder), steps, title
+        self.address = address or str(folder)
         self.writes = jax.process_index() == 0
-        self._held: tuple[int, dict, float] | None = None
+        self._pending: tuple[int, dict, float] | None = None  # step, metrics, seconds
         self._files: dict[str, Any] = {}
         self._summary, self._recent = Summary(), deque(maxlen=max(1, recent_steps))
         if self.writes:
             self.folder.mkdir(parents=True, exist_ok=True)
-            damaged = {
-                name: truncate_after(self.folder / name, start)
-                for name in ("metrics.jsonl", "samples.jsonl")
-            }
+            records = file_names.METRICS, file_names.SAMPLES
+            damaged = {name: truncate_after(self.folder / name, start) for name in records}
             self._summary = Summary(iterate_metrics(self.folder))
-            self._events = OptionalOutput(
-                f"TensorBoard ({self.folder / 'tensorboard'})",
-                _events,
-                self.folder / "tensorboard",
-                start,
-            )
-            self._show = OptionalOutput(
+            events = self.folder / file_names.TENSORBOARD
+            self._events = OptionalOutput(f"TensorBoard ({events})", _events, events, start)
+            self._display = OptionalOutput(
                 "the console", Display, console or Console(), steps, start, title, pace_s
             )
             try:
                 for name, count in damaged.items():
                     if count:
                         self.note(
-                            f"{name}: damaged lines ({count}) are set aside in {name}.damaged; the whole lines around them are kept"
+                            f"{name}: damaged lines ({count}) are moved to {name}.damaged; "
+                            "all other lines are kept"
                         )
-                self._config(config)
+                self._write_config(config)
             except BaseException:
                 self._events.close()
-                self._show.close()  # else the terminal keeps a bar, and no cursor
+                self._display.close()  # otherwise the terminal keeps the bar and lacks its cursor
                 raise
-        self._begun = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
-        self._tick = time.monotonic()
+        self._started = time.monotonic() - self._summary.last.get("time/total_s", 0.0)
+        self._logged = time.monotonic()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -101,92 +100,111 @@ class MetricsWriter:
 
     @property
     def last(self) -> dict[str, Any]:
-        """The newest metrics."""
+        """Metrics of the newest step. Fetches them from the device."""
         self.flush()
         return dict(self._summary.last)
 
     @property
     def recent(self) -> Sequence[dict[str, Any]]:
-        """The last `keep` steps that this process logged, without the latest one."""
+        """Metrics of the newest steps that were written, oldest first."""
         return self._recent
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """The metrics of a step. A step logged twice is one object; going back in steps rewrites the file from there."""
-        if self._held and self._held[0] == step:
-            self._held[1].update(metrics)
+        """Log the metrics of a step.
+
+        A second call for the same step adds to its metrics. A call for an earlier step deletes the
+        lines of that step and of later ones.
+
+        Args:
+            step: number of the step.
+            metrics: scalars by name, on the host or on the device. A value that is not finite is
+                written as null.
+
+        Raises:
+            ValueError: a metric is not a scalar (raised when the metrics are fetched).
+        """
+        if self._pending and self._pending[0] == step:
+            self._pending[1].update(metrics)
             return
-        self._write_held()
+        self._write_pending()
         now = time.monotonic()
-        self._held, self._tick = (step, dict(metrics), now - self._tick), now
+        self._pending, self._logged = (step, dict(metrics), now - self._logged), now
 
     def log_samples(self, step: int, items: Sequence[Mapping[str, Any]]) -> None:
-        """Prompts, answers and scores to look at, one line each."""
+        """Append example answers of a step to samples.jsonl, one line for each mapping."""
         if self.writes:
-            self._append("samples.jsonl", step, [{"step": step, **plain(item)} for item in items])
+            self._append(
+                file_names.SAMPLES, step, [{"step": step, **to_json(item)} for item in items]
+            )
 
     def note(self, text: str) -> None:
-        """A line for the reader, kept nowhere."""
+        """Print a line on the console. It is not recorded."""
         if self.writes:
-            self._show.note(text)
+            self._display.note(text)
 
     def flush(self) -> None:
-        """Everything logged so far lies on the disk."""
-        self._write_held()
+        """Fetch pending metrics, and write everything that was logged to the disk."""
+        self._write_pending()
         for name, (file, _) in list(self._files.items()):
-            with self._written(name):
+            with self._errors_of_writing(name):
                 file.flush()
                 os.fsync(file.fileno())
 
     def close(self, *, failed: bool = False) -> None:
-        """Write what is held, draw the curves, show the table. After a failure only what is held is written."""
+        """Write pending metrics, draw the curves and print the final table.
+
+        Args:
+            failed: write pending metrics only.
+        """
         try:
             self.flush()
         finally:
             for name in list(self._files):
-                self._drop(name)
+                self._close_file(name)
             if self.writes:
                 self._events.close()
-                self._show.close()
+                self._display.close()
         if self.writes and self._summary.last and not failed:
-            OptionalOutput(f"drawing {self.folder / 'curves.png'}")(_curves, self.folder)
-            self._show.table(self._summary, self.title, self.address)
+            drawing = OptionalOutput(f"drawing {self.folder / file_names.CURVES}")
+            drawing(_curves, self.folder)
+            self._display.table(self._summary, self.title, self.address)
 
-    def _write_held(self) -> None:
-        if not self._held:
+    def _write_pending(self) -> None:
+        if not self._pending:
             return
-        (step, metrics, took), self._held = self._held, None
+        (step, metrics, seconds), self._pending = self._pending, None
         line = {"step": step, **{name: _number(x) for name, x in jax.device_get(metrics).items()}}
         line |= {
-            "time/step_s": round(took, 4),
-            "time/total_s": round(time.monotonic() - self._begun, 3),
+            "time/step_s": round(seconds, 4),
+            "time/total_s": round(time.monotonic() - self._started, 3),
         }
         if line.get("tokens"):
-            line["time/tokens_per_s"] = round(line["tokens"] / max(took, 1e-9), 1)
+            line["time/tokens_per_s"] = round(line["tokens"] / max(seconds, 1e-9), 1)
         if self._summary.last and self._summary.last["step"] >= step:
-            self._back_before(step)
+            self._drop_from(step)
         line |= goodput_metrics(line, dict(self._summary.last))
         self._summary.add(line)
         self._recent.append(line)
         if self.writes:
-            self._append("metrics.jsonl", step, [line])
+            self._append(file_names.METRICS, step, [line])
             self._events.step(step, {name: x for name, x in line.items() if name != "step"})
-            self._show.step(self._summary)
+            self._display.step(self._summary)
 
-    def _back_before(self, step: int) -> None:
-        """Drop the records of this step and all later ones."""
+    def _drop_from(self, step: int) -> None:
+        """Delete the metrics of this step and of all later ones."""
         self._recent = deque(
             (line for line in self._recent if line["step"] < step), self._recent.maxlen
         )
         if self.writes:
-            self._drop("metrics.jsonl")
-            truncate_after(self.folder / "metrics.jsonl", step - 1)
+            self._close_file(file_names.METRICS)
+            truncate_after(self.folder / file_names.METRICS, step - 1)
         self._summary = Summary(iterate_metrics(self.folder) if self.writes else self._recent)
 
     def _append(self, name: str, step: int, items: list[dict]) -> None:
-        with self._written(name):
+        with self._errors_of_writing(name):
             file, newest = self._files.get(name, (None, step))
             if file is None or newest > step:
-                self._drop(name)
+                self._close_file(name)
                 truncate_after(self.folder / name, step - 1)
                 file = open(self.folder / name, "a")  # noqa: SIM115 (closed by `close`)
             self._files[name] = file, step
@@ -195,111 +213,71 @@ class MetricsWriter:
             file.flush()
 
     @contextlib.contextmanager
-    def _written(self, name: str):
-        """Context that adds the file name and the fix to errors of writing."""
+    def _errors_of_writing(self, name: str):
+        """Context that adds the file name and the remedy to an OSError."""
         try:
             yield
         except OSError as error:
-            self._drop(name)
+            self._close_file(name)
             raise OSError(
-                f"{self.folder / name} cannot be written ({error.strerror or error}), and no step goes unrecorded: free space on that "
-                "disk, or make the folder writable, and go on from the newest checkpoint with --resume auto"
+                f"{self.folder / name} cannot be written ({error.strerror or error}), and a run "
+                "does not continue without its record: free space on that disk, or make the folder "
+                "writable, and continue from the newest checkpoint with --resume auto"
             ) from error
 
-    def _drop(self, name: str) -> None:
-        """Close the file, discarding data that could not be written."""
+    def _close_file(self, name: str) -> None:
+        """Close a file, and discard data that could not be written."""
         file, _ = self._files.pop(name, (None, None))
         if file:
             with contextlib.suppress(OSError):
                 file.close()
 
-    def _config(self, config: Any) -> None:
-        path, new = self.folder / "config.json", plain(config or {})
+    def _write_config(self, config: Any) -> None:
+        """Write config.json, and note fields that differ from those of an earlier start."""
+        path, new = self.folder / file_names.CONFIG, to_json(config or {})
         if path.exists():
             try:
                 old = old_names.options(json.loads(path.read_bytes())["config"])
                 changed = [
-                    f"{k}: {value!r} -> {new.get(k)!r}"
-                    for k, value in old.items()
-                    if value != new.get(k)
+                    f"{name}: {value!r} -> {new.get(name)!r}"
+                    for name, value in old.items()
+                    if value != new.get(name)
                 ]
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                self.note("config.json of this folder was damaged or empty: it is written anew")
+                self.note(
+                    f"{file_names.CONFIG} of this folder was damaged or empty: it is written again"
+                )
             else:
                 if changed:
-                    self.note("config.json of this folder said otherwise: " + "; ".join(changed))
-        device = jax.devices()[0]
-        around = {
+                    self.note(
+                        f"{file_names.CONFIG} of this folder had other values: "
+                        + "; ".join(changed)
+                    )
+        environment = {
             "jax": jax.__version__,
             "numpy": np.__version__,
-            "device": device.device_kind,
+            "device": jax.devices()[0].device_kind,
             "devices": jax.device_count(),
         }
-        files.write_atomic(
-            path, json.dumps({"config": new, "environment": around}, indent=2) + "\n"
-        )
-
-
-def plain(x: Any) -> Any:
-    """JSON description of a value: functions by name, partials with their arguments, dataclasses by field, arrays by shape.
-
-    Texts whose names are those of credentials (masking.is_secret) are masked.
-    """
-    if isinstance(x, float):
-        return x if np.isfinite(x) else str(x)
-    if x is None or isinstance(x, bool | int | str):
-        return x
-    if isinstance(x, Mapping):
-        return {str(k): plain(masked(v) if is_secret(str(k)) else v) for k, v in x.items()}
-    if isinstance(x, list | tuple | set | frozenset):
-        return [plain(v) for v in x]
-    if isinstance(x, np.generic) or (hasattr(x, "shape") and x.shape == ()):
-        return plain(x.item())
-    if hasattr(x, "shape"):
-        return f"{x.dtype}{list(x.shape)}"
-    if hasattr(x, "func") and hasattr(x, "keywords"):
-        names = _positional(x.func, len(x.args))
-        given = {
-            str(i): plain(masked(a) if is_secret(n) else a)
-            for i, (n, a) in enumerate(zip(names, x.args, strict=True))
-        }
-        name, args = plain(x.func), {**given, **plain(x.keywords)}
-        return {name: args} if isinstance(name, str) else {**name, "with": args}
-    if hasattr(x, "__dataclass_fields__") and not isinstance(x, type):
-        return plain({name: getattr(x, name) for name in x.__dataclass_fields__})
-    if hasattr(x, "__qualname__"):
-        module = str(x.__module__)
-        if module.startswith("jaxcredit."):
-            return x.__qualname__  # stays the same when a module moves
-        return f"{re.sub('^jaxcredit_config_[0-9a-f]+_', '', module)}.{x.__qualname__}"  # a config by its file's name
-    return str(x) if isinstance(x, Path) else type(x).__qualname__
-
-
-def _positional(function: Any, count: int) -> list[str]:
-    """Names of a function's first `count` parameters, padded with ""."""
-    try:
-        names = list(inspect.signature(function).parameters)
-    except (TypeError, ValueError):
-        names = []
-    return [*names, *[""] * count][:count]
+        text = json.dumps({"config": new, "environment": environment}, indent=2) + "\n"
+        files.write_atomic(path, text)
 
 
 def _events(folder: Path, start: int):
-    from jaxcredit.train.runs.tensorboard import (
-        Events,
-    )  # imports protobuf, which reading a run folder does not need
+    # Imports protobuf, which reading a run folder does not need.
+    from jaxcredit.train.runs.tensorboard import Events
 
     return Events(folder, start)
 
 
 def _curves(folder: Path) -> None:
-    from jaxcredit.train.runs import plots  # matplotlib takes a second to import
+    from jaxcredit.train.runs import plots  # matplotlib is slow to import
 
     plots.curves(folder)
 
 
 def _number(x: Any) -> float | int | None:
-    """A Python number; None for what is not finite, which JSON cannot say."""
+    """Python number of a scalar; None if it is not finite, which JSON cannot express."""
     x = np.asarray(x)
     if x.size != 1:
         raise ValueError(

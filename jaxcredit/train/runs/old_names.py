@@ -1,7 +1,7 @@
-"""Names of versions up to 0.1, for the configs and options that run folders keep.
+"""Names of versions up to 0.1, for the configs, options and metrics in run folders.
 
-A run folder holds a copy of its config file. `install` makes the old import paths and names work, so
-that the run can be opened, evaluated and resumed.
+A run folder holds a copy of its config file. `install` makes the old import paths and names work,
+so that the run can be opened, evaluated and resumed.
 """
 
 import importlib
@@ -168,7 +168,10 @@ _PATH = re.compile(r"^jaxcredit\.(?:[a-z_0-9]+\.)*?(?=[A-Z]|\w+(?:$|\.<locals>))
 
 
 class OldModules(MetaPathFinder, Loader):
-    """Finder and loader of the old module paths: an old module has all names of the new one, and the old ones."""
+    """Finder and loader of old module paths.
+
+    An old module has all names of the new one, under their new and their old names.
+    """
 
     def find_spec(self, fullname, path, target=None):
         """Spec of an old module, None for every other name."""
@@ -194,7 +197,7 @@ class OldModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Make the old import paths, the old names and the old fields of `Rollout` work in this process."""
+    """Make old import paths, names and fields of `Rollout` work in this process."""
     if any(isinstance(finder, OldModules) for finder in sys.meta_path):
         return
     sys.meta_path.append(OldModules())
@@ -207,7 +210,7 @@ def install() -> None:
 
 
 def hint(error: ImportError) -> str:
-    """Advice on an import that fails because the module or the name was renamed; "" for other errors."""
+    """Advice on an import that fails because of a renaming; "" for other errors."""
     module = (error.name or "").removeprefix("jaxcredit.")
     if module in MODULES:
         return f"jaxcredit.{module} is now jaxcredit.{MODULES[module]}: see CHANGELOG.md"
@@ -218,7 +221,13 @@ def hint(error: ImportError) -> str:
 
 
 def options(config: dict[str, Any]) -> dict[str, Any]:
-    """Options as `config.json` has them, under today's names, with functions of jaxcredit by name instead of path."""
+    """Options of a config.json under their new names.
+
+    Functions of jaxcredit, which old files have with their module path, get their plain name.
+
+    >>> options({"group": 4, "credit": "jaxcredit.credit.tempo.tempo"})
+    {'group_size': 4, 'credit': 'tempo'}
+    """
 
     def renamed(value):
         if isinstance(value, str):
@@ -231,7 +240,7 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def metrics(line: dict[str, Any]) -> dict[str, Any]:
-    """Line of metrics.jsonl with the metrics' names of today."""
+    """Line of metrics.jsonl with the new names of the metrics."""
     if METRICS.keys().isdisjoint(line):
         return line
     return {METRICS.get(name, name): value for name, value in line.items()}

@@ -1,4 +1,4 @@
-"""Optional outputs of a run (console, TensorBoard, plots): the first failure of one is a warning, and the run continues without it."""
+"""Optional outputs of a run (console, TensorBoard, plots), whose failure does not end the run."""
 
 import contextlib
 import warnings
@@ -9,12 +9,18 @@ from jaxcredit.utils.plain_text import one_line
 
 
 class OptionalOutput:
-    """Guard around calls that write an optional output. The first call that raises is a warning, and later calls do nothing.
+    """Guard around calls that write an optional output.
+
+    If a call raises, this is a warning, and later calls have no effect.
 
     Args:
-        name: the output's name in the warning.
-        make: constructor of the writer (`make(*args)`), whose methods are then methods of this object; None: guard functions only.
+        name: name of the output in the warning.
+        make: constructor of a writer. The guard has the writer's methods. None: the guard only
+            calls functions, `guard(function, *args)`.
         args: arguments of `make`.
+
+    Attributes:
+        failed: whether a call has failed.
     """
 
     def __init__(self, name: str, make: Callable[..., Any] | None = None, *args: Any):
@@ -29,12 +35,13 @@ class OptionalOutput:
             return None
         try:
             return work(*args, **kwargs)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # rich raises SystemExit for a pipe without a reader
+        # rich raises SystemExit for a pipe without a reader.
+        except (Exception, SystemExit) as error:
             self.failed = True
-            message = f"{self._name} failed ({cause(error)}) and is left out from here on; the training goes on"
+            message = (
+                f"{self._name} failed ({cause(error)}) and is left out from here on; "
+                "the training goes on"
+            )
         warnings.warn(message, stacklevel=2)
         return None
 

@@ -1,4 +1,4 @@
-"""Pictures of runs: what one run did, and how several compare. Drawn without a display."""
+"""Plots of the metrics of one run, and comparison of several runs. No display is needed."""
 
 import functools
 import json
@@ -11,6 +11,7 @@ import matplotlib.figure
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from jaxcredit.train.runs import file_names
 from jaxcredit.train.runs.folder import local_path
 from jaxcredit.train.runs.history import History
 from jaxcredit.train.runs.json_files import read_config, read_json, typed_value
@@ -25,7 +26,15 @@ DRAWN = 2000  # largest number of points of a plotted curve
 
 @literal_figures()
 def curves(folder: str | Path, out: str | Path | None = None) -> Path:
-    """One small picture a quantity, as `curves.png` in the run folder."""
+    """Plot the metrics of a run, in the panels of `metric_table.METRICS`.
+
+    Args:
+        folder: local run folder.
+        out: path of the picture; None: `curves.png` in the run folder.
+
+    Returns:
+        Path of the picture.
+    """
     folder = Path(folder)
     history = History(iterate_metrics(folder), METRICS)
     present = {
@@ -41,14 +50,28 @@ def curves(folder: str | Path, out: str | Path | None = None) -> Path:
         ]
         if len(names) > 1:
             _legend(axis, drawn, fontsize=7)
-    return _save(figure, out or folder / "curves.png")
+    return _save(figure, out or folder / file_names.CURVES)
 
 
 @literal_figures()
 def compare(
     folders: Sequence[str | Path], out: str | Path | None = None, *, threshold: float = 0.9
 ) -> tuple[Sheet, Path]:
-    """A table and one picture of several runs. Runs whose configs differ in the seed alone are one line: mean ± spread of the seeds."""
+    """Compare the held-out accuracy of several runs.
+
+    Runs that differ only in the seed share a row and a curve: mean ± standard deviation over seeds.
+
+    Args:
+        folders: paths or gs:// addresses of run folders.
+        out: path of the picture; None: `compare.png`.
+        threshold: accuracy for the column "steps to".
+
+    Returns:
+        Table of the runs, and path of the picture with accuracy and reward over steps.
+
+    Raises:
+        FileNotFoundError: a folder has no metrics of a finished step.
+    """
     groups = _grouped([local_path(f) for f in folders])
     numbers = ("seeds", "accuracy", "best", f"steps to {threshold:g}", "tokens", "minutes")
     table = Sheet(
@@ -101,37 +124,39 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _grouped(folders: list[Path]) -> dict[str, list[History]]:
-    """Histories by label; folders with the same config, seed and name aside, share the label of the first."""
+    """Histories by label. Runs that differ only in seed and name share the label of the first."""
     groups: dict[str, list[History]] = {}
     labels: dict[str, str] = {}
     for folder in folders:
         history = History(iterate_metrics(folder), (ACCURACY, "reward", "tokens"))
         if not len(history):
             raise FileNotFoundError(
-                f"{folder} holds no metrics.jsonl with a finished step: name folders of runs, such as runs/quickstart"
+                f"{folder} has no {file_names.METRICS} with a finished step: "
+                "name folders of runs, such as runs/quickstart"
             )
-        same = _same(folder) or str(folder)
+        identity = _identity(folder) or str(folder)
         label = labels.setdefault(
-            same, folder.name if folder.name not in labels.values() else str(folder)
+            identity, folder.name if folder.name not in labels.values() else str(folder)
         )
         groups.setdefault(label, []).append(history)
     return groups
 
 
-def _same(folder: Path) -> str:
-    """What two runs that differ in the seed alone have in common: config and, where the command line made it, its options and file."""
+def _identity(folder: Path) -> str:
+    """Config, options and config file of a run, without seed and name; "" without a config.json."""
     config = {k: v for k, v in read_config(folder).items() if k not in ("seed", "name")}
     options = re.sub(
         r"--seed[ =]\S+",
         "",
-        " ".join(map(str, typed_value(read_json(folder / "source.json"), "args", list))),
+        " ".join(map(str, typed_value(read_json(folder / file_names.SOURCE), "args", list))),
     )
-    source = (folder / "config.py").read_text() if (folder / "config.py").exists() else ""
+    copy = folder / file_names.CONFIG_COPY
+    source = copy.read_text() if copy.exists() else ""
     return json.dumps([config, options.split(), source], sort_keys=True) if config else ""
 
 
 def _smooth(y: np.ndarray) -> np.ndarray:
-    """Running mean over a fortieth of the run, with a shorter window at the ends; short series are not smoothed."""
+    """Running mean over 1/40 of the series, with shorter windows at the ends."""
     half = len(y) // 80
     total = np.cumsum(np.insert(y, 0, 0.0))
     low, high = (
@@ -142,13 +167,13 @@ def _smooth(y: np.ndarray) -> np.ndarray:
 
 
 def _thinned(*series: np.ndarray) -> list[np.ndarray]:
-    """At most DRAWN points of each series, the first and the last among them."""
+    """At most DRAWN points of each series, with the first and the last one."""
     chosen = np.unique(np.linspace(0, len(series[0]) - 1, min(DRAWN, len(series[0]))).astype(int))
     return [x[chosen] for x in series]
 
 
 def _spans(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Minimum and maximum of each of DRAWN / 2 intervals, which draw the same line as all points."""
+    """Minimum and maximum of each of DRAWN / 2 intervals, which look like all points when drawn."""
     if len(y) <= DRAWN:
         return x, y
     begin = np.linspace(0, len(y), DRAWN // 2, endpoint=False).astype(int)
@@ -170,7 +195,10 @@ def _draw(axis, x, y, color):
 
 
 def _band(axis, series, color):
-    """The mean over seeds at the steps all of them have, between the lowest and the highest."""
+    """Draw the mean over seeds, and the range from the lowest to the highest seed.
+
+    Only steps that all seeds have are drawn. Returns the line, or None without data.
+    """
     series = [(x, _smooth(y)) for x, y in series if len(x)]
     if not series:
         return None
@@ -184,9 +212,13 @@ def _band(axis, series, color):
     return line
 
 
-def _legend(axis, drawn, **how) -> None:
-    """A legend of (line, name) pairs. Names are set afterwards: matplotlib leaves out what begins with an underscore."""
-    legend = axis.legend([line for line, _ in drawn], ["-"] * len(drawn), frameon=False, **how)
+def _legend(axis, drawn, **options) -> None:
+    """Draw a legend of (line, name) pairs.
+
+    The names are set afterwards, because matplotlib leaves out labels that begin with an
+    underscore.
+    """
+    legend = axis.legend([line for line, _ in drawn], ["-"] * len(drawn), frameon=False, **options)
     for text, (_, name) in zip(legend.get_texts(), drawn, strict=True):
         text.set_text(one_line(name, most=60))
 

@@ -8,9 +8,13 @@ from jaxcredit.train.runs.optional_output import OptionalOutput
 
 
 class Profiler:
-    """A trace of the steps first..last (both included), written by the first process for TensorBoard, XProf or Perfetto.
+    """Profiler trace of a range of steps, for TensorBoard, XProf or Perfetto.
 
-    Where it cannot be written, the run goes on without it.
+    Process 0 writes the trace. If it cannot be written, this is a warning, and the run continues.
+
+    Args:
+        folder: folder of the trace.
+        steps: first and last step of the trace, both included; None: no trace.
     """
 
     def __init__(self, folder: Path, steps: tuple[int, int] | None):
@@ -26,7 +30,7 @@ class Profiler:
         self._stop()
 
     def before_step(self, step: int) -> None:
-        """The step is about to begin."""
+        """Start the trace if `step` is its first step, and mark the beginning of the step."""
         if self.first <= step <= self.last:
             if not self._running:
                 self._optional(jax.profiler.start_trace, self.folder)
@@ -36,7 +40,12 @@ class Profiler:
                 self._step.__enter__()
 
     def after_step(self, step: int, state) -> None:
-        """The step's work has been sent to the device; of the last one its end is waited for."""
+        """Mark the end of a step. After the last one, wait for the device and stop the trace.
+
+        Args:
+            step: number of the step.
+            state: arrays that the step computed.
+        """
         if not self._running:
             return
         if step >= self.last:
@@ -58,7 +67,14 @@ class Profiler:
 
 
 def step_range(text: str) -> tuple[int, int]:
-    """`10:13` to (10, 13); `10` to (10, 10)."""
+    """First and last step from the value of `--profile`.
+
+    Raises:
+        ValueError: the text is not FIRST:LAST or STEP with 0 < FIRST <= LAST.
+
+    >>> step_range("10:13"), step_range("10")
+    ((10, 13), (10, 10))
+    """
     first, _, last = text.partition(":")
     try:
         steps = int(first), int(last or first)

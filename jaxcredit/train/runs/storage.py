@@ -1,4 +1,8 @@
-"""Where checkpoints lie: a folder that every process sees, or a bucket. Either holds folders, and they hold files, whole or not there."""
+"""Checkpoint storage, on a file system or in a bucket.
+
+`Disk` and `Bucket` have the same methods. Both hold folders of files, and a file is written
+atomically: it is complete or absent.
+"""
 
 import contextlib
 import errno
@@ -13,47 +17,61 @@ from jaxcredit.utils import files
 
 
 def bucket_address(address: str | os.PathLike) -> str:
-    """`address` as gs://BUCKET/..., no matter how many slashes (a Path eats one); "" for a folder of the file system."""
+    """Normalized gs:// address, or "" for a path of the file system.
+
+    A `Path` merges slashes, so that gs:/BUCKET is read as gs://BUCKET.
+
+    Raises:
+        ValueError: the address has another scheme than gs.
+
+    >>> bucket_address("gs:/bucket/runs/"), bucket_address("/runs")
+    ('gs://bucket/runs', '')
+    """
     address = re.sub("/+", "/", os.fspath(address)).rstrip("/")
     scheme, rest = re.fullmatch(r"(?:(\w{2,}):/)?(.*)", address, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
     if scheme not in (None, "gs"):
         raise ValueError(
-            f"{scheme}://{rest}: run folders lie on a file system or in a bucket, gs://BUCKET/...; mount what is elsewhere"
+            f"{scheme}://{rest}: run folders lie on a file system or in a bucket, gs://BUCKET/...; "
+            "mount other storage"
         )
     return f"gs://{rest}" if scheme else ""
 
 
 def open_storage(address: str | os.PathLike) -> "Disk | Bucket":
-    """The store at this address."""
-    return Bucket(there) if (there := bucket_address(address)) else Disk(address)
+    """Storage at a path or gs:// address."""
+    if bucket := bucket_address(address):
+        return Bucket(bucket)
+    return Disk(address)
 
 
 class Disk:
-    """Folders under `root`."""
+    """Folders below `root` on a file system. File names are relative to `root`."""
 
     def __init__(self, root: str | os.PathLike):
         self.root = Path(root).absolute()
 
     def path(self, name: str) -> Path:
-        """As Orbax takes it."""
+        """Path of a file or folder, in the type that Orbax takes."""
         return self.root / name
 
     def folders(self) -> list[str]:
-        return [p.name for p in self.root.iterdir()] if self.root.exists() else []
+        """Names of the folders in `root`."""
+        return [path.name for path in self.root.iterdir()] if self.root.exists() else []
 
     def has(self, name: str) -> bool:
+        """Whether a file exists."""
         return (self.root / name).is_file()
 
     def read(self, name: str) -> str:
-        """Raises FileNotFoundError."""
+        """Text of a file. Raises FileNotFoundError if it is absent."""
         return (self.root / name).read_text()
 
     def write(self, name: str, text: str) -> None:
-        """A file that is there whole or not at all, also after a power cut."""
+        """Write a file atomically and durably."""
         files.write_atomic(self.root / name, text)
 
     def create(self, name: str, text: str) -> bool:
-        """Create a file; False if it exists."""
+        """Create a file, and return whether this call created it."""
         try:
             with open(self.root / name, "x") as f:
                 f.write(text)
@@ -62,12 +80,15 @@ class Disk:
         return True
 
     def delete(self, name: str) -> None:
-        """Remove a file, if it exists."""
+        """Delete a file, if it exists."""
         (self.root / name).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def exclusive(self):
-        """Context that excludes other processes of this machine, on file systems with folder locks."""
+        """Context that excludes other processes of this machine.
+
+        Without effect on file systems that cannot lock folders.
+        """
         folder = os.open(self.root, os.O_RDONLY)
         try:
             with contextlib.suppress(OSError):
@@ -77,16 +98,16 @@ class Disk:
             os.close(folder)
 
     def checksums(self, folder: str) -> dict[str, list]:
-        """Size and checksum of each file in `folder`, read to its last byte."""
+        """[size, checksum] of every file in a folder, by name. Reads all files."""
         top = self.root / folder
         return {
-            str(p.relative_to(top)): [p.stat().st_size, _crc(p)]
-            for p in sorted(top.rglob("*"))
-            if p.is_file()
+            str(path.relative_to(top)): [path.stat().st_size, _crc32(path)]
+            for path in sorted(top.rglob("*"))
+            if path.is_file()
         }
 
     def reserve(self, folder: str, size: int) -> None:
-        """Make the folder; raises OSError where `size` bytes are not free."""
+        """Create a folder. Raises OSError if fewer than `size` bytes are free."""
         self.root.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self.root).free
         if free < size:
@@ -94,17 +115,26 @@ class Disk:
         (self.root / folder).mkdir()
 
     def remove(self, folder: str, first: str) -> None:
-        """Delete `folder`, the file `first` before all others: a deletion that is killed halfway leaves nothing that looks whole."""
+        """Delete a folder.
+
+        Args:
+            folder: the folder.
+            first: file to delete before all others, such as the manifest. Without it, a partially
+                deleted folder is not taken for a complete one.
+        """
         (self.root / folder / first).unlink(missing_ok=True)
         shutil.rmtree(self.root / folder, ignore_errors=True)
 
     def delete_all(self) -> None:
-        """Delete the folder or bucket path with all its content."""
+        """Delete `root` with its content."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
 class Bucket:
-    """Folders under `root`, gs://BUCKET/... . Objects appear whole, and the bucket keeps their checksums: none is read to be checked."""
+    """Folders below a gs:// address, with the methods of `Disk`.
+
+    The bucket stores checksums, so that `checksums` reads no object.
+    """
 
     def __init__(self, root: str):
         self.root, self.files = root, gcs_filesystem()
@@ -133,7 +163,10 @@ class Bucket:
         self.files.pipe_file(f"{self.root}/{name}", text.encode())
 
     def create(self, name: str, text: str) -> bool:
-        """Create an object; False if it exists. The bucket decides between concurrent writers."""
+        """Create an object, and return whether this call created it.
+
+        Of several processes that create the same object, the bucket lets one succeed.
+        """
         if self.has(name):
             return False
         try:
@@ -147,24 +180,23 @@ class Bucket:
         return True
 
     def delete(self, name: str) -> None:
-        """Remove an object, if it exists."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm_file(f"{self.root}/{name}")
 
     def exclusive(self):
-        """No-op: `create` is atomic in the bucket."""
+        """Context without effect: `create` is atomic in a bucket."""
         return contextlib.nullcontext()
 
     def checksums(self, folder: str) -> dict[str, list]:
         top = f"{self.root}/{folder}/".removeprefix("gs://")
-        found: dict = self.files.find(f"{self.root}/{folder}", detail=True)  # pyright: ignore[reportAssignmentType] (no list)
+        objects: dict = self.files.find(f"{self.root}/{folder}", detail=True)  # pyright: ignore[reportAssignmentType] (no list)
         return {
             name.removeprefix(top): [info["size"], info["crc32c"]]
-            for name, info in sorted(found.items())
+            for name, info in sorted(objects.items())
         }
 
     def reserve(self, folder: str, size: int) -> None:
-        """A bucket has room, and no folders to make."""
+        """Nothing: a bucket has no limit of space and no folders to create."""
 
     def remove(self, folder: str, first: str) -> None:
         for name in (f"{folder}/{first}", folder):
@@ -172,20 +204,18 @@ class Bucket:
                 self.files.rm(f"{self.root}/{name}", recursive=name == folder)
 
     def delete_all(self) -> None:
-        """Delete the folder or bucket path with all its content."""
         with contextlib.suppress(FileNotFoundError):
             self.files.rm(self.root, recursive=True)
 
 
 def gcs_filesystem():
-    """Google's buckets through fsspec, nothing remembered of what others may change."""
+    """File system of Google Cloud Storage, without a cache of listings that others may change."""
     import gcsfs
 
     return gcsfs.GCSFileSystem(use_listings_cache=False)
 
 
-def _crc(path: Path) -> int:
-    """CRC-32 of a file: 2-3 GB a second and core, and no flipped bit or short burst escapes it."""
+def _crc32(path: Path) -> int:
     crc = 0
     with open(path, "rb") as f:
         while block := f.read(1 << 22):

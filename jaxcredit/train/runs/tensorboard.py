@@ -1,4 +1,4 @@
-"""TensorBoard event files, written by the calling thread, so that errors are raised in it and no background thread is needed."""
+"""TensorBoard event files, written by the calling thread, so that errors are raised in it."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from tensorboardX.summary import scalar
 
 from jaxcredit.train.runs.metric_table import description
 
-FLUSH_S = 120.0  # a flush waits for the disk
+FLUSH_S = 120.0  # seconds between flushes, each of which waits for the disk
 
 
 class Events:
@@ -21,17 +21,14 @@ class Events:
 
     Args:
         folder: TensorBoard's log folder.
-        start: step after which a resumed run continues. TensorBoard hides later steps in older files of the folder. 0: a new run.
+        start: step after which a resumed run continues; 0: a new run. TensorBoard hides later
+            steps in older files of the folder.
     """
 
     def __init__(self, folder: Path, start: int = 0):
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = RecordWriter(
-            str(
-                folder
-                / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
-            )
-        )
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{os.getpid()}"
+        self._file = RecordWriter(str(folder / name))
         self._flushed = time.monotonic()
         self._described: set[str] = set()
         self._write(file_version="brain.Event:2")
@@ -39,7 +36,7 @@ class Events:
             self._write(step=start + 1, session_log=SessionLog(status=SessionLog.START))
 
     def step(self, step: int, metrics: Mapping[str, float | None]) -> None:
-        """Write one event with all metrics of a step; None is left out."""
+        """Write one event with all metrics of a step. Metrics that are None are left out."""
         values = [
             value
             for name, x in metrics.items()
@@ -56,7 +53,7 @@ class Events:
         self._file.close()
 
     def _description(self, name: str) -> str:
-        """Description of a metric at its first value in this file, where TensorBoard reads it; later ""."""
+        """Description of a metric for its first value in this file, "" for later values."""
         if name in self._described:
             return ""
         self._described.add(name)

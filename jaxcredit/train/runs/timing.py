@@ -1,11 +1,12 @@
-"""Where a run's wall time goes: seconds in steps that count, what of them was compiling, and a trace of chosen steps."""
+"""Times of training steps, goodput, and peak FLOP/s of devices."""
 
 import time
 
 import jax
 
-# Dense bfloat16 FLOP/s of one device, by the beginning of what JAX calls it (vendors' data sheets).
-PEAK = {
+# Dense bfloat16 FLOP/s of one device, from the vendors' data sheets. Keys are beginnings of
+# `jax.Device.device_kind`.
+PEAK_FLOPS = {
     "TPU v4": 275e12,
     "TPU v5 lite": 197e12,
     "TPU v5": 459e12,
@@ -19,47 +20,68 @@ PEAK = {
     "NVIDIA L4": 121e12,
 }
 
-_compiled = 0.0
+_compile_seconds = 0.0  # spent in compilation by this process so far
 
 
-def _heard(event: str, duration_secs: float, **kwargs: str | int) -> None:
-    global _compiled
+def _add_compilation(event: str, duration_secs: float, **kwargs: str | int) -> None:
+    global _compile_seconds
     if event in (
         "/jax/core/compile/backend_compile_duration",
         "/jax/core/compile/jaxpr_to_mlir_module_duration",
     ):
-        _compiled += duration_secs
+        _compile_seconds += duration_secs
 
 
-jax.monitoring.register_event_duration_secs_listener(_heard)
+jax.monitoring.register_event_duration_secs_listener(_add_compilation)
 
 
 class StepTimer:
-    """The seconds of a step's own work: sampling, judging, learning; without evaluation, saving and compilation."""
+    """Timer of a step's sampling, scoring and updating, without compilation.
+
+    The caller excludes evaluation and saving: `stop` comes before them and `start` after them.
+    """
 
     def __init__(self):
         self.start()
 
     def start(self) -> None:
-        """A step's work begins."""
-        self._from, self._compiled = time.perf_counter(), _compiled
+        """Start timing a step."""
+        self._started, self._compiled = time.perf_counter(), _compile_seconds
 
     def stop(self) -> float:
-        """How long it took."""
-        return max(0.0, time.perf_counter() - self._from - (_compiled - self._compiled))
+        """Seconds since `start`, compilation excluded."""
+        elapsed = time.perf_counter() - self._started
+        return max(0.0, elapsed - (_compile_seconds - self._compiled))
 
 
 def peak_flops(kind: str) -> float | None:
-    """What a device can do; None where that is not written down."""
-    fitting = [name for name in PEAK if kind.startswith(name)]
-    return PEAK[max(fitting, key=len)] if fitting else None
+    """Peak FLOP/s of one device; None for a device that `PEAK_FLOPS` lacks.
+
+    Args:
+        kind: `jax.Device.device_kind`.
+
+    >>> peak_flops("TPU v5 lite"), peak_flops("cpu")
+    (197000000000000.0, None)
+    """
+    names = [name for name in PEAK_FLOPS if kind.startswith(name)]
+    return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
 def goodput_metrics(line: dict, before: dict | None) -> dict:
-    """What the clock says beside a step's metrics, from its line and the one before.
+    """Goodput and model FLOPs utilization after a step.
 
-    Goodput: seconds in steps that count over all seconds since the run began. Time in which it was down, started, compiled, evaluated,
-    saved, or took steps that a kill undid is in the second only. MFU: the step's FLOPs over what the devices could do in it.
+        goodput = sum of time/work_s / time since the run began
+        MFU = flops / (time/work_s * peak FLOP/s of all devices)
+
+    The denominator of goodput includes downtime, compilation, evaluation, saving, and steps that
+    were lost and repeated.
+
+    Args:
+        line: metrics of the step, with time/total_s.
+        before: metrics of the previous step; None before the first.
+
+    Returns:
+        time/began, time/good_s, and, where they are defined, time/goodput and time/mfu.
     """
     now = round(time.time(), 3)
     before = before or {}
@@ -68,9 +90,8 @@ def goodput_metrics(line: dict, before: dict | None) -> dict:
     out = {"time/began": began, "time/good_s": round(good, 4)}
     if now > began:
         out["time/goodput"] = round(min(1.0, good / (now - began)), 4)
-    most = peak_flops(jax.devices()[0].device_kind)
-    if most and line.get("flops") and line.get("time/work_s"):
-        out["time/mfu"] = round(
-            line["flops"] / (line["time/work_s"] * most * jax.device_count()), 4
-        )
+    peak = peak_flops(jax.devices()[0].device_kind)
+    if peak and line.get("flops") and line.get("time/work_s"):
+        available = line["time/work_s"] * peak * jax.device_count()
+        out["time/mfu"] = round(line["flops"] / available, 4)
     return out
