@@ -44,7 +44,7 @@ from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.kernels import prefix_value
 from jaxcredit.policy import presets
-from jaxcredit.train.run import greedy
+from jaxcredit.train.evaluation import greedy_accuracy
 from jaxcredit.tasks import number_sorting
 from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.train.supervised import warm_up
@@ -66,7 +66,7 @@ made = programs.build(exp)
 
 
 def accuracy(weights):
-    return greedy(exp, made, weights)[0]
+    return greedy_accuracy(exp, made, weights)
 
 
 state, steps = warm_up(exp, made, made.init(jax.random.key(0)), accuracy, print)

@@ -313,11 +313,12 @@ def load_run(source: str, step: int | None = None):
     """
     import jax
 
-    from jaxcredit.train.run import build, reopen
+    from jaxcredit.train.programs import build
+    from jaxcredit.train.restore import restore_params
 
     if not source.endswith(".py"):
         exp = experiment_of_run(source)
-        return exp, *reopen(exp, source, step=step)
+        return exp, *restore_params(exp, source, step=step)
     if step is not None:
         raise ValueError(
             f"--step {step} names a checkpoint, and {source} is a config, which has none: "

@@ -237,7 +237,7 @@ def evaluate(args, _) -> None:
     from rich.console import Console
 
     from jaxcredit.tasks import statistics
-    from jaxcredit.train.run import report
+    from jaxcredit.train.evaluation import evaluation_summary
     from jaxcredit.utils import progress
 
     with progress.shown("eval") as status:
@@ -246,7 +246,7 @@ def evaluate(args, _) -> None:
         if args.prompts is not None:
             exp = dataclasses.replace(exp, eval_prompts=args.prompts)
         status("sampling and scoring")
-        numbers = report(exp, programs, weights, args.k, seed=args.seed)
+        numbers = evaluation_summary(exp, programs, weights, args.k, seed=args.seed)
     if args.json:
         plain = {k: v._asdict() if hasattr(v, "_asdict") else v for k, v in numbers.items()}
         print(json.dumps({"step": step, **plain}))
@@ -259,7 +259,7 @@ def sample(args, _) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from jaxcredit.train.run import sampled
+    from jaxcredit.train.evaluation import sample_answers
     from jaxcredit.utils import progress
     from jaxcredit.utils.plain_text import visible
 
@@ -271,7 +271,7 @@ def sample(args, _) -> None:
     else:
         items = [exp.task.test[i] for i in range(min(args.n, len(exp.task.test)))]
     with progress.shown("sample"):
-        answers = sampled(
+        answers = sample_answers(
             exp,
             programs,
             weights,

@@ -207,7 +207,7 @@ def _print_stopped(stopped, args, folder: str) -> None:
     words = mask_arguments([word for word in args.arguments if word != "--overwrite"])
     resume = [] if args.resume == "auto" else ["--resume", "auto"]
     again = shlex.join(["jaxcredit", *words, *resume])
-    message = f"stopped as asked: {stopped.kept} in {folder}; go on with\n  {again}"
+    message = f"stopped as asked: {stopped.saved} in {folder}; go on with\n  {again}"
     print(plain_text.visible(message), file=sys.stderr, flush=True)
 
 

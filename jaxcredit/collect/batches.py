@@ -1,4 +1,4 @@
-"""Which prompts come next: an endless, seeded stream of indices that resumes exactly, and prompts laid into buckets of fixed length."""
+"""Batches of prompts: a seeded, endless and resumable stream of prompt indices, and padding of prompts to buckets."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,15 @@ from jaxtyping import Bool, Int
 
 
 class Batches:
-    """Endless batches of prompt indices [N]; every epoch is a new permutation of range(size), and every process sees the same order.
+    """Endless iterator over batches of prompt indices, int64 [batch]. Every epoch is a new permutation of range(size).
 
-    Batch k is a pure function of (size, batch, seed, k), so the whole state is k. Epochs are not cut at their ends: where `batch`
-    does not divide `size`, a batch holds the last prompts of one epoch and the first of the next, and no prompt is left out.
+    Batch k is a function of (size, batch, seed, k), so all processes get the same batches and the state is k. Epochs are concatenated: if
+    `batch` does not divide `size`, one batch holds the last prompts of an epoch and the first of the next, and no prompt is left out.
+
+    Args:
+        size: number of prompts.
+        batch: prompts per batch, in 1..size.
+        seed: seed of the permutations.
     """
 
     def __init__(self, size: int, batch: int, seed: int = 0):
@@ -32,15 +37,19 @@ class Batches:
 
     @property
     def epoch(self) -> float:
-        """How often the stream has gone through the prompts."""
+        """Number of epochs that the batches so far cover; not an integer within an epoch."""
         return self.next * self.batch / self.size
 
     def get_state(self) -> dict[str, int]:
-        """JSON for the checkpoint."""
+        """State for a checkpoint, as JSON."""
         return {"next": self.next, "size": self.size, "batch": self.batch, "seed": self.seed}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go on where `get_state` was called. Another size, batch or seed would be another stream, so it is refused."""
+        """Continue from a state of `get_state`.
+
+        Raises:
+            ValueError: size, batch or seed differ, which would make it another stream.
+        """
         for name in ("size", "batch", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
@@ -53,9 +62,17 @@ class Batches:
 def bucketed(
     prompts: Sequence[Sequence[int]], buckets: Sequence[int], *, pad: int = 0
 ) -> tuple[Int[np.ndarray, "N P"], Bool[np.ndarray, "N P"]]:
-    """Token lists, left-padded into the smallest bucket that holds the longest of them; and where the real tokens are.
+    """Token lists, left-padded to the smallest bucket that holds the longest of them, and the mask of their tokens.
 
-    Give it the global batch and cut `local_slice` afterwards: all processes must agree on the bucket.
+    With several processes, pass the global batch and cut `local_slice` afterwards: all processes must agree on the bucket.
+
+    Args:
+        prompts: N lists of token ids, none empty.
+        buckets: lengths to choose from, in any order.
+        pad: token id of the padding.
+
+    Raises:
+        ValueError: a prompt is empty, or longer than every bucket.
     """
     lengths = [len(p) for p in prompts]
     longest = int(np.argmax(lengths))

@@ -1,8 +1,9 @@
-"""What to say when a run cannot go on: steps whose gradient is not finite, and memory that is not enough."""
+"""Error messages of runs that cannot continue: gradients that are not finite, too little memory, implicit transfers."""
 
+import contextlib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,19 +16,23 @@ from jaxcredit.train.programs import Programs
 
 
 class OutOfMemory(RuntimeError):
-    """A device's memory was not enough; the message says which knobs to turn, and how far."""
+    """A device ran out of memory. The message lists options to change, with values."""
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row had no finite gradient; the message says where the first number that is not finite was found."""
+    """Too many steps in a row had no finite gradient. The message names the first array that is not finite."""
 
 
-def skipped(exp: Experiment, history: Sequence[dict]) -> int:
-    """How many of the last steps, in a row, moved nothing because no gradient of theirs was finite."""
+class ImplicitTransfer(RuntimeError):
+    """Credit or update copied an array between host and device in the middle of a step."""
+
+
+def skipped_steps(exp: Experiment, history: Sequence[dict]) -> int:
+    """Number of steps at the end of `history` (metrics by step) of which no optimizer step had a finite gradient."""
     updates = exp.epochs * exp.prompts_per_step // (exp.minibatch or exp.prompts_per_step)
     count = 0
-    for line in reversed(history):
-        if (line.get("skipped") or 0) < updates:
+    for metrics in reversed(history):
+        if (metrics.get("skipped") or 0) < updates:
             break
         count += 1
     return count
@@ -41,10 +46,10 @@ class FlatRewards:
     def __init__(self):
         self.warned = False
 
-    def look(self, history: Iterable[dict]) -> None:
-        """Check the metrics of the last steps and warn if all rewards were equal."""
-        last = [line for line in [*history][-self.STEPS :] if "reward_range" in line]
-        if self.warned or len(last) < self.STEPS or any(line["reward_range"] for line in last):
+    def check(self, history: Iterable[dict]) -> None:
+        """Warn if all rewards of the last steps in `history` (metrics by step) were equal."""
+        last = [metrics for metrics in [*history][-self.STEPS :] if "reward_range" in metrics]
+        if self.warned or len(last) < self.STEPS or any(m["reward_range"] for m in last):
             return
         self.warned, reward = True, last[-1]["reward"]
         if not last[-1]["length"]:
@@ -71,24 +76,37 @@ def explain_nonfinite(
     steps: int,
     saved: list[int],
 ) -> str:
-    """Where a step first has a number that is not finite, in the order in which they are made, and what to do."""
+    """Message that names the first array of a step that is not finite, in order of computation, and a fix.
 
-    @jax.jit
-    def bad(x, *masks):
-        where = [m for m in masks if m.shape == x.shape]  # what did not take place may be anything
-        return (~jnp.isfinite(x) & (where[0] if where else True)).sum()
+    Args:
+        exp: the experiment.
+        programs: its compiled programs.
+        params: parameters before the update.
+        rollout: the step's rollout with its signals.
+        columns: the step's credit.
+        steps: number of steps in a row without a finite gradient.
+        saved: steps with a checkpoint.
+    """
+    array, fix = _first_nonfinite(programs, params, rollout, columns)
+    if saved:
+        state = f"Nothing of these steps was learned; checkpoints of steps {', '.join(map(str, saved))} are good"
+    else:
+        state = "Nothing was saved yet"
+    return (
+        f"{steps} steps in a row had no finite gradient. First not finite: {array}. Fix: {fix}. "
+        f"{state}: resume from them afterwards"
+    )
 
-    found = []
+
+def _first_nonfinite(
+    programs: Programs, params: Any, rollout: Rollout, columns: dict
+) -> tuple[str, str]:
+    """Description of the first array that is not finite, and a fix."""
     for path, x in jax.tree_util.tree_leaves_with_path(params):
-        if int(bad(x)):
-            found.append(
-                (
-                    f"the parameter {jax.tree_util.keystr(path, simple=True, separator='.')}",
-                    "take an earlier checkpoint",
-                )
-            )
-            break
-    looks = [
+        if int(_count_nonfinite(x)):
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            return f"the parameter {name}", "take an earlier checkpoint"
+    arrays = [
         (
             "the sampler's log-probabilities",
             rollout.logp,
@@ -96,72 +114,91 @@ def explain_nonfinite(
         ),
         ("the rewards", rollout.reward, "fix the reward function"),
         *(
-            (f"the signal {name}", x, "mend the annotator that provides it")
+            (f"the signal {name}", x, "correct the annotator that provides it")
             for name, x in rollout.signals.items()
         ),
         *(
             (
                 f"the credit's column {name}",
                 x,
-                "mend the estimator (jaxcredit check), or divide by std + eps",
+                "correct the estimator (jaxcredit check), or divide by std + eps",
             )
             for name, x in columns.items()
         ),
     ]
-    for what, x, mend in looks:
-        if jnp.issubdtype(x.dtype, jnp.floating) and int(
-            count := bad(x, rollout.action_mask, rollout.segment_mask)
-        ):
-            found.append((f"{what} ({int(count):,} of {x.size:,} numbers)", mend))
-    if not found:
-        S = jax.eval_shape(programs.logprob, params, rollout)["logp"].shape[-1]
-        logp = jax.jit(programs.logprob)(params, rollout)["logp"]
-        if int(count := bad(logp, rollout.action_mask[..., -S:])):
-            found.append(
-                (
-                    f"the trainer's log-probabilities ({int(count):,} numbers)",
-                    "compute in float32 (policy dtype), lower the learning rate",
-                )
-            )
-    what, mend = (
-        found[0]
-        if found
-        else (
-            "the gradient itself: all that goes into it is finite",
-            "lower the learning rate, clip, or use float32",
+    for name, x, fix in arrays:
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            count = int(_count_nonfinite(x, rollout.action_mask, rollout.segment_mask))
+            if count:
+                return f"{name} ({count:,} of {x.size:,} numbers)", fix
+    logp = jax.jit(programs.logprob)(params, rollout)["logp"]
+    count = int(_count_nonfinite(logp, rollout.action_mask[..., -logp.shape[-1] :]))
+    if count:
+        return (
+            f"the trainer's log-probabilities ({count:,} numbers)",
+            "compute in float32 (policy dtype), lower the learning rate",
         )
+    return (
+        "the gradient itself: all that goes into it is finite",
+        "lower the learning rate, clip, or use float32",
     )
-    kept = (
-        f"Nothing of these steps was learned; checkpoints of steps {', '.join(map(str, saved))} are good"
-        if saved
-        else "Nothing was saved yet"
-    )
-    told = (
-        f"{steps} steps in a row had no finite gradient. First not finite: {what}. To mend: {mend}."
-    )
-    return f"{told} {kept}: resume from them when it is mended"
+
+
+@jax.jit
+def _count_nonfinite(x, *masks):
+    """Number of elements that are not finite, under the first mask of the same shape; padding may hold anything."""
+    mask = next((mask for mask in masks if mask.shape == x.shape), True)
+    return (~jnp.isfinite(x) & mask).sum()
 
 
 def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callable) -> Callable:
-    """The same work under a name: a profile shows it, and when it runs out of memory the error says what to change and by how much."""
+    """`work` as a span `name` of the profiler, whose out-of-memory errors list the options to change.
 
-    def do(*args, **kwargs):
+    Args:
+        exp: the experiment.
+        programs: its compiled programs.
+        name: program that runs in `work`: init, sample, signals, credit, update or evaluate.
+        work: any function.
+    """
+
+    def wrapped(*args, **kwargs):
         try:
             with jax.profiler.TraceAnnotation(name):
                 return work(*args, **kwargs)
         except jax.errors.JaxRuntimeError as error:
-            said = str(error)
-            if "RESOURCE_EXHAUSTED" not in said and "out of memory" not in said.lower():
+            message = str(error)
+            if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
                 raise
-            # A device works behind the host's back: what it failed in may have been sent to it before. The error then names the program.
-            told = next(
+            # Devices work asynchronously: an earlier program may have failed, which the error then names.
+            failed = next(
                 (
-                    other
-                    for other in ("update", "sample", "credit")
-                    if re.search(rf"jit[_(]{other}\b", said)
+                    program
+                    for program in ("update", "sample", "credit")
+                    if re.search(rf"jit[_(]{program}\b", message)
                 ),
                 name,
             )
-            raise OutOfMemory(after_failure(exp, programs, told, said)) from error
+            raise OutOfMemory(after_failure(exp, programs, failed, message)) from error
 
-    return do
+    return wrapped
+
+
+@contextlib.contextmanager
+def no_implicit_transfers(name: str) -> Iterator[None]:
+    """Context in which `name` (credit or update) may not copy arrays between host and device implicitly, for example by `float(x)`.
+
+    Such a copy would block the host in every step. `jax.device_put` and `jax.device_get` are allowed.
+
+    Raises:
+        ImplicitTransfer: it does.
+    """
+    try:
+        with jax.transfer_guard("disallow"):
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        if "Disallowed" not in str(error):
+            raise
+        raise ImplicitTransfer(
+            f"{name} copies an array between host and device in every step ({str(error)[:200]}): compute it in a function under jax.jit, "
+            "or call jax.device_put or jax.device_get if the copy is meant"
+        ) from error

@@ -1,74 +1,210 @@
-"""The loop: prompts, collect, annotate, credit, update, log. It is told everything and knows nothing."""
+"""The training loop: sample, annotate, assign credit, update, evaluate, record and save, once per step."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
+import functools
+from typing import NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
 
+from jaxcredit.collect.batches import Batches
 from jaxcredit.kernels import masked_mean
 from jaxcredit.rollout import Rollout, diagnostics, outcome, trajectory_mask
+from jaxcredit.train.evaluation import evaluate_greedy
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.failures import (
+    Diverged,
+    FlatRewards,
+    explain_nonfinite,
+    no_implicit_transfers,
+    skipped_steps,
+    with_oom_advice,
+)
+from jaxcredit.train.planning.flops import step_flops
+from jaxcredit.train.programs import Programs, compose_step, make_collector
+from jaxcredit.train.runs.checkpoint import Checkpoints
+from jaxcredit.train.runs.folder import BucketRunFolder, RunFolder
+from jaxcredit.train.runs.host_log import HostLog
+from jaxcredit.train.runs.lock import Lock
+from jaxcredit.train.runs.metrics import MetricsWriter
+from jaxcredit.train.runs.preemption import Preemption, StopRequested
+from jaxcredit.train.runs.profiling import Profiler
+from jaxcredit.train.runs.timing import StepTimer
 from jaxcredit.train.update import TrainState
 
 
+class Stopped(SystemExit):
+    """Exit after a request to stop: `step` is the last step, `saved` describes the saved state and `code` is the exit status."""
+
+    def __init__(self, code: int, step: int, saved: str = ""):
+        super().__init__(code)
+        self.step, self.saved = step, saved or f"step {step} is saved"
+
+
+class RunServices(NamedTuple):
+    """Open files and handlers of a run, for the training loop."""
+
+    folder: RunFolder
+    lock: Lock | None  # None in all processes but the first
+    preemption: Preemption
+    checkpoints: Checkpoints
+    metrics: MetricsWriter
+    host: HostLog
+    profiler: Profiler
+
+
 def train(
+    exp: Experiment,
+    programs: Programs,
     state: TrainState,
-    batches: Iterable[Any],
+    batches: Batches,
+    run: RunServices,
     *,
-    collect: Callable,
-    annotate: Callable,
-    credit: Callable,
-    update: Callable,
-    log: Callable[[TrainState, Any, dict], bool],
-    ahead: Callable[[], bool] = lambda: False,
+    start: int = 0,
 ) -> TrainState:
-    """One step a batch until the batches end or `log` asks to stop (it saves, evaluates and draws, and is called after every step).
+    """Training from step `start` + 1 to step `exp.steps`, with evaluations, metrics and checkpoints; returns the last state.
 
-    `collect(params, key, batch)` sends the sampling to the device and returns a function that waits for the answers and judges them.
-    `ahead`, asked before each update: shall the next answers be sampled first? Then they are judged while the device updates, and come
-    from parameters one update old.
+    With `exp.sample_ahead`, the answers of a step are sampled before the update of the step before and scored during that update. A request
+    to stop interrupts the sampling of a step, whose prompts are sampled again after a resume; later in a step, the step is completed.
+
+    Raises:
+        Stopped: SIGTERM or Ctrl-C ended the run after saving.
+        Diverged: `exp.max_skipped_steps` steps in a row had no finite gradient.
+        OutOfMemory: a device ran out of memory.
     """
-    batches, learned = iter(batches), int(state.step)
+    named = functools.partial(with_oom_advice, exp, programs)
+    annotate, credit, update = map(
+        named, ("signals", "credit", "update"), compose_step(exp, programs)
+    )
+    sample = named("sample", make_collector(exp, programs, batches))
+    evaluate = named("evaluate", evaluate_greedy)
+    timer, flat_rewards, pending = StepTimer(), FlatRewards(), None
 
-    def begin(step):
-        batch = next(batches, None)
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), step)
-        return None if batch is None else collect(state.params, key, batch)
+    for step in range(start + 1, exp.steps + 1):
+        run.profiler.before_step(step)
+        timer.start()
 
-    waiting = begin(learned)
-    while waiting:
-        collected = waiting()
+        # Sample and score, unless the step before has dispatched the sampling.
+        position = batches.get_state()
+        try:
+            with run.preemption.interruptible(not exp.sample_ahead):
+                if pending is None:
+                    pending = sample(state.params, _sampling_key(state, step), next(batches))
+                collected = named("sample", pending)()
+        except StopRequested:
+            _save(run, step - 1, state, position, stopping=True)
+            _stop(run, step - 1)
+
+        # Assign credit.
         rollout = annotate(state, collected)
-        columns = credit(rollout)
-        learned += 1
-        early = ahead()
-        waiting = begin(learned) if early else None
-        state, metrics = update(state, rollout, columns)
-        if log(state, collected, {**collected.facts, **metrics, **diagnose(rollout, columns)}):
-            break
-        waiting = waiting if early else begin(learned)
+        with no_implicit_transfers("credit"):
+            columns = credit(rollout)
+
+        # Sample ahead, but not of a checkpoint: pending rollouts are not saved.
+        last, stopping = step == exp.steps, run.preemption.should_stop(step)
+        saving = last or stopping or run.checkpoints.due(step)
+        pending = None
+        if exp.sample_ahead and not saving:
+            pending = sample(state.params, _sampling_key(state, step + 1), next(batches))
+
+        # Update.
+        with no_implicit_transfers("update"):
+            state, update_metrics = update(state, rollout, columns)
+        run.profiler.after_step(step, state)
+        if run.lock and not _is_remote(run):
+            run.lock.check()
+
+        # Evaluate and record.
+        metrics = collected.metrics | update_metrics | rollout_metrics(rollout, columns)
+        metrics["flops"] = step_flops(exp, collected.rollout, metrics["tokens"])
+        metrics["time/work_s"] = timer.stop()
+        evaluating = last or step % exp.eval_every == 0
+        if evaluating:
+            eval_metrics, examples = evaluate(exp, programs, state.params)
+            metrics |= eval_metrics
+            run.metrics.log_samples(step, examples)
+        _record(run, step, metrics)
+
+        # Save.
+        if saving:
+            _save(run, step, state, batches.get_state(), stopping=stopping)
+        elif evaluating:
+            _publish(run)
+
+        # Warn or stop, if nothing is learned or a stop was requested.
+        flat_rewards.check(run.metrics.recent)
+        skipped = skipped_steps(exp, run.metrics.recent)
+        if skipped >= exp.max_skipped_steps:
+            run.checkpoints.wait()
+            saved = run.checkpoints.steps()
+            raise Diverged(
+                explain_nonfinite(exp, programs, state.params, rollout, columns, skipped, saved)
+            )
+        if stopping and not last:
+            _stop(run, step)
     return state
 
 
 @jax.jit
-def diagnose(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """What the rollouts look like to an estimator: rewards, lengths, groups without a signal, shared prefixes, the size of the credit.
+def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Metrics of a rollout and its credit: rewards, lengths, groups without a signal, shared prefixes, and the credit's magnitude.
 
-    `unscored` answers (the reward returned None) are in none of the means; `groups_unscored` have no scored answer at all, and no weight.
+    Answers that the reward left unscored are counted in `unscored` and in no mean. `groups_unscored` counts groups without a scored
+    answer; they have no weight in the loss.
     """
     rollout = rollout.filled()
-    R, here, mask = outcome(rollout), trajectory_mask(rollout), rollout.action_mask
-    length, wrote = mask.sum(-1, dtype=jnp.float32), mask.any(-1)
-    most, least = jnp.where(here, R, -jnp.inf).max(-1), jnp.where(here, R, jnp.inf).min(-1)
-    mixed = most > least
+    R, scored, mask = outcome(rollout), trajectory_mask(rollout), rollout.action_mask
+    length, answered = mask.sum(-1, dtype=jnp.float32), mask.any(-1)
+    highest = jnp.where(scored, R, -jnp.inf).max(-1)
+    lowest = jnp.where(scored, R, jnp.inf).min(-1)
     return {
-        "reward": masked_mean(R, here),
-        "reward_range": jnp.maximum(most.max() - least.min(), 0),
-        "unscored": (~here).sum(),
-        "groups_unscored": (~here.any(-1)).sum(),
-        "length": length.sum() / jnp.maximum(wrote.sum(), 1),
-        "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), here),
-        "signal_group_fraction": mixed.mean(),
+        "reward": masked_mean(R, scored),
+        "reward_range": jnp.maximum(highest.max() - lowest.min(), 0),
+        "unscored": (~scored).sum(),
+        "groups_unscored": (~scored.any(-1)).sum(),
+        "length": length.sum() / jnp.maximum(answered.sum(), 1),
+        "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), scored),
+        "signal_group_fraction": (highest > lowest).mean(),
         "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),
         **diagnostics.live(rollout),
     }
+
+
+def _sampling_key(state: TrainState, step: int) -> jax.Array:
+    """Random key of a step's sampling: a function of the run's key and the step, so that a resumed run samples the same answers."""
+    return jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
+
+
+def _record(run: RunServices, step: int, metrics: dict) -> None:
+    """Write the metrics of a step, and the durations of this process to its own log."""
+    run.metrics.log(step, metrics)
+    durations = ("work_s", "update_s", "sample_s", "reward_s")
+    run.host.log_step(step, **{name: metrics[f"time/{name}"] for name in durations})
+
+
+def _publish(run: RunServices) -> None:
+    """Write pending metrics, and upload the run folder if it is in a bucket."""
+    run.metrics.flush()
+    run.folder.push()
+
+
+def _save(
+    run: RunServices, step: int, state: TrainState, position: dict, *, stopping: bool
+) -> None:
+    """Publish the metrics, then start the save of a checkpoint. `position` is the state of the batch iterator."""
+    if run.lock and _is_remote(run):
+        run.lock.check()
+    _publish(run)
+    run.checkpoints.save(step, state, {"batches": position})
+    requested = stopping or run.preemption.stop_requested
+    run.host.log(f"save step {step}{', asked to stop' if requested else ''}")
+
+
+def _stop(run: RunServices, step: int) -> NoReturn:
+    """Finish pending saves and exit."""
+    run.checkpoints.wait()
+    raise Stopped(run.preemption.code, step) from None
+
+
+def _is_remote(run: RunServices) -> bool:
+    """Whether the run folder is in a bucket. Its lock is checked at every save instead of every step: each check is a request."""
+    return isinstance(run.folder, BucketRunFolder)

@@ -1,29 +1,50 @@
-"""Fresh rollouts of a run: sampled from one of its checkpoints, judged by its task, annotated, with its trainer's log-probabilities."""
+"""Parameters and rollouts from a checkpoint of a run."""
 
+import dataclasses
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxcredit.collect.batches import Batches
-from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.programs import Programs, steps_of
+from jaxcredit.train.programs import Programs, build, compose_step, make_collector
 from jaxcredit.train.runs.checkpoint import Checkpoints
 from jaxcredit.train.runs.folder import open_run_folder
 from jaxcredit.train.update import TrainState
 
 
 class CheckpointRollouts(NamedTuple):
-    rollout: Rollout  # N >= the prompts asked for
-    logp: np.ndarray  # [N, R, T], 0 on the prompt
-    advantage: np.ndarray  # [N, R, T]: the credit that the run's own estimator gives
-    texts: list[list[str]]
-    prompts: list  # as the task tells them
-    step: int
+    """Rollouts of a checkpoint's policy, with its log-probabilities and its run's credit. N groups of R rows of T tokens."""
+
+    rollout: Rollout
+    logp: np.ndarray  # [N, R, T]: log-probabilities of the trainer, 0 on prompt and padding
+    advantage: np.ndarray  # [N, R, T]: advantage by the run's estimator
+    texts: list[list[str]]  # [N][R]: answers
+    prompts: list  # [N]: prompts as in the task
+    step: int  # of the checkpoint
+
+
+def restore_params(
+    exp: Experiment, folder: str | Path, *, step: int | None = None
+) -> tuple[Programs, Any, int]:
+    """Compiled programs of an experiment, the parameters of a checkpoint, and its step.
+
+    Args:
+        exp: the experiment of the run.
+        folder: run folder, or gs://BUCKET/... address.
+        step: step of the checkpoint; None: the newest usable one.
+
+    Raises:
+        FileNotFoundError: the run has no usable checkpoint.
+        CheckpointError: the checkpoint of `step` is damaged, or does not fit the experiment.
+    """
+    programs = build(exp)
+    saved, step = _restore(exp, folder, {"params": programs.state.params}, step)
+    return programs, saved["params"], step
 
 
 def sample_from_checkpoint(
@@ -35,52 +56,57 @@ def sample_from_checkpoint(
     step: int | None = None,
     seed: int = 0,
 ) -> CheckpointRollouts:
-    """At least `prompts` groups of training problems, as the run would see them: nothing resampled, all in the largest bucket."""
-    like = {"params": programs.state.params, "aux": programs.state.aux}
-    place = open_run_folder(folder)
-    with Checkpoints(place.checkpoints, run=place.run_id()) as checkpoints:
-        saved = checkpoints.restore(like, step=step, partial=True)
+    """New rollouts of training problems by the policy of a checkpoint, with the signals and the credit of its run.
+
+    They are sampled as in training, but without dynamic sampling, and with all prompts in the largest bucket.
+
+    Args:
+        exp: the experiment of the run.
+        programs: its compiled programs.
+        folder: run folder, or gs://BUCKET/... address.
+        prompts: least number of groups; rounded up to whole steps.
+        step: step of the checkpoint; None: the newest usable one.
+        seed: seed of the choice of problems and of the sampling.
+
+    Raises:
+        FileNotFoundError: the run has no usable checkpoint.
+        CheckpointError: the checkpoint of `step` is damaged, or does not fit the experiment.
+    """
+    shapes = {"params": programs.state.params, "aux": programs.state.aux}
+    saved, step = _restore(exp, folder, shapes, step)
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    state = TrainState(saved["params"], (), saved["aux"], jax.random.key_data(key), jnp.int32(step))
+    batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
+    plain = dataclasses.replace(exp, buckets=(max(exp.buckets),), max_sampling_rounds=1)
+    collect = make_collector(plain, programs, batches)
+    annotate, credit, _ = compose_step(exp, programs)
+    logprob = jax.jit(programs.logprob)
+    parts, texts, prompt_texts = [], [], []
+    for k in range(-(-prompts // exp.prompts_per_step)):
+        indices = next(batches)
+        collected = collect(state.params, jax.random.fold_in(key, k), indices)()
+        rollout = annotate(state, collected).filled()
+        before_answer = [(0, 0), (0, 0), (rollout.tokens.shape[-1] - exp.max_new_tokens, 0)]
+        logp = jnp.pad(logprob(state.params, rollout)["logp"], before_answer)
+        logp = jnp.where(rollout.action_mask, logp, 0)
+        parts.append((rollout, logp, credit(rollout)["advantage"]))
+        texts += collected.texts
+        prompt_texts += [exp.task.train[int(i)]["prompt"] for i in indices]
+    rollout, logp, advantage = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
+    return CheckpointRollouts(
+        rollout, np.asarray(logp), np.asarray(advantage), texts, prompt_texts, step
+    )
+
+
+def _restore(
+    exp: Experiment, folder: str | Path, shapes: dict, step: int | None
+) -> tuple[dict, int]:
+    """A part of the training state from a checkpoint, and its step."""
+    run_folder = open_run_folder(folder)
+    with Checkpoints(run_folder.checkpoints, run=run_folder.run_id()) as checkpoints:
+        saved = checkpoints.restore(shapes, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(
             f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)"
         )
-    kept, _, at = saved
-    key = jax.random.fold_in(jax.random.key(seed), at)
-    state = TrainState(kept["params"], (), kept["aux"], jax.random.key_data(key), jnp.int32(at))
-    collect = single_turn(
-        programs.sample,
-        exp.tokenizer,
-        exp.task,
-        group_size=exp.group_size,
-        buckets=(max(exp.buckets),),
-        sharding=programs.batch,
-        timeout_s=exp.reward_timeout_s,
-        workers=exp.reward_workers,
-    )
-    annotate, logprob = steps_of(exp, programs)["annotate"], jax.jit(programs.logprob)
-    batches, parts, texts, asked = (
-        Batches(len(exp.task.train), exp.prompts_per_step, seed),
-        [],
-        [],
-        [],
-    )
-    for k in range(-(-prompts // exp.prompts_per_step)):
-        index = next(batches)
-        got = collect(state.params, jax.random.fold_in(key, k), index)()
-        rollout = annotate(state, got).filled()
-        S = exp.max_new_tokens
-        logp = jnp.pad(
-            logprob(state.params, rollout)["logp"],
-            [(0, 0), (0, 0), (rollout.tokens.shape[-1] - S, 0)],
-        )
-        parts.append(
-            (
-                rollout,
-                jnp.where(rollout.action_mask, logp, 0),
-                programs.credit(rollout)["advantage"],
-            )
-        )
-        texts += got.texts
-        asked += [exp.task.train[int(i)]["prompt"] for i in index]
-    rollout, logp, advantage = jax.tree.map(lambda *xs: jnp.concatenate(xs), *parts)
-    return CheckpointRollouts(rollout, np.asarray(logp), np.asarray(advantage), texts, asked, at)
+    return saved[0], saved[2]

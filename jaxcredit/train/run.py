@@ -1,54 +1,39 @@
-"""A whole run: resume or warm up, then train, evaluate, save and record until the last step or a polite request to stop."""
+"""A run: a folder with a lock, resumed or begun with a warm-up, in which the training loop writes metrics and checkpoints."""
 
 import contextlib
 import dataclasses
-import functools
-import itertools
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxcredit.collect.batches import Batches
-from jaxcredit.collect.single_turn import single_turn, until_mixed
 from jaxcredit.credit import method_of
 from jaxcredit.parallel.processes import all_process_sum
-from jaxcredit.tasks import statistics as evaluate
 from jaxcredit.tasks.scoring import start_workers
-from jaxcredit.train import evaluation as assess
-from jaxcredit.train import failures as trouble
-from jaxcredit.train.experiment import Experiment, round_up
-from jaxcredit.train.loop import train
-from jaxcredit.train.planning import flops
-from jaxcredit.train.programs import Programs, build, steps_of
+from jaxcredit.train.evaluation import evaluate_greedy, greedy_accuracy
+from jaxcredit.train.experiment import Experiment
+from jaxcredit.train.failures import FlatRewards, with_oom_advice
+from jaxcredit.train.loop import RunServices, Stopped, train
+from jaxcredit.train.programs import Programs, build
 from jaxcredit.train.runs import source as run_source
 from jaxcredit.train.runs import storage
 from jaxcredit.train.runs.checkpoint import Checkpoints
-from jaxcredit.train.runs.folder import BucketRunFolder, RunFolder, open_run_folder
+from jaxcredit.train.runs.folder import RunFolder, open_run_folder
 from jaxcredit.train.runs.host_log import HostLog
 from jaxcredit.train.runs.lock import Lock
 from jaxcredit.train.runs.metrics import MetricsWriter
 from jaxcredit.train.runs.preemption import Preemption, StopRequested
 from jaxcredit.train.runs.profiling import Profiler
-from jaxcredit.train.runs.timing import StepTimer
 from jaxcredit.train.supervised import Interrupted, warm_up
 from jaxcredit.train.update import TrainState
 
 WARMUP = "warm-up"  # folder of the warm-up's checkpoints, below those of the run
-
-
-class Stopped(SystemExit):
-    """Exit after a request to stop: `step` is the last step, `kept` describes the saved state and `code` is the exit status."""
-
-    def __init__(self, code: int, step: int, kept: str = ""):
-        super().__init__(code)
-        self.step, self.kept = step, kept or f"step {step} is saved"
+NOTHING_SAVED = "nothing had been learned yet"
 
 
 def run(
@@ -69,7 +54,7 @@ def run(
         folder: run folder, or gs://BUCKET/... address.
         resume: continue from the newest usable checkpoint, if there is one.
         overwrite: delete a run in `folder` first. A folder that is not a run is refused.
-        source: config, args, credit and options (from `find.experiment`), kept in the folder with copies of the files.
+        source: config, args, credit and options (from `cli.loading.experiment`), kept in the folder with copies of the files.
         profile: first and last step of a profiler trace, written to `folder/profile`.
 
     Raises:
@@ -78,47 +63,88 @@ def run(
         Stopped: SIGTERM or Ctrl-C ended the run after saving.
     """
     exp.check()
-    with open_run_folder(folder).pull() as place, Preemption() as preempted:
-        _agreed(lambda: _admit(place, resume, overwrite))
+    with open_run_folder(folder).pull() as run_folder, Preemption() as preemption:
+        _on_process_0(lambda: _check_folder(run_folder, resume, overwrite))
         programs = build(exp)
         batches = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed)
-        with _locked(place, resume, preempted) as lock:
-            return _run(
-                exp, place, lock, preempted, programs, batches, resume, overwrite, source, profile
-            )
+        with (
+            _locked(run_folder, resume, preemption) as lock,
+            _open_checkpoints(exp, run_folder, overwrite) as checkpoints,
+        ):
+            start_workers(exp.task, exp.reward_workers)
+            saved = checkpoints.restore(programs.state) if resume and not overwrite else None
+            if saved:
+                state, side, start = saved
+                batches.set_state(side["batches"])
+            else:
+                init = with_oom_advice(exp, programs, "init", programs.init)
+                state, start = init(jax.random.key(exp.seed)), 0
+            resumed = saved is not None
+            del saved  # the first update donates the state
+            # All checks are done: files may be changed from here on.
+            notes = _changes(source, run_folder.path, start) if resumed and source else []
+            if jax.process_index() == 0:
+                if overwrite:
+                    run_folder.clear()
+                checkpoints.run = run_folder.write_marker(checkpoints.run)
+                if (
+                    resumed
+                ):  # a run that was killed after its warm-up left the warm-up's checkpoints
+                    storage.open_storage(f"{run_folder.checkpoints}/{WARMUP}").delete_all()
+                if source:
+                    run_source.save(source, run_folder.path, start)
+            with (
+                HostLog(run_folder.path) as host,
+                Profiler(run_folder.path / "profile", profile) as profiler,
+            ):
+                verb = "go on from" if resumed else "start at"
+                for line in (f"{verb} step {start} of {exp.steps}", *notes):
+                    host.log(line)
+                with _open_metrics(exp, run_folder, start) as metrics:
+                    for line in notes:
+                        metrics.note(line)
+                    services = RunServices(
+                        run_folder, lock, preemption, checkpoints, metrics, host, profiler
+                    )
+                    if not resumed:
+                        prepare = with_oom_advice(exp, programs, "evaluate", _prepare)
+                        state = prepare(exp, programs, state, batches, services)
+                    train(exp, programs, state, batches, services, start=start)
+                    checkpoints.wait()
+                    return metrics.last
 
 
-def _admit(place: RunFolder, resume: bool, overwrite: bool) -> None:
+def _check_folder(run_folder: RunFolder, resume: bool, overwrite: bool) -> None:
     """Raise FileExistsError unless a run may start or resume in this folder."""
     if overwrite:
-        place.check_removable()
-    elif place.kind() == "other":
+        run_folder.check_removable()
+    elif run_folder.kind() == "other":
         raise FileExistsError(
-            f"{place.address} holds files that do not belong to a run: choose another --run name, or move them away"
+            f"{run_folder.address} holds files that do not belong to a run: choose another --run name, or move them away"
         )
     elif not resume and (
-        (place.path / "metrics.jsonl").exists() or Checkpoints.exist(place.checkpoints)
+        (run_folder.path / "metrics.jsonl").exists() or Checkpoints.exist(run_folder.checkpoints)
     ):
         raise FileExistsError(
-            f"{place.address} holds a run already: go on with --resume auto, or choose another --run name"
+            f"{run_folder.address} holds a run already: go on with --resume auto, or choose another --run name"
         )
 
 
 @contextlib.contextmanager
-def _locked(place: RunFolder, resume: bool, preempted: Preemption) -> Iterator[Lock | None]:
+def _locked(run_folder: RunFolder, resume: bool, preemption: Preemption) -> Iterator[Lock | None]:
     """Context with the run folder's lock, held by process 0 (None in others). Blocks until acquired; creates and marks a new folder."""
     lock, waited = None, False
     if jax.process_index() == 0:
-        place.path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(place.address)
+        run_folder.path.mkdir(parents=True, exist_ok=True)
+        lock = Lock(run_folder.address)
 
-    def take() -> bool:
+    def acquire() -> bool:
         nonlocal waited
         if lock is None:
             return True
-        if not place.kind():
-            place.write_marker()
-            place.push()
+        if not run_folder.kind():
+            run_folder.write_marker()
+            run_folder.push()
         if not (message := lock.acquire(wait=resume)):
             return True
         if not waited:
@@ -126,205 +152,62 @@ def _locked(place: RunFolder, resume: bool, preempted: Preemption) -> Iterator[L
         waited = True
         return False
 
-    while not _agreed(take):
-        if preempted.should_stop(0):
-            raise Stopped(preempted.code, 0, "nothing had been learned yet")
+    while not _on_process_0(acquire):
+        if preemption.should_stop(0):
+            raise Stopped(preemption.code, 0, NOTHING_SAVED)
         time.sleep(1)
     try:
         if waited:
-            place.pull()  # files that the other machine uploaded meanwhile
+            run_folder.pull()  # files that the other machine uploaded meanwhile
         yield lock
     finally:
         if lock:
             lock.release()
 
 
-def _agreed(check: Callable[[], Any]) -> bool:
+def _on_process_0(check: Callable[[], Any]) -> bool:
     """Result of `check()` in process 0, broadcast to all processes. An exception in it is raised in all of them."""
-    answer, error = False, None
+    result, error = False, None
     if jax.process_index() == 0:
         try:
-            answer = bool(check())
+            result = bool(check())
         except Exception as raised:
             error = raised
-    verdict = all_process_sum(float(answer) + 2 * (error is not None))
+    code = all_process_sum(float(result) + 2 * (error is not None))
     if error is not None:
         raise error
-    if verdict >= 2:
+    if code >= 2:
         raise RuntimeError("process 0 of this job failed before training: see its output")
-    return verdict == 1
+    return code == 1
 
 
-def _run(
-    exp: Experiment,
-    place: RunFolder,
-    lock: Lock | None,
-    preempted: Preemption,
-    programs: Programs,
-    batches: Batches,
-    resume: bool,
-    overwrite: bool,
-    source: Mapping[str, Any] | None,
-    profile: tuple[int, int] | None,
-) -> dict[str, Any]:
-    folder, first = place.path, jax.process_index() == 0
-    start_workers(exp.task, exp.reward_workers)
-    named = functools.partial(trouble.with_oom_advice, exp, programs)
-    with contextlib.ExitStack() as stack:
-        identity = None if overwrite else place.run_id()
-        checkpoints = stack.enter_context(
-            Checkpoints(
-                place.checkpoints, every=exp.save_every, max_to_keep=exp.max_to_keep, run=identity
-            )
-        )
-        state = named("init", programs.init)(jax.random.key(exp.seed))
-        saved = checkpoints.restore(state) if resume and not overwrite else None
-        begin = 0
-        if saved:
-            state, side, begin = saved
-            batches.set_state(side["batches"])
-        # All checks are done: files may be changed from here on.
-        notes = _changes(source, folder, begin) if saved and source else []
-        if first:
-            if overwrite:
-                place.clear()
-            checkpoints.run = place.write_marker(checkpoints.run)
-            if saved:
-                storage.open_storage(f"{place.checkpoints}/{WARMUP}").delete_all()  # left by a kill
-            if source:
-                run_source.save(source, folder, begin)
-        host = stack.enter_context(HostLog(folder))
-        profiler = stack.enter_context(Profiler(folder / "profile", profile))
-        for line in [
-            f"{'go on from' if saved else 'start at'} step {begin} of {exp.steps}",
-            *notes,
-        ]:
-            host.log(line)
-        with MetricsWriter(
-            folder,
-            steps=exp.steps,
-            start=begin,
-            title=f"{exp.name} / {method_of(exp.credit).name}",
-            config=_resolved(exp),
-            address=place.address,
-            recent_steps=max(exp.max_skipped_steps, trouble.FlatRewards.STEPS),
-        ) as records:
-            for line in notes:
-                records.note(line)
-            if not saved:
-                state = named("evaluate", _first)(
-                    exp, programs, state, records, checkpoints, batches, place, preempted
-                )
-            pieces, look, watch = (
-                steps_of(exp, programs),
-                named("evaluate", evaluation),
-                StepTimer(),
-            )
-            sampling, flat = _collector(exp, programs, batches), trouble.FlatRewards()
-            at = SimpleNamespace(step=begin, stop=False, state=state, batches=batches.get_state())
-            remote = isinstance(place, BucketRunFolder)
+def _open_checkpoints(exp: Experiment, run_folder: RunFolder, overwrite: bool) -> Checkpoints:
+    return Checkpoints(
+        run_folder.checkpoints,
+        every=exp.save_every,
+        max_to_keep=exp.max_to_keep,
+        run=None if overwrite else run_folder.run_id(),
+    )
 
-            def collect(*args):
-                """Dispatch sampling. Calling the return value awaits it. A request to stop interrupts both, unless sampling ahead."""
-                with preempted.interruptible(not exp.sample_ahead):
-                    waiting = named("sample", sampling)(*args)
 
-                def wait():
-                    with preempted.interruptible(not exp.sample_ahead):
-                        return named("sample", waiting)()
-
-                return wait
-
-            def ahead() -> bool:
-                """Not before a save: what is saved knows nothing of answers that nobody has learned from."""
-                at.step += 1
-                at.stop = preempted.should_stop(at.step)
-                return exp.sample_ahead and not (
-                    at.stop or checkpoints.due(at.step) or at.step == exp.steps
-                )
-
-            def save(step, state, drawn):
-                if lock and remote:
-                    lock.check()
-                records.flush()
-                place.push()
-                checkpoints.save(step, state, {"batches": drawn})
-                host.log(
-                    f"save step {step}{', asked to stop' if at.stop or preempted.stop_requested else ''}"
-                )
-
-            def log(state, collected, metrics) -> bool:
-                step = at.step
-                profiler.after_step(step, state)
-                if lock and not remote:
-                    lock.check()
-                metrics["flops"] = flops.step_flops(exp, collected.rollout, metrics["tokens"])
-                metrics["time/work_s"] = watch.stop()
-                saving = checkpoints.due(step) or step == exp.steps or at.stop
-                if looking := step % exp.eval_every == 0 or step == exp.steps:
-                    facts, shown = look(exp, programs, state.params)
-                    metrics |= facts
-                    records.log_samples(step, shown)
-                records.log(step, metrics)
-                host.log_step(
-                    step,
-                    **{
-                        name: metrics[f"time/{name}"]
-                        for name in ("work_s", "update_s", "sample_s", "reward_s")
-                    },
-                )
-                at.state, at.batches = state, batches.get_state()
-                if saving:
-                    save(step, state, at.batches)
-                elif looking:
-                    records.flush()
-                    place.push()
-                flat.look(records.recent)
-                lost = trouble.skipped(exp, records.recent)
-                if lost >= exp.max_skipped_steps:
-                    rollout = pieces["annotate"](state, collected)
-                    columns = pieces["credit"](rollout)
-                    checkpoints.wait()
-                    raise trouble.Diverged(
-                        trouble.explain_nonfinite(
-                            exp, programs, state.params, rollout, columns, lost, checkpoints.steps()
-                        )
-                    )
-                if at.stop and step < exp.steps:
-                    checkpoints.wait()
-                    raise Stopped(preempted.code, step)
-                profiler.before_step(step + 1)
-                watch.start()
-                return step == exp.steps
-
-            if begin < exp.steps:
-                profiler.before_step(begin + 1)
-                watch.start()
-                try:
-                    train(
-                        state,
-                        batches,
-                        collect=collect,
-                        annotate=named("signals", pieces["annotate"]),
-                        credit=named("credit", pieces["credit"]),
-                        update=named("update", pieces["update"]),
-                        log=log,
-                        ahead=ahead,
-                    )
-                except StopRequested:
-                    save(at.step, at.state, at.batches)
-                    checkpoints.wait()
-                    raise Stopped(preempted.code, at.step) from None
-            checkpoints.wait()
-            return records.last
+def _open_metrics(exp: Experiment, run_folder: RunFolder, start: int) -> MetricsWriter:
+    return MetricsWriter(
+        run_folder.path,
+        steps=exp.steps,
+        start=start,
+        title=f"{exp.name} / {method_of(exp.credit).name}",
+        config=_config_values(exp),
+        address=run_folder.address,
+        recent_steps=max(exp.max_skipped_steps, FlatRewards.STEPS),
+    )
 
 
 def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
-    """What a resume changes of its run: options, and the config file. The seed, the batch and the architecture cannot be changed."""
+    """Warnings for differences between a run and its resumption: options, and the config file."""
     notes = []
     if changed := run_source.changed_options(folder, source):
-        said = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
-        notes.append(f"WARNING: from step {step} on this run has other options: {said}")
+        changes = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
+        notes.append(f"WARNING: from step {step} on this run has other options: {changes}")
     with contextlib.suppress(OSError):
         if (folder / "config.py").read_bytes() != Path(source["config"]).read_bytes():
             notes.append(
@@ -333,189 +216,76 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
     return notes
 
 
-def reopen(
-    exp: Experiment, folder: str | Path, *, step: int | None = None
-) -> tuple[Programs, Any, int]:
-    """The programs of a finished or running run, its parameters at `step` (None: the newest usable) and that step."""
-    programs = build(exp)
-    place = open_run_folder(folder)
-    with Checkpoints(place.checkpoints, run=place.run_id()) as checkpoints:
-        saved = checkpoints.restore({"params": programs.state.params}, step=step, partial=True)
-    if saved is None:
-        raise FileNotFoundError(
-            f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)"
-        )
-    return programs, saved[0]["params"], saved[2]
-
-
-def greedy(exp: Experiment, programs: Programs, weights) -> tuple[float, list[dict]]:
-    """Held-out accuracy of greedy answers, and a few of them to look at."""
-    facts, shown = evaluation(exp, programs, weights)
-    return facts["eval/greedy_accuracy"], shown
-
-
-def evaluation(exp: Experiment, programs: Programs, weights) -> tuple[dict[str, float], list[dict]]:
-    """Metrics of greedy answers to the held-out problems, and a few answers to look at. Accuracy is the share of rewards of at least 1;
-    unscored answers are in neither mean."""
-    items, batch = exp.held_out()
-    answers = assess.whole(
-        list(
-            assess.answer(
-                programs.greedy,
-                weights,
-                exp.tokenizer,
-                exp.task,
-                items,
-                **_how(exp, programs, batch),
-            )
-        )
-    )
-    shown = [
-        {"prompt": item["prompt"], "answer": text[0], "score": float(score[0])}
-        for item, text, score in zip(answers.items[:8], answers.texts, answers.scores, strict=False)
-    ]
-    scores = answers.scores[~np.isnan(answers.scores)]
-    facts = {
-        "eval/greedy_accuracy": assess.mean(scores >= 1),
-        "eval/greedy_reward": assess.mean(scores),
-    }
-    return facts | {"eval/unscored": all_process_sum(answers.scores.size - scores.size)}, shown
-
-
-def sampled(
-    exp: Experiment,
-    programs: Programs,
-    weights,
-    k: int,
-    *,
-    items=None,
-    temperature: float | None = None,
-    seed: int = 0,
-) -> assess.Answers:
-    """`k` answers to each held-out problem at the experiment's temperature."""
-    items = list(itertools.islice(exp.task.test, exp.eval_prompts)) if items is None else items
-    temperature = exp.temperature if temperature is None else temperature
-    draw = functools.partial(programs.sample, rows=k, temperature=temperature)
-    batch = min(
-        round_up(len(items), exp.prompts_per_step),
-        exp.prompts_per_step * max(1, exp.group_size // k),
-    )
-    return assess.whole(
-        list(
-            assess.answer(
-                draw,
-                weights,
-                exp.tokenizer,
-                exp.task,
-                items,
-                key=jax.random.key(seed),
-                **_how(exp, programs, batch),
-            )
-        )
-    )
-
-
-def report(exp: Experiment, programs: Programs, weights, k: int, *, seed: int = 0) -> dict:
-    """Everything `jaxcredit eval` says: greedy accuracy, mean@k, pass@1..k, intervals, lengths, truncation."""
-    items, batch = exp.held_out()
-    best = assess.whole(
-        list(
-            assess.answer(
-                programs.greedy,
-                weights,
-                exp.tokenizer,
-                exp.task,
-                items,
-                **_how(exp, programs, batch),
-            )
-        )
-    )
-    drawn = sampled(exp, programs, weights, k, items=items, seed=seed)
-    ks = sorted({1, k} | {j for j in (2, 4, 8, 16) if j < k})
-    return evaluate.summary(
-        drawn.scores, greedy=best.scores[:, 0], lengths=drawn.lengths, done=drawn.done, ks=ks
-    )
-
-
-def _first(exp, programs, state, records, checkpoints, batches, place, preempted) -> TrainState:
-    """What a fresh run does before its first step: supervise if asked, look at the accuracy, save."""
-    facts = {}
+def _prepare(
+    exp: Experiment, programs: Programs, state: TrainState, batches: Batches, run: RunServices
+) -> TrainState:
+    """State before the first step of a new run, after its warm-up (if any), evaluation and checkpoint of step 0."""
+    metrics, warmup_checkpoints = {}, None
     with contextlib.ExitStack() as stack:
-        early = None
         if exp.warmup:
-            early = stack.enter_context(
+            warmup_checkpoints = stack.enter_context(
                 Checkpoints(
-                    f"{place.checkpoints}/{WARMUP}",
+                    f"{run.folder.checkpoints}/{WARMUP}",
                     every=exp.save_every,
                     max_to_keep=1,
-                    run=checkpoints.run,
+                    run=run.checkpoints.run,
                 )
             )
-            look = lambda weights: greedy(exp, programs, weights)[0]  # noqa: E731
-            try:
-                state, facts["warmup/steps"] = warm_up(
-                    exp, programs, state, look, records.note, saves=early, stop=preempted
-                )
-            except Interrupted as interrupted:
-                kept = (
-                    f"step {interrupted.step} of the warm-up is saved"
-                    if interrupted.step
-                    else "nothing had been learned yet"
-                )
-                raise Stopped(preempted.code, 0, kept) from None
+            state, metrics["warmup/steps"] = _warm_up(exp, programs, state, run, warmup_checkpoints)
         try:
-            with preempted.interruptible():
-                seen, shown = evaluation(exp, programs, state.params)
+            with run.preemption.interruptible():
+                eval_metrics, examples = evaluate_greedy(exp, programs, state.params)
         except StopRequested:
-            if early:
-                early.wait()
-            raise Stopped(
-                preempted.code,
-                0,
-                "the end of the warm-up is saved" if early else "nothing had been learned yet",
-            ) from None
-        facts |= seen
-        if exp.warmup and facts["eval/greedy_accuracy"] == 0:
+            if warmup_checkpoints:
+                warmup_checkpoints.wait()
+            saved = "the end of the warm-up is saved" if warmup_checkpoints else NOTHING_SAVED
+            raise Stopped(run.preemption.code, 0, saved) from None
+        metrics |= eval_metrics
+        if exp.warmup and metrics["eval/greedy_accuracy"] == 0:
             warnings.warn(
                 "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer",
                 stacklevel=2,
             )
-        records.log_samples(0, shown)
-        records.log(0, facts)
-        records.flush()
-        place.push()
-        if early:
-            early.wait()
-        checkpoints.save(0, state, {"batches": batches.get_state()})
-        if early:  # is needed until the run's own first checkpoint is whole
-            checkpoints.wait()
-            early.delete_all()
+        run.metrics.log_samples(0, examples)
+        run.metrics.log(0, metrics)
+        run.metrics.flush()
+        run.folder.push()
+        if warmup_checkpoints:
+            warmup_checkpoints.wait()
+        run.checkpoints.save(0, state, {"batches": batches.get_state()})
+        if warmup_checkpoints:  # needed until the run's own first checkpoint is complete
+            run.checkpoints.wait()
+            warmup_checkpoints.delete_all()
     return state
 
 
-def _collector(exp: Experiment, programs: Programs, batches: Batches):
-    collect = single_turn(
-        programs.sample,
-        exp.tokenizer,
-        exp.task,
-        group_size=exp.group_size,
-        buckets=exp.buckets,
-        sharding=programs.batch,
-        timeout_s=exp.reward_timeout_s,
-        workers=exp.reward_workers,
-    )
-    if exp.max_sampling_rounds == 1:
-        return collect
-    return until_mixed(collect, lambda: next(batches), exp.max_sampling_rounds, programs.batch)
+def _warm_up(
+    exp: Experiment,
+    programs: Programs,
+    state: TrainState,
+    run: RunServices,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, int]:
+    """State after the warm-up, and the warm-up's number of steps. A request to stop raises Stopped."""
+    try:
+        return warm_up(
+            exp,
+            programs,
+            state,
+            lambda params: greedy_accuracy(exp, programs, params),
+            run.metrics.note,
+            saves=checkpoints,
+            stop=run.preemption,
+        )
+    except Interrupted as interrupted:
+        saved = f"step {interrupted.step} of the warm-up is saved"
+        raise Stopped(
+            run.preemption.code, 0, saved if interrupted.step else NOTHING_SAVED
+        ) from None
 
 
-def _how(exp, programs, batch):
-    rewards = {"timeout_s": exp.reward_timeout_s, "workers": exp.reward_workers}
-    return {"buckets": exp.buckets, "batch": batch, "sharding": programs.batch, **rewards}
-
-
-def _resolved(exp: Experiment) -> dict:
-    """Every field of the experiment, problems as their number."""
+def _config_values(exp: Experiment) -> dict:
+    """Fields of the experiment for config.json, with the numbers of problems in place of the task's problems."""
     task = {
         "name": exp.task.name,
         "train": len(exp.task.train),

@@ -7,7 +7,6 @@ prompt begins with in one place; before it the policy writes nearly always the s
 """
 
 import argparse
-import itertools
 from functools import partial
 from typing import NamedTuple
 
@@ -18,18 +17,18 @@ import optax
 from rich.console import Console
 
 from jaxcredit import credit, signals
-from jaxcredit.train import run
 from jaxcredit.arena.learn import paired
 from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train.experiment import Experiment, Warmup
 from jaxcredit.policy import presets
-from jaxcredit.train.programs import build, steps_of
+from jaxcredit.train.programs import build, compose_step
 from jaxcredit.utils.tables import Column, Sheet
 from jaxcredit.tasks import Task, number_sorting
 from jaxcredit.policy.tokenizer import Chars
-from jaxcredit.train.loop import train
+from jaxcredit.train.evaluation import greedy_accuracy
+from jaxcredit.train.loop import rollout_metrics
 from jaxcredit.train.supervised import warm_up
 
 LETTERS, LENGTH, AT = "abcdefgh", 12, 6
@@ -103,7 +102,7 @@ def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[Course]]
         exp,
         programs,
         programs.init(jax.random.key(0)),
-        lambda p: run.greedy(exp, programs, p)[0],
+        lambda params: greedy_accuracy(exp, programs, params),
         lambda line: None,
     )
     weights, found = jax.device_get(state.params), {}
@@ -124,20 +123,19 @@ def course(exp: Experiment, programs, weights, seed: int) -> Course:
     collect = single_turn(
         programs.sample, exp.tokenizer, exp.task, group_size=exp.group_size, buckets=exp.buckets
     )
-    batches = itertools.islice(Batches(len(exp.task.train), exp.prompts_per_step, seed), exp.steps)
-    state, earned, told = (
-        programs.begin(jax.tree.map(jnp.asarray, weights), jax.random.key(seed)),
-        [],
-        [],
-    )
-
-    def log(state, collected, metrics) -> bool:
-        earned.append(float(metrics["reward"]))
-        told.append(float(metrics["decision/weight"]))
-        return False
-
-    train(state, batches, collect=collect, log=log, **steps_of(exp, programs))
-    return Course(np.array(earned), told[-1])
+    step = compose_step(exp, programs)
+    state = programs.begin(jax.tree.map(jnp.asarray, weights), jax.random.key(seed))
+    key = jax.random.key(seed)
+    rewards, largest_weight = [], float("nan")
+    batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
+    for k in range(exp.steps):
+        collected = collect(state.params, jax.random.fold_in(key, k), next(batches))()
+        rollout = step.annotate(state, collected)
+        columns = step.credit(rollout)
+        state, metrics = step.update(state, rollout, columns)
+        rewards.append(float(rollout_metrics(rollout, columns)["reward"]))
+        largest_weight = float(metrics["decision/weight"])
+    return Course(np.array(rewards), largest_weight)
 
 
 def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:

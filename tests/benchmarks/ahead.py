@@ -109,8 +109,8 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
     from jaxcredit.cli import loading as find
     from jaxcredit.collect.batches import Batches
     from jaxcredit.train import programs
-    from jaxcredit.train.loop import train
-    from jaxcredit.train.run import _collector, greedy, steps_of
+    from jaxcredit.train.evaluation import greedy_accuracy
+    from jaxcredit.train.programs import compose_step, make_collector
     from jaxcredit.train.supervised import warm_up
 
     took, accuracy, gaps = ({ahead: [] for ahead in (False, True)} for _ in range(3))
@@ -125,7 +125,7 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
             exp,
             made,
             made.init(jax.random.key(seed)),
-            lambda w, e=exp, m=made: greedy(e, m, w)[0],
+            lambda w, e=exp, m=made: greedy_accuracy(e, m, w),
             lambda text: None,
         )
         warm = jax.device_get(warm)
@@ -134,21 +134,23 @@ def gain(judge: float, steps: int, seeds: int) -> Table:
             made = programs.build(exp)
             state, gap, clock = jax.tree.map(jnp.asarray, warm), [], []
 
-            def log(state, collected, metrics, gap=gap, clock=clock):
+            batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
+            collect, step = make_collector(exp, made, batches), compose_step(exp, made)
+
+            def dispatch(state, k, collect=collect, batches=batches):
+                key = jax.random.fold_in(jax.random.wrap_key_data(state.key), k)
+                return collect(state.params, key, next(batches))
+
+            pending = None
+            for k in range(steps):
+                collected = (pending or dispatch(state, k))()
+                rollout = step.annotate(state, collected)
+                columns = step.credit(rollout)
+                pending = dispatch(state, k + 1) if ahead and k < steps - 1 else None
+                state, metrics = step.update(state, rollout, columns)
                 gap.append(metrics["sampler_logp_diff"])
                 clock.append(time.perf_counter())
-                return len(gap) == steps
-
-            batches = Batches(len(exp.task.train), exp.prompts_per_step, seed)
-            parts = {**steps_of(exp, made), "collect": _collector(exp, made, batches)}
-            end = train(
-                state,
-                batches,
-                **parts,
-                log=log,
-                ahead=lambda ahead=ahead, gap=gap: ahead and len(gap) < steps - 1,
-            )
-            accuracy[ahead].append(greedy(exp, made, end.params)[0])
+            accuracy[ahead].append(greedy_accuracy(exp, made, state.params))
             took[ahead].append(statistics.median(np.diff(clock)[steps // 2 :]))
             gaps[ahead].append(float(np.mean(jax.device_get(gap[1:]))))
     table = Table(

@@ -11,12 +11,14 @@ from micro_experiment import ITEMS, experiment, score
 from micro_experiment import build as built
 
 from jaxcredit import credit
-from jaxcredit.collect.single_turn import single_turn, until_mixed
+from jaxcredit.collect.dynamic import dynamic_sampling
+from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.tasks import Task
 from jaxcredit.train import failures as trouble
 from jaxcredit.train import run as run_module
-from jaxcredit.train.loop import diagnose
-from jaxcredit.train.run import run, steps_of
+from jaxcredit.train.loop import rollout_metrics
+from jaxcredit.train.programs import compose_step
+from jaxcredit.train.run import run
 from jaxcredit.train.runs.json_lines import read_metrics
 
 
@@ -81,14 +83,14 @@ def test_what_is_unscored_did_not_take_place():
         and (np.asarray(rollout.segment)[~real] == -1).all()
     )
     assert (np.asarray(rollout.reward)[~real] == 0).all()
-    facts = diagnose(rollout, {"advantage": jnp.zeros(mask.shape)})
+    facts = rollout_metrics(rollout, {"advantage": jnp.zeros(mask.shape)})
     assert (
         int(facts["unscored"]) == (~real).sum()
         and int(facts["groups_unscored"]) == (~real.any(-1)).sum() > 0
     )
     assert float(facts["reward"]) == pytest.approx(ends[real].astype(float).mean())
     assert float(facts["length"]) == pytest.approx(mask.sum(-1)[real].mean())
-    facts = diagnose(full, {"advantage": jnp.zeros(mask.shape)})
+    facts = rollout_metrics(full, {"advantage": jnp.zeros(mask.shape)})
     assert facts["unscored"] == facts["groups_unscored"] == 0
 
 
@@ -110,10 +112,17 @@ def test_an_unscored_answer_moves_nothing(name):
     after = []
     for rollout in (got.rollout, other):
         again = jax.tree.map(jnp.copy, state)
-        after.append(steps_of(exp, programs)["update"](again, rollout, programs.credit(rollout)))
+        after.append(compose_step(exp, programs).update(again, rollout, programs.credit(rollout)))
     for left, right in zip(*(jax.tree.leaves(new.params) for new, _ in after), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-6, atol=1e-7)
-    for key in ("loss", "grad_norm", "entropy", "advantage_rms", "active_token_fraction", "sampler_logp_diff"):
+    for key in (
+        "loss",
+        "grad_norm",
+        "entropy",
+        "advantage_rms",
+        "active_token_fraction",
+        "sampler_logp_diff",
+    ):
         assert float(after[0][1][key]) == pytest.approx(
             float(after[1][1][key]), rel=1e-5, abs=1e-7
         ), key
@@ -130,10 +139,12 @@ def test_dynamic_sampling_does_not_take_an_unscored_answer_for_a_wrong_one():
     collect = single_turn(
         programs.sample, exp.tokenizer, exp.task, group_size=exp.group_size, buckets=exp.buckets
     )
-    got = until_mixed(collect, lambda: np.arange(4), 2)(
+    got = dynamic_sampling(collect, lambda: np.arange(4), 2)(
         state.params, jax.random.key(1), np.arange(4)
     )()
-    assert got.facts["groups_without_signal"] == 4 and not np.asarray(got.rollout.segment_mask).all()
+    assert (
+        got.metrics["groups_without_signal"] == 4 and not np.asarray(got.rollout.segment_mask).all()
+    )
 
 
 def test_a_run_counts_them_and_goes_on(tmp_path):
@@ -177,7 +188,7 @@ def test_equal_rewards_of_several_steps_are_told_once_with_the_cause(value, caus
     flat = trouble.FlatRewards()
     with pytest.warns(UserWarning, match=cause) as caught:
         for i in (2, 4, 4, 6, 7, 11):  # as a run shows them: metrics are fetched late
-            flat.look(history[: i + 1])
+            flat.check(history[: i + 1])
     assert len(caught) == 1
 
 
@@ -189,7 +200,7 @@ def test_one_step_with_different_rewards_is_enough():
         warnings.simplefilter("error")
         flat = trouble.FlatRewards()
         for i in range(20):
-            flat.look(history[: i + 1])
+            flat.check(history[: i + 1])
 
 
 def test_a_graded_reward_is_seen_to_grow_where_nothing_is_solved(tmp_path, capsys):

@@ -16,8 +16,9 @@ from jaxcredit.cli import main as cli
 from jaxcredit.collect.batches import Batches
 from jaxcredit.parallel import mesh
 from jaxcredit.train import programs
-from jaxcredit.train.loop import train
-from jaxcredit.train.run import _collector, greedy, steps_of
+from jaxcredit.train.evaluation import greedy_accuracy
+from jaxcredit.train.loop import rollout_metrics
+from jaxcredit.train.programs import compose_step, make_collector
 from jaxcredit.train.supervised import warm_up
 
 CONFIG = '''
@@ -64,7 +65,7 @@ def trained(exp):
         exp,
         made,
         made.init(jax.random.key(exp.seed)),
-        lambda weights: greedy(exp, made, weights)[0],
+        lambda weights: greedy_accuracy(exp, made, weights),
         lambda text: None,
     )
     for frozen, weight in zip(
@@ -75,16 +76,18 @@ def trained(exp):
         )  # the policy that the warm-up left, not the one before it
     batches, history = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed), []
 
-    def log(state, collected, metrics):
+    collect, step = make_collector(exp, made, batches), compose_step(exp, made)
+    for k in range(exp.steps):
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), k)
+        collected = collect(state.params, key, next(batches))()
+        rollout = step.annotate(state, collected)
+        columns = step.credit(rollout)
+        state, metrics = step.update(state, rollout, columns)
+        metrics = {**collected.metrics, **metrics, **rollout_metrics(rollout, columns)}
         history.append(
             jax.device_get({k: v for k, v in metrics.items() if not k.startswith("time/")})
         )
-        return len(history) == exp.steps
-
-    state = train(
-        state, batches, collect=_collector(exp, made, batches), log=log, **steps_of(exp, made)
-    )
-    return made, state, history, greedy(exp, made, state.params)[0]
+    return made, state, history, greedy_accuracy(exp, made, state.params)
 
 
 @pytest.mark.slow

@@ -166,12 +166,13 @@ def test_eight_devices_train_the_adapters_of_one():
 @pytest.mark.slow
 def test_a_run_with_adapters(tmp_path):
     """The whole trainer: a reference that is its adapters alone, a checkpoint, and the run opened again."""
-    from jaxcredit.train.run import reopen, run
+    from jaxcredit.train.restore import restore_params
+    from jaxcredit.train.run import run
 
     exp = dataclasses.replace(micro_experiment.experiment(steps=2, beta=0.1), lora=lora.table(2))
     last = run(exp, tmp_path / "r")
     assert last["step"] == 2 and last["skipped"] == 0 and last["kl"] >= 0
-    made, weights, step = reopen(exp, tmp_path / "r")
+    made, weights, step = restore_params(exp, tmp_path / "r")
     first = programs.build(exp).init(jax.random.key(exp.seed))
     assert set(first.aux["reference"]) == {"lora"}
     same(lora.split(weights)[0], lora.split(first.params)[0])

@@ -30,9 +30,9 @@ TRAIN = [
     "experiment learning_rate",
     "runs update",
     "programs",
-    "loop",
     "planning evaluation supervised",
     "failures",
+    "loop",
     "run",
     "restore",
 ]

@@ -11,8 +11,8 @@ from run_metrics import metrics_without_times
 
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train import programs
-from jaxcredit.train.loop import train
-from jaxcredit.train.run import _collector, run, steps_of
+from jaxcredit.train.programs import compose_step, make_collector
+from jaxcredit.train.run import run
 
 
 def ahead(steps=6, **kw):
@@ -26,37 +26,44 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it():
-    exp = ahead()
+def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it(
+    tmp_path, monkeypatch
+):
+    exp = ahead(steps=4)  # the third step is saved, and the fourth is the last
     made = build(exp)
-    pieces, told, seen = steps_of(exp, made), [], []
-    state, batches = (
-        made.init(jax.random.key(0)),
-        Batches(len(exp.task.train), exp.prompts_per_step, exp.seed),
-    )
-    sampling = _collector(exp, made, batches)
+    told, seen, ends = [], [], []
 
-    def collect(params, key, batch):
-        told.append("sample")
-        waiting = sampling(params, key, batch)
+    def make(exp, programs, batches):
+        sampling = make_collector(exp, programs, batches)
 
-        def judge():
-            told.append("judge")
-            return waiting()
+        def collect(params, key, batch):
+            told.append("sample")
+            waiting = sampling(params, key, batch)
 
-        return judge
+            def judge():
+                told.append("judge")
+                return waiting()
 
-    def update(state, *given):
-        told.append("update")
-        seen.append(given)
-        return pieces["update"](state, *given)
+            return judge
 
-    def log(state, collected, metrics):
-        return len(seen) == 4
+        return collect
 
-    flags = iter([True, True, False, False])
-    parts = {**pieces, "update": update, "collect": collect, "log": log}
-    end = train(state, batches, **parts, ahead=lambda: next(flags))
+    def compose(exp, programs):
+        step = compose_step(exp, programs)
+
+        def update(state, *given):
+            told.append("update")
+            seen.append(given)
+            state, metrics = step.update(state, *given)
+            ends.append(state)
+            return state, metrics
+
+        return step._replace(update=update)
+
+    monkeypatch.setattr("jaxcredit.train.run.build", build)
+    monkeypatch.setattr("jaxcredit.train.loop.make_collector", make)
+    monkeypatch.setattr("jaxcredit.train.loop.compose_step", compose)
+    run(exp, tmp_path)
     order = "sample judge sample update judge sample update judge update sample judge update"
     assert " ".join(told) == order
 
@@ -65,16 +72,17 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
         made.init(jax.random.key(0)),
         Batches(len(exp.task.train), exp.prompts_per_step, exp.seed),
     )
-    sampling, before = _collector(exp, made, batches), None
+    sampling, before = make_collector(exp, made, batches), None
+    step = compose_step(exp, made)
     for k, early in enumerate([False, True, True, False]):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), k)
         now = jax.tree.map(lambda x: x.copy(), state.params)  # the update takes its own
         got = sampling(before if early else now, key, next(batches))()
-        rollout = pieces["annotate"](state, got)
-        columns = pieces["credit"](rollout)
+        rollout = step.annotate(state, got)
+        columns = step.credit(rollout)
         same((rollout, columns), seen[k])
-        before, (state, _) = now, pieces["update"](state, rollout, columns)
-    same(state.params, end.params)
+        before, (state, _) = now, step.update(state, rollout, columns)
+    same(state.params, ends[-1].params)
 
 
 @pytest.mark.slow
@@ -82,7 +90,7 @@ def test_what_is_old_is_weighed_by_whole_answers():
     """The update's loss on answers of another sampler, from the formula: mean over tokens of -min(prod p / q, 2) A."""
     made = programs.build(ahead())
     state, batches = made.init(jax.random.key(0)), Batches(48, 4, 0)
-    rollout = _collector(ahead(), made, batches)(
+    rollout = make_collector(ahead(), made, batches)(
         state.params, jax.random.key(1), next(batches)
     )().rollout.filled()
     gap = 0.3 * jax.random.normal(jax.random.key(2), rollout.logp.shape)

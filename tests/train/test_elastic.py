@@ -19,7 +19,8 @@ from run_metrics import assert_metrics_close, metrics_without_times
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
 from jaxcredit.train import programs
-from jaxcredit.train.run import reopen, run
+from jaxcredit.train.restore import restore_params
+from jaxcredit.train.run import run
 from jaxcredit.train.runs.checkpoint import verify
 
 pytestmark = pytest.mark.slow
@@ -88,8 +89,8 @@ def test_eight_devices_then_four_in_another_mesh(config, tmp_path, monkeypatch):
         atol=1e-4,
     )
     assert len({line["loss"] for line in whole[1:]}) == 6 and len(moved) == 7
-    _, a, _ = reopen(eight, tmp_path / "whole")
-    _, b, _ = reopen(four, tmp_path / "moved")
+    _, a, _ = restore_params(eight, tmp_path / "whole")
+    _, b, _ = restore_params(four, tmp_path / "moved")
     assert (
         len(jax.tree.leaves(a)[0].sharding.device_set) == 8
         and len(jax.tree.leaves(b)[0].sharding.device_set) == 4

@@ -466,7 +466,9 @@ def test_sample_shows_control_characters_and_no_forged_line(monkeypatch, capsys)
         np.ones((1, 2)),
     )
     monkeypatch.setattr("jaxcredit.cli.loading.load_run", lambda *args: (exp, None, None, 4))
-    monkeypatch.setattr("jaxcredit.train.run.sampled", lambda *args, **kwargs: answers)
+    monkeypatch.setattr(
+        "jaxcredit.train.evaluation.sample_answers", lambda *args, **kwargs: answers
+    )
     cli.main(["sample", "runs/x", "--n", "1"])
     lines = capsys.readouterr().out.splitlines()
     assert lines == [

@@ -29,8 +29,7 @@ from jaxcredit.train.planning import memory, plan
 from jaxcredit.train.planning.advice import smaller
 from jaxcredit.train import programs
 from jaxcredit.collect.batches import Batches
-from jaxcredit.train.programs import steps_of
-from jaxcredit.train.run import _collector
+from jaxcredit.train.programs import compose_step, make_collector
 
 exp = dataclasses.replace(micro_experiment.experiment(beta=0.1), prompts_per_step=8, micro_batch=4, mesh={"fsdp": 2, "tensor": 2})
 made = programs.build(exp)
@@ -39,8 +38,8 @@ live = sum(x.nbytes for x in jax.live_arrays())
 
 state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts_per_step)
 resident = sum(x.addressable_shards[0].data.nbytes for x in jax.tree.leaves(state))
-collected = _collector(exp, made, batches)(state.params, jax.random.key(0), next(batches))()
-rollout = steps_of(exp, made)["annotate"](state, collected)
+collected = make_collector(exp, made, batches)(state.params, jax.random.key(0), next(batches))()
+rollout = compose_step(exp, made).annotate(state, collected)
 columns = made.credit(rollout)
 real = {"update": made.update.lower(state, rollout, columns), "credit": made.credit.lower(rollout)}
 prompts = [x[:, 0, :4] for x in (rollout.tokens, rollout.token_mask)]

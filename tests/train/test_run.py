@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import signal
-import sys
 import time
 
 import jax
@@ -22,12 +21,13 @@ from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 from jaxcredit.train.experiment import Warmup
 from jaxcredit.train.failures import Diverged, OutOfMemory
+from jaxcredit.train.programs import compose_step
+from jaxcredit.train.restore import restore_params
 from jaxcredit.train.run import Stopped, run
 from jaxcredit.train.runs.checkpoint import CheckpointWarning
 from jaxcredit.train.runs.json_lines import read_metrics
 from jaxcredit.train.runs.metrics import MetricsWriter
 
-run_module = sys.modules["jaxcredit.train.run"]
 compiled = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda name, *_, **__: (
@@ -244,22 +244,23 @@ def test_a_request_to_stop_while_a_reward_hangs_saves_the_last_whole_step(number
 
 def poisoned(monkeypatch, batches):
     """The credit of these batches is not finite."""
-    real, calls = run_module.steps_of, itertools.count(1)
+    calls = itertools.count(1)
 
-    def steps_of(exp, programs):
+    @jax.jit
+    def poison(advantage):
+        return advantage.at[0, 0].set(jnp.nan)
+
+    def compose(exp, programs):
         def credit(rollout):
-            columns = pieces["credit"](rollout)
-            bad = next(calls) in batches
-            return (
-                {**columns, "advantage": columns["advantage"].at[0, 0].set(jnp.nan)}
-                if bad
-                else columns
-            )
+            columns = step.credit(rollout)
+            if next(calls) not in batches:
+                return columns
+            return {**columns, "advantage": poison(columns["advantage"])}
 
-        pieces = real(exp, programs)
-        return {**pieces, "credit": credit}
+        step = compose_step(exp, programs)
+        return step._replace(credit=credit)
 
-    monkeypatch.setattr(run_module, "steps_of", steps_of)
+    monkeypatch.setattr("jaxcredit.train.loop.compose_step", compose)
 
 
 def test_a_step_without_a_finite_gradient_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
@@ -278,7 +279,7 @@ def test_many_in_a_row_stop_the_run_with_a_diagnosis_and_the_last_good_state_is_
     tmp_path, monkeypatch
 ):
     poisoned(monkeypatch, {*range(3, 100)})
-    message = r"(?s)[34] steps in a row had no finite gradient.*First not finite: the credit's column advantage \(.*To mend: mend the estimator"
+    message = r"(?s)[34] steps in a row had no finite gradient.*First not finite: the credit's column advantage \(.*Fix: correct the estimator"
     with pytest.raises(Diverged, match=message + r".*checkpoints of steps .*are good"):
         run(change(experiment(steps=40), max_skipped_steps=3), tmp_path)
     lines = read_metrics(tmp_path)
@@ -287,7 +288,7 @@ def test_many_in_a_row_stop_the_run_with_a_diagnosis_and_the_last_good_state_is_
     )  # metrics are read a step late
     monkeypatch.undo()
     monkeypatch.setattr("jaxcredit.train.run.build", build)
-    _, weights, step = run_module.reopen(experiment(), tmp_path)
+    _, weights, step = restore_params(experiment(), tmp_path)
     assert step >= 2 and all(np.isfinite(x).all() for x in jax.tree.leaves(weights))
     assert (
         run(change(experiment(steps=step + 2), max_skipped_steps=3), tmp_path, resume=True)[
@@ -303,9 +304,9 @@ def test_too_little_memory_is_told_with_what_to_change(tmp_path, monkeypatch):
             "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 27049066496 bytes."
         )
 
-    real = run_module.steps_of
     monkeypatch.setattr(
-        run_module, "steps_of", lambda exp, programs: {**real(exp, programs), "update": full}
+        "jaxcredit.train.loop.compose_step",
+        lambda exp, programs: compose_step(exp, programs)._replace(update=full),
     )
     with pytest.raises(
         OutOfMemory, match=r"out of memory in update.*micro_batch=1 \(prompts a pass, now 4"

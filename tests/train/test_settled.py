@@ -28,8 +28,8 @@ def made():
 def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
     stay, settle = made
     weights = stay.init(jax.random.key(3)).params
-    assert stay.settle is None
-    settled = settle.settle(weights)
+    assert stay.reshard_for_sampling is None
+    settled = settle.reshard_for_sampling(weights)
     w = settled["layers"]["w_up"]
     assert weights["layers"]["w_up"].sharding.shard_shape(w.shape) == (
         w.shape[0],

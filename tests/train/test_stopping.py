@@ -14,7 +14,7 @@ from run_metrics import metrics_without_times
 from jaxcredit.cli import main as cli
 from jaxcredit.collect import single_turn as collect
 from jaxcredit.tasks import Task
-from jaxcredit.train import evaluation as assess
+from jaxcredit.train import evaluation
 from jaxcredit.train import supervised as warmup
 from jaxcredit.train.experiment import Warmup
 from jaxcredit.train.run import Stopped, run
@@ -58,11 +58,21 @@ MOMENTS = {
         "step 1 of the warm-up is saved",
     ),
     "a later step of the warm-up": (warmup, "demonstrations", 3, "step 3 of the warm-up is saved"),
-    "a look in the warm-up": (assess, "answer", 1, "step 2 of the warm-up is saved"),
-    "the last look in the warm-up": (assess, "answer", 3, "step 6 of the warm-up is saved"),
-    "the look before the first step": (assess, "answer", 4, "the end of the warm-up is saved"),
-    "judging the first answers": (collect, "score", 1, "step 0 is saved"),
-    "judging later answers": (collect, "score", 2, "step 1 is saved"),
+    "a look in the warm-up": (evaluation, "answer_batches", 1, "step 2 of the warm-up is saved"),
+    "the last look in the warm-up": (
+        evaluation,
+        "answer_batches",
+        3,
+        "step 6 of the warm-up is saved",
+    ),
+    "the look before the first step": (
+        evaluation,
+        "answer_batches",
+        4,
+        "the end of the warm-up is saved",
+    ),
+    "judging the first answers": (collect, "decode_and_score", 1, "step 0 is saved"),
+    "judging later answers": (collect, "decode_and_score", 2, "step 1 is saved"),
 }
 
 
@@ -89,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_goes_on_as_if_it_never_had(
     with monkeypatch.context() as patch, pytest.raises(Stopped) as stopped:
         asking(patch, *where)
         run(warm(), tmp_path / "micro")
-    assert (stopped.value.code, stopped.value.kept) == (143, kept)
+    assert (stopped.value.code, stopped.value.saved) == (143, kept)
     assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)] == before
     assert not (tmp_path / "micro/lock.json").exists()
     run(warm(), tmp_path / "micro", resume=True)
@@ -129,7 +139,7 @@ def test_a_warm_up_that_was_stopped_is_a_run_that_is_not_begun_anew(tmp_path, mo
 
 
 def test_ctrl_c_saves_and_names_the_step_and_the_command_to_go_on(tmp_path, monkeypatch, capfd):
-    asking(monkeypatch, collect, "score", 3, signal.SIGINT)
+    asking(monkeypatch, collect, "decode_and_score", 3, signal.SIGINT)
     argv = [
         "train",
         MICRO,

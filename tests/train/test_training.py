@@ -71,7 +71,12 @@ def world(**pay):
         begin,
         play,
         make_update(
-            logprob, losses.ppo_clip, losses.token_mean, optimizer, sharding=batch, where=place
+            logprob,
+            losses.ppo_clip,
+            losses.token_mean,
+            optimizer,
+            sharding=batch,
+            state_shardings=place,
         ),
         chance,
         batch,

@@ -109,9 +109,9 @@ def test_steps_in_a_row_are_those_in_which_nothing_moved():
     )  # 4 prompts: four optimizer steps
     lines = [{"step": k, "skipped": s} for k, s in enumerate([4, 0, 4, 3, 4, 4])]
     assert (
-        trouble.skipped(exp, lines) == 2
-        and trouble.skipped(exp, lines[:4]) == 0
-        and trouble.skipped(exp, []) == 0
+        trouble.skipped_steps(exp, lines) == 2
+        and trouble.skipped_steps(exp, lines[:4]) == 0
+        and trouble.skipped_steps(exp, []) == 0
     )
 
 

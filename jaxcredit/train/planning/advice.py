@@ -22,7 +22,7 @@ def smaller(exp: Experiment, made: Programs, name: str, room: int) -> str:
     if name != "update":
         if exp.sampling_rules is not None:
             more = f"{STAY}, or {more}"
-        if name == "settle":
+        if name == "reshard":
             return more
         return f"fewer prompts (now {exp.prompts_per_step}), a smaller group (now {exp.group_size}), shorter answers (now {exp.max_new_tokens} tokens), or {more}"
     ways = [] if exp.policy.remat == "full" else ["remat='full'"]

@@ -22,7 +22,7 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning import flops, memory
 from jaxcredit.train.planning.advice import smaller
 from jaxcredit.train.planning.topology import Topology
-from jaxcredit.train.programs import Programs, build, steps_of
+from jaxcredit.train.programs import Programs, build, compose_step
 from jaxcredit.utils import progress
 from jaxcredit.utils.plain_text import cell, visible
 
@@ -167,14 +167,14 @@ def lowered_programs(exp: Experiment, made: Programs) -> Iterator[tuple[str, Low
         rollout = assemble(prompt, valid, drawn, reward, jnp.ones(reward.shape, bool)).with_signals(
             prompt=index
         )
-        return steps_of(exp, made)["annotate"](state, Collected(rollout, [], [], {}))
+        return compose_step(exp, made).annotate(state, Collected(rollout, [], [], {}))
 
     everything = memory.bytes_per_device(state)
     weights, beside = state.params, everything - memory.bytes_per_device(state.params)
     asked = rows(N, P), rows(N, P, dtype=bool)
-    if made.settle:
-        yield "settle", made.settle.lower(weights), beside
-        weights, beside = jax.eval_shape(made.settle, weights), everything
+    if made.reshard_for_sampling:
+        yield "reshard", made.reshard_for_sampling.lower(weights), beside
+        weights, beside = jax.eval_shape(made.reshard_for_sampling, weights), everything
     sampling = made.draw.lower(weights, *asked, key, **made.sample.keywords)
     yield "sample", sampling, beside
     n = exp.held_out()[1]
