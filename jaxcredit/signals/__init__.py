@@ -1,18 +1,25 @@
-"""Annotators: what is learned or measured beside the policy, and handed to credit as a named signal of the rollout.
+"""Annotators: functions that measure or learn signals of a rollout, such as a critic's values.
 
-A config says `signals={"critic": signals.critic()}`. Such an entry is a function `make(cfg, logprob) -> Learned` with the attribute
-`provides`, the names of the signals it adds; `cfg` is the policy's and `logprob(params, rollout)` gives {"logp", "entropy"} of the
-response columns. Its state lies in `TrainState.aux` under the entry's name and is saved with it.
+A config says `signals={"critic": signals.critic()}`. Each entry is a function
+`make(cfg, logprob) -> Learned`. Its attribute `provides` names the signals that it adds.
 
-Beside them lie modules of functions: `macro` (where macro actions begin) and `tree_labels`; and, of the step and the prompt, `schedules`,
-`retention` (the share of tokens that learn), `budgets` (answers a prompt) and `exposure` (what a teacher sees).
+- cfg: the policy's configuration (`jaxcredit.policy.Config`).
+- logprob: `logprob(params, rollout) -> {"logp": [N, R, S], "entropy": [N, R, S]}`, a forward
+  pass of the policy over the S response columns; `rollout` must be filled (`Rollout.filled`).
+
+`Learned` documents the three functions that the trainer calls. The entry's state is stored as
+`TrainState.aux[name]` and saved with every checkpoint.
+
+Other modules hold plain functions: `macro` (boundaries of macro actions), `tree_labels` (labels from
+trees of answers), `schedules` (numbers that depend on the step), `budgets` (answers per prompt)
+and `exposure` (share of a reference answer that a teacher sees).
 """
 
 from jaxcredit.signals.base import Learned
 from jaxcredit.signals.decision_points import decision
 from jaxcredit.signals.greedy_baseline import greedy
 from jaxcredit.signals.reference_policy import entropy, reference
-from jaxcredit.signals.stratification import alike, by_signal, calls, strata
+from jaxcredit.signals.stratification import by_signal, segment_counts, sequence_classes, strata
 from jaxcredit.signals.tree_labels import (
     grounded_prm,
     grounded_prm_values,
@@ -26,9 +33,7 @@ from jaxcredit.signals.value_model import critic
 
 __all__ = [
     "Learned",
-    "alike",
     "by_signal",
-    "calls",
     "critic",
     "decision",
     "entropy",
@@ -39,6 +44,8 @@ __all__ = [
     "malt_labels",
     "ovm",
     "reference",
+    "segment_counts",
+    "sequence_classes",
     "sibling_pairs",
     "strata",
     "tvm",

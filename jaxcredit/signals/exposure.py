@@ -1,7 +1,10 @@
-"""How much of a reference answer a teacher is shown: a small controller that is itself trained, by what the student then gains.
+"""Controller of the share of a reference answer that a teacher sees, trained by REINFORCE.
 
-Our design. ATESD, arXiv 2605.11458, is known to us by its structure: a Beta policy over the revealed share, held for some updates and
-reinforced by the student's later progress. Every formula here is ours.
+ATESD, arXiv 2605.11458, is known to us by its structure: a Beta policy over the revealed share,
+which is held for some updates and reinforced by the student's later progress. Every formula here is
+our design.
+
+Shapes: H decisions in a window, D statistics of the training state for each of them.
 """
 
 import jax
@@ -14,7 +17,19 @@ Weights = dict[str, Array]
 
 
 def init(stats: int, width: int = 16, *, key: Key[Array, ""]) -> Weights:
-    """A layer of `width`, and an output that begins at 0: the first shares are drawn from one hump around a half, whatever the state."""
+    """Initial weights of the controller, an MLP with one hidden layer.
+
+    The output layer is 0, so the first shares have one Beta distribution with mean 1/2 in every
+    state.
+
+    Args:
+        stats: int >= 1, number D of statistics.
+        width: int >= 1, width of the hidden layer.
+        key: random key.
+
+    Returns:
+        Dict of arrays.
+    """
     return {
         "w1": jax.random.normal(key, (stats, width)) / stats**0.5,
         "b1": jnp.zeros(width),
@@ -23,10 +38,18 @@ def init(stats: int, width: int = 16, *, key: Key[Array, ""]) -> Weights:
     }
 
 
-def shape(
+def beta_parameters(
     weights: Weights, stats: Float[Array, "*H D"]
 ) -> tuple[Float[Array, "*H"], Float[Array, "*H"]]:
-    """(a, b) = 1 + softplus(MLP(stats)): both above 1, so that the density has one hump and is 0 at both ends."""
+    """Parameters of the Beta policy: (a, b) = 1 + softplus(MLP(stats)).
+
+    Args:
+        weights: of `init`.
+        stats: [..., D] statistics of the training state.
+
+    Returns:
+        a [...] and b [...], both above 1, so that the density has one mode and is 0 at 0 and 1.
+    """
     hidden = jnp.tanh(stats @ weights["w1"] + weights["b1"])
     ab = 1 + jax.nn.softplus(hidden @ weights["w2"] + weights["b2"])
     return ab[..., 0], ab[..., 1]
@@ -35,21 +58,49 @@ def shape(
 def sample(
     weights: Weights, stats: Float[Array, "*H D"], *, key: Key[Array, ""]
 ) -> Float[Array, "*H"]:
-    """A share e ~ Beta(a, b), inside (0, 1): the teacher sees the first e of the reference."""
-    return jnp.clip(jax.random.beta(key, *shape(weights, stats)), 1e-4, 1 - 1e-4)
+    """Random share of the reference answer that the teacher sees, from its beginning.
+
+    Args:
+        weights: of `init`.
+        stats: [..., D] statistics of the training state.
+        key: random key.
+
+    Returns:
+        [...] shares inside (0, 1), drawn from Beta(a, b).
+    """
+    return jnp.clip(jax.random.beta(key, *beta_parameters(weights, stats)), 1e-4, 1 - 1e-4)
 
 
 def log_prob(
     weights: Weights, stats: Float[Array, "*H D"], share: Float[Array, "*H"]
 ) -> Float[Array, "*H"]:
-    """log Beta(share; a, b)"""
-    return jax.scipy.stats.beta.logpdf(share, *shape(weights, stats))
+    """Log-density of shares under the Beta policy.
+
+    Args:
+        weights: of `init`.
+        stats: [..., D] statistics of the training state.
+        share: [...] shares inside (0, 1).
+
+    Returns:
+        [...] log Beta(share; a, b).
+    """
+    return jax.scipy.stats.beta.logpdf(share, *beta_parameters(weights, stats))
 
 
 def progress(
     metric: Float[Array, "H+1"], *, gamma: float | Float[Array, ""] = 0.9
 ) -> Float[Array, "H"]:
-    """r_k = sum_j gamma^j (L_k+j - L_k+j+1): by how much a loss of the student falls after decision k."""
+    """Reward of each decision: discounted decrease of a loss of the student after it.
+
+        r_k = sum_j gamma^j (L_{k+j} - L_{k+j+1})
+
+    Args:
+        metric: [H+1] loss L before each decision and after the last.
+        gamma: float in [0, 1], discount per decision.
+
+    Returns:
+        [H] rewards.
+    """
     return returns_to_go(metric[:-1] - metric[1:], gamma)
 
 
@@ -62,16 +113,37 @@ def controller_loss(
     *,
     bonus: float = 0.01,
 ) -> Float[Array, ""]:
-    """-mean((r - bonus log Beta(e) - baseline) log Beta(e)): REINFORCE on the decisions of a window, which also earn their surprise.
+    """REINFORCE loss of the controller over a window, with an entropy bonus.
 
-    That makes `bonus` the price of the policy's entropy.
+        -mean((r - bonus log Beta(e) - baseline) log Beta(e)),   the first factor without gradient
+
+    Args:
+        weights: of `init`.
+        stats: [H, D] statistics at each decision.
+        share: [H] shares e that were drawn.
+        reward: [H] rewards of `progress`.
+        baseline: scalar, see `update_baseline`.
+        bonus: float >= 0, weight of the policy's entropy.
+
+    Returns:
+        The loss, a scalar.
     """
-    log = log_prob(weights, stats, share)
-    return -(jax.lax.stop_gradient(reward - bonus * log - baseline) * log).mean()
+    log_density = log_prob(weights, stats, share)
+    advantage = jax.lax.stop_gradient(reward - bonus * log_density - baseline)
+    return -(advantage * log_density).mean()
 
 
-def moved(
+def update_baseline(
     baseline: Float[Array, ""], reward: Float[Array, "H"], *, decay: float = 0.9
 ) -> Float[Array, ""]:
-    """The baseline after a window: a running mean of rewards."""
+    """Baseline after a window: exponential moving average of the mean reward.
+
+    Args:
+        baseline: scalar, before the window.
+        reward: [H] rewards of the window.
+        decay: float in [0, 1], weight of the old baseline.
+
+    Returns:
+        The new baseline, a scalar.
+    """
     return decay * baseline + (1 - decay) * reward.mean()

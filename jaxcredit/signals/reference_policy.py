@@ -1,4 +1,4 @@
-"""What a forward pass of some policy says about the tokens: the reference policy's log-probabilities, the policy's own entropy."""
+"""Signals from a forward pass of a policy: reference log-probabilities and the policy's entropy."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,28 @@ from jaxcredit.signals.base import Learned
 
 
 def reference() -> Callable:
-    """`ref_logp`: log-probabilities under a frozen copy of the parameters that training began with: of those of them that are trained."""
+    """Annotator of the signal `ref_logp` [N, R, T]: log-probabilities under the initial policy.
+
+    A copy of the trainable parameters (with LoRA: of the adapters) is kept from the start of
+    training. Frozen parameters are shared with the policy. The signal costs one forward pass a
+    step.
+
+    Returns:
+        An entry for `signals` of an experiment.
+    """
 
     def make(cfg, logprob) -> Learned:
         @jax.jit
-        def measure(frozen, rollout: Rollout):
-            return at_response(logprob(frozen, rollout)["logp"], rollout)
+        def measure(params, rollout: Rollout):
+            return at_response(logprob(params, rollout)["logp"], rollout)
+
+        def annotate(aux, state, rollout, metas):
+            params = lora.join(lora.split(state.params)[0], aux)
+            return rollout.with_signals(ref_logp=measure(params, rollout.filled()))
 
         return Learned(
             init=lambda key, params: jax.tree.map(jnp.copy, lora.split(params)[1]),
-            annotate=lambda aux, state, rollout, metas: rollout.with_signals(
-                ref_logp=measure(lora.join(lora.split(state.params)[0], aux), rollout.filled())
-            ),
+            annotate=annotate,
         )
 
     make.provides = ("ref_logp",)
@@ -30,25 +40,38 @@ def reference() -> Callable:
 
 
 def entropy() -> Callable:
-    """`entropy`: of the distribution each token was drawn from, in nats, by the policy before its step."""
+    """Annotator of the signal `entropy` [N, R, T] of the policy at each token, in nats.
+
+    The policy is the one before the step's update, at the sampling temperature. The signal costs
+    one forward pass a step.
+
+    Returns:
+        An entry for `signals` of an experiment.
+    """
 
     def make(cfg, logprob) -> Learned:
         @jax.jit
         def measure(params, rollout: Rollout):
             return at_response(logprob(params, rollout)["entropy"], rollout)
 
-        return Learned(
-            init=lambda key, params: {},
-            annotate=lambda aux, state, rollout, metas: rollout.with_signals(
-                entropy=measure(state.params, rollout.filled())
-            ),
-        )
+        def annotate(aux, state, rollout, metas):
+            return rollout.with_signals(entropy=measure(state.params, rollout.filled()))
+
+        return Learned(init=lambda key, params: {}, annotate=annotate)
 
     make.provides = ("entropy",)
     return make
 
 
 def at_response(x: jax.Array, rollout: Rollout) -> jax.Array:
-    """Numbers [N, R, S] of the last S columns as a signal [N, R, T]: 0 wherever the policy chose nothing."""
+    """Signal [N, R, T] from numbers of the last S columns.
+
+    Args:
+        x: [N, R, S] one number for each response column.
+        rollout: the rollout of T >= S columns.
+
+    Returns:
+        [N, R, T], 0 on tokens that the policy did not choose.
+    """
     T, S = rollout.action_mask.shape[-1], x.shape[-1]
     return jnp.where(rollout.action_mask, jnp.pad(x, ((0, 0), (0, 0), (T - S, 0))), 0)

@@ -1,4 +1,7 @@
-"""Labels read off trees of answers: what value and process models are taught, and what a judge's parts come to. One group; vmap outside."""
+"""Labels from groups and trees of answers, for training value models, process models and judges.
+
+All functions are for one group; use `jax.vmap` for several.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -9,7 +12,18 @@ from jaxcredit.kernels import Tree, masked_mean, prefix_value, sum_up_tree
 def ovm(
     correct: Float[Array, "G"], row: Int[Array, "R"], mask: Bool[Array, "R T"]
 ) -> Float[Array, "R T"]:
-    """Every token of the answer is labelled with how the answer ended (OVM, arXiv 2311.09724). 0 off the mask."""
+    """Outcome label of each token: the correctness of the whole answer.
+
+    Args:
+        correct: [G] 1 for right answers, 0 for wrong ones.
+        row: [R] trajectory of each row.
+        mask: [R, T] tokens to label.
+
+    Returns:
+        [R, T] labels, 0 off the mask.
+
+    Source: OVM, arXiv 2311.09724.
+    """
     return jnp.where(mask, correct[row][:, None], 0)
 
 
@@ -22,9 +36,23 @@ def tvm(
     where: Bool[Array, "G"],
     row: Int[Array, "R"] | None = None,
 ) -> Float[Array, "R T"]:
-    """Each token's label is the share of correct answers among those that begin as this one does, the token included.
+    """Value label of each token: share of right answers among those with the same prefix.
 
-    TVM, arXiv 2407.12863: the mean over the group of what OVM would say, hence the same minimiser with less noise. 0 off the mask.
+    The prefix includes the token itself. The label is the group's mean of `ovm`'s labels over that
+    prefix, so a model that minimizes the squared error has the same optimum and less noise.
+
+    Args:
+        tokens: [R, T] token ids.
+        valid: [R, T] tokens that are not padding.
+        mask: [R, T] tokens to label.
+        correct: [G] 1 for right answers, 0 for wrong ones.
+        where: [G] trajectories that exist.
+        row: [R] trajectory of each row; None: row i is trajectory i.
+
+    Returns:
+        [R, T] labels in [0, 1], 0 off the mask.
+
+    Source: TVM, arXiv 2407.12863.
     """
     return jnp.where(mask, prefix_value(tokens, valid, correct, where=where, row=row)[:, 1:], 0)
 
@@ -36,12 +64,22 @@ def grounded_prm(
     where: Bool[Array, "*b K"],
     by_length: bool = True,
 ) -> Float[Array, "*b"]:
-    """What one simulation from a node says of it, tool verdicts v and the end F in {-1, 1}.
+    """Score of a search-tree node from one simulation: its tool verdicts and its final result.
 
-        u = 1/N sum_i v_i (N - i) / N + F / N,   i = 0..N-1;   u = F for N = 0
+        u = 1/N sum_i v_i (N - i) / N + F / N,   i = 0 .. N - 1;   u = F for N = 0
 
-    GroundedPRM, arXiv 2510.14942, as released (the node's own verdict and the last one taken out), where a long simulation also weakens
-    the outcome; `by_length=False` adds F whole.
+    Args:
+        verdict: [..., K] verdicts v, -1 or 1, of the N steps of the simulation, without the node's
+            own verdict and the last one.
+        final: [...] final result F, -1 or 1.
+        where: [..., K] steps that exist.
+        by_length: bool. True: F is divided by N, as in the released code, so that a long
+            simulation weakens the outcome. False: F counts in full.
+
+    Returns:
+        [...] scores u.
+
+    Source: GroundedPRM, arXiv 2510.14942, and its released code.
     """
     N = where.sum(-1)
     weight = (N[..., None] - (jnp.cumsum(where, -1) - 1)) / jnp.maximum(N, 1)[..., None]
@@ -56,28 +94,69 @@ def grounded_prm_values(
     *,
     decay: float = 0.9,
 ) -> tuple[Float[Array, "M"], Int[Array, "M"]]:
-    """Values and visits of a search tree's nodes: an ancestor at distance d gets decay^d u. Values are sums there, not means."""
-    return sum_up_tree(score, parent, decay), sum_up_tree(
-        visits.astype(score.dtype), parent
-    ).astype(visits.dtype)
+    """Values and visit counts of a search tree's nodes, backed up from the simulations.
+
+    Args:
+        score: [M] sum of the scores u of the simulations that began in each node.
+        visits: [M] number of these simulations.
+        parent: [M] parent of each node, -1 for none.
+        decay: float in [0, 1]. An ancestor at distance d gets decay^d u; 0.9 in the released code.
+
+    Returns:
+        Values [M], the sums (not means) of what each node gets, and visit counts [M] of each
+        node's subtree.
+
+    Source: GroundedPRM, arXiv 2510.14942, and its released code.
+    """
+    values = sum_up_tree(score, parent, decay)
+    return values, sum_up_tree(visits.astype(score.dtype), parent).astype(visits.dtype)
 
 
 def malt_labels(value: Float[Array, "M"], *, theta: float = 0.5) -> Bool[Array, "M"]:
-    """y_n = [V_n > theta]: a value of theta is negative (MALT, arXiv 2412.01928)."""
+    """Binary label of each node of a tree: its value is above a threshold, V_n > theta.
+
+    Args:
+        value: [M] values of the nodes.
+        theta: float, threshold; a value equal to it is negative.
+
+    Returns:
+        [M] labels.
+
+    Source: MALT, arXiv 2412.01928.
+    """
     return value > theta
 
 
 def sibling_pairs(label: Bool[Array, "M"], tree: Tree) -> Bool[Array, "M M"]:
-    """[good, bad] pairs to prefer one over the other: children of one parent with different labels; none where all are alike."""
-    used = (tree.paths > 0) & (jnp.arange(label.shape[0]) > 0)
-    return (tree.parent[:, None] == tree.parent) & (label & used)[:, None] & (~label & used)
+    """Preference pairs: children of one parent with different labels.
+
+    Args:
+        label: [M] labels of the nodes.
+        tree: `jaxcredit.kernels.Tree` of M nodes.
+
+    Returns:
+        [M, M] True at [good, bad] for nodes of one parent with label True and False.
+
+    Source: MALT, arXiv 2412.01928.
+    """
+    exists = (tree.paths > 0) & (jnp.arange(label.shape[0]) > 0)
+    return (tree.parent[:, None] == tree.parent) & (label & exists)[:, None] & (~label & exists)
 
 
 def judge_total(
     parts: Float[Array, "*b P"], *, where: Bool[Array, "*b P"] | None = None, mean: bool = False
 ) -> Float[Array, "*b"]:
-    """A judge's marks of thought, query and answer as one verdict: their sum, or mean. Unread or absent parts count 0, or not at all.
+    """Sum or mean of a judge's marks of the parts of a step: thought, query and answer.
 
-    SLATE, arXiv 2602.23440, leaves open which; both are our reading.
+    Args:
+        parts: [..., P] marks.
+        where: [..., P] parts that exist and could be parsed; None: all. The others count 0 in the
+            sum and do not count in the mean.
+        mean: bool. True: the mean. False: the sum. The paper leaves it open.
+
+    Returns:
+        [...] total mark.
+
+    Source: SLATE, arXiv 2602.23440.
     """
     return masked_mean(parts, where, -1) if mean else jnp.sum(parts, -1, where=where)

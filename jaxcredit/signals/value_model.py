@@ -1,4 +1,4 @@
-"""A critic: a small head on the policy's hidden states that says what a token's beginning is worth."""
+"""Critic: a small value head on the policy's hidden states, trained beside the policy."""
 
 from collections.abc import Callable
 
@@ -17,34 +17,61 @@ from jaxcredit.signals.reference_policy import at_response
 
 
 class Head(nn.Module):
-    """h -> V: one hidden layer of `width`, or linear where it is 0. Begins at 0, so that an untrained critic is no critic."""
+    """Value head, hidden state [..., D] -> value [...].
+
+    The output layer is initialized to 0, so that an untrained critic predicts 0.
+
+    Fields:
+        width: size of the hidden layer; 0 for a linear head.
+    """
 
     width: int = 0
 
     @nn.compact
-    def __call__(self, h):
-        h = nn.gelu(nn.Dense(self.width)(h)) if self.width else h
-        return nn.Dense(1, kernel_init=nn.initializers.zeros)(h)[..., 0]
+    def __call__(self, hidden):
+        hidden = nn.gelu(nn.Dense(self.width)(hidden)) if self.width else hidden
+        return nn.Dense(1, kernel_init=nn.initializers.zeros)(hidden)[..., 0]
 
 
 def states(params, rollout: FilledRollout, cfg, S: int) -> Float[Array, "N R S D"]:
-    """The policy's last hidden states before each response token: column t holds what was known when token t was chosen."""
+    """Last hidden states of the policy before each response token.
+
+    Args:
+        params: the policy's parameters.
+        rollout: filled rollout [N, R, T].
+        cfg: the policy's configuration; D is its `width`.
+        S: number of response columns.
+
+    Returns:
+        [N, R, S, D]. Column t is the state after the prompt and the response tokens before t.
+    """
     P = rollout.tokens.shape[-1] - S
-    tokens, valid = rollout.tokens, rollout.token_mask
-    cfg = resolve_rope_scaling(
-        cfg, rollout.tokens.shape[-1]
-    )  # as the policy's own log-probabilities are computed, though the last token is left out
+    tokens, mask = rollout.tokens, rollout.token_mask
+    # Rotary scaling can depend on the length of the whole row; the last token is left out below.
+    cfg = resolve_rope_scaling(cfg, rollout.tokens.shape[-1])
     prompt, rows = transformer.hidden(
-        params, tokens[:, 0, :P], valid[:, 0, :P], tokens[:, :, P:-1], valid[:, :, P:-1], cfg
+        params, tokens[:, 0, :P], mask[:, 0, :P], tokens[:, :, P:-1], mask[:, :, P:-1], cfg
     )
     first = jnp.broadcast_to(prompt[:, None, -1:], (*rows.shape[:2], 1, rows.shape[-1]))
     return jnp.concatenate([first, rows], 2)
 
 
 def value_loss(V: Array, old: Array, target: Array, *, clip: float) -> Array:
-    """max((V - R)^2, (old + clip(V - old, +-clip) - R)^2) / 2, arXiv 1707.06347 as released; R is the target, old the V acted on."""
-    near = old + jnp.clip(V - old, -clip, clip)
-    return 0.5 * jnp.maximum((V - target) ** 2, (near - target) ** 2)
+    """Clipped value loss: max((V - R)^2, (old + clip(V - old, -clip, clip) - R)^2) / 2.
+
+    Args:
+        V: [...] values.
+        old: [...] values when the rollout was collected.
+        target: [...] regression target R.
+        clip: float > 0, largest change of a value without penalty, in units of the reward.
+
+    Returns:
+        [...] loss of each value.
+
+    Source: PPO, arXiv 1707.06347, the released code.
+    """
+    clipped = old + jnp.clip(V - old, -clip, clip)
+    return 0.5 * jnp.maximum((V - target) ** 2, (clipped - target) ** 2)
 
 
 def critic(
@@ -55,20 +82,33 @@ def critic(
     steps: int = 4,
     features: Callable[..., Array] = states,
 ) -> Callable:
-    """`token_value`: V before the token, regressed on the column `target` that `ppo` gives, by `value_loss` over the policy's tokens.
+    """Annotator of the signal `token_value` [N, R, T]: a learned value before each token.
 
-    The hidden states are constants to it: its gradient never reaches the policy. They are computed once a rollout for `steps` steps of
-    its own optimizer (adam 1e-3); `features(params, rollout, cfg, S) -> [N, R, S, cfg.width]` replaces them.
+    The head is fitted to the column `target` of an estimator with a critic (`credit.ppo` and
+    others) by `value_loss` over the policy's tokens. No gradient reaches the policy. The signal
+    costs two forward passes of the policy a step: one for the values, one for the update. An
+    update with a non-finite gradient is skipped, and without a column `target` the head is not
+    trained. Logged: `loss` (before the first of the `steps`) and `explained_variance`.
+
+    Args:
+        width: int >= 0, size of the head's hidden layer; 0 for a linear head.
+        optimizer: optax transformation; None: adam with learning rate 1e-3.
+        clip: float > 0, clip of `value_loss`.
+        steps: int >= 1, full-batch optimizer steps per rollout, on one computation of the features.
+        features: function (params, rollout, cfg, S) -> [N, R, S, cfg.width] of the head's inputs.
+
+    Returns:
+        An entry for `signals` of an experiment.
     """
     head, optimizer = Head(width), optimizer or optax.adam(1e-3)
 
-    def worth(weights, h) -> Array:
-        V = head.apply(weights, h)
-        assert isinstance(V, jax.Array)  # not a pair: nothing of the head is mutable
+    def values(weights, hidden) -> Array:
+        V = head.apply(weights, hidden)
+        assert isinstance(V, jax.Array)  # not a pair: the head has no mutable variables
         return V
 
     def make(cfg, logprob) -> Learned:
-        def look(params, rollout):
+        def inputs(params, rollout):
             S = jax.eval_shape(logprob, params, rollout)["logp"].shape[-1]
             return jax.lax.stop_gradient(features(params, rollout, cfg, S)).astype(jnp.float32)
 
@@ -78,12 +118,12 @@ def critic(
 
         @jax.jit
         def measure(weights, params, rollout):
-            return at_response(worth(weights, look(params, rollout)), rollout)
+            return at_response(values(weights, inputs(params, rollout)), rollout)
 
         @jax.jit
-        def learn(aux, params, rollout, columns):
-            h = look(params, rollout)
-            S = h.shape[2]
+        def fit(aux, params, rollout, columns):
+            hidden = inputs(params, rollout)
+            S = hidden.shape[2]
             mask = rollout.action_mask[..., -S:]
             old, target = (
                 jnp.where(mask, x[..., -S:], 0) for x in (rollout["token_value"], columns["target"])
@@ -91,38 +131,35 @@ def critic(
             count = mask.sum(dtype=jnp.float32)
 
             def loss(weights):
-                each = value_loss(worth(weights, h), old, target, clip=clip)
-                return divide(jnp.sum(jnp.where(mask, each, 0)), count)
+                token_loss = value_loss(values(weights, hidden), old, target, clip=clip)
+                return divide(jnp.sum(jnp.where(mask, token_loss, 0)), count)
 
             def step(aux, _):
                 value, gradient = jax.value_and_grad(loss)(aux["params"])
                 change, opt_state = optimizer.update(gradient, aux["opt_state"], aux["params"])
                 new = {"params": optax.apply_updates(aux["params"], change), "opt_state": opt_state}
-                good = jnp.isfinite(optax.tree.norm(gradient))
-                return jax.tree.map(lambda n, o: jnp.where(good, n, o), new, aux), value
+                finite = jnp.isfinite(optax.tree.norm(gradient))
+                return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, aux), value
 
-            new, values = jax.lax.scan(step, aux, length=steps)
-            if (
-                cfg.layout is not None
-            ):  # on a mesh every device holds the whole critic, as mesh.state_shardings says
+            new, losses = jax.lax.scan(step, aux, length=steps)
+            if cfg.layout is not None:  # on a mesh every device holds the whole critic
                 new = jax.tree.map(lambda x: cfg.layout(x, *(None,) * x.ndim), new)
 
             def variance(x):
                 mean = divide(jnp.sum(jnp.where(mask, x, 0)), count)
                 return divide(jnp.sum(jnp.where(mask, (x - mean) ** 2, 0)), count)
 
-            spread = variance(target)
+            target_variance = variance(target)
+            explained = target_variance - variance(target - old)
             return new, {
-                "loss": values[0],
-                "explained_variance": divide(spread - variance(target - old), spread),
+                "loss": losses[0],
+                "explained_variance": divide(explained, target_variance),
             }
 
         def update(aux, state, rollout, columns):
-            if (
-                "target" not in columns
-            ):  # a credit without a critic was put in ppo's place: nothing to regress to
+            if "target" not in columns:  # the estimator has no critic
                 return aux, {}
-            return learn(aux, state.params, rollout.filled(), columns)
+            return fit(aux, state.params, rollout.filled(), columns)
 
         def annotate(aux, state, rollout, metas):
             return rollout.with_signals(

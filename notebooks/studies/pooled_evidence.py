@@ -25,7 +25,13 @@ from jaxcredit.arena.metrics import Estimate
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.train.runs.console import wide_console
 from jaxcredit.utils.colors import COLORS
-from jaxcredit.signals.decision_points import decision, same_beginning, same_column, unsure, visited
+from jaxcredit.signals.decision_points import (
+    decision,
+    entropy_bins,
+    same_column,
+    same_prefix,
+    surprisal_bins,
+)
 from jaxcredit.utils.tables import Sheet
 
 GROUPS = (16, 256, 2048)  # pooled before a group is weighed at a fixed policy
@@ -36,10 +42,10 @@ def ways(**knobs):
     """The signals: by depth with all peers, those of a table of prefixes, those of columns; by what the policy shows of itself."""
     made = {
         "pooled": decision(places=32, **knobs),
-        "by prefix": decision(places=32, peers=(same_beginning,), **knobs),
+        "by prefix": decision(places=32, peers=(same_prefix,), **knobs),
         "by column": decision(places=32, peers=(same_column,), **knobs),
-        "by entropy": decision(unsure(), 32, **knobs),
-        "by visits": decision(visited(), 32, **knobs),
+        "by entropy": decision(entropy_bins(), 32, **knobs),
+        "by visits": decision(surprisal_bins(), 32, **knobs),
     }
     return {name: make(None, None) for name, make in made.items()}
 

@@ -427,7 +427,7 @@ def test_strata_of_calls_and_of_signals():
     real = [[1, 1, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]]
     kinds = [[2, 1, 9], [2, 8, 8], [2, 1, 7], [2, 1, 0]]
     rollout = team(np.zeros((4, 3)), kinds, real)
-    assert signals.calls(rollout).tolist() == [[2, 1, 2, 3]]
+    assert signals.segment_counts(rollout).tolist() == [[2, 1, 2, 3]]
     assert signals.by_signal("agent")(rollout).tolist() == [
         [0, 1, 0, 3]
     ]  # what lies where nothing took place does not count
@@ -439,7 +439,7 @@ def test_strata_of_calls_and_of_signals():
         "stratum"
     ].tolist() == [[0, 1, 0, 3]]
     ragged = random_rollout(4)
-    by_calls = ragged.with_signals(stratum=signals.calls(ragged))
+    by_calls = ragged.with_signals(stratum=signals.segment_counts(ragged))
     assert (jnp.abs(san(by_calls) - grpo(ragged)) > 1e-3).any() and math.isfinite(
         float(san(by_calls).sum())
     )

@@ -16,7 +16,7 @@ import jaxcredit.credit as catalogue
 from jaxcredit import kernels, losses
 from jaxcredit.credit import laws, method_of
 from jaxcredit.rewards import oni as interest
-from jaxcredit.signals.macro import ngram, parse, perplexity, randomised
+from jaxcredit.signals.macro import ngram, parse, perplexity, randomized
 from jaxcredit.signals.schedules import retention
 
 dr_grpo, grpo, ppo, rloo, reinforce_pp = (
@@ -358,14 +358,14 @@ def test_boundaries_of_macro_actions():
     assert number[1].tolist() == [0, 0, -1, 0, 1] and number[2, 1] >= 0 and (number[3] == -1).all()
 
 
-def test_randomised_macro_actions_are_the_lengths_in_some_order():
+def test_randomized_macro_actions_are_the_lengths_in_some_order():
     mask = jnp.ones(30, bool)
-    sizes = np.bincount(np.asarray(randomised(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(0))))
+    sizes = np.bincount(np.asarray(randomized(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(0))))
     assert sorted(sizes[:5].tolist()) == [1, 2, 3, 5, 10] and sizes[5:].tolist() == [
         8,
         1,
     ]  # 21 of 30, what is left, and the last alone
-    other = np.bincount(np.asarray(randomised(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(1))))
+    other = np.bincount(np.asarray(randomized(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(1))))
     assert other.tolist() != sizes.tolist()
 
 

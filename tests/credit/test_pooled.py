@@ -21,7 +21,7 @@ from jaxcredit.kernels import (
     gradient_coherence,
 )
 from jaxcredit.rollout import outcome
-from jaxcredit.signals.decision_points import depth, same_column, turn, unsure, visited
+from jaxcredit.signals.decision_points import depth, entropy_bins, same_column, surprisal_bins, turn
 from jaxcredit.train import programs
 
 
@@ -169,11 +169,11 @@ def test_places():
     np.testing.assert_array_equal(depth(2)(rollout), before // 2)
     surprise = np.where(mask, -np.asarray(rollout.logp), 0)
     np.testing.assert_array_equal(
-        visited((0.5, 2.0))(rollout),
+        surprisal_bins((0.5, 2.0))(rollout),
         np.digitize(surprise.cumsum(-1) - surprise, (0.5, 2.0), right=True),
     )
     np.testing.assert_array_equal(
-        unsure((-0.2, 0.4))(rollout),
+        entropy_bins((-0.2, 0.4))(rollout),
         np.digitize(np.asarray(rollout["entropy"]), (-0.2, 0.4), right=True),
     )
     np.testing.assert_array_equal(turn(rollout), rollout.segment)

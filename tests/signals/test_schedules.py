@@ -1,5 +1,6 @@
-"""What changes as training goes on, who gets how many answers, and the objectives of teachers and pairs."""
+"""Schedules, answer budgets, the exposure controller, and objectives of teachers and preference pairs."""
 
+import doctest
 import itertools
 import math
 from functools import partial
@@ -15,7 +16,13 @@ from scipy.stats import beta
 from jaxcredit import losses
 from jaxcredit.kernels.value_learning import distilled_advantage, two_path_weights
 from jaxcredit.losses import Batch, preferences
-from jaxcredit.signals import budgets, exposure, schedules
+from jaxcredit.signals import budgets, exposure, macro, schedules
+
+
+@pytest.mark.parametrize(("module", "examples"), [(schedules, 3), (budgets, 1), (macro, 2)])
+def test_doctests(module, examples):
+    assert doctest.testmod(module) == (0, examples)
+
 
 # ---------------------------------------------------------------- schedules
 
@@ -121,7 +128,11 @@ def controller(seed):
 def look(weights, stats, share, reward, bonus):
     """(a, b), log density and the loss's gradient: one program, as these functions take long to compile."""
     gradient = jax.grad(exposure.controller_loss)(weights, stats, share, reward, bonus=bonus)
-    return exposure.shape(weights, stats), exposure.log_prob(weights, stats, share), gradient
+    return (
+        exposure.beta_parameters(weights, stats),
+        exposure.log_prob(weights, stats, share),
+        gradient,
+    )
 
 
 @pytest.mark.slow  # the sampler is a minute's compiling on a busy machine
@@ -131,7 +142,7 @@ def test_the_exposed_share_lies_inside():
         jnp.asarray(np.random.default_rng(1).normal(size=(2000, 3)), jnp.float32),
     )
     e = np.asarray(jax.jit(exposure.sample)(weights, stats, key=jax.random.key(3)))
-    a, b = exposure.shape(weights, stats)
+    a, b = exposure.beta_parameters(weights, stats)
     assert ((e > 0) & (e < 1)).all()
     assert_close((e - a / (a + b)).mean(), 0, 0.02)
 
@@ -194,7 +205,7 @@ def test_exposure_is_reinforced_by_progress_alone():
         0.0,
     )
     assert after[1][0] > before[1][0]
-    assert_close(exposure.moved(jnp.float32(1.0), jnp.array([2.0, 4.0]), decay=0.75), 1.5)
+    assert_close(exposure.update_baseline(jnp.float32(1.0), jnp.array([2.0, 4.0]), decay=0.75), 1.5)
 
 
 # ---------------------------------------------------------------- teachers

@@ -21,6 +21,7 @@ from jaxcredit.kernels import masked_mean, spread, standardise
 from jaxcredit.plan import Unread
 from jaxcredit.policy import presets
 from jaxcredit.rollout import alive, outcome
+from jaxcredit.signals.decision import decision, unsure
 from jaxcredit.tasks import Task
 from jaxcredit.tokenize import Chars
 
@@ -75,6 +76,7 @@ def test_a_run_folder_of_version_0_1_opens(tmp_path):
         ("from jaxcredit.experiment import Experiment", "is now jaxcredit.train.experiment"),
         ("import jaxcredit.tokenize", "is now jaxcredit.policy.tokenizer"),
         ("from jaxcredit.kernels import standardise", "standardise is now standardize"),
+        ("from jaxcredit.signals.macro import randomised", "randomised is now randomized"),
     ],
 )
 def test_a_config_with_an_old_import_is_told_the_new_one(tmp_path, line, hint):

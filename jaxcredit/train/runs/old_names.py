@@ -137,6 +137,14 @@ NAMES = {
     "tasks.grade_school": {"final": "final_number"},
     "tasks.jsonl": {"items_of": "read_items"},
     "rewards": {"normalised": "normalized", "normalised_process": "normalized_process"},
+    "signals": {"alike": "sequence_classes", "calls": "segment_counts"},
+    "signals.decision_points": {
+        "same_beginning": "same_prefix",
+        "unsure": "entropy_bins",
+        "visited": "surprisal_bins",
+    },
+    "signals.exposure": {"moved": "update_baseline", "shape": "beta_parameters"},
+    "signals.macro": {"randomised": "randomized"},
 }
 # Fields of Rollout.
 FIELDS = {"mask": "action_mask", "real": "segment_mask", "valid": "token_mask"}
