@@ -10,9 +10,9 @@ A config says `signals={"critic": signals.critic()}`. Each entry is a function
 `Learned` documents the three functions that the trainer calls. The entry's state is stored as
 `TrainState.aux[name]` and saved with every checkpoint.
 
-Other modules hold plain functions: `macro` (boundaries of macro actions), `tree_labels` (labels from
-trees of answers), `schedules` (numbers that depend on the step), `budgets` (answers per prompt)
-and `exposure` (share of a reference answer that a teacher sees).
+Other modules hold plain functions: `macro` (boundaries of macro actions), `tree_labels` (labels
+from trees of answers), `schedules` (numbers that depend on the step), `budgets` (answers per
+prompt) and `exposure` (share of a reference answer that a teacher sees).
 """
 
 from jaxcredit.signals.base import Learned

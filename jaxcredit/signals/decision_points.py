@@ -109,11 +109,12 @@ def decision(
     """Annotator of the signal `decision_weight` [N, R, T]: weights of tokens by their place.
 
     Tokens get a large weight at places where, in earlier steps, peers that chose the same token had
-    similar returns. The mean of the weights over the evidence's tokens is 1. The formulas are those
-    of `jaxcredit.kernels.gradient_coherence` and `jaxcredit.kernels.evidence_weights`. A step's returns are
-    added to the evidence after its tokens are weighted, so no weight depends on the returns that it
-    multiplies. The state is four arrays [places]; no forward pass is needed. Logged:
-    `weight`, the largest weight of a place, and `place`, the place that has it.
+    similar returns. The mean of the weights over the evidence's tokens is 1. The formulas are in
+    `gradient_coherence` and `evidence_weights` of `jaxcredit.kernels`.
+
+    A step's returns are added to the evidence after its tokens are weighted, so no weight depends
+    on the returns that it multiplies. The state is four arrays [places]; no forward pass is needed.
+    Logged: `weight`, the largest weight of a place, and `place`, the place that has it.
 
     Args:
         place: function of a rollout that returns the place of each token [N, R, T] (int); None:

@@ -30,9 +30,9 @@ def matchtir(
 
     z_i is over the group's trajectories and z_k over those that have a turn k. R_i is the
     undiscounted sum of trajectory i's rewards. In the paper a turn's reward says how well its tool
-    calls match the gold calls, and the last turn's how well the answer matches: the matchings are
-    `optimal_assignment` (the paper), `greedy_assignment` (the released code) and `optimal_transport`
-    of `jaxcredit.kernels`.
+    calls match the gold calls, and the last turn's how well the answer matches. The matchings of
+    `jaxcredit.kernels` are `optimal_assignment` (the paper), `greedy_assignment` (the released
+    code) and `optimal_transport`.
 
     Args:
         gamma: float in [0, 1], discount per turn; 0.9 in the released code.
