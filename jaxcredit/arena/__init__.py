@@ -1,6 +1,10 @@
-"""Worlds whose credit is known exactly, to see what an estimator gets right and where it loses. `FAMILIES` is the catalogue."""
+"""Small worlds with exactly known credit, to measure estimators.
 
-from jaxcredit.arena.family import Batch, Family, gradient, sample
+`FAMILIES` lists the families of worlds. `sample` draws groups of answers from one, as a `Rollout`
+with its true advantages; `gradient` is the policy gradient that an estimator's credit gives.
+"""
+
+from jaxcredit.arena.family import Family, LabeledBatch, gradient, sample
 from jaxcredit.arena.world import World, solve
 from jaxcredit.arena.worlds.anchor_hub import AnchorHub
 from jaxcredit.arena.worlds.bit_search import BitSearch
@@ -33,7 +37,7 @@ FAMILIES = (
 __all__ = [
     *(f.__name__ for f in FAMILIES),
     "FAMILIES",
-    "Batch",
+    "LabeledBatch",
     "Family",
     "World",
     "gradient",

@@ -1,7 +1,8 @@
-"""Headlines of papers that a small world can test: is the credit better, does a policy learn better, where does it stop, where reverse?
+"""Claims of papers, tested in small worlds: where each holds and where it reverses.
 
-Each is measured twice: the paired ratio of direction-penalised signal-to-noise of a batch's gradient, and what a tabular policy learns,
-seed by seed. Verdicts are computed from the intervals.
+Each claim is measured twice: by the paired ratio of the gradient's signal-to-noise (asnr in
+`metrics`), and by the paired difference of what tabular policies learn. Verdicts are computed from
+the confidence intervals.
 """
 
 import os
@@ -17,7 +18,7 @@ import optax
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import learn, sweeps
-from jaxcredit.arena.metrics import Estimate
+from jaxcredit.arena.metrics import Interval
 from jaxcredit.arena.sweeps import Sweep
 from jaxcredit.credit import per_group
 from jaxcredit.credit.trees.sploo import l1, safe
@@ -26,11 +27,20 @@ from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 from jaxcredit.utils import progress
 from jaxcredit.utils.tables import Column, Sheet
 
-MARGIN = 0.02  # of the way to the best policy: what is less is not worth a word, however sure
+# Smaller differences in learning count as 0, as a share of the way to the best policy.
+MARGIN = 0.02
 
 
 class Claim(NamedTuple):
-    """`challenger` is said to beat `rival`: in `number` of its gradient, and in learning, by "area" under the curve or at the "final"."""
+    """A claim that one estimator beats another.
+
+    Attributes:
+        text: the claim in words.
+        challenger: the estimator that is claimed to be better.
+        rival: the estimator that it is compared with.
+        number: number of the gradient that is compared.
+        leg: what is compared in learning: "area" under the learning curve, or its "final" value.
+    """
 
     text: str
     challenger: str
@@ -39,8 +49,20 @@ class Claim(NamedTuple):
     leg: str = "area"
 
 
-class Experiment(NamedTuple):
-    """Claims about one family at some values of a knob."""
+class ClaimTest(NamedTuple):
+    """Claims about one family at several values of a knob.
+
+    Attributes:
+        paper: arXiv number.
+        sweep: family, knob, values and estimators.
+        claims: the claims.
+        steps: gradient steps of the learners.
+        prompts: groups in a step.
+        group: answers in a group.
+        rate: learning rate.
+        optimizer: optimizer of the learners. Adam would undo the weights of an estimator, see
+            `learn.adam_with_one_scale`.
+    """
 
     paper: str
     sweep: Sweep
@@ -49,27 +71,35 @@ class Experiment(NamedTuple):
     prompts: int = 4
     group: int = 8
     rate: float = 0.1
-    climb: optax.GradientTransformation = (
-        learn.LEVEL
-    )  # Adam itself, a scale for each row of the table, undoes what weights do
+    optimizer: optax.GradientTransformation = learn.ADAM_ONE_SCALE
 
 
 class Finding(NamedTuple):
-    """A claim, where it was looked at, and at each of the knob's values the ratio of credit and the difference in learning."""
+    """Result of a claim at each value of the knob.
+
+    Attributes:
+        claim: the claim.
+        paper: arXiv number.
+        setting: name of the family.
+        values: values of the knob.
+        credit: ratio of the gradient's number, challenger over rival.
+        learning: difference in learning, challenger less rival, as a share of the way to the best
+            policy; empty without learners.
+        knob: name of the knob.
+        steps: median steps of challenger and rival to 90 % of the way; inf if it is not reached.
+    """
 
     claim: Claim
     paper: str
     setting: str
     values: Sequence[float]
-    credit: list[Estimate]
-    learning: list[Estimate]  # challenger - rival, in shares of the way to the best policy
+    credit: list[Interval]
+    learning: list[Interval]
     knob: str
-    steps: Sequence[
-        tuple[float, float]
-    ] = ()  # challenger's and rival's median steps to 90 % of the way, inf: later than was looked
+    steps: Sequence[tuple[float, float]] = ()
 
     def sides(self) -> dict[str, list[int]]:
-        """1, -1 or 0 at each value, for each leg that was measured."""
+        """1 (challenger better), -1 (worse) or 0 at each value, for "credit" and "learning"."""
         legs = {
             "credit": [sweeps.side(e) for e in self.credit],
             "learning": [sweeps.side(e, 0.0, MARGIN) for e in self.learning],
@@ -77,13 +107,19 @@ class Finding(NamedTuple):
         return {leg: s for leg, s in legs.items() if s}
 
     def verdict(self) -> str:
+        """Verdict on each leg, in words."""
         return "; ".join(
-            f"{leg}: {judge(s, self.values, self.knob)}" for leg, s in self.sides().items()
+            f"{leg}: {verdict_in_words(s, self.values, self.knob)}"
+            for leg, s in self.sides().items()
         )
 
 
-def judge(sides: Sequence[int], values: Sequence[float], knob: str) -> str:
-    """holds (everywhere), holds where, reverses where, not seen: in words, from the sides on which the intervals lie."""
+def verdict_in_words(sides: Sequence[int], values: Sequence[float], knob: str) -> str:
+    """Verdict from the sides of the intervals.
+
+    >>> verdict_in_words([1, 0, -1], [1, 0.8, 0.5], "c")
+    'holds where c = 1, reverses where c = 0.5'
+    """
 
     def where(side):
         return f"{knob} = " + ", ".join(
@@ -101,8 +137,8 @@ def judge(sides: Sequence[int], values: Sequence[float], knob: str) -> str:
 
 
 @per_group(needs=("process",))
-def summed(group: Rollout, *, verifier: float = 1.0):
-    """The sum of a reward model's scores to come, against the others that are still at it, with the verifier's reward."""
+def sum_of_scores(group: Rollout, *, verifier: float = 1.0):
+    """Sum of process scores to come, less the mean of answers as long, plus RLOO's advantage."""
     earned = returns_to_go(
         jnp.where(group.segment_mask, group["process"], 0), where=group.segment_mask
     )
@@ -114,21 +150,21 @@ def summed(group: Rollout, *, verifier: float = 1.0):
 
 @per_group(needs=("gain",))
 def raw_gain(group: Rollout):
-    """A turn's gain of information, as it is."""
+    """Information gain of each turn."""
     return to_tokens(group["gain"], group)
 
 
 @per_group(needs=("gain",))
 def gain_by_turn(group: Rollout):
-    """A turn's gain against those of the same turn, in their deviations."""
+    """Information gain of each turn, normalized over the turns with the same number."""
     turn = jnp.broadcast_to(jnp.arange(group.segment_mask.shape[1]), group.segment_mask.shape)
     return to_tokens(standardize(group["gain"], by=turn, where=group.segment_mask), group)
 
 
 GRPO = {"grpo": credit.grpo}
 LAG = {"hae": credit.hae, "gae .95": partial(credit.ppo, whiten=False)}
-EXPERIMENTS = (
-    Experiment(
+CLAIM_TESTS = (
+    ClaimTest(
         "2509.18314",
         Sweep(
             arena.KeyBranch,
@@ -151,7 +187,7 @@ EXPERIMENTS = (
         ),
         prompts=1,
     ),
-    Experiment(
+    ClaimTest(
         "2504.15275",
         Sweep(
             arena.HackablePRM,
@@ -160,7 +196,7 @@ EXPERIMENTS = (
             {
                 "least + verifier": credit.pure,
                 "least": partial(credit.pure, outcome_weight=0.0),
-                "sum + verifier": summed,
+                "sum + verifier": sum_of_scores,
                 "outcome": credit.rloo,
             },
         ),
@@ -178,7 +214,7 @@ EXPERIMENTS = (
         prompts=8,
         rate=0.3,
     ),
-    Experiment(
+    ClaimTest(
         "2510.06214",
         Sweep(
             arena.Strata,
@@ -188,13 +224,13 @@ EXPERIMENTS = (
         ),
         (
             Claim(
-                "normalising in strata beats GRPO for the act in a stratum",
+                "normalizing in strata beats GRPO for the act in a stratum",
                 "san",
                 "grpo",
                 "asnr/act",
             ),
             Claim(
-                "normalising in strata beats GRPO where the stratum is a choice",
+                "normalizing in strata beats GRPO where the stratum is a choice",
                 "san",
                 "grpo",
                 "asnr",
@@ -202,27 +238,27 @@ EXPERIMENTS = (
             Claim("the blend of both beats GRPO", "blend", "grpo", "asnr"),
         ),
     ),
-    Experiment(
+    ClaimTest(
         "2505.10978",
         Sweep(arena.AnchorHub, "alias", (0, 0.5, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO beats GRPO where states repeat", "gigpo", "grpo"),),
         prompts=1,
         rate=0.03,
     ),
-    Experiment(
+    ClaimTest(
         "2505.10978",
         Sweep(arena.AnchorHub, "timed", (0, 1), {"gigpo": credit.gigpo, **GRPO}),
         (Claim("GiGPO's anchors may carry the step's number", "gigpo", "grpo"),),
         prompts=1,
         rate=0.03,
     ),
-    Experiment(
+    ClaimTest(
         "2602.16165",
         Sweep(arena.PlanLag, "lag", (0, 0.5, 1), LAG),
         (Claim("hierarchical GAE beats flat GAE", "hae", "gae .95"),),
         prompts=1,
     ),
-    Experiment(
+    ClaimTest(
         "2510.14967",
         Sweep(
             arena.BitSearch,
@@ -232,13 +268,13 @@ EXPERIMENTS = (
             {"leaks": 1, "leak": 0.5},
         ),
         (
-            Claim("information gain normalised by turn beats GRPO", "by turn", "grpo"),
-            Claim("normalised by turn beats the raw gain", "by turn", "raw"),
-            Claim("normalised by turn beats IGPO, which adds up later turns", "by turn", "igpo"),
+            Claim("information gain normalized by turn beats GRPO", "by turn", "grpo"),
+            Claim("normalized by turn beats the raw gain", "by turn", "raw"),
+            Claim("normalized by turn beats IGPO, which adds up later turns", "by turn", "igpo"),
         ),
         rate=1.0,
     ),
-    Experiment(
+    ClaimTest(
         "1705.08926",
         Sweep(
             arena.Team,
@@ -251,7 +287,7 @@ EXPERIMENTS = (
             Claim("counterfactuals (COMA) beat a shared outcome", "coma", "grpo"),
         ),
     ),
-    Experiment(
+    ClaimTest(
         "2503.20783",
         Sweep(
             arena.Lengths,
@@ -265,50 +301,61 @@ EXPERIMENTS = (
 )
 
 
-def measure(
-    experiment: Experiment, *, seeds: int = 8, prompts: int = 256, seed: int = 0
-) -> list[Finding]:
-    """Both legs of an experiment."""
-    sweep, N = experiment.sweep, experiment
+def measure(test: ClaimTest, *, seeds: int = 8, prompts: int = 256, seed: int = 0) -> list[Finding]:
+    """Measure the claims of one test.
+
+    Args:
+        test: the claims, with their family.
+        seeds: learners for each estimator and value.
+        prompts: groups for the gradient's numbers.
+        seed: seed of those groups.
+    """
+    sweep = test.sweep
     curve = sweeps.measure(sweep, prompts=prompts, seed=seed)
-    used = {name for c in N.claims for name in (c.challenger, c.rival)}
+    used = {name for c in test.claims for name in (c.challenger, c.rival)}
     tasks = jax.tree.map(
         lambda *x: np.stack([np.asarray(y, np.float32) for y in x]),
         *(sweep.at(v) for v in sweep.values),
     )
     settings = {
-        "steps": N.steps,
+        "steps": test.steps,
         "seeds": seeds,
-        "prompts": N.prompts,
-        "group": N.group,
-        "rate": N.rate,
-        "climb": N.climb,
+        "prompts": test.prompts,
+        "group": test.group,
+        "rate": test.rate,
+        "optimizer": test.optimizer,
     }
-    learnt = {name: learn.learn(tasks, sweep.estimators[name], **settings) for name in sorted(used)}
-    found = []
-    for c in N.claims:
-        legs = [getattr(learnt[name], c.leg)() for name in (c.challenger, c.rival)]
-        ratio, gain = curve.versus(c.challenger, c.rival, c.number), learn.paired(*legs)
-        there = [np.median(learnt[name].steps_to(0.9), 1) for name in (c.challenger, c.rival)]
-        found.append(
+    curves = {name: learn.learn(tasks, sweep.estimators[name], **settings) for name in sorted(used)}
+    findings = []
+    for c in test.claims:
+        legs = [getattr(curves[name], c.leg)() for name in (c.challenger, c.rival)]
+        ratio, gain = curve.versus(c.challenger, c.rival, c.number), learn.paired_difference(*legs)
+        medians = [np.median(curves[name].steps_to(0.9), 1) for name in (c.challenger, c.rival)]
+        findings.append(
             Finding(
                 c,
-                N.paper,
+                test.paper,
                 sweep.family.__name__,
                 sweep.values,
                 ratio,
                 gain,
                 sweep.knob,
-                list(zip(*there, strict=True)),
+                list(zip(*medians, strict=True)),
             )
         )
-    return found
+    return findings
 
 
 def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
-    """Of T step rewards with equal variance and correlation rho: Var of the whole sum over T times Var of one step given its prefix.
+    """Variance of whole rollouts over T times that of single steps, for correlated step rewards.
 
-    Groups of whole rollouts against groups of one step that share what came before; above 1 the factor is more than T. No learner.
+    T step rewards have equal variance and correlation rho. Groups of whole rollouts are compared
+    with groups of one step that share the prefix. There is no learner.
+
+    Args:
+        T: number of steps.
+        k: samples for each seed.
+        seeds: number of seeds.
     """
     values, text = (
         (-0.2, 0, 0.5),
@@ -325,28 +372,31 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
         "2602.23440",
         "T = 4 step rewards",
         values,
-        learn.paired(np.array(draws), np.zeros((len(values), seeds))),
+        learn.paired_difference(np.array(draws), np.zeros((len(values), seeds))),
         [],
         "rho",
     )
 
 
 def run(
-    experiments: Sequence[Experiment] = EXPERIMENTS,
+    tests: Sequence[ClaimTest] = CLAIM_TESTS,
     *,
     tell: progress.Tell = progress.silent,
     **settings,
 ) -> list[Finding]:
-    """All of them, compiling side by side; `tell` hears how far it is."""
+    """Measure tests in parallel threads; `tell` is a progress callback.
+
+    `settings` are keywords of `measure`.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = progress.each(
-            pool, partial(measure, **settings), experiments, tell, lambda e: e.sweep.title
+        findings = progress.each(
+            pool, partial(measure, **settings), tests, tell, lambda e: e.sweep.title
         )
-        return [*sum(found, []), truncation()]
+        return [*sum(findings, []), truncation()]
 
 
 def rows(findings: Sequence[Finding]) -> list[tuple[str, str, str, str]]:
-    """Claim, setting, measured, verdict."""
+    """Rows of the table: claim, setting, measured, verdict."""
 
     def numbers(f):
         credits = [f"{e.value:.3g} ({e.low:.2g}..{e.high:.2g})" for e in f.credit]
@@ -373,12 +423,14 @@ HEADER = (
 
 
 def table(findings: Sequence[Finding]) -> Sheet:
-    answer = Sheet(*(Column(title, wraps=True, least=16) for title in HEADER), lines=True)
+    """Findings as a table for `Console.print`."""
+    sheet = Sheet(*(Column(title, wraps=True, least=16) for title in HEADER), lines=True)
     for row in rows(findings):
-        answer.add_row(*row)
-    return answer
+        sheet.add_row(*row)
+    return sheet
 
 
 def markdown(findings: Sequence[Finding]) -> str:
+    """Findings as a Markdown table."""
     lines = [HEADER, ("---",) * len(HEADER), *rows(findings)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""What all families of the arena share: knobs that are traced, a batch as a `Rollout` with signals, and the truth beside it."""
+"""Families of worlds: their protocol, and sampling of rollouts with signals and true advantages."""
 
 import dataclasses
 from typing import NamedTuple, Protocol
@@ -11,37 +11,66 @@ from jaxcredit.arena.world import OVER, POLICY, Exact, Trace, World, at, play, s
 from jaxcredit.rollout import Rollout
 
 
-class Seen(NamedTuple):
-    """What a family makes its signals from: `first` is the step each segment begins at, [N, G, K] (T where it does not take place)."""
+class SignalInputs(NamedTuple):
+    """Data from which a family computes its signals.
+
+    Attributes:
+        world: the world.
+        logits: the policy.
+        exact: exact values of the policy.
+        trace: the sampled answers.
+        segment_start: step at which each segment begins; T if it did not take place.
+    """
 
     world: World
     logits: Float[Array, "P A"]
     exact: Exact
     trace: Trace
-    first: Int[Array, "N G K"]
+    segment_start: Int[Array, "N G K"]
 
-    def begin(self, x: Array) -> Array:
-        """[N, G, T] read where each segment begins: [N, G, K], the last step's where it does not take place."""
-        return jnp.take_along_axis(x, jnp.minimum(self.first, x.shape[-1] - 1), -1)
+    def at_segment_start(self, x: Array) -> Array:
+        """Entries [N, G, K] of x [N, G, T] at the start of each segment (unused ones: the last)."""
+        return jnp.take_along_axis(x, jnp.minimum(self.segment_start, x.shape[-1] - 1), -1)
 
 
 class Family(Protocol):
-    """A frozen dataclass: fields are knobs (leaves of a tree: traced) or sizes (`static`). `segments` is K."""
+    """Family of worlds: a frozen dataclass made by `family`.
+
+    Its fields are knobs, which are traced, or sizes (`static`).
+    """
 
     @property
-    def segments(self) -> int: ...
-    def world(self) -> World: ...
-    def policy(self) -> Float[Array, "P A"]: ...  # logits of the policy the arena starts from
-    def signals(
-        self, seen: Seen, *, key: PRNGKeyArray
-    ) -> dict[str, Array]: ...  # beyond `common`, and in its place
-    def blocks(
-        self,
-    ) -> dict[str, Array]: ...  # rows of parameters that are reported apart, as masks [P]
+    def segments(self) -> int:
+        """Number K of segments."""
+        ...
+
+    def world(self) -> World:
+        """The world with these knobs."""
+        ...
+
+    def policy(self) -> Float[Array, "P A"]:
+        """Logits of the initial policy; -inf for actions that do not exist."""
+        ...
+
+    def signals(self, inputs: SignalInputs, *, key: PRNGKeyArray) -> dict[str, Array]:
+        """Signals of the family, which replace those of `common_signals` with the same name."""
+        ...
+
+    def blocks(self) -> dict[str, Array]:
+        """Masks [P] of rows of logits whose gradient is reported separately, by name."""
+        ...
 
 
 class Truth(NamedTuple):
-    """What is true of every token of a batch. `cell` numbers (step, state, action): what credit may depend on."""
+    """Exact values of each sampled token.
+
+    Attributes:
+        value: V before the token.
+        action_value: Q of the token.
+        advantage: Q - V; 0 after the end and where nature writes.
+        row: row of logits that the token was drawn from.
+        cell: number of (step, state, action).
+    """
 
     value: Float[Array, "N G T"]
     action_value: Float[Array, "N G T"]
@@ -50,19 +79,27 @@ class Truth(NamedTuple):
     cell: Int[Array, "N G T"]
 
 
-class Batch(NamedTuple):
+class LabeledBatch(NamedTuple):
+    """Sampled groups with their true credit.
+
+    Attributes:
+        rollout: the answers, as an estimator gets them.
+        truth: exact values of each token.
+        exact: exact values of the whole world.
+    """
+
     rollout: Rollout
     truth: Truth
     exact: Exact
 
 
 def family(cls):
-    """A dataclass that is a tree of its knobs."""
+    """Class decorator: a frozen dataclass registered as a pytree whose leaves are the knobs."""
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, kw_only=True)(cls))
 
 
 def static(default):
-    """A size or a structure: another one compiles anew."""
+    """Field that is a size or a structure: every value compiles separately."""
     return dataclasses.field(default=default, metadata={"static": True})
 
 
@@ -74,18 +111,30 @@ def sample(
     key: PRNGKeyArray,
     logits: Float[Array, "P A"] | None = None,
     critic_sd: Float[Array, ""] | float = 0.0,
-) -> Batch:
-    """N groups of the task under its own policy, or under `logits`. Jit-able; the same key gives the same batch."""
+) -> LabeledBatch:
+    """Sample groups of answers, with signals and true credit.
+
+    Args:
+        task: a family of worlds with its knobs.
+        prompts: number N of groups.
+        group: number G of answers in a group.
+        key: random key; the same key gives the same batch.
+        logits: the policy; None: the family's own.
+        critic_sd: standard deviation of normal noise on the critic's values.
+
+    Returns:
+        A `LabeledBatch`. The function can be compiled with `prompts` and `group` static.
+    """
     logits, world = task.policy() if logits is None else logits, task.world()
-    # The device's own generator: threefry over millions of numbers takes ten times as long to compile.
-    key, playing = jax.random.split(
+    # The rbg generator compiles much faster than threefry for millions of numbers.
+    signal_key, play_key = jax.random.split(
         jax.random.wrap_key_data(jax.random.bits(key, (4,)), impl="rbg")
     )
-    trace = play(world, logits, prompts=prompts, group=group, key=playing)
-    return describe(task, world, logits, trace, key=key, critic_sd=critic_sd)
+    trace = play(world, logits, prompts=prompts, group=group, key=play_key)
+    return label(task, world, logits, trace, key=signal_key, critic_sd=critic_sd)
 
 
-def describe(
+def label(
     task: Family,
     world: World,
     logits: Float[Array, "P A"],
@@ -93,25 +142,28 @@ def describe(
     *,
     key: PRNGKeyArray,
     critic_sd: Float[Array, ""] | float = 0.0,
-) -> Batch:
-    """What happened as a rollout with signals, and the truth beside it."""
-    exact, (ours, theirs) = solve(world, logits), jax.random.split(key)
-    here = at(jnp.stack([world.who, world.row, world.segment], -1), trace.state)
-    who, row, segment = jnp.moveaxis(here, -1, 0)
-    valid = who != OVER
+) -> LabeledBatch:
+    """A `LabeledBatch` of sampled answers: rollout, signals and exact values."""
+    exact, (common_key, family_key) = solve(world, logits), jax.random.split(key)
+    columns = at(jnp.stack([world.actor, world.row, world.segment], -1), trace.state)
+    actor, row, segment = jnp.moveaxis(columns, -1, 0)
+    valid = actor != OVER
     segment = jnp.where(valid, segment, -1)
     inside = segment[..., None] == jnp.arange(task.segments)
     T, S, A = world.next.shape
-    seen = Seen(world, logits, exact, trace, jnp.where(inside, jnp.arange(T)[:, None], T).min(2))
-    logp = jnp.where(who == POLICY, jax.nn.log_softmax(logits)[row, trace.token], 0)
+    inputs = SignalInputs(
+        world, logits, exact, trace, jnp.where(inside, jnp.arange(T)[:, None], T).min(2)
+    )
+    logp = jnp.where(actor == POLICY, jax.nn.log_softmax(logits)[row, trace.token], 0)
     rollout = Rollout(
         tokens=trace.token,
-        action_mask=who == POLICY,
+        action_mask=actor == POLICY,
         logp=logp,
         segment=segment,
         reward=jnp.where(inside, trace.reward[..., None], 0).sum(2),
         segment_mask=inside.any(2),
-        signals=common(seen, logp, critic_sd, key=ours) | task.signals(seen, key=theirs),
+        signals=common_signals(inputs, logp, critic_sd, key=common_key)
+        | task.signals(inputs, key=family_key),
         token_mask=valid,
     )
     action_value, advantage = jnp.moveaxis(
@@ -121,33 +173,48 @@ def describe(
     truth = Truth(
         at(exact.value, trace.state), action_value, jnp.where(valid, advantage, 0), row, cell
     )
-    return Batch(rollout, truth, exact)
+    return LabeledBatch(rollout, truth, exact)
 
 
-def common(
-    seen: Seen, logp: Array, critic_sd: Float[Array, ""] | float, *, key: PRNGKeyArray
+def common_signals(
+    inputs: SignalInputs, logp: Array, critic_sd: Float[Array, ""] | float, *, key: PRNGKeyArray
 ) -> dict[str, Array]:
-    """What any family can provide: what the policy knows of itself, a critic (exact, with noise `critic_sd`), and the state as a hash."""
-    logits, trace = seen.logits, seen.trace
-    row = at(seen.world.row, trace.state)
+    """Signals of every family.
+
+    They are the entropy, sum of squared probabilities and log-probability of the policy, exact
+    values plus normal noise (`critic_sd`), and the state's number.
+    """
+    logits, trace = inputs.logits, inputs.trace
+    row = at(inputs.world.row, trace.state)
     p = jax.nn.softmax(logits)
     H = -(p * jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1)), 0)).sum(-1)
-    V = at(seen.exact.value, trace.state)
+    V = at(inputs.exact.value, trace.state)
     V = V + critic_sd * jax.random.normal(key, V.shape, V.dtype)
     return {
         "entropy": H[row],
         "prob_square": (p * p).sum(-1)[row],
         "ref_logp": logp,
         "token_value": V,
-        "value": seen.begin(V),
-        "state": seen.begin(trace.state).astype(jnp.int32),
+        "value": inputs.at_segment_start(V),
+        "state": inputs.at_segment_start(trace.state).astype(jnp.int32),
     }
 
 
 def gradient(
-    credit: Float[Array, "N G T"], batch: Batch, logits: Float[Array, "P A"]
+    credit: Float[Array, "N G T"], batch: LabeledBatch, logits: Float[Array, "P A"]
 ) -> Float[Array, "N P A"]:
-    """Each group's estimate of dJ/dlogits: 1/G sum_i sum_t A_it (e_token - pi), in the row the token was drawn from."""
+    """Policy gradient of each group from its credit.
+
+        g[row of the token] += 1/G sum_i sum_t A_it (e_token - pi)
+
+    Args:
+        credit: advantage of each token; tokens of nature are ignored.
+        batch: the batch that it was computed from.
+        logits: the policy.
+
+    Returns:
+        An estimate of dJ/dlogits for each group.
+    """
     N, G, _ = credit.shape
     n = jnp.arange(N)[:, None, None]
     credit = jnp.where(batch.rollout.action_mask, credit, 0)
@@ -160,10 +227,9 @@ def gradient(
 
 
 def logits_of(*rows: tuple[ArrayLike, ...]) -> Float[Array, "P A"]:
-    """Logits whose probabilities are the given rows; a row may be shorter than the longest, the rest has no mass."""
-    A = max(len(r) for r in rows)
-    return jnp.log(
-        jnp.stack(
-            [jnp.pad(jnp.stack([jnp.asarray(p, float) for p in r]), (0, A - len(r))) for r in rows]
-        )
-    )
+    """Logits of rows of probabilities; shorter rows are padded with probability 0."""
+    A = max(len(row) for row in rows)
+    padded = [
+        jnp.pad(jnp.stack([jnp.asarray(p, float) for p in row]), (0, A - len(row))) for row in rows
+    ]
+    return jnp.log(jnp.stack(padded))

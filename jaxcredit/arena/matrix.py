@@ -1,4 +1,7 @@
-"""Every estimator in every family: a number or a reason in every cell, on the same batches, so that all differences are paired."""
+"""Matrix of estimators and families of worlds: each cell has numbers, or the reason for none.
+
+All estimators of a family get the same batch, so that differences between them are paired.
+"""
 
 import dataclasses
 import difflib
@@ -15,7 +18,7 @@ from rich.text import Text
 
 from jaxcredit import arena
 from jaxcredit.arena import metrics
-from jaxcredit.arena.family import Batch, Family
+from jaxcredit.arena.family import Family, LabeledBatch
 from jaxcredit.credit import Credit, columns, method_of
 from jaxcredit.credit import estimators as known_estimators
 from jaxcredit.rollout import Rollout, outcome
@@ -25,7 +28,7 @@ from jaxcredit.utils.plain_text import one_line
 from jaxcredit.utils.tables import Column, Sheet
 
 CONTROLS = ("exact", "broadcast", "shuffled", "flipped")
-# With the controls 81 cells in which something is to be seen: what a family is for, and what it is held against.
+# Estimators of the quick matrix: those a family is made for, and those they are compared with.
 QUICK = {
     "KeyBranch": ("rloo", "grpo", "tempo", "sploo", "ppo"),
     "HackablePRM": ("grpo", "pure", "ppo"),
@@ -40,8 +43,8 @@ QUICK = {
     "ReplayNoise": ("grpo", "ppo"),
     "Lengths": ("grpo", "san"),
 }
-# What making a signal takes beside the group's own answers: a model that reads each answer once, or sampling on from its segments.
-READ = {
+# Signals that a model computes from each answer, in one forward pass.
+READ_SIGNALS = {
     "value",
     "token_value",
     "value_plan",
@@ -53,19 +56,35 @@ READ = {
     "gain",
     "action_value",
 }
-SAMPLED = {"counterfactual": 1, "choice_value": 2}
-ONCE = {
-    "xla_backend_optimization_level": 0
-}  # of programs that run once: compiling is what they cost, this halves it
+# Signals that need further answers, sampled from each segment on: number of answers each.
+RESAMPLED_SIGNALS = {"counterfactual": 1, "choice_value": 2}
+# XLA options of programs that run once: less optimization halves the time to compile.
+RUN_ONCE = {"xla_backend_optimization_level": 0}
 
 
 class Cell(NamedTuple):
-    """`numbers` by name (see `metrics`), or none and the `reason`. `versus/asnr` is the paired ratio to broadcast credit (RLOO's)."""
+    """Result of one estimator in one family.
+
+    Attributes:
+        family: name of the family.
+        estimator: name of the estimator or control.
+        numbers: numbers of `evaluate` with intervals, by name. "versus/NAME" is the paired ratio to
+            broadcast credit (that of dr_grpo). Empty if there is a reason.
+        reason: why there are no numbers.
+    """
 
     family: str
     estimator: str
-    numbers: dict[str, metrics.Estimate]
+    numbers: dict[str, metrics.Interval]
     reason: str = ""
+
+
+class _Drawn(NamedTuple):
+    """A family's batch, its policy and its blocks of parameters."""
+
+    batch: LabeledBatch
+    logits: jax.Array
+    blocks: dict
 
 
 def run(
@@ -79,101 +98,145 @@ def run(
     resamples: int = 200,
     tell: progress.Tell = progress.silent,
 ) -> list[Cell]:
-    """The matrix of families (default: all, as they come) and estimators (default: `jaxcredit.credit.estimators()`), and the controls.
+    """Measure estimators and controls in families of worlds.
 
-    `only`: the estimators of each family by name, where not all are wanted. An estimator compiles once: rollouts of all families are
-    padded to one shape, which credit ignores by law. `tell` hears how far it is.
+    Rollouts of all families are padded to one shape, so that each estimator compiles once.
+
+    Args:
+        families: families with their knobs; None for all in `arena.FAMILIES`.
+        estimators: estimators by name; None for `jaxcredit.credit.estimators()`.
+        only: names of the estimators of each family, by the family's name; None for all.
+        prompts: groups in each family, >= 2.
+        group: answers in a group, >= 2.
+        seed: seed of the batches and of the bootstrap.
+        resamples: bootstrap replicates.
+        tell: progress callback, see `jaxcredit.utils.progress`.
+
+    Returns:
+        A `Cell` for each control and each estimator of each family.
+
+    Raises:
+        ValueError: fewer than 2 prompts or answers.
     """
     families = [f() for f in arena.FAMILIES] if families is None else families
     estimators = known_estimators() if estimators is None else estimators
     if prompts < 2 or group < 2:
         raise ValueError(
-            f"{prompts} groups of {group}: an interval needs at least 2 groups, and peers at least 2 answers"
+            f"{prompts} groups of {group}: an interval needs at least 2 groups, "
+            "and an estimator at least 2 answers in each"
         )
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
-    programs = {name: compiled(f) for name, f in estimators.items()}
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # compiling leaves Python alone
-        sampled = functools.partial(draw, seed=seed, prompts=prompts, group=group)
+    programs = {name: compile_estimator(f) for name, f in estimators.items()}
+    names = [
+        [
+            name
+            for name in (estimators if only is None else only[type(task).__name__])
+            if name not in CONTROLS
+        ]
+        for task in families
+    ]
+    cells, done, total = [], itertools.count(1), sum(map(len, names))
+    # Threads: compilation releases Python's lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         drawn = progress.each(
             pool,
-            lambda task: jax.block_until_ready(sampled(task)),
+            lambda task: _Drawn(
+                *jax.block_until_ready(sample_family(task, seed=seed, prompts=prompts, group=group))
+            ),
             families,
             tell,
             lambda task: f"answers of {type(task).__name__}",
         )
-        T = max(batch.rollout.tokens.shape[-1] for batch, *_ in drawn)
-        K = max(batch.rollout.reward.shape[-1] for batch, *_ in drawn)
-        cells, done = [], itertools.count(1)
-        listed = [
-            [
-                n
-                for n in (estimators if only is None else only[type(task).__name__])
-                if n not in CONTROLS
-            ]
-            for task in families
-        ]
-        total = sum(map(len, listed))
-        for task, names, (batch, logits, blocks) in zip(families, listed, drawn, strict=True):
-            wide = pad(batch.rollout, T, K)
-            judged = functools.partial(
-                judge, task, batch, weights=weights, logits=logits, blocks=blocks
-            )
-            controls = {name: judged(x, needs=()) for name, x in control(batch, seed).items()}
-            base = controls["broadcast"]
-            assert not isinstance(base, str), f"{type(task).__name__}: {base}"
+        T = max(d.batch.rollout.tokens.shape[-1] for d in drawn)
+        K = max(d.batch.rollout.reward.shape[-1] for d in drawn)
+        for task, family_names, family_draw in zip(families, names, drawn, strict=True):
+            padded = pad(family_draw.batch.rollout, T, K)
 
-            def one(name, batch=batch, wide=wide, judged=judged, task=task):
-                found = numbers_of(name, batch, wide, judged)
+            def measured(name, task=task, family_draw=family_draw, padded=padded):
+                result = _numbers(
+                    name, task, family_draw, padded, estimators, programs, weights=weights
+                )
                 tell(f"{type(task).__name__}, {name}", next(done), total)
-                return found
+                return result
 
-            def numbers_of(name, batch, wide, judged):
-                if name not in estimators:
-                    return f"the catalogue has no {name}"
-                needs = tuple(method_of(estimators[name]).needs)
-                if missing := [s for s in needs if s not in batch.rollout.signals]:
-                    return "needs " + ", ".join(missing)
-                try:
-                    signals = {s: wide.signals[s] for s in needs}
-                    return judged(
-                        programs[name](dataclasses.replace(wide, signals=signals)), needs=needs
-                    )
-                except (
-                    ValueError,
-                    KeyError,
-                    TypeError,
-                ) as error:  # it does not apply: the cell says why
-                    return f"{type(error).__name__}: {error.args[0] if error.args else error}"
-
-            family = type(task).__name__
-            for name, found in [*controls.items(), *zip(names, pool.map(one, names), strict=True)]:
-                if isinstance(found, str):
-                    cells.append(Cell(family, name, {}, found))
-                    continue
-                numbers = {key: metrics.estimate(x) for key, x in found.items()}
-                for key in ("asnr", "gsnr", "asnr_per_1k"):
-                    numbers[f"versus/{key}"] = metrics.ratio(found[key], base[key])
-                cells.append(Cell(family, name, numbers))
+            controls = _measured_controls(task, family_draw, seed, weights=weights)
+            results = zip(family_names, pool.map(measured, family_names), strict=True)
+            cells += _cells(type(task).__name__, [*controls.items(), *results])
     return cells
 
 
-def chosen(
+def _measured_controls(task, drawn, seed, *, weights) -> dict[str, dict[str, metrics.Draws] | str]:
+    """Draws of every number by control, broadcast credit among them."""
+    batch, logits, blocks = drawn
+    controls = {
+        name: evaluate(task, batch, x, needs=(), weights=weights, logits=logits, blocks=blocks)
+        for name, x in control_credits(batch, seed).items()
+    }
+    broadcast = controls["broadcast"]
+    assert not isinstance(broadcast, str), f"{type(task).__name__}: {broadcast}"
+    return controls
+
+
+def _numbers(name, task, drawn, padded, estimators, programs, *, weights):
+    """Draws of an estimator's numbers in one family, or the reason why there are none."""
+    batch, logits, blocks = drawn
+    if name not in estimators:
+        return f"unknown estimator {name}"
+    needs = tuple(method_of(estimators[name]).needs)
+    if missing := [signal for signal in needs if signal not in batch.rollout.signals]:
+        return "needs " + ", ".join(missing)
+    try:
+        signals = {signal: padded.signals[signal] for signal in needs}
+        credit = programs[name](dataclasses.replace(padded, signals=signals))
+        return evaluate(
+            task, batch, credit, needs=needs, weights=weights, logits=logits, blocks=blocks
+        )
+    except (ValueError, KeyError, TypeError) as error:  # the estimator does not apply
+        return f"{type(error).__name__}: {error.args[0] if error.args else error}"
+
+
+def _cells(family: str, results) -> list[Cell]:
+    """Cells of one family from its draws or reasons, with ratios to broadcast credit."""
+    broadcast, cells = dict(results)["broadcast"], []
+    for name, result in results:
+        if isinstance(result, str):
+            cells.append(Cell(family, name, {}, result))
+            continue
+        numbers = {key: metrics.interval(x) for key, x in result.items()}
+        for key in ("asnr", "gsnr", "asnr_per_1k"):
+            numbers[f"versus/{key}"] = metrics.ratio(result[key], broadcast[key])
+        cells.append(Cell(family, name, numbers))
+    return cells
+
+
+def run_selected(
     family: Sequence[str] = (),
     estimators: Mapping[str, Credit] | None = None,
     *,
     quick: bool = False,
     **settings,
 ) -> list[Cell]:
-    """The matrix as a person asks for it: families by name (all), and these estimators, or the catalogue, or the quick list and these."""
+    """Measure estimators in families that are chosen by name.
+
+    Args:
+        family: names of families, in any case; empty for all.
+        estimators: estimators by name. None, without `quick`: all of the library.
+        quick: True adds the estimators of `QUICK`.
+        **settings: keywords of `run`.
+
+    Returns:
+        A `Cell` for each control and each estimator of each family.
+
+    Raises:
+        ValueError: an unknown family.
+    """
     known, own = {f.__name__.lower(): f for f in arena.FAMILIES}, dict(estimators or {})
     for name in family:
         if name.lower() not in known:
-            near = difflib.get_close_matches(name.lower(), known, 1)
-            hint = f"; did you mean {known[near[0]].__name__}?" if near else ""
-            raise ValueError(
-                f"no family is called {name!r}{hint} They are: {', '.join(f.__name__ for f in arena.FAMILIES)}"
-            )
+            similar = difflib.get_close_matches(name.lower(), known, 1)
+            hint = f"; did you mean {known[similar[0]].__name__}?" if similar else ""
+            families = ", ".join(f.__name__ for f in arena.FAMILIES)
+            raise ValueError(f"unknown family {name!r}{hint} Families: {families}")
     kinds = [known[name.lower()] for name in family] or arena.FAMILIES
     listed = (
         {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds}
@@ -183,8 +246,12 @@ def chosen(
     return run([f() for f in kinds], known_estimators() | own, only=listed, **settings)
 
 
-def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
-    """Exact credit; the outcome for all tokens alike; exact credit shuffled inside each answer; exact credit with its sign flipped."""
+def control_credits(batch: LabeledBatch, seed: int = 0) -> dict[str, np.ndarray]:
+    """Credit of the controls, by name.
+
+    exact: the true advantage; broadcast: the outcome less the group's mean, on all tokens;
+    shuffled: the true advantages of an answer in random order; flipped: minus the true advantage.
+    """
     A, mask, R = (
         np.asarray(batch.truth.advantage),
         np.asarray(batch.rollout.action_mask),
@@ -192,7 +259,7 @@ def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
     )
     order = np.where(mask, np.random.default_rng(seed).random(mask.shape), 2.0)
     shuffled = np.zeros_like(A)
-    # The i-th chosen token gets the credit of the one whose lot is i-th.
+    # The i-th policy token gets the credit of the policy token that is i-th in random order.
     np.put_along_axis(
         shuffled,
         np.argsort(~mask, -1, kind="stable"),
@@ -208,19 +275,22 @@ def control(batch: Batch, seed: int = 0) -> dict[str, np.ndarray]:
     }
 
 
-def cost(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, float]:
-    """Tokens an answer takes: sampled, and read by another model. Vines pay for every continuation, counterfactuals for the rest of it."""
+def tokens_per_answer(task: Family, rollout: Rollout, needs: Iterable[str]) -> tuple[float, float]:
+    """Tokens sampled for each answer, and tokens read by another model, with these signals.
+
+    Values by continuations count every continuation; counterfactuals the rest of the answer.
+    """
     needs, K = set(needs), task.segments
     own = float(np.asarray(rollout.action_mask).sum(-1).mean())
     replays = getattr(task, "continuations", 0) if needs & {"value", "token_value"} else 0
     sampled = (
         own
         + replays * own * (own + 1) / 2
-        + sum(n * own * (K + 1) / 2 for s, n in SAMPLED.items() if s in needs)
+        + sum(n * own * (K + 1) / 2 for s, n in RESAMPLED_SIGNALS.items() if s in needs)
     )
     if "coalition" in needs:
         sampled += own * rollout.signals["coalition"].shape[-1]
-    return sampled, own if needs & READ and not replays else 0.0
+    return sampled, own if needs & READ_SIGNALS and not replays else 0.0
 
 
 def pad(rollout: Rollout, T: int, K: int) -> Rollout:
@@ -235,25 +305,36 @@ def pad(rollout: Rollout, T: int, K: int) -> Rollout:
 
 
 def table(cells: Sequence[Cell], number: str = "versus/asnr", *, intervals: bool = True) -> Sheet:
-    """Estimators down, families across; green where the interval lies above 1, red where it lies below. Reasons are notes below."""
+    """One number of all cells as a table: a row for each estimator, a column for each family.
+
+    Args:
+        cells: cells of `run`.
+        number: name of the number.
+        intervals: whether to add the 95 % interval.
+
+    Ratios are green if the interval is above 1, and red if it is below. Reasons are notes below.
+    """
     families = list(dict.fromkeys(c.family for c in cells))
-    found = {(c.family, c.estimator): c for c in cells}
+    by_key = {(c.family, c.estimator): c for c in cells}
     reasons = {
         reason: i for i, reason in enumerate(dict.fromkeys(c.reason for c in cells if c.reason), 1)
     }
     title = f"{number}: paired ratio to broadcast credit" if "versus" in number else number
     notes = [Text(f"note {i}: {one_line(reason)}", style="dim") for reason, i in reasons.items()]
-    answer = Sheet("estimator", *(Column(family) for family in families), title=title, notes=notes)
+    sheet = Sheet("estimator", *(Column(family) for family in families), title=title, notes=notes)
     for name in dict.fromkeys(c.estimator for c in cells):
-        answer.add_row(
+        sheet.add_row(
             name,
-            *(_shown(found.get((family, name)), number, intervals, reasons) for family in families),
+            *(
+                _shown(by_key.get((family, name)), number, intervals, reasons)
+                for family in families
+            ),
         )
-    return answer
+    return sheet
 
 
 def as_json(cells: Sequence[Cell]) -> list[dict]:
-    """Plain lists and dicts; what is not a number is null."""
+    """Cells as JSON data: an interval is [value, low, high], NaN and infinity are null."""
 
     def plain(e):
         return [x if np.isfinite(x) else None for x in e]
@@ -263,9 +344,11 @@ def as_json(cells: Sequence[Cell]) -> list[dict]:
     ]
 
 
-@functools.partial(jax.jit, static_argnames=("prompts", "group"), compiler_options=ONCE)
-def draw(task: Family, seed: int, *, prompts: int, group: int) -> tuple[Batch, jax.Array, dict]:
-    """Groups of a family, its logits and its blocks of parameters."""
+@functools.partial(jax.jit, static_argnames=("prompts", "group"), compiler_options=RUN_ONCE)
+def sample_family(
+    task: Family, seed: int, *, prompts: int, group: int
+) -> tuple[LabeledBatch, jax.Array, dict]:
+    """Sampled groups of a family, its logits and its blocks of parameters."""
     return (
         arena.sample(task, prompts=prompts, group=group, key=jax.random.key(seed)),
         task.policy(),
@@ -273,27 +356,43 @@ def draw(task: Family, seed: int, *, prompts: int, group: int) -> tuple[Batch, j
     )
 
 
-def compiled(estimator: Credit) -> Callable[[Rollout], jax.Array]:
-    """A program of what reaches the gradient: advantage times weight."""
+def compile_estimator(estimator: Credit) -> Callable[[Rollout], jax.Array]:
+    """Compiled function from a rollout to advantage times weight, which multiplies the gradient."""
 
-    def reaching(rollout):
+    def weighted(rollout):
         given = columns(estimator(rollout), rollout)
         return given["advantage"] * given["weight"]
 
-    return jax.jit(reaching, compiler_options=ONCE)
+    return jax.jit(weighted, compiler_options=RUN_ONCE)
 
 
-def judge(
-    task: Family, batch: Batch, credit, *, needs, weights, logits, blocks
+def evaluate(
+    task: Family, batch: LabeledBatch, credit, *, needs, weights, logits, blocks
 ) -> dict[str, metrics.Draws] | str:
-    """All numbers of a credit, or why there are none."""
+    """Numbers of one estimator's credit, or the reason why there are none.
+
+    Args:
+        task: the family.
+        batch: its sampled groups.
+        credit: advantages, [N, G, T] or padded.
+        needs: names of the signals that the estimator used.
+        weights: bootstrap weights of `metrics.resampling`.
+        logits: the policy.
+        blocks: masks of rows of parameters, by name.
+
+    Returns:
+        Draws by name: those of `metrics.measure`, tokens_sampled and tokens_read for each answer,
+        and asnr_per_1k (asnr for each thousand tokens of a group).
+    """
     credit = np.asarray(credit)[..., : batch.rollout.tokens.shape[-1]]
     if not np.isfinite(credit).all():
         return "credit is not finite"
     if not credit.any():
-        return "no token gets any credit"
-    numbers = metrics.measure(credit, metrics.slopes(credit, batch, logits), batch, weights, blocks)
-    sampled, read = cost(task, batch.rollout, needs)
+        return "credit is 0 on all tokens"
+    numbers = metrics.measure(
+        credit, metrics.group_gradients(credit, batch, logits), batch, weights, blocks
+    )
+    sampled, read = tokens_per_answer(task, batch.rollout, needs)
     thousands = credit.shape[1] * (sampled + read) / 1000
     flat = np.ones(len(weights))
     return numbers | {

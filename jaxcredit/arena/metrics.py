@@ -1,9 +1,15 @@
-"""How true credit is (identification) and how useful (its gradient), with bootstrap intervals over groups. numpy, float64, no compiling.
+"""Accuracy of credit and of its policy gradient, with bootstrap intervals over groups.
 
-Read these before any number. Broadcast credit is wrong as attribution and right as an expected gradient: never rank by an error alone. Do
-not average over successes only: that changes what is estimated. A method may be right up to a factor (TEMPO is about twice A at a pivot):
-errors here are after the best shift of each state, which any baseline may take, and the best global scale. Localisation can fall while
-the signal-to-noise ratio still rises.
+Computed in NumPy and float64, without compilation.
+
+Notes for reading the numbers:
+
+- Broadcast credit (the same number for all tokens) is wrong token by token but right as an expected
+  gradient, so errors of credit alone do not rank estimators.
+- Averages over successful answers only would change the quantity that is estimated.
+- An estimator may be right up to a factor (TEMPO is about twice A at a pivot). Errors are therefore
+  measured after the best shift of each state (any baseline may have one) and the best scale.
+- The signal-to-noise ratio of the gradient can rise while fewer pivots are found.
 """
 
 from typing import Any, NamedTuple
@@ -12,63 +18,85 @@ import numpy as np
 from scipy.special import softmax
 from scipy.stats import rankdata
 
-Draws = np.ndarray  # [1 + B]: the number itself, then its B bootstrap replicates
+Draws = np.ndarray  # [1 + B]: the estimate, then its B bootstrap replicates
 
 
-class Estimate(NamedTuple):
-    """A number and its 95 % interval."""
+class Interval(NamedTuple):
+    """An estimate and its 95 % confidence interval."""
 
     value: float
     low: float
     high: float
 
 
-def estimate(draws: Draws) -> Estimate:
-    """The percentile interval of the replicates, ends rounded outwards; none where more than a tenth of them are not a number."""
+def interval(draws: Draws) -> Interval:
+    """Percentile interval of the replicates, with ends rounded outward.
+
+    The ends are NaN if more than a tenth of the replicates are NaN.
+    """
     known = np.sort(draws[1:][~np.isnan(draws[1:])])
     if len(known) < 0.9 * len(draws[1:]) or not len(known):
-        return Estimate(float(draws[0]), np.nan, np.nan)
+        return Interval(float(draws[0]), np.nan, np.nan)
     last = len(known) - 1
-    return Estimate(
+    return Interval(
         float(draws[0]), float(known[int(0.025 * last)]), float(known[int(np.ceil(0.975 * last))])
     )
 
 
-def ratio(a: Draws, b: Draws) -> Estimate:
-    """a / b of two estimators on the same batch: replicates are paired, as the same groups were drawn for both."""
+def ratio(a: Draws, b: Draws) -> Interval:
+    """Ratio a / b of two estimators on the same batch, from paired replicates."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return estimate(a / b)
+        return interval(a / b)
 
 
-def difference(a: Draws, b: Draws) -> Estimate:
-    """a - b, paired."""
-    return estimate(a - b)
+def difference(a: Draws, b: Draws) -> Interval:
+    """Difference a - b of two estimators on the same batch, from paired replicates."""
+    return interval(a - b)
 
 
 def resampling(N: int, *, resamples: int = 200, seed: int = 0) -> np.ndarray:
-    """Weights [1 + B, N]: the groups as they are, then B times N groups drawn with replacement. One seed pairs all estimators."""
+    """Bootstrap weights of N groups, [1 + B, N].
+
+    The first row is 1/N; the B = `resamples` others are samples with replacement. Estimators with
+    the same weights are paired.
+    """
     drawn = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=resamples) / N
     return np.concatenate([np.full((1, N), 1 / N), drawn])
 
 
-def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
-    """Of each group's gradient [N, ...] and the exact one. u is the direction of the truth, tr the trace of Cov g.
+def gradient_metrics(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
+    """Accuracy of a policy gradient.
 
-    cos_mean = E g . u / |E g|, cos_batch = E cos(g, u), magnitude = |E g| / |truth|, gsnr = |E g|^2 / tr: its inverse is the number of
-    groups whose mean is as much signal as noise; asnr = (E g . u)^2 / (E |g|^2 - (E g . u)^2): a mean beside the truth counts as noise,
-    and one that points away from it has a negative number. Both are infinite where every group gives the same.
+    With u the direction of the true gradient and tr the trace of Cov g:
+
+        cos_mean   E g . u / |E g|
+        cos_batch  E cos(g, u)
+        magnitude  |E g| / |truth|
+        gsnr       |E g|^2 / tr
+        asnr       (E g . u)^2 / (E |g|^2 - (E g . u)^2), with the sign of E g . u
+
+    1 / gsnr is the number of groups whose mean has as much signal as noise. In asnr a mean that is
+    not parallel to the truth counts as noise. Both are infinite if all groups give the same g.
+
+    Args:
+        g: gradient of each group, [N, ...].
+        truth: the exact gradient, [...].
+        weights: bootstrap weights of `resampling`.
+
+    Returns:
+        Draws [1 + B] by name.
     """
     g, truth = np.asarray(g, np.float64).reshape(len(g), -1), np.asarray(truth, np.float64).ravel()
     N, size = len(g), np.linalg.norm(truth)
     u = truth / size if size > 0 else np.full(truth.shape, np.nan)
     along = g @ u
     mean, square, m, m2 = weights @ g, weights @ (g * g).sum(1), weights @ along, weights @ along**2
-    # |mean|^2 overshoots by tr / N, and once more in a replicate, whose mean scatters about the first.
-    over = (np.arange(len(weights)) > 0) + 1.0
+    # |mean|^2 is biased by tr / N, and by twice that in a replicate.
+    bias = (np.arange(len(weights)) > 0) + 1.0
     raw = (mean * mean).sum(1)
     tr = (square - raw) * N / (N - 1)
-    signal = np.maximum(raw - over * tr / N, 0)
-    aligned = np.maximum(m**2 - over * (m2 - m**2) / (N - 1), 0)
+    signal = np.maximum(raw - bias * tr / N, 0)
+    aligned = np.maximum(m**2 - bias * (m2 - m**2) / (N - 1), 0)
     length = np.linalg.norm(g, axis=1)
     cosine = np.divide(along, length, out=np.zeros(N), where=length > 0)
     tr, noise = (
@@ -84,8 +112,8 @@ def gradients(g: Any, truth: Any, weights: np.ndarray) -> dict[str, Draws]:
         }
 
 
-def slopes(credit: Any, batch: Any, logits: Any) -> np.ndarray:
-    """`arena.gradient` without compiling: each group's [N, P, A] = 1/G sum_i sum_t A_it (e_token - pi)."""
+def group_gradients(credit: Any, batch: Any, logits: Any) -> np.ndarray:
+    """Policy gradient of each group, [N, P, A], as `arena.gradient` but in NumPy."""
     (N, G, _), (P, A), mask = credit.shape, logits.shape, np.asarray(batch.rollout.action_mask)
     cell = (np.arange(N)[:, None, None] * P + np.asarray(batch.truth.row)) * A + np.asarray(
         batch.rollout.tokens
@@ -98,14 +126,30 @@ def slopes(credit: Any, batch: Any, logits: Any) -> np.ndarray:
     ) / G
 
 
-def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Draws]:
-    """Of credit [N, G, T] against the true advantages of a batch, over the tokens the policy chose. Pivots are tokens with A != 0.
+def credit_metrics(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Draws]:
+    """Accuracy of credit against true advantages, over the tokens that the policy chose.
 
-    bias and variance of credit given (step, state, action): root mean square over visits, the bias without the scatter of its means;
-    `centred_` after the best shift of each state. pearson is after that shift, spearman is not. error = 1 - pearson^2, what the best
-    shift of each state and the best scale leave.
-    sign = share of pivots with the right sign (zero counts half); top1 = how often the largest |credit| of an answer is a pivot, topk the
-    share of pivots among the k largest, k their number; leak = share of |credit| on tokens with A = 0.
+        bias             root mean square of E[credit | step, state, action] - A over visits,
+                         corrected for the scatter of the means
+        deviation        root mean square of the deviation of credit given step, state, action
+        centered_bias    bias after the best shift of each state
+        pearson          correlation with the truth after that shift
+        spearman         rank correlation without the shift
+        error            1 - pearson^2: remains after the best shift of each state and scale
+        sign             share of pivots whose credit has the right sign; 0 counts half
+        top1             share of answers whose largest |credit| is a pivot
+        topk             share of pivots among the k largest |credit|, k the number of pivots
+        leak             share of |credit| on tokens with A = 0
+
+    A pivot is a token with A != 0.
+
+    Args:
+        credit: advantages, [N, G, T].
+        batch: the `LabeledBatch` that they were computed from.
+        weights: bootstrap weights of `resampling`.
+
+    Returns:
+        Draws [1 + B] by name.
     """
     mask = np.asarray(batch.rollout.action_mask)
     A, C = np.asarray(batch.truth.advantage, np.float64), np.asarray(credit, np.float64)
@@ -119,12 +163,12 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
 
     _, cells, back = np.unique(cell, return_index=True, return_inverse=True)
     _, state = np.unique(cell[cells] // actions, return_inverse=True)
-    centred = c - (np.bincount(state[back], c) / np.bincount(state[back]))[state[back]]
+    centered = c - (np.bincount(state[back], c) / np.bincount(state[back]))[state[back]]
     ranks, true_ranks = rankdata(c) - (len(a) + 1) / 2, rankdata(a) - (len(a) + 1) / 2
     size = np.abs(c)
     with np.errstate(divide="ignore", invalid="ignore"):
-        pearson = total(centred * a) / np.sqrt(total(centred**2) * total(a**2))
-        answer = {
+        pearson = total(centered * a) / np.sqrt(total(centered**2) * total(a**2))
+        numbers = {
             **_cells(c, group, back, a[cells], state, N, weights),
             "error": 1 - np.clip(pearson, 0, 1) ** 2,
             "pearson": pearson,
@@ -137,8 +181,8 @@ def identification(credit: Any, batch: Any, weights: np.ndarray) -> dict[str, Dr
         pivots[mask] = pivot
         for name, k in (("top1", 1), ("topk", None)):
             hit, counts = _top(np.where(mask, np.abs(C), -1), pivots, k)
-            answer[name] = (weights @ hit.sum(1)) / (weights @ counts.sum(1))
-    return answer
+            numbers[name] = (weights @ hit.sum(1)) / (weights @ counts.sum(1))
+    return numbers
 
 
 def measure(
@@ -148,19 +192,32 @@ def measure(
     weights: np.ndarray,
     blocks: dict[str, Any] | None = None,
 ) -> dict[str, Draws]:
-    """All numbers; those of a block of parameters (masks [P]) are called `name/block`."""
+    """Numbers of `credit_metrics` and `gradient_metrics` for one estimator.
+
+    Args:
+        credit: advantages, [N, G, T].
+        gradient: policy gradient of each group, [N, P, A].
+        batch: the `LabeledBatch` that they were computed from.
+        weights: bootstrap weights of `resampling`.
+        blocks: masks [P] of rows of parameters, by name. Their gradient's numbers are added as
+            "number/block".
+
+    Returns:
+        Draws [1 + B] by name.
+    """
     g, truth = np.asarray(gradient, np.float64), np.asarray(batch.exact.gradient, np.float64)
-    answer = identification(credit, batch, weights) | gradients(g, truth, weights)
+    numbers = credit_metrics(credit, batch, weights) | gradient_metrics(g, truth, weights)
     for block, rows in (blocks or {}).items():
         rows = np.asarray(rows)
-        answer |= {
-            f"{name}/{block}": x for name, x in gradients(g[:, rows], truth[rows], weights).items()
+        numbers |= {
+            f"{name}/{block}": x
+            for name, x in gradient_metrics(g[:, rows], truth[rows], weights).items()
         }
-    return answer
+    return numbers
 
 
 def _cells(c, group, back, a, state, N, weights):
-    """Bias and deviation given the cell, and given the cell after the best shift of each state."""
+    """Bias, deviation and centered bias of credit, given the cell (step, state, action)."""
     M = len(a)
     index = group * M + back
     n, s, q = (weights @ np.bincount(index, x, N * M).reshape(N, M) for x in (None, c, c * c))
@@ -171,26 +228,30 @@ def _cells(c, group, back, a, state, N, weights):
         by_state[np.arange(M), state] = 1
         bias = mean - a
         shift = ((n * bias) @ by_state / (n @ by_state))[:, state]
-    answer = {"deviation": deviation}
+    numbers = {"deviation": deviation}
     for name, b in (
         ("bias", bias),
-        ("centred_bias", np.where(np.isfinite(shift), bias - shift, 0)),
+        ("centered_bias", np.where(np.isfinite(shift), bias - shift, 0)),
     ):
         share = n / n.sum(1, keepdims=True)
         scatter = (share * b[1:].var(0)).sum(1) * ((np.arange(len(weights)) > 0) + 1)
-        answer[name] = np.sqrt(np.maximum((share * b**2).sum(1) - scatter, 0))
-    return answer
+        numbers[name] = np.sqrt(np.maximum((share * b**2).sum(1) - scatter, 0))
+    return numbers
 
 
 def _top(size, pivots, k):
-    """[N, G] expected share of pivots among the k largest (ties drawn), and which answers count: those with credit and a pivot."""
+    """Expected share [N, G] of pivots among the k largest, and a mask of answers that count.
+
+    Ties are broken at random. Answers count that have credit and a pivot. k None: the number of
+    pivots of the answer.
+    """
     many = pivots.sum(-1)
-    k = np.full(many.shape, 1) if k else many
+    k = np.full(many.shape, k) if k else many
     counts = (many > 0) & (size.max(-1) > 0)
     largest = -np.sort(-size, -1)
     border = np.take_along_axis(largest, np.maximum(k - 1, 0)[..., None], -1)
     above, level = size > border, size == border
-    free = k - above.sum(-1)  # places left for those that tie at the border
+    free = k - above.sum(-1)  # places left for entries that tie at the border
     tied = (pivots & level).sum(-1) / np.maximum(level.sum(-1), 1)
     hit = ((pivots & above).sum(-1) + free * tied) / np.maximum(k, 1)
     return np.where(counts, hit, 0), counts * 1.0

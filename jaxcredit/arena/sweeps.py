@@ -1,6 +1,6 @@
-"""For each family the knob that flips the order of its estimators: where each wins, where each loses, by paired intervals.
+"""Sweeps over the knob of a family that changes the order of its estimators.
 
-Knobs are traced: a sweep compiles its world once and each estimator once, however many values it visits.
+Knobs are traced, so a sweep compiles its world once and each estimator once.
 """
 
 import os
@@ -23,45 +23,68 @@ from jaxcredit.utils import progress
 
 
 class Sweep(NamedTuple):
-    """A family at several values of one knob. `number` is what is compared; `base` is the estimator it is divided by."""
+    """A family at several values of one knob.
+
+    Attributes:
+        family: the family.
+        knob: name of the knob.
+        values: its values.
+        estimators: estimators by name.
+        fixed: values of other knobs.
+        number: name of the number that is compared, see `metrics` and `matrix.evaluate`.
+        base: the estimator or control that it is divided by; "chance" for 1/2.
+        text: description of the knob.
+    """
 
     family: Callable[..., Family]
     knob: str
     values: Sequence[float]
     estimators: Mapping[str, Credit]
-    fixed: Mapping[str, Any] = {}  # its other knobs
+    fixed: Mapping[str, Any] = {}
     number: str = "asnr"
     base: str = "broadcast"
-    text: str = ""  # what the knob is
+    text: str = ""
 
     @property
     def title(self) -> str:
+        """Family and knob, as a heading."""
         return f"{self.family.__name__}: {self.knob}"
 
     def at(self, value: float) -> Family:
-        """The family at a value: an array, that all of them share a program."""
+        """The family at one value, an array, so that all values share a program."""
         return self.family(**self.fixed, **{self.knob: np.asarray(value, np.float32)})
 
 
 class Curve(NamedTuple):
-    """What a sweep found: draws of every number by estimator, [values, 1 + B], over the same groups at each value."""
+    """Result of a sweep.
+
+    Attributes:
+        sweep: the sweep.
+        draws: bootstrap draws [values, 1 + B] by estimator and number.
+    """
 
     sweep: Sweep
     draws: dict[str, dict[str, np.ndarray]]
 
-    def versus(self, name: str, base: str = "", number: str = "") -> list[metrics.Estimate]:
-        """Its number (the sweep's) over that of the base (the sweep's), paired, at each value."""
+    def versus(self, name: str, base: str = "", number: str = "") -> list[metrics.Interval]:
+        """Paired ratio of an estimator to the base, at each value.
+
+        Args:
+            name: the estimator.
+            base: what it is divided by; "" for the sweep's base.
+            number: the number compared; "" for the sweep's number.
+        """
         number, base = number or self.sweep.number, base or self.sweep.base
-        below = (
+        divisor = (
             np.full_like(self.draws[name][number], 0.5)
             if base == "chance"
             else self.draws[base][number]
         )
-        return [metrics.ratio(a, b) for a, b in zip(self.draws[name][number], below, strict=True)]
+        return [metrics.ratio(a, b) for a, b in zip(self.draws[name][number], divisor, strict=True)]
 
 
 def per_sequence(rollout):
-    """Leave-one-out credit under a loss that takes each answer's mean over its tokens."""
+    """RLOO's advantage under a loss that averages over the tokens of each answer."""
     n = jax.vmap(trajectory_lengths)(rollout.filled())
     return credit.rloo(rollout) / asarray(n, float)[..., None] * n.mean()
 
@@ -78,7 +101,7 @@ SWEEPS = (
         "c_pre",
         (1, 0.97, 0.9, 0.8, 0.65, 0.5),
         PREFIX,
-        text="mass of the most likely token before the key",
+        text="probability of the most likely token before the key",
     ),
     Sweep(
         arena.HackablePRM,
@@ -89,7 +112,7 @@ SWEEPS = (
             "least + verifier": credit.pure,
             **GROUP,
         },
-        text="what the reward model gives to filler",
+        text="score of the reward model for filler",
     ),
     Sweep(
         arena.Strata,
@@ -97,7 +120,7 @@ SWEEPS = (
         (0, 0.03, 0.1, 0.2, 0.3),
         {"san 1": partial(credit.san, alpha=1.0), "san .6": credit.san, **GROUP},
         number="asnr/act",
-        text="how much strata differ; the gradient of the act in them",
+        text="difference of rewards between strata; gradient of the act within a stratum",
     ),
     Sweep(
         arena.Strata,
@@ -105,21 +128,21 @@ SWEEPS = (
         (0.03, 0.1, 0.2, 0.3),
         {"san 1": partial(credit.san, alpha=1.0), "san .6": credit.san, **GROUP},
         number="asnr/stratum",
-        text="the same; the gradient of the choice of the stratum",
+        text="the same; gradient of the choice of a stratum",
     ),
     Sweep(
         arena.AnchorHub,
         "alias",
         (0, 0.2, 0.4, 0.6, 0.8, 1),
         {"gigpo": credit.gigpo, "hgpo": credit.hgpo, **GROUP},
-        text="how often a turn's state is mistaken for another",
+        text="probability that a turn's state is recorded as another",
     ),
     Sweep(
         arena.PlanLag,
         "lag",
         (0, 0.25, 0.5, 0.75, 1),
         {"hae": credit.hae, **CRITIC},
-        text="how much of a change the critic sees only when the subgoal ends",
+        text="share of a change of value that the critic shows only after the subgoal",
     ),
     Sweep(
         arena.BitSearch,
@@ -127,7 +150,7 @@ SWEEPS = (
         (1, 0.6, 0.3, 0.1),
         {"igpo log": credit.igpo, "igpo prob": partial(credit.igpo, kind="prob"), **GROUP},
         {"log": 1.0, "leaks": 1, "leak": 0.5},
-        text="how much of what it knows the policy uses; a reader believes all of it",
+        text="exponent with which the policy uses its information; the signal assumes 1",
     ),
     Sweep(
         arena.Team,
@@ -139,21 +162,21 @@ SWEEPS = (
             "difference": credit.difference_rewards,
             **GROUP,
         },
-        text="how likely an agent takes part",
+        text="probability that an agent takes part",
     ),
     Sweep(
         arena.Recovery,
         "p_late",
         (0.05, 0.3, 0.5, 0.7, 0.9),
         {"capo": credit.capo, "ppo .95": CRITIC["ppo .95"], **GROUP},
-        text="what a mended answer is worth; a judge marks the first mistake",
+        text="success probability of a repaired answer; a judge marks the first mistake",
     ),
     Sweep(
         arena.Umbrella,
         "vary",
         (0, 0.1, 0.25, 0.5, 1),
         {"tempo": credit.tempo, "sploo": credit.sploo, "ppo .95": CRITIC["ppo .95"]},
-        text="how much observations vary; they mean nothing",
+        text="variation of observations, which carry no information",
     ),
     Sweep(
         arena.Twin,
@@ -162,14 +185,14 @@ SWEEPS = (
         {"grpo": credit.grpo, "tempo": credit.tempo, "difference": credit.difference_rewards},
         number="sign",
         base="chance",
-        text="the act's true effect, which the log does not show; sign skill over chance",
+        text="true effect of the act, which the log does not show; sign accuracy over chance",
     ),
     Sweep(
         arena.ReplayNoise,
         "rho",
         (0, 0.1, 0.3, 0.6, 1),
         {"ppo 0": CRITIC["ppo 0"], "ppo .95": CRITIC["ppo .95"], "tempo": credit.tempo},
-        text="how often going back leads elsewhere; values are means of 4 replays",
+        text="probability that a replay starts in another state; values are means of 4 replays",
     ),
     Sweep(
         arena.ReplayNoise,
@@ -177,7 +200,7 @@ SWEEPS = (
         (0, 0.3, 1),
         {"ppo 0": CRITIC["ppo 0"], "ppo .95": CRITIC["ppo .95"], "tempo": credit.tempo},
         number="asnr_per_1k",
-        text="the same for each token sampled: replays are paid for",
+        text="the same for each sampled token, replays included",
     ),
     Sweep(
         arena.Lengths,
@@ -185,7 +208,7 @@ SWEEPS = (
         (4, 6, 8, 12, 16),
         {"mean over each answer": per_sequence, **GROUP},
         {"long_right": 0.7},
-        text="length of a long answer, a short one has 4; seven of ten right ones are long",
+        text="length of long answers (short ones: 4); 70 % of right answers are long",
     ),
 )
 
@@ -193,31 +216,44 @@ SWEEPS = (
 def measure(
     sweep: Sweep, *, prompts: int = 256, group: int = 16, seed: int = 0, resamples: int = 200
 ) -> Curve:
-    """The sweep's number for every estimator and control at every value, with bootstrap replicates over the groups."""
+    """Measure the estimators and controls of a sweep at each of its values.
+
+    Args:
+        sweep: the sweep.
+        prompts: groups at each value.
+        group: answers in a group.
+        seed: seed of the batches and of the bootstrap.
+        resamples: bootstrap replicates.
+
+    Raises:
+        ValueError: an estimator whose credit is 0 or not finite.
+    """
     weights = metrics.resampling(prompts, resamples=resamples, seed=seed)
-    programs = {name: (f, matrix.compiled(f)) for name, f in sweep.estimators.items()}
-    found: dict[str, dict[str, list]] = {}
+    programs = {name: (f, matrix.compile_estimator(f)) for name, f in sweep.estimators.items()}
+    draws: dict[str, dict[str, list]] = {}
     for value in sweep.values:
         batch, logits, blocks = jax.block_until_ready(
-            matrix.draw(sweep.at(value), seed, prompts=prompts, group=group)
+            matrix.sample_family(sweep.at(value), seed, prompts=prompts, group=group)
         )
-        judged = partial(
-            matrix.judge, sweep.at(value), batch, weights=weights, logits=logits, blocks=blocks
+        evaluated = partial(
+            matrix.evaluate, sweep.at(value), batch, weights=weights, logits=logits, blocks=blocks
         )
         on_device = jax.tree.map(asarray, batch.rollout)
-        here = {name: judged(x, needs=()) for name, x in matrix.control(batch, seed).items()}
+        results = {
+            name: evaluated(x, needs=()) for name, x in matrix.control_credits(batch, seed).items()
+        }
         for name, (f, program) in programs.items():
-            here[name] = judged(program(on_device), needs=tuple(method_of(f).needs))
-        for name, numbers in here.items():
+            results[name] = evaluated(program(on_device), needs=tuple(method_of(f).needs))
+        for name, numbers in results.items():
             if isinstance(numbers, str):
                 raise ValueError(f"{name} at {sweep.title} = {value:g}: {numbers}")
-            for number, draws in numbers.items():
-                found.setdefault(name, {}).setdefault(number, []).append(draws)
+            for number, values in numbers.items():
+                draws.setdefault(name, {}).setdefault(number, []).append(values)
     return Curve(
         sweep,
         {
             name: {number: np.array(x) for number, x in numbers.items()}
-            for name, numbers in found.items()
+            for name, numbers in draws.items()
         },
     )
 
@@ -225,20 +261,26 @@ def measure(
 def run(
     sweeps: Sequence[Sweep] = SWEEPS, *, tell: progress.Tell = progress.silent, **settings
 ) -> list[Curve]:
-    """All of them, compiling side by side; `tell` hears how far it is."""
+    """Measure sweeps in parallel threads; `tell` is a progress callback.
+
+    `settings` are keywords of `measure`.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return progress.each(
             pool, partial(measure, **settings), sweeps, tell, lambda sweep: sweep.title
         )
 
 
-def side(e: metrics.Estimate, level: float = 1.0, margin: float = 1e-3) -> int:
-    """1 where the interval lies above the level, -1 below, 0 where it does not tell; less than the margin is no difference."""
+def side(e: metrics.Interval, level: float = 1.0, margin: float = 1e-3) -> int:
+    """Side of a level on which an interval lies: 1 above, -1 below, else 0.
+
+    An end closer to the level than `margin` counts as on it.
+    """
     return int(e.low > level + margin) - int(e.high < level - margin)
 
 
 def regions(curve: Curve, name: str, base: str = "") -> dict[str, list[float]]:
-    """The knob's values at which an estimator wins against the base, loses, or neither can be said."""
+    """Values of the knob at which an estimator "wins" against the base, "loses", or is "even"."""
     sides = [side(e) for e in curve.versus(name, base)]
     return {
         word: [v for v, s in zip(curve.sweep.values, sides, strict=True) if s == k]

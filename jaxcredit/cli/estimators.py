@@ -237,7 +237,7 @@ def arena(args, _) -> None:
     own = {name: loading.estimator(name) for name in names}
     settings = {"prompts": args.prompts, "group": args.group, "seed": args.seed}
     with progress.shown("arena") as status:
-        cells = matrix.chosen(
+        cells = matrix.run_selected(
             args.family, own, quick=args.quick or bool(args.file), tell=status, **settings
         )
     if args.html:
@@ -262,13 +262,13 @@ def claims(args, _) -> None:
     from jaxcredit.arena import claims
     from jaxcredit.utils import progress
 
-    families = dict.fromkeys(e.sweep.family.__name__ for e in claims.EXPERIMENTS)
+    families = dict.fromkeys(e.sweep.family.__name__ for e in claims.CLAIM_TESTS)
     if args.only and args.only not in families:
         raise ValueError(
             f"--only {args.only}: no claim about this family; families with claims: "
             f"{', '.join(families)}"
         )
-    chosen = [e for e in claims.EXPERIMENTS if args.only in (None, e.sweep.family.__name__)]
+    chosen = [e for e in claims.CLAIM_TESTS if args.only in (None, e.sweep.family.__name__)]
     with progress.shown("claims") as status:
         results = claims.run(chosen, seeds=args.seeds, tell=status)
     if args.markdown:

@@ -81,17 +81,17 @@ def figure(found: dict[str, tuple[np.ndarray, np.ndarray]], out: str) -> None:
     """R_t by position, one line an estimator; in the legend the mean that no estimator can lift above 1."""
     picture = matplotlib.figure.Figure(figsize=(6.4, 3.4), layout="constrained")
     axis = picture.subplots()
-    for (name, (R, error)), colour in zip(found.items(), COLORS, strict=False):
+    for (name, (R, error)), color in zip(found.items(), COLORS, strict=False):
         axis.errorbar(
             range(len(R) - 1),
             R[:-1],
             1.96 * error[:-1],
-            color=colour,
+            color=color,
             marker="o",
             markersize=3,
             linewidth=1.3,
         )
-        axis.plot([], [], color=colour, marker="o", markersize=3, label=f"{name}: mean {R[-1]:.3f}")
+        axis.plot([], [], color=color, marker="o", markersize=3, label=f"{name}: mean {R[-1]:.3f}")
     axis.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
     axis.set_xlabel("position of the key (mass of the mode: .97 in the first four, .5, then .6)")
     axis.set_ylabel("signal-to-noise over REINFORCE's")

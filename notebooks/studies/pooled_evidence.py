@@ -21,7 +21,7 @@ import numpy as np
 from jaxcredit import arena, credit
 from jaxcredit.arena import learn, matrix, metrics, sweeps
 import sploo_bounds as ours
-from jaxcredit.arena.metrics import Estimate
+from jaxcredit.arena.metrics import Interval
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.train.runs.console import wide_console
 from jaxcredit.utils.colors import COLORS
@@ -84,11 +84,11 @@ class Found(NamedTuple):
     snr: dict[str, np.ndarray]
     area: dict[str, np.ndarray]
 
-    def ratio(self, a: str, b: str) -> Estimate:
+    def ratio(self, a: str, b: str) -> Interval:
         return metrics.ratio(self.snr[a], self.snr[b])
 
-    def gain(self, a: str, b: str) -> Estimate:
-        return learn.paired(self.area[a][None], self.area[b][None])[0]
+    def gain(self, a: str, b: str) -> Interval:
+        return learn.paired_difference(self.area[a][None], self.area[b][None])[0]
 
     def rival(self, leg: str) -> str:
         """The better of TEMPO and GRPO here."""
@@ -96,7 +96,7 @@ class Found(NamedTuple):
             RIVALS, key=lambda name: self.snr[name][0] if leg == "snr" else self.area[name].mean()
         )
 
-    def versus(self, name: str, leg: str) -> Estimate:
+    def versus(self, name: str, leg: str) -> Interval:
         """Against the better of them: a ratio of credit, a difference in learning."""
         return (self.ratio if leg == "snr" else self.gain)(name, self.rival(leg))
 
@@ -178,13 +178,13 @@ def signal_to_noise(
     here: Worlds, *, prompts: int, group: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
     """Of each cell, by estimator: `pooled`, and `pooled 16` of fewer groups."""
-    programs = {name: matrix.compiled(f) for name, f in ALONE.items()}
+    programs = {name: matrix.compile_estimator(f) for name, f in ALONE.items()}
     resampled, found = metrics.resampling(prompts, seed=seed), []
     for i in range(len(here.cells)):
         task = jax.tree.map(lambda x, i=i: x[i], here.tasks)
         totals = watch(task, jax.random.key(seed + 1), batches=GROUPS[-1] // EACH, group=group)
         batch, logits, _ = jax.block_until_ready(
-            matrix.draw(task, seed, prompts=prompts, group=group)
+            matrix.sample_family(task, seed, prompts=prompts, group=group)
         )
         given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
         for name, way in EVER.items():
@@ -196,8 +196,8 @@ def signal_to_noise(
                     given["on p0"] = given["p0"] * w
         found.append(
             {
-                name: metrics.gradients(
-                    metrics.slopes(A, batch, logits), batch.exact.gradient, resampled
+                name: metrics.gradient_metrics(
+                    metrics.group_gradients(A, batch, logits), batch.exact.gradient, resampled
                 )["asnr"]
                 for name, A in given.items()
             }
@@ -219,9 +219,9 @@ def learning(
         "prompts": 1,
         "group": group,
         "rate": here.rate,
-        "climb": learn.LEVEL,
+        "optimizer": learn.ADAM_ONE_SCALE,
     }
-    settings |= {"first": seed * seeds}
+    settings |= {"first_seed": seed * seeds}
     return {
         name: learn.learn(here.tasks, f, signal=signal, **settings).area()
         for name, (f, signal) in who.items()
@@ -301,7 +301,7 @@ def figure(found: Sequence[Found], out: str) -> None:
     picture = matplotlib.figure.Figure(figsize=(9, 0.24 * len(found) + 1.2), layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
     rows = np.arange(len(found))
-    for name, colour, marker in zip(
+    for name, color, marker in zip(
         ("grpo", "tempo", "pooled 16", "pooled"), COLORS, "sv.o", strict=False
     ):
         es = [f.ratio(name, "rloo") for f in found]
@@ -309,14 +309,14 @@ def figure(found: Sequence[Found], out: str) -> None:
             [e.value for e in es],
             rows,
             marker,
-            color=colour,
+            color=color,
             markersize=4,
             label=LABELS.get(name, name),
         )
         if name == "pooled":
-            left.hlines(rows, [e.low for e in es], [e.high for e in es], color=colour, linewidth=1)
+            left.hlines(rows, [e.low for e in es], [e.high for e in es], color=color, linewidth=1)
     learnt = [i for i, f in enumerate(found) if f.area]
-    for name, colour, shift in zip(
+    for name, color, shift in zip(
         ("p0", "pooled"), (COLORS[4], COLORS[3]), (0.15, -0.15), strict=True
     ):
         es = [found[i].versus(name, "area") for i in learnt]
@@ -327,7 +327,7 @@ def figure(found: Sequence[Found], out: str) -> None:
             fmt="o",
             markersize=3,
             linewidth=1,
-            color=colour,
+            color=color,
             label=name,
         )
     left.set(

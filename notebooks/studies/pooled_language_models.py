@@ -17,7 +17,7 @@ import optax
 from rich.console import Console
 
 from jaxcredit import credit, signals
-from jaxcredit.arena.learn import paired
+from jaxcredit.arena.learn import paired_difference
 from jaxcredit.collect.single_turn import single_turn
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.collect.batches import Batches
@@ -146,7 +146,7 @@ def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
         area = {name: np.array([[c.reward.mean() for c in runs]]) for name, runs in by.items()}
         for name, runs in by.items():
             end = np.mean([c.reward[-max(len(c.reward) // 10, 1) :].mean() for c in runs])
-            lead = paired(area["pooled"], area[name])[0]
+            lead = paired_difference(area["pooled"], area[name])[0]
             row = (
                 f"{lead.value:+.3f} ({lead.low:+.3f}..{lead.high:+.3f})" if name != "pooled" else ""
             )

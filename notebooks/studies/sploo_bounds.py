@@ -19,7 +19,7 @@ from rich.text import Text
 from jaxcredit import arena, credit
 from jaxcredit.arena import matrix, metrics
 from jaxcredit.arena.enumerate import TokenTree
-from jaxcredit.arena.metrics import Estimate
+from jaxcredit.arena.metrics import Interval
 from jaxcredit.credit.trees.sploo import l1, p0, safe
 from jaxcredit.rollout import outcome
 from jaxcredit.utils.tables import Column, Sheet
@@ -53,7 +53,7 @@ class Place(NamedTuple):
 
     family: str
     knobs: str
-    ratios: dict[str, Estimate]  # by challenger
+    ratios: dict[str, Interval]  # by challenger
 
 
 def trees(T: int = 8, seeds: Sequence[int] = range(6)) -> Iterator[tuple[str, str, TokenTree]]:
@@ -100,25 +100,25 @@ def measure(
     cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed: int
 ) -> list[Place]:
     """The bounds' ratios in each of the cells, paired."""
-    programs = {"rloo": matrix.compiled(credit.rloo), "tempo": matrix.compiled(credit.tempo)}
+    programs = {"rloo": matrix.compile_estimator(credit.rloo), "tempo": matrix.compile_estimator(credit.tempo)}
     # Its knobs are traced: the presets are one program.
     sploo = jax.jit(
-        lambda rollout, knobs: credit.sploo(rollout, **knobs), compiler_options=matrix.ONCE
+        lambda rollout, knobs: credit.sploo(rollout, **knobs), compiler_options=matrix.RUN_ONCE
     )
     for name, preset in (("p0", p0), ("safe", safe), ("l1", l1)):
         programs[name] = partial(sploo, knobs=preset.keywords)
     weights, found = metrics.resampling(prompts, seed=seed), []
     for family, knobs, task in cells:
         batch, logits, _ = jax.block_until_ready(
-            matrix.draw(task, seed, prompts=prompts, group=group)
+            matrix.sample_family(task, seed, prompts=prompts, group=group)
         )
         given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
         given["tempo"] = given["tempo"] * (
             np.asarray(outcome(batch.rollout)).std(1)[:, None, None] + 1e-6
         )
-        slopes = {name: metrics.slopes(A, batch, logits) for name, A in given.items()}
+        slopes = {name: metrics.group_gradients(A, batch, logits) for name, A in given.items()}
         draws = {
-            name: metrics.gradients(g, batch.exact.gradient, weights)["asnr"]
+            name: metrics.gradient_metrics(g, batch.exact.gradient, weights)["asnr"]
             for name, g in slopes.items()
         }
         found.append(

@@ -102,12 +102,12 @@ def paths(w, logits):
     T = w.row.shape[0]
 
     def walk(t, s, p, steps, earned):
-        if t == T or w.who[t, s] == OVER:
+        if t == T or w.actor[t, s] == OVER:
             yield p, steps, earned
             return
         row = w.row[t, s]
         for a in np.flatnonzero(pi[row] > 0):
-            step = (t, s, row, int(a), w.who[t, s] != NATURE)
+            step = (t, s, row, int(a), w.actor[t, s] != NATURE)
             yield from walk(
                 t + 1,
                 w.next[t, s, a],
@@ -194,7 +194,7 @@ def test_twin_deceives_whoever_reads_the_log_alone():
         assert abs(R[a == 1].mean() - 0.5) < 0.025 and abs(R[a == 0].mean() - 0.5) < 0.025
         weights = metrics.resampling(2000, resamples=2)
         for f in (credit.rloo, credit.tempo, credit.difference_rewards):
-            signs[f.__name__, sign] = metrics.identification(
+            signs[f.__name__, sign] = metrics.credit_metrics(
                 jax.jit(f)(batch.rollout), batch, weights
             )["sign"][0]
     for sign in (1.0, -1.0):
@@ -388,8 +388,10 @@ def test_gradient_numbers_of_known_noise():
     truth, lean = np.array([3.0, 0, 0, 0]), np.array([3.0, 4.0, 0, 0])
     g = 2 * rng.normal(size=(20000, 4)) + lean  # tr Cov = 16, |E g|^2 = 25, along the truth 9
     m = {
-        k: metrics.estimate(x)
-        for k, x in metrics.gradients(g, truth, metrics.resampling(20000, resamples=100)).items()
+        k: metrics.interval(x)
+        for k, x in metrics.gradient_metrics(
+            g, truth, metrics.resampling(20000, resamples=100)
+        ).items()
     }
     for name, expected in {
         "gsnr": 25 / 16,
@@ -400,13 +402,19 @@ def test_gradient_numbers_of_known_noise():
         assert abs(m[name].value / expected - 1) < 0.03 and m[name].low < expected < m[name].high, (
             name
         )
-    assert metrics.gradients(-g, truth, metrics.resampling(20000, resamples=2))["asnr"][0] < 0
-    silent = metrics.gradients(np.zeros((10, 3)), np.zeros(3), metrics.resampling(10, resamples=5))
+    assert (
+        metrics.gradient_metrics(-g, truth, metrics.resampling(20000, resamples=2))["asnr"][0] < 0
+    )
+    silent = metrics.gradient_metrics(
+        np.zeros((10, 3)), np.zeros(3), metrics.resampling(10, resamples=5)
+    )
     assert np.isnan(silent["cos_mean"][0]) and np.isnan(silent["gsnr"][0])
-    sure = metrics.gradients(np.ones((10, 3)), np.ones(3), metrics.resampling(10, resamples=5))
-    assert sure["gsnr"][0] == np.inf and metrics.estimate(sure["asnr"]) == (np.inf, np.inf, np.inf)
-    assert metrics.estimate(np.array([1.0, 2, 3])) == (1, 2, 3)
-    assert np.isnan(metrics.estimate(np.array([1.0, 2, 3, np.nan])).low)
+    sure = metrics.gradient_metrics(
+        np.ones((10, 3)), np.ones(3), metrics.resampling(10, resamples=5)
+    )
+    assert sure["gsnr"][0] == np.inf and metrics.interval(sure["asnr"]) == (np.inf, np.inf, np.inf)
+    assert metrics.interval(np.array([1.0, 2, 3])) == (1, 2, 3)
+    assert np.isnan(metrics.interval(np.array([1.0, 2, 3, np.nan])).low)
 
 
 def test_the_slope_without_compiling_is_the_slope():
@@ -417,7 +425,7 @@ def test_the_slope_without_compiling_is_the_slope():
     )
     credit = rng.normal(size=batch.rollout.action_mask.shape)
     np.testing.assert_allclose(
-        metrics.slopes(credit, batch, task.policy()),
+        metrics.group_gradients(credit, batch, task.policy()),
         arena.gradient(jnp.asarray(credit), batch, task.policy()),
         atol=1e-5,
     )
@@ -427,8 +435,10 @@ def test_pairs_are_told_apart_where_intervals_overlap():
     rng = np.random.default_rng(1)
     noise, w = rng.normal(size=(400, 6)), metrics.resampling(400)
     g = noise + np.array([1.0, 0, 0, 0, 0, 0])
-    a, b = (metrics.gradients(x, np.eye(6)[0], w)["gsnr"] for x in (g, g + 0.1 * np.eye(6)[0]))
-    assert metrics.estimate(a).high > metrics.estimate(b).low  # alone they overlap
+    a, b = (
+        metrics.gradient_metrics(x, np.eye(6)[0], w)["gsnr"] for x in (g, g + 0.1 * np.eye(6)[0])
+    )
+    assert metrics.interval(a).high > metrics.interval(b).low  # alone they overlap
     assert metrics.ratio(b, a).low > 1 and metrics.difference(b, a).low > 0  # paired they do not
 
 
@@ -442,18 +452,18 @@ def test_identification_by_hand():
         exact=SimpleNamespace(advantage=np.zeros((2, 1, 2))),
     )
     w = metrics.resampling(50, resamples=20)
-    m = {k: x[0] for k, x in metrics.identification(A, batch, w).items()}
+    m = {k: x[0] for k, x in metrics.credit_metrics(A, batch, w).items()}
     assert (
         m["sign"] == m["top1"] == m["topk"] == 1
         and m["leak"] == m["bias"] == m["deviation"] == 0
         and abs(m["error"]) < 1e-12
     )
-    m = {k: x[0] for k, x in metrics.identification(-2 * A, batch, w).items()}
+    m = {k: x[0] for k, x in metrics.credit_metrics(-2 * A, batch, w).items()}
     assert (
         m["sign"] == 0 and m["error"] == 1 and m["pearson"] == pytest.approx(-1) and m["top1"] == 1
     )
     broadcast = np.broadcast_to(np.array([0.5, -0.5])[:, None], A.shape)
-    m = {k: x[0] for k, x in metrics.identification(broadcast, batch, w).items()}
+    m = {k: x[0] for k, x in metrics.credit_metrics(broadcast, batch, w).items()}
     assert m["sign"] == 1 and m["leak"] == 0.5 and m["top1"] == 0.5
     assert (
         m["error"] == pytest.approx(0.5)
@@ -461,11 +471,11 @@ def test_identification_by_hand():
         and m["deviation"] == pytest.approx(0.125**0.5)
     )
     shifted = {
-        k: x[0] for k, x in metrics.identification(A + np.array([1.0, 0]), batch, w).items()
+        k: x[0] for k, x in metrics.credit_metrics(A + np.array([1.0, 0]), batch, w).items()
     }  # any baseline of the state is legal
     assert (
         shifted["bias"] == pytest.approx(0.5**0.5)
-        and shifted["centred_bias"] < 1e-12
+        and shifted["centered_bias"] < 1e-12
         and abs(shifted["error"]) < 1e-12
     )
 
@@ -535,7 +545,7 @@ def test_ten_thousand_tokens_are_exact():
 def test_controls_are_what_they_are_called():
     batch = sample(SMALL["Lengths"][0], prompts=2000, group=8, key=jax.random.key(5))
     mask, A = np.asarray(batch.rollout.action_mask), np.asarray(batch.truth.advantage)
-    made = matrix.control(batch)
+    made = matrix.control_credits(batch)
     assert set(made) == set(matrix.CONTROLS)
     np.testing.assert_array_equal(np.sort(made["shuffled"], -1), np.sort(A, -1))
     assert not made["shuffled"][~mask].any() and 0.3 < (made["shuffled"] != A).any(-1).mean() < 1
@@ -555,12 +565,12 @@ def test_padding_and_costs():
     )
     assert not wide.action_mask[..., 4:].any() and not wide.segment_mask[..., 1:].any()
     own = float(np.asarray(rollout.action_mask).sum(-1).mean())
-    assert matrix.cost(task, rollout, ()) == (own, 0) and matrix.cost(
+    assert matrix.tokens_per_answer(task, rollout, ()) == (own, 0) and matrix.tokens_per_answer(
         task, rollout, ("token_value",)
     ) == (own, own)
     vine = arena.ReplayNoise(T=4, continuations=3)
     full = SimpleNamespace(action_mask=np.ones((1, 2, 4)), signals={})
-    assert matrix.cost(vine, full, ("token_value",)) == (4 + 3 * (4 + 3 + 2 + 1), 0)
+    assert matrix.tokens_per_answer(vine, full, ("token_value",)) == (4 + 3 * (4 + 3 + 2 + 1), 0)
 
 
 def test_the_quick_list_is_of_this_library():
@@ -569,9 +579,9 @@ def test_the_quick_list_is_of_this_library():
     )
     assert 60 <= sum(len(names) + len(matrix.CONTROLS) for names in matrix.QUICK.values()) <= 90
     with pytest.raises(ValueError, match="did you mean KeyBranch"):
-        matrix.chosen(["keybranhc"])
+        matrix.run_selected(["keybranhc"])
     with pytest.raises(ValueError, match="at least 2 groups"):
-        matrix.chosen(["Twin"], quick=True, prompts=1)
+        matrix.run_selected(["Twin"], quick=True, prompts=1)
 
 
 @pytest.mark.slow

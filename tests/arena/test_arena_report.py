@@ -16,7 +16,7 @@ from jaxcredit import arena, credit
 from jaxcredit.arena import claims, learn, sweeps
 from jaxcredit.arena import html as report
 from jaxcredit.arena.matrix import Cell
-from jaxcredit.arena.metrics import Estimate
+from jaxcredit.arena.metrics import Interval
 from jaxcredit.arena.sweeps import Curve, Sweep
 
 SWEEP = Sweep(
@@ -63,12 +63,12 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_whole_and_needs_nothing_else():
-    good, bad = Estimate(2.0, 1.5, 2.5), Estimate(0.5, 0.4, 0.6)
+    good, bad = Interval(2.0, 1.5, 2.5), Interval(0.5, 0.4, 0.6)
     cells = [
-        Cell("KeyBranch", "exact", {"versus/asnr": Estimate(np.inf, np.inf, np.inf), "sign": good}),
+        Cell("KeyBranch", "exact", {"versus/asnr": Interval(np.inf, np.inf, np.inf), "sign": good}),
         Cell("KeyBranch", "a<b", {"versus/asnr": good, "sign": bad}),
         Cell("Twin", "a<b", {}, 'needs "<state>"'),
-        Cell("Twin", "exact", {"versus/asnr": bad, "sign": Estimate(np.nan, np.nan, np.nan)}),
+        Cell("Twin", "exact", {"versus/asnr": bad, "sign": Interval(np.nan, np.nan, np.nan)}),
     ]
     text = report.page(
         cells,
@@ -150,8 +150,8 @@ def test_verdicts_are_words_for_intervals():
         (0, 0, -1): "reverses where c = 0.5",
         (1, 0, -1): "holds where c = 1, reverses where c = 0.5",
     }.items():
-        assert claims.judge(sides, values, "c") == words
-    up, none, down = Estimate(2, 1.5, 3), Estimate(1, 0.5, 1.5), Estimate(0.3, 0.1, 0.5)
+        assert claims.verdict_in_words(sides, values, "c") == words
+    up, none, down = Interval(2, 1.5, 3), Interval(1, 0.5, 1.5), Interval(0.3, 0.1, 0.5)
     found = claims.Finding(
         claims.Claim("x", "a", "b"), "1", "F", (1, 2, 3), [up, none, down], [up, none, down], "c"
     )
@@ -160,7 +160,7 @@ def test_verdicts_are_words_for_intervals():
         "learning": [1, 1, 1],
     }  # a difference is held against 0
     assert found.verdict() == "credit: holds where c = 1, reverses where c = 3; learning: holds"
-    little = claims.Finding(found.claim, "1", "F", (1,), [up], [Estimate(0.01, 0.005, 0.015)], "c")
+    little = claims.Finding(found.claim, "1", "F", (1,), [up], [Interval(0.01, 0.005, 0.015)], "c")
     assert little.sides()["learning"] == [0]  # sure, and too little to speak of
     assert claims.markdown([found]).count("\n") == 3 and claims.table([found]).row_count == 1
 
@@ -174,12 +174,12 @@ def test_truncated_groups_have_a_share_of_the_variance_that_correlation_moves():
 
 def test_what_was_learnt_in_numbers():
     objective = np.array([[[0.2, 0.6, 1.0, 1.0], [0.2, 0.2, 0.6, 0.2]]])
-    learnt = learn.Learning(objective, np.array([1.0]))
+    learnt = learn.LearningCurves(objective, np.array([1.0]))
     np.testing.assert_allclose(learnt.share()[0, 0], [0, 0.5, 1, 1])
     np.testing.assert_allclose(learnt.area(), [[2.5 / 3, 0.5 / 3]])
     np.testing.assert_allclose(learnt.final(), [[1, 0]])
     np.testing.assert_array_equal(learnt.steps_to(0.9), [[2, np.inf]])
-    e = learn.paired(np.array([[1.0, 2, 3]]), np.zeros((1, 3)))[0]
+    e = learn.paired_difference(np.array([[1.0, 2, 3]]), np.zeros((1, 3)))[0]
     assert (
         e.value == 2
         and abs(e.high - 2 - 4.3027 / 3**0.5) < 1e-3
@@ -193,7 +193,7 @@ def test_bounds_are_judged_by_their_worst_cell():
             ours.Place(
                 "F",
                 f"k={i}",
-                {"p0": Estimate(*r), "safe": Estimate(1, 1, 1), "l1": Estimate(1, 1, 1)},
+                {"p0": Interval(*r), "safe": Interval(1, 1, 1), "l1": Interval(1, 1, 1)},
             )
             for i, r in enumerate(ratios)
         ]
@@ -221,13 +221,13 @@ def test_a_sweep_and_a_learner_of_a_small_world():
     found = sweeps.measure(sweep, prompts=100, group=8, resamples=50)
     ratio = found.versus("san", "grpo")[1]
     assert found.draws["san"]["asnr"].shape == (2, 51) and ratio.low > 1.5
-    experiment = claims.Experiment(
+    experiment = claims.ClaimTest(
         "0",
         sweep,
         (claims.Claim("x", "san", "grpo", "asnr/act"),),
         steps=40,
-        prompts_per_step=4,
-        group_size=8,
+        prompts=4,
+        group=8,
         rate=0.2,
     )
     (finding,) = claims.measure(experiment, seeds=3, prompts=100)

@@ -140,7 +140,7 @@ def _measured(estimator, c_pre):
     task = kb.KeyBranch(c_pre=c_pre)
     batch = sample(task, prompts=2000, group=16, key=jax.random.key(7))
     g = _groups(estimator, batch, task.policy())
-    return metrics.gradients(
+    return metrics.gradient_metrics(
         g, kb.exact_gradient(task.policy(), task), metrics.resampling(2000, resamples=10)
     )
 

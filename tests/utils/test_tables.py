@@ -55,8 +55,8 @@ def whole(sheet: Sheet, text: str, titles=None) -> None:
                 assert any(cell in printed_column for printed_column in printed_columns), cell
 
 
-def numbers(value: float) -> dict[str, metrics.Estimate]:
-    return {"versus/asnr": metrics.Estimate(value, value - 12.3, value + 1.5e6)}
+def numbers(value: float) -> dict[str, metrics.Interval]:
+    return {"versus/asnr": metrics.Interval(value, value - 12.3, value + 1.5e6)}
 
 
 @pytest.mark.parametrize("width", [80, 120, 200])
@@ -126,7 +126,7 @@ def test_a_list_names_the_columns_that_it_leaves_out(name, width):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_claims_are_read_whole(width):
-    estimates = [metrics.Estimate(v, v - 0.5, v + 0.25) for v in (1.23, 0.987)]
+    estimates = [metrics.Interval(v, v - 0.5, v + 0.25) for v in (1.23, 0.987)]
     claim = claims.Claim("TEMPO's branch credit beats GRPO [sic]", "tempo", "grpo")
     finding = claims.Finding(
         claim,

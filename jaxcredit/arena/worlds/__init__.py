@@ -1,1 +1,1 @@
-"""Environments with exactly known credit, one file each."""
+"""Families of worlds with exactly known credit, one file each."""

@@ -1,4 +1,4 @@
-"""AnchorHub: a hub that is visited again and again; a right move makes progress, a wrong one leads through a corridor back to it."""
+"""AnchorHub: a hub that is visited repeatedly; wrong moves return to it through a corridor."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,14 @@ RIGHT, IDLE, WRONG = range(3)
 
 @family
 class AnchorHub:
-    """Success is `visits` right moves within `horizon` steps. All visits of the hub share one row of parameters; each step is a segment.
+    """World of recurring states, to test credit from repeated states (anchors).
 
-    `state`, what anchors compare: progress and place. With `timed` also the step, which is too fine: few peers. With probability `alias`
-    a step's state is another's. Separates GiGPO and its kin from GRPO; they lose with such keys.
+    Success is `visits` right moves within `horizon` steps. All visits of the hub share one row of
+    logits; each step is a segment. Signal `state` is progress and position. `timed` = 1 adds the
+    step, which leaves few peers; with probability `alias` a step's state is that of another.
+
+    Exact credit: the change of the success probability by each move in the hub, 0 in the corridor.
+    GiGPO and similar methods beat GRPO here, except with such states.
     """
 
     right: Float[Array, ""] | float = 0.35
@@ -31,7 +35,7 @@ class AnchorHub:
         return self.horizon
 
     def world(self) -> World:
-        # State: progress * (corridor + 1) + steps still to go in the corridor; the last one is over.
+        # State: progress * (corridor + 1) + steps left in the corridor; the last state is the end.
         n, C, T = self.visits, self.corridor + 1, self.horizon
         S = n * C + 1
         t, s, a = grid(T, S, 3)
@@ -44,7 +48,7 @@ class AnchorHub:
             S,
             3,
             next=step,
-            who=jnp.where(s == S - 1, OVER, POLICY),
+            actor=jnp.where(s == S - 1, OVER, POLICY),
             row=jnp.where(s == S - 1, 0, s % C),
             segment=t,
             reward=won,
@@ -55,8 +59,8 @@ class AnchorHub:
             (self.right, self.idle, 1 - self.right - self.idle), *[(1 / 3,) * 3] * self.corridor
         )
 
-    def signals(self, seen, *, key):
-        S, s = seen.world.start.shape[0], seen.trace.state
+    def signals(self, inputs, *, key):
+        S, s = inputs.world.start.shape[0], inputs.trace.state
         other, coin = jax.random.split(key)
         aliased = jax.random.uniform(coin, s.shape) < self.alias
         s = jnp.where(aliased, jax.random.randint(other, s.shape, 0, S - 1), s)

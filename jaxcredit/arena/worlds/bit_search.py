@@ -1,4 +1,4 @@
-"""BitSearch: turns that ask for a bit of a hidden answer, ask for nothing, or leak the answer into the text without its being used."""
+"""BitSearch: turns that ask for bits of a hidden answer, ask for nothing, or leak the answer."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,23 +9,25 @@ from jaxcredit.arena.world import World, grid, world
 
 @family
 class BitSearch:
-    """A turn is one token: ask for bit a < bits, a decoy, or (the last action) leak. The answer is drawn from posterior^eta.
+    """World of search turns, to test credit by information gain.
 
-    A bit that was asked for is known with certainty 1 - noise, so it comes out right with probability (1 - e)^eta / ((1 - e)^eta + e^eta),
-    one that was not in half of all answers. `info` is what a reader believes of the right answer, prod of (1 - e) and 1/2, which a leak
-    raises although the policy does not use it; `gain` its differences, of logarithms with log = 1. Separates information gain, by
-    probability or logarithm, normalised by turn or not, from the outcome; the signal fails where eta is low, and on leaks.
+    A turn is one token: ask for bit a < bits, a decoy, or (last action) a leak. The answer is drawn
+    from posterior^eta. A bit that was asked for comes out right with probability
+    (1 - e)^eta / ((1 - e)^eta + e^eta), e = noise; another with probability 1/2.
+
+    Signals: `info`, a reader's belief in the right answer: (1 - e) for each known bit, 1/2 for each
+    other (its logarithm with log = 1). A leak raises it although the policy does not use it. `gain`
+    is its difference from turn to turn.
+
+    Exact credit: the change of the success probability by each turn, 0 for decoys and leaks.
+    Information gain is good credit at eta = 1; it fails at low eta and on leaks.
     """
 
     eta: Float[Array, ""] | float = 1.0
     noise: Float[Array, ""] | float = 0.02
-    leak: Float[Array, ""] | float = (
-        0.0  # how much of the remaining doubt a leak takes from the reader
-    )
+    leak: Float[Array, ""] | float = 0.0  # share of the reader's doubt that a leak removes
     log: Float[Array, ""] | float = 0.0
-    ask: Float[Array, ""] | float = (
-        0.6  # mass of the bits; the rest is for decoys and, if there is one, the leak
-    )
+    ask: Float[Array, ""] | float = 0.6  # probability of asking for a bit
     bits: int = static(3)
     decoys: int = static(2)
     leaks: int = static(0)
@@ -36,7 +38,7 @@ class BitSearch:
         return self.turns
 
     def world(self) -> World:
-        # State: which bits are known, and above them whether there was a leak.
+        # State: a bit mask of known bits; the next bit is 1 after a leak.
         m, T = self.bits, self.turns
         t, s, a = grid(T, 2 ** (m + 1), m + self.decoys + self.leaks)
         learnt = jnp.where(
@@ -59,12 +61,12 @@ class BitSearch:
         p = jnp.where(a < self.bits, self.ask / self.bits, (1 - self.ask) / max(other, 1))
         return jnp.broadcast_to(jnp.log(p), (self.turns, a.size))
 
-    def signals(self, seen, *, key):
-        s, last = seen.trace.state, seen.trace.token[..., -1:]
-        after = jnp.take_along_axis(seen.world.next[-1][s[..., -1]], last, -1)
+    def signals(self, inputs, *, key):
+        s, last = inputs.trace.state, inputs.trace.token[..., -1:]
+        after = jnp.take_along_axis(inputs.world.next[-1][s[..., -1]], last, -1)
         s = jnp.concatenate([s, after], -1)
         known = self._known(s)
-        belief = (1 - jnp.asarray(self.noise, seen.logits.dtype)) ** known * 0.5 ** (
+        belief = (1 - jnp.asarray(self.noise, inputs.logits.dtype)) ** known * 0.5 ** (
             self.bits - known
         )
         belief = jnp.where(s >> self.bits > 0, belief + self.leak * (1 - belief), belief)

@@ -1,4 +1,4 @@
-"""HackablePRM: steps that help, harm, fill or stop, and a process reward model that may like filler."""
+"""HackablePRM: steps that help, harm, fill or stop; a reward model that may overrate filler."""
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,14 @@ GOOD, BAD, FILLER, STOP = range(4)
 
 @family
 class HackablePRM:
-    """An answer is right if it stops within `horizon` steps, after `need` good ones and no bad one. Every step is a segment.
+    """World of steps with process rewards, to test sums of scores against the minimum score.
 
-    The PRM gives a step its kind's score, with noise; `hack` is what it gives filler, `stop_right` and `stop_wrong` what it gives the end.
-    Separates the least score from the sum of scores and from the outcome: a sum can be had by never stopping.
+    An answer is right if it stops within `horizon` steps, after `need` good steps and no bad one.
+    Each step is a segment. The process reward is a score of the kind of step plus noise: `hack` for
+    filler, `stop_right` and `stop_wrong` for the end.
+
+    Exact credit: the change of the success probability by each step, 0 for filler that leaves
+    enough time. The sum of scores is largest for answers that never stop.
     """
 
     hack: Float[Array, ""] | float = 0.4
@@ -24,7 +28,9 @@ class HackablePRM:
     stop_right: Float[Array, ""] | float = 0.8
     stop_wrong: Float[Array, ""] | float = -0.8
     sd: Float[Array, ""] | float = 0.1
-    good: Float[Array, ""] | float = 0.25  # what the first policy does; the rest stops
+    good: Float[Array, ""] | float = (
+        0.25  # probabilities of the initial policy; the rest is for stop
+    )
     bad: Float[Array, ""] | float = 0.25
     filler: Float[Array, ""] | float = 0.25
     need: int = static(3)
@@ -35,7 +41,7 @@ class HackablePRM:
         return self.horizon
 
     def world(self) -> World:
-        # States: good steps so far, 0..need; broken by a bad one; over.
+        # States: number of good steps, 0..need; need + 1 after a bad step; need + 2 at the end.
         n, T = self.need, self.horizon
         t, s, a = grid(T, n + 3, 4)
         step = jnp.where(
@@ -50,7 +56,7 @@ class HackablePRM:
             n + 3,
             4,
             next=step,
-            who=jnp.where(s == n + 2, OVER, POLICY),
+            actor=jnp.where(s == n + 2, OVER, POLICY),
             row=s,
             segment=t,
             reward=won,
@@ -60,21 +66,21 @@ class HackablePRM:
         stop = 1 - self.good - self.bad - self.filler
         return logits_of(*[(self.good, self.bad, self.filler, stop)] * (self.need + 3))
 
-    def signals(self, seen, *, key):
-        """`process`, the PRM's score of each step in [-1, 1]; `error`, 1 where a step was bad."""
-        a, s = seen.trace.token, seen.trace.state
+    def signals(self, inputs, *, key):
+        """`process`: score of each step in [-1, 1]; `error`: 1 for a bad step, else 0."""
+        a, s = inputs.trace.token, inputs.trace.state
         end = jnp.where(s == self.need, self.stop_right, self.stop_wrong)
         kinds = [self.score_good, self.score_bad, self.hack]
         score = jnp.where(
             a == STOP,
             end,
-            jnp.stack([jnp.asarray(x, seen.logits.dtype) for x in kinds])[jnp.minimum(a, FILLER)],
+            jnp.stack([jnp.asarray(x, inputs.logits.dtype) for x in kinds])[jnp.minimum(a, FILLER)],
         )
         score = score + self.sd * jax.random.normal(key, score.shape, score.dtype)
-        live = at(seen.world.who, s) == POLICY
+        live = at(inputs.world.actor, s) == POLICY
         return {
             "process": jnp.where(live, jnp.clip(score, -1, 1), 0),
-            "error": (live & (a == BAD)).astype(seen.logits.dtype),
+            "error": (live & (a == BAD)).astype(inputs.logits.dtype),
         }
 
     def blocks(self):

@@ -1,4 +1,4 @@
-"""KeyBranch: one token of T decides, all others are decoys. Values, credit and the policy gradient are known in closed form."""
+"""KeyBranch: one token of T decides the outcome; all others are decoys."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,15 @@ from jaxcredit.arena.world import World, grid, world
 
 @family
 class KeyBranch:
-    """Keys lie at `at`, `at + gap`, ..; token 0 is right. Success has probability `p_hi` where `need` of the keys are right, else `p_lo`.
+    """World of key tokens among decoys, to test credit by shared prefixes.
 
-    The policy has mass q on the right token of a key's `options`, and modal mass c_pre and c_post on the decoys before and after the
-    first key. Separates prefix trees, vines and lambda methods from GRPO; they lose where decoys branch before the key (c_pre).
+    Keys are at `at`, `at + gap`, ...; their right token is 0. Success has probability `p_hi` if
+    `need` of the keys are right, else `p_lo`. The policy has probability q for the right token of a
+    key, and c_pre and c_post for the most likely decoy before and after the first key.
+
+    Exact credit, with one key and d = p_hi - p_lo: (1 - q) d or -q d at the key, 0 elsewhere.
+    Prefix trees, continuations and GAE find the key; prefix trees fail if decoys branch before it
+    (low c_pre).
     """
 
     at: Int[Array, ""] | int = 8
@@ -23,7 +28,7 @@ class KeyBranch:
     c_pre: Float[Array, ""] | float = 1.0
     c_post: Float[Array, ""] | float = 0.6
     gap: Int[Array, ""] | int = 1
-    need: Int[Array, ""] | int = 1  # 1: any key will do; `keys`: all must be right
+    need: Int[Array, ""] | int = 1  # number of right keys for success
     T: int = static(24)
     options: int = static(2)
     decoys: int = static(4)
@@ -43,7 +48,7 @@ class KeyBranch:
         )
 
     def policy(self) -> Float[Array, "T V"]:
-        """Beyond the mode the mass is spread evenly; what lies beyond `options` or `decoys` has none."""
+        """Logits: the mode, and equal probabilities for the other options or decoys."""
         a, t = jnp.arange(max(self.options, self.decoys)), jnp.arange(self.T)[:, None]
         mode = jnp.where(self.is_key(t), self.q, jnp.where(t < self.at, self.c_pre, self.c_post))
         count = jnp.where(self.is_key(t), self.options, self.decoys)
@@ -57,22 +62,23 @@ class KeyBranch:
             & ((t - self.at) // jnp.maximum(self.gap, 1) < self.keys)
         )
 
-    def signals(self, seen, *, key):
+    def signals(self, inputs, *, key):
         return {}
 
     def blocks(self):
         return {"key": self.is_key(jnp.arange(self.T)), "decoys": ~self.is_key(jnp.arange(self.T))}
 
 
-# One key: closed forms, which cost nothing at any T.
+# Closed forms for one key.
 
 
 def exact(
     logits: Float[Array, "T V"], task: KeyBranch, tokens: Int[Array, "*N T"]
 ) -> tuple[Float[Array, "*N T"], ...]:
-    """V before each token, Q of it, and A = Q - V, for the policy `logits`.
+    """Value before each token, action value, and advantage, of a policy in a world with one key.
 
-    With d = p_hi - p_lo: V = p_lo + q d up to the key, and p_hi or p_lo after it; A = (1 - q) d or -q d at the key, 0 elsewhere.
+    With d = p_hi - p_lo: V = p_lo + q d up to the key, and p_hi or p_lo after it; A = (1 - q) d or
+    -q d at the key, 0 elsewhere.
     """
     t = jnp.arange(logits.shape[0])
     open_ = objective(logits, task)
@@ -85,12 +91,17 @@ def exact(
 
 
 def objective(logits: Float[Array, "T V"], task: KeyBranch) -> Float[Array, ""]:
-    """J = p_lo + q (p_hi - p_lo), the chance of success; its gradient in the logits is `exact_gradient`."""
+    """Success probability J = p_lo + q (p_hi - p_lo) of a policy in a world with one key."""
     return task.p_lo + _q(logits, task) * (task.p_hi - task.p_lo)
 
 
 def exact_gradient(logits: Float[Array, "T V"], task: KeyBranch) -> Float[Array, "T V"]:
-    """dJ/dlogits[t, a] = pi_t(a) A_t(a): at the key q (1 - q) d for token 0 and -q pi(a) d for the others, 0 elsewhere."""
+    """Gradient of `objective` in the logits.
+
+        dJ/dlogits[t, a] = pi_t(a) A_t(a)
+
+    At the key it is q (1 - q) d for token 0 and -q pi(a) d for the others; elsewhere it is 0.
+    """
     T, V = logits.shape
     right = jnp.arange(V) == 0
     credit = (right - _q(logits, task)) * (task.p_hi - task.p_lo)

@@ -1,4 +1,4 @@
-"""Lengths: right and wrong answers, short and long. What a loss divides by is hidden credit."""
+"""Lengths: right and wrong answers, short and long."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,14 @@ from jaxcredit.arena.world import OVER, POLICY, World, grid, solve, world
 
 @family
 class Lengths:
-    """Token 0 chooses: right and short, right and long, wrong and short, wrong and long; then fillers up to the length it chose.
+    """World of answer lengths, to test hidden credit in the divisor of a loss.
 
-    Success has probability p_hi or p_lo, whatever the length. A loss that divides by each answer's length pulls towards short right and
-    long wrong answers; one that divides by a constant does not.
+    Token 0 chooses: right and short, right and long, wrong and short, wrong and long. Fillers
+    follow up to the length. Success has probability p_hi or p_lo, whatever the length.
+
+    Exact credit: at token 0 p_hi or p_lo less their mean under the policy, 0 at fillers. A loss
+    that divides by each answer's length favors short right and long wrong answers; a constant
+    divisor does not.
     """
 
     short: Int[Array, ""] | int = 4
@@ -21,15 +25,15 @@ class Lengths:
     p_hi: Float[Array, ""] | float = 0.9
     p_lo: Float[Array, ""] | float = 0.1
     right: Float[Array, ""] | float = 0.4
-    long_right: Float[Array, ""] | float = 0.5  # share of long answers among the right ones,
-    long_wrong: Float[Array, ""] | float = 0.5  # and among the wrong ones
+    long_right: Float[Array, ""] | float = 0.5  # share of long answers among right ones
+    long_wrong: Float[Array, ""] | float = 0.5  # share of long answers among wrong ones
     T: int = static(16)
     fillers: int = static(3)
 
     segments = 1
 
     def world(self) -> World:
-        # States: the choice, the four kinds of answer, over.
+        # States: 0 before the choice, 1..4 the kinds of answer, 5 at the end.
         T, (t, s, a) = self.T, grid(self.T, 6, 4)
         kind = jnp.where(s == 0, a, s - 1)
         length = jnp.where(kind % 2 == 1, self.long, self.short)
@@ -40,7 +44,7 @@ class Lengths:
             6,
             4,
             next=jnp.where(last, 5, kind + 1),
-            who=jnp.where(s == 5, OVER, POLICY),
+            actor=jnp.where(s == 5, OVER, POLICY),
             chance=chance,
         )
 
@@ -49,8 +53,8 @@ class Lengths:
         first = (self.right * (1 - x), self.right * x, wrong * (1 - y), wrong * y)
         return logits_of(first, *[(1 / self.fillers,) * self.fillers] * (self.T - 1))
 
-    def signals(self, seen, *, key):
-        return {"stratum": seen.trace.token[..., 0] % 2}
+    def signals(self, inputs, *, key):
+        return {"stratum": inputs.trace.token[..., 0] % 2}
 
     def blocks(self):
         row = jnp.arange(self.T)
@@ -58,7 +62,10 @@ class Lengths:
 
 
 def sequence_gradient(task: Lengths, logits: Float[Array, "P A"]) -> Float[Array, "P A"]:
-    """What exact credit becomes under a mean over each answer's tokens: E sum_t (A_t / length) grad log pi, the length that follows."""
+    """Gradient of exact credit under a loss that averages over the tokens of each answer.
+
+    E sum_t (A_t / length) grad log pi,   length that of the answer
+    """
     world, exact = task.world(), solve(task.world(), logits)
     kind = jnp.where(jnp.arange(6)[:, None] == 0, jnp.arange(4), jnp.arange(6)[:, None] - 1)
     inverse = 1 / jnp.minimum(jnp.where(kind % 2 == 1, task.long, task.short), task.T)

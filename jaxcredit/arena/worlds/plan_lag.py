@@ -1,4 +1,4 @@
-"""PlanLag: a planner's token decides each subgoal, its executor's tokens do not; a critic sees the change late."""
+"""PlanLag: a plan token decides each subgoal; a critic shows the change of value late."""
 
 import jax
 import jax.numpy as jnp
@@ -10,17 +10,21 @@ from jaxcredit.arena.world import World, at, grid, world
 
 @family
 class PlanLag:
-    """S subgoals of L tokens, the first of which is the plan: R = share of right plans + normal noise, earned at the end.
+    """World of subgoals of L tokens, to test hierarchical against flat GAE.
 
-    The critic: V_hat = (1 - lag) V(now) + lag V(as the subgoal began) + noise. With lag 1 a flat GAE gives the plan lambda^(L-1) of its
-    credit and hierarchical GAE all of it; without lag the flat one wins.
+    The first token of a subgoal is the plan. The reward, at the end, is the share of right plans
+    plus normal noise. The critic is V_hat = (1 - lag) V(now) + lag V(start of the subgoal) + noise.
+
+    Exact credit: the plan's effect on that share at the plan token, 0 at all other tokens. With
+    lag = 1 flat GAE gives the plan lambda^(L - 1) of its credit and hierarchical GAE all of it;
+    without lag flat GAE is better.
     """
 
     lag: Float[Array, ""] | float = 1.0
     critic_sd: Float[Array, ""] | float = 0.02
     critic_bias: Float[Array, ""] | float = 0.0
     sd: Float[Array, ""] | float = 0.05
-    plan: Float[Array, ""] | float = 0.5  # mass on the right plan
+    plan: Float[Array, ""] | float = 0.5  # probability of the right plan
     subgoals: int = static(4)
     L: int = static(8)
     options: int = static(2)
@@ -49,12 +53,12 @@ class PlanLag:
         rest = jnp.where(plan, (1 - self.plan) / (self.options - 1), 1 / self.options)
         return jnp.log(jnp.where(plan & (jnp.arange(self.options) == 0), self.plan, rest))
 
-    def signals(self, seen, *, key):
-        V, t = at(seen.exact.value, seen.trace.state), jnp.arange(self.subgoals * self.L)
+    def signals(self, inputs, *, key):
+        V, t = at(inputs.exact.value, inputs.trace.state), jnp.arange(self.subgoals * self.L)
         began = V[..., t - t % self.L]
         V = (1 - self.lag) * V + self.lag * began + self.critic_bias
         V = V + self.critic_sd * jax.random.normal(key, V.shape, V.dtype)
-        plans = seen.begin(V)
+        plans = inputs.at_segment_start(V)
         return {
             "token_value": V,
             "value": plans,

@@ -1,4 +1,4 @@
-"""Recovery: a mistake at the beginning that can be repaired. A late success must not whitewash the early error."""
+"""Recovery: a mistake at the beginning that can be repaired later."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,10 +11,17 @@ FINE, BROKEN, MENDED, TRYING = range(4)
 
 @family
 class Recovery:
-    """Token 0 is right (0) or a mistake. Then turns of two tokens: the policy tries to mend (0) or not, and the world says what became of
-    it. Success has probability p_hi if all was fine, p_late if mended, p_lo if broken; trying costs `detour`.
+    """World of a mistake and attempts to repair it, to test first-error and hindsight credit.
 
-    Separates first-error and hindsight methods from the outcome. `error` and `process` mark the mistake, and turns that leave it.
+    Token 0 is right (0) or a mistake (1). Each later turn has two tokens: the policy tries to
+    repair (0) or not, and nature writes whether the repair worked. Success has probability p_hi
+    without a mistake, p_late after a repair, p_lo otherwise; each attempt costs `detour`.
+
+    Signals: `error` and `process` mark the mistake and the turns that leave it; `verdict` is
+    1 - error.
+
+    Exact credit: the change of the success probability by the mistake and by each attempt. An
+    answer that ends right still has negative credit at its mistake.
     """
 
     right: Float[Array, ""] | float = 0.6
@@ -44,14 +51,14 @@ class Recovery:
         chance = jnp.where(
             step == FINE, self.p_hi, jnp.where(step == MENDED, self.p_late, self.p_lo)
         )
-        # Rows: the first token; each try; nature's reply, which is trained nowhere.
+        # Rows: the first token; each attempt; nature's reply, which is not trained.
         row = jnp.where(first, 0, jnp.where(reply, self.attempts + 1, (t + 1) // 2))
         return world(
             T,
             4,
             2,
             next=step,
-            who=jnp.where(reply, NATURE, POLICY),
+            actor=jnp.where(reply, NATURE, POLICY),
             row=row,
             segment=(t + 1) // 2,
             reward=-self.detour * ((t % 2 == 1) & (a == 0)),
@@ -65,10 +72,11 @@ class Recovery:
             (self.repair, 1 - self.repair),
         )
 
-    def signals(self, seen, *, key):
-        a, dtype = seen.trace.token, seen.logits.dtype
+    def signals(self, inputs, *, key):
+        a, dtype = inputs.trace.token, inputs.logits.dtype
         left = (
-            at(seen.exact.value, seen.trace.state) * 0 + (seen.trace.state == BROKEN) * (a == 1)
+            at(inputs.exact.value, inputs.trace.state) * 0
+            + (inputs.trace.state == BROKEN) * (a == 1)
         )[..., 1::2]
         error = jnp.concatenate([a[..., :1] == 1, left > 0], -1).astype(dtype)
         return {"error": error, "process": 1 - 2 * error, "verdict": 1 - error}

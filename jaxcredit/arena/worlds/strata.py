@@ -1,4 +1,4 @@
-"""Strata: the policy first picks a stratum (how often to search), then acts in it; strata differ in what everybody earns there."""
+"""Strata: the policy chooses a stratum, then an act; rewards differ between strata."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -9,10 +9,14 @@ from jaxcredit.arena.world import World, grid, world
 
 @family
 class Strata:
-    """R = base + offset * stratum + effect if the act is 0, with normal noise; or, with coin = 1, a 0/1 reward of that probability.
+    """World of strata (such as numbers of searches), to test normalization within strata.
 
-    Separates normalising within strata (SAN) from GRPO. It reverses where the offset is small beside the noise, and wherever the
-    stratum is itself a decision: within a stratum its choice has no credit.
+    R = base + offset * stratum + effect if the act is 0, plus normal noise; with coin = 1 a 0/1
+    reward with that probability.
+
+    Exact credit: offset * (stratum - its mean) at the stratum's token, effect * (1[act is 0] - its
+    probability) at the act's. Normalization within strata (SAN) is better for the act. It gives the
+    choice of the stratum no credit, and is worse if the offset is small against the noise.
     """
 
     offset: Float[Array, ""] | float = 0.3
@@ -21,12 +25,12 @@ class Strata:
     base: Float[Array, ""] | float = 0.2
     coin: Float[Array, ""] | float = 0.0
     act: Float[Array, ""] | float = 0.5
-    mass: tuple = (0.4, 0.3, 0.2, 0.1)  # of each stratum; its length is their number
+    mass: tuple = (0.4, 0.3, 0.2, 0.1)  # probability of each stratum
 
     segments = 1
 
     def world(self) -> World:
-        # States: the choice; having chosen stratum s - 1. Rows: one for the choice, one for each stratum.
+        # States: 0 before the choice, then 1 + stratum. Rows: the choice, the act in each stratum.
         Z = len(self.mass)
         t, s, a = grid(2, Z + 1, max(Z, 2))
         acts = t == 1
@@ -46,8 +50,8 @@ class Strata:
     def policy(self) -> Float[Array, "P A"]:
         return logits_of(self.mass, *[(self.act, 1 - self.act)] * len(self.mass))
 
-    def signals(self, seen, *, key):
-        return {"stratum": seen.trace.token[..., 0]}
+    def signals(self, inputs, *, key):
+        return {"stratum": inputs.trace.token[..., 0]}
 
     def blocks(self):
         row = jnp.arange(len(self.mass) + 1)

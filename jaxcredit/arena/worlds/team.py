@@ -1,4 +1,4 @@
-"""Team: n agents act once each, not knowing of each other, and share one reward."""
+"""Team: n agents act once each without observing each other, and share one reward."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +10,16 @@ from jaxcredit.arena.world import World, at, grid, world
 
 @family
 class Team:
-    """Act 1 is to take part, with probability `p`. R is a mixture of what many (add), all, any, an odd number and most of them bring, and
-    of (any of the first half + all of the second) / 2; the last `idle` agents move nothing. Each agent's token is a segment.
+    """World of agents with a shared reward, to test multi-agent credit.
 
-    Separates a shared baseline, counterfactuals (COMA), difference rewards and Shapley values. Redundancy (any) is hard for shared
-    credit; Shapley values depend on what not taking part is and are biased where the mixture is not even.
+    Action 1 is to take part, with probability `p`. The reward is a weighted sum of functions of the
+    set of participants: their share (add), all, any, an odd number, a majority (most), and (any of
+    the first half + all of the second) / 2 (halves). The last `idle` agents have no effect. Each
+    agent's token is a segment.
+
+    Exact credit: the expected change of the reward by the agent's action. Redundancy (any) is hard
+    for a shared baseline. Shapley values depend on the action that counts as absence, and are
+    biased if the parts of the reward are mixed.
     """
 
     p: Float[Array, ""] | float = 0.8
@@ -32,7 +37,7 @@ class Team:
         return self.n
 
     def rewards(self) -> Float[Array, "S"]:
-        """R of every set of agents that take part; bit a of the index says whether agent a does."""
+        """Reward of every set of participants; bit a of the index: agent a takes part."""
         sets, busy = np.arange(2**self.n), self.n - self.idle
         acts = (sets[:, None] >> np.arange(busy)) & 1
         half = max(busy // 2, 1)
@@ -45,7 +50,7 @@ class Team:
         )
 
     def world(self) -> World:
-        # State: the set of those who have taken part so far.
+        # State: bit mask of the agents that have taken part so far.
         t, s, a = grid(self.n, 2**self.n, 2)
         joined = s | (a << t)
         return world(
@@ -61,9 +66,9 @@ class Team:
         p = jnp.asarray(self.p, float)
         return jnp.broadcast_to(jnp.log(jnp.stack([1 - p, p])), (self.n, 2))
 
-    def signals(self, seen, *, key):
+    def signals(self, inputs, *, key):
         R, agents, sets = self.rewards(), jnp.arange(self.n), jnp.arange(2**self.n)
-        act = seen.trace.token
+        act = inputs.trace.token
         team = (act << agents).sum(-1)
         without = team[..., None] & ~(1 << agents)
         shape = act.shape
@@ -73,8 +78,8 @@ class Team:
             "counterfactual": R[without],
             "choice": act,
             "choice_value": R[jnp.stack([without, without | (1 << agents)], -1)],
-            "choice_prob": jnp.broadcast_to(jnp.exp(seen.logits), (*shape, 2)),
-            "action_value": at(seen.exact.action_value, seen.trace.state, act),
+            "choice_prob": jnp.broadcast_to(jnp.exp(inputs.logits), (*shape, 2)),
+            "action_value": at(inputs.exact.action_value, inputs.trace.state, act),
         }
 
     def blocks(self):

@@ -1,4 +1,4 @@
-"""Twin: two worlds with the same law of the log and opposite credit. Whoever reads the log alone must be at chance."""
+"""Twin: two worlds with the same distribution of logs and opposite credit."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,18 @@ from jaxcredit.arena.world import World, grid, world
 
 @family
 class Twin:
-    """A hidden state z (what a decoder remembers and the text does not show) moves both the act, pi(1 | z) = e or 1 - e, and the reward:
+    """World with a hidden state, to test that credit from the log alone is at chance.
+
+    The hidden state z, which is in the policy's memory but not in the text, changes both the
+    action, pi(1 | z) = e or 1 - e, and the reward:
 
         P(R = 1 | z, a) = 1/2 + sign (d (a - 1/2) - b (z - 1/2)),   b = d / (1 - 2 e)
 
-    so that P(R = 1 | a) = 1/2 for both acts, in both worlds (sign = 1, -1), while the act's true effect is sign * d. Restoring z tells
-    them apart (`counterfactual`); reading z through the score is what the policy gradient does, which is why it is unbiased even here.
+    Then P(R = 1 | a) = 1/2 for both actions and both signs.
+
+    Exact credit: the action's effect, sign * d. Replaying the other action from the restored z
+    (signal `counterfactual`) shows it. The policy gradient is unbiased too, as its score depends on
+    z.
     """
 
     sign: Float[Array, ""] | float = 1.0
@@ -34,12 +40,12 @@ class Twin:
     def policy(self) -> Float[Array, "P A"]:
         return logits_of((1 - self.e, self.e), (self.e, 1 - self.e))
 
-    def signals(self, seen, *, key):
-        """The critic reads the text, which is constant; `counterfactual` replays the other act from the restored z."""
-        z, a = seen.trace.state, seen.trace.token
-        other = jax.random.uniform(key, a.shape, seen.logits.dtype) < self.chance(z, 1 - a)
-        half = jnp.full(a.shape, 0.5, seen.logits.dtype)
-        flat = jnp.zeros(seen.first.shape, jnp.int32)
+    def signals(self, inputs, *, key):
+        """Values given the text, which is constant; `counterfactual` replays the other action."""
+        z, a = inputs.trace.state, inputs.trace.token
+        other = jax.random.uniform(key, a.shape, inputs.logits.dtype) < self.chance(z, 1 - a)
+        half = jnp.full(a.shape, 0.5, inputs.logits.dtype)
+        flat = jnp.zeros(inputs.segment_start.shape, jnp.int32)
         known = {
             "entropy": half * 0 + jnp.log(2.0),
             "prob_square": half,

@@ -1,4 +1,4 @@
-"""Umbrella: KeyBranch with rewards that distract, and observations that vary and mean nothing."""
+"""Umbrella: KeyBranch with noisy rewards in each turn and observations without information."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -9,10 +9,13 @@ from jaxcredit.arena.world import NATURE, POLICY, World, grid, world
 
 @family
 class Umbrella:
-    """Each turn is a token of the policy and an observation of nature's. The token of turn `at` decides; every turn earns normal noise.
+    """World of a delayed key among distractions, to test the variance of credit.
 
-    For laws of variance: the delay, the `distraction` and how much observations `vary` (0: always the same text, so that answers share
-    their beginnings; 1: all alike probable).
+    Each turn is a token of the policy and an observation of nature. The token of turn `at` decides
+    the outcome; every turn earns normal noise (`distraction`). `vary` is the variation of
+    observations: 0 is always the same token, so answers share prefixes; 1 is uniform.
+
+    Exact credit: that of KeyBranch at turn `at`, 0 elsewhere.
     """
 
     at: Int[Array, ""] | int = 2
@@ -40,7 +43,7 @@ class Umbrella:
             2,
             A,
             next=right,
-            who=jnp.where(ours, POLICY, NATURE),
+            actor=jnp.where(ours, POLICY, NATURE),
             row=row,
             segment=t // 2,
             chance=last * jnp.where(right == 1, self.p_hi, self.p_lo),
@@ -56,7 +59,7 @@ class Umbrella:
             jnp.where(turn == self.turns, nature, jnp.where(turn == self.at, key, 1 / A))
         )
 
-    def signals(self, seen, *, key):
+    def signals(self, inputs, *, key):
         return {}
 
     def blocks(self):
