@@ -130,7 +130,6 @@ def devices() -> None:
 
 
 # -- attention
-# ---------------------------------------------------------------------------------------------------------------------------
 
 
 def attention_mask(valid: np.ndarray, P: int, S: int, window: int) -> np.ndarray:
@@ -319,7 +318,6 @@ def attention(dry: bool) -> None:
 
 
 # -- speed
-# -------------------------------------------------------------------------------------------------------------------------------
 
 RATE: dict[
     str, float
@@ -413,7 +411,8 @@ def train(label, cfg, N: int, R: int, P: int, S: int, rounds: int) -> Iterator[N
     report(
         f"{label}, {N * R} rows of {P + S}, attention {made.attention}",
         f"{share:.2f} of the matmul's FLOP/s" + (f", MFU {mfu:.2f}" if mfu else ""),
-        f"{needed / took / 1e12:.3g} of {RATE['flops'] / 1e12:.3g} TFLOP/s; {N * R * (P + S) / took:.0f} tokens/s",
+        f"{needed / took / 1e12:.3g} of {RATE['flops'] / 1e12:.3g} TFLOP/s; "
+        f"{N * R * (P + S) / took:.0f} tokens/s",
         ok=bool(jnp.isfinite(step()["loss"])),
         seconds=took,
         compile_s=compiling,
@@ -457,7 +456,8 @@ def sampling(label, cfg, batch: int, group: int, P: int, S: int) -> Iterator[Non
     report(
         f"{label}, batch {batch}, prompts of {P} in groups of {group}, {S} new tokens",
         f"{share:.2f} of the copy's bandwidth",
-        f"{moved / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s; {batch * (S - 1) / took:.0f} tokens/s",
+        f"{moved / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s; "
+        f"{batch * (S - 1) / took:.0f} tokens/s",
         of_bandwidth=share,
         seconds=took,
         bytes=moved,
@@ -494,7 +494,8 @@ def prefix_credit(label, N: int, R: int, T: int) -> None:
     report(
         f"{label} of [{N}, {R}, {T}]",
         f"{took / copy_took:.1f} times a copy of its inputs",
-        f"{took * 1e3:.3g} ms, the copy {copy_took * 1e3:.3g} ms; {size / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s",
+        f"{took * 1e3:.3g} ms, the copy {copy_took * 1e3:.3g} ms; "
+        f"{size / took / 1e9:.4g} of {RATE['bytes'] / 1e9:.4g} GB/s",
         seconds=took,
         copy_s=copy_took,
         of_bandwidth=size / took / RATE["bytes"],
@@ -551,7 +552,8 @@ def main() -> None:
     a = parser.parse_args()
     if not a.dry and jax.devices()[0].platform != "gpu":
         raise SystemExit(
-            f"no GPU: jax.devices() are of platform {jax.devices()[0].platform}; pip install 'jaxcredit[cuda]', or use --dry"
+            f"no GPU: jax.devices() are of platform {jax.devices()[0].platform}; "
+            "pip install 'jaxcredit[cuda]', or use --dry"
         )
     if a.part == "devices":
         devices()

@@ -27,7 +27,7 @@ from jaxcredit.rollout import Rollout
 
 
 def interleaved(calls: dict, rounds: int) -> dict:
-    """{name: (CPU seconds, wall seconds)} of each call in each round, after one call that compiles."""
+    """{name: (CPU seconds, wall seconds)} of each call in each round, after compilation."""
     for call in calls.values():
         jax.block_until_ready(call())
     cpu, wall = {name: [] for name in calls}, {name: [] for name in calls}
@@ -137,7 +137,7 @@ def bench_gae(rng, B, T, rounds):
         from rlax import truncated_generalized_advantage_estimation as peer
     except Exception as error:
         print(
-            f"!! rlax does not import ({type(error).__name__}: {error}): a copy of its formula is used"
+            f"rlax does not import ({type(error).__name__}: {error}): a copy of its formula is used"
         )
 
         def peer(r, discount, lam, V):

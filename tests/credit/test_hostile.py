@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from extreme_rollouts import LABELS, SHAPE, hostile, relabelled, shuffled, sums
+from extreme_rollouts import (
+    LABELS,
+    SHAPE,
+    equal_returns,
+    extreme_rollout,
+    relabeled,
+    with_permuted_rewards,
+)
 
 import jaxcredit.credit as catalogue
 from jaxcredit.credit import method_of
@@ -64,12 +71,12 @@ def examine(name, groups, batches):
     method = method_of(getattr(catalogue, name))
     together = method.scope == "batch"
     for seed in range(batches):
-        rollout = hostile(seed, method.needs, groups, together=together)
+        rollout = extreme_rollout(seed, method.needs, groups, together=together)
         answer = run(name, rollout)
         for column, x in answer.items():
             assert np.isfinite(x).all(), f"{column} of seed {seed}"
         if set(LABELS) & set(method.needs):
-            renamed = run(name, relabelled(rollout, 100 + seed))
+            renamed = run(name, relabeled(rollout, 100 + seed))
             for column, x in answer.items():
                 assert apart(renamed[column], x, together) < 1e-3, (
                     f"{column} of seed {seed}: labels renamed"
@@ -84,13 +91,13 @@ def order_of_a_sum(name, groups):
 
     def differ(reward):
         one = dataclasses.replace(base, reward=jnp.asarray(reward, jnp.float32))
-        a, b = run(name, one), run(name, shuffled(one, 9))
+        a, b = run(name, one), run(name, with_permuted_rewards(one, 9))
         return max(np.abs(a[column] - b[column]).max() for column in a)
 
     if differ(rng.integers(-3, 4, real.shape)) > 1e-3:
         return False
     for total in (0, 1, 0.3):
-        assert differ(sums(rng, real, total, 33.3)) < 2e-3, (
+        assert differ(equal_returns(rng, real, total, 33.3)) < 2e-3, (
             f"returns of {33.3 * total} in two orders"
         )  # parts that float32 rounds
     return True
@@ -141,7 +148,7 @@ def test_a_hundred_thousand_hostile_rollouts(name):
 def test_padding_does_not_leak_into_hostile_rollouts(name):
     together = method_of(getattr(catalogue, name)).scope == "batch"
     for seed in range(2):
-        rollout = hostile(
+        rollout = extreme_rollout(
             seed, method_of(getattr(catalogue, name)).needs, GROUPS, together=together
         )
         padded = run(name, reduce(variants.padded, ("T", "K", "R", "G"), rollout))

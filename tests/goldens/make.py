@@ -1,7 +1,12 @@
-"""Tiny seeded checkpoints of each family, written by transformers, with the logits torch computes for them.
+"""Writes the golden checkpoints: tiny seeded checkpoints of each family by transformers, with
+torch's logits.
 
-python -m venv V && V/bin/python -m pip install torch==2.13.0 transformers safetensors numpy && V/bin/python tests/goldens/make.py
-Rewrites the folders beside it and rope.npz; below 1 MB in all. The tests need only the files. `make.py ropes` writes rope.npz alone.
+python -m venv V
+V/bin/python -m pip install torch==2.13.0 transformers safetensors numpy
+V/bin/python tests/goldens/make.py
+
+rewrites all folders beside this file and rope.npz, below 1 MB in all. `make.py ropes` writes
+rope.npz only. The tests need only the written files.
 """
 
 import json
@@ -38,7 +43,8 @@ SHAPE = dict(
     max_position_embeddings=256,
     attn_implementation="eager",
 )
-# A small original length puts the wave lengths of an 8-wide head on all three sides of llama3's smoothing.
+# With this original length, the wavelengths of an 8-wide head lie in all three ranges of llama3's
+# smoothing.
 LLAMA3 = dict(
     rope_type="llama3",
     rope_theta=1e4,
@@ -76,7 +82,7 @@ FAMILIES = {
             tie_word_embeddings=True,
         )
     ),
-    # Windows shorter than the prompts, and answers that leave them behind.
+    # The window is shorter than the prompts and the answers.
     "mistral": lambda: MistralForCausalLM(
         MistralConfig(
             **SHAPE,
@@ -125,11 +131,12 @@ FAMILIES = {
         )
     ),
 }
-# rope.json: the checkpoint in qwen3/ with other rotary positions, as rope_parameters of transformers 5 or the keys of 4.
+# rope.json: changes of the config in qwen3/ to other rotary positions, with the keys of
+# transformers 5 or 4.
 THETA = dict(rope_theta=1e4, max_position_embeddings=256)
 YARN4 = dict(
     type="yarn", factor=4.0, original_max_position_embeddings=64
-)  # as Qwen2.5's and Qwen3's cards write it
+)  # as in the model cards of Qwen2.5 and Qwen3
 LONGROPE = dict(
     rope_type="longrope",
     rope_theta=1e4,
@@ -179,7 +186,7 @@ ROPES = {
     ),
 }
 NEW = 24  # tokens of greedy decoding
-SHARDED = "qwen2"  # this one is written in several files with an index
+SHARDED = "qwen2"  # the family that is written in several files with an index
 
 
 def main() -> None:
@@ -187,9 +194,8 @@ def main() -> None:
     for seed, (name, build) in enumerate(FAMILIES.items()):
         torch.manual_seed(seed)
         model = build().float().eval()
-        with (
-            torch.no_grad()
-        ):  # norms and biases start at 1 and 0: move them, or their place in the file is not tested
+        with torch.no_grad():
+            # Move norms and biases from 1 and 0, so that their place in the file is tested.
             for key, p in model.named_parameters():
                 p.add_(torch.randn_like(p) * (0.3 if "norm" in key or "bias" in key else 0.08))
         folder = HERE / name
@@ -202,7 +208,7 @@ def main() -> None:
         with torch.no_grad():
             logits = model(ids, attention_mask=valid.long(), position_ids=positions).logits
             model.generation_config.eos_token_id = (
-                None  # saved already: only so that no answer ends early
+                None  # no answer ends early; the saved config keeps its stop token
             )
             greedy = model.generate(
                 ids,
@@ -212,7 +218,7 @@ def main() -> None:
                 pad_token_id=0,
             )
         assert torch.isfinite(logits[valid]).all() and greedy.shape == (3, 80 + NEW)
-        keep = np.r_[0:80:4, 79]  # some columns, to stay small
+        keep = np.r_[0:80:4, 79]  # a part of the columns, to keep the file small
         np.savez_compressed(
             folder / "golden.npz",
             ids=ids.numpy().astype(np.int32),
@@ -226,7 +232,9 @@ def main() -> None:
 
 
 def ropes() -> None:
-    """Logits of qwen3/ with each of ROPES: two rows of 160 tokens, one left-padded, at columns on both sides of the original length."""
+    """Write logits of qwen3/ with each of ROPES for two rows of 160 tokens, at columns below and
+    beyond the original length.
+    """
     torch.manual_seed(100)
     ids = torch.randint(3, SHAPE["vocab_size"], (2, 160))
     valid = torch.arange(160) >= torch.tensor([0, 70])[:, None]

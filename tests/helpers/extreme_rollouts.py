@@ -1,5 +1,5 @@
-"""Rollouts as an adversary writes them: huge, tiny and cancelling rewards, labels of any int32,
-holes, silent and scattered segments.
+"""Valid rollouts with extreme contents: huge, tiny and canceling rewards, labels of any int32,
+token holes, silent and scattered segments.
 """
 
 import dataclasses
@@ -10,31 +10,21 @@ import numpy as np
 from jaxcredit.credit.laws import synthetic
 from jaxcredit.rollout import Rollout
 
-LABELS = (
-    "state",
-    "subgoal",
-    "stratum",
-    "turn_parent",
-    "macro",
-    "agent",
-)  # numbers that are only compared
-NUMBERS = np.array(
+# Signals whose numbers are labels: only their equality matters.
+LABELS = ("state", "subgoal", "stratum", "turn_parent", "macro", "agent")
+LABEL_VALUES = np.array(
     [-(2**31), 1 - 2**31, -(2**24) - 1, -1, 0, 1, 2**24, 2**24 + 1, 2**31 - 2, 2**31 - 1]
 )
-EARNED = (
-    "components",
-    "score",
-    "utility",
-    "greedy_reward",
-    "counterfactual",
-)  # signals in the unit of the rewards
+# Signals in the unit of the rewards.
+IN_REWARD_UNITS = ("components", "score", "utility", "greedy_reward", "counterfactual")
 SHAPE = {"R": 10, "G": 8, "K": 4, "T": 22}
-PLAIN, SCALED, CANCELLING, EQUAL, MIXED, DENORMAL = range(6)
+PLAIN, SCALED, CANCELING, EQUAL, MIXED, DENORMAL = range(6)
 
 
-def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
-    """N groups of 8 trajectories in 10 rows. `together`: one kind and size of rewards for all, for
-    credit with statistics of the batch.
+def extreme_rollout(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
+    """N groups of 8 trajectories in 10 rows, each group with its own kind and size of rewards.
+
+    `together`: one kind and size for all groups, for estimators with statistics of the whole batch.
     """
     rng, base = np.random.default_rng(seed), synthetic(seed, needs, N=N, **SHAPE)
     real, row = np.asarray(base.segment_mask), np.asarray(base.row)
@@ -45,8 +35,8 @@ def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
     by_kind = {
         PLAIN: np.asarray(base.reward),
         SCALED: normal * size,
-        CANCELLING: sums(rng, real, 0, np.clip(size, 1e-3, 1e20)),
-        EQUAL: sums(rng, real, 1, np.clip(size, 1e-3, 1e20)),
+        CANCELING: equal_returns(rng, real, 0, np.clip(size, 1e-3, 1e20)),
+        EQUAL: equal_returns(rng, real, 1, np.clip(size, 1e-3, 1e20)),
         MIXED: normal * 10.0 ** rng.uniform(-44, 28, real.shape),
         DENORMAL: normal * 1e-42,
     }
@@ -59,7 +49,7 @@ def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
         rng.integers(0, 1 << 30, segment.shape) % np.maximum(parts, 1),
         segment,
     )
-    silent = rng.integers(0, SHAPE["K"], (N, 1, 1))  # in which the policy chooses nothing
+    silent = rng.integers(0, SHAPE["K"], (N, 1, 1))  # the segment without tokens of the policy
     mask &= (rng.random((N, 1, 1)) < 0.7) | (segment != silent)
     valid &= mask | (rng.random((N, 1, 1)) < 0.7) | (rng.random(valid.shape) < 0.8)
     rollout = dataclasses.replace(
@@ -77,16 +67,14 @@ def hostile(seed: int, needs, N: int, *, together: bool = False) -> Rollout:
     scale = np.where(kind == PLAIN, 1, size)
     earned = {
         s: base[s] * jnp.asarray(scale.reshape(N, *[1] * (base[s].ndim - 1)), jnp.float32)
-        for s in EARNED
+        for s in IN_REWARD_UNITS
         if s in base.signals
     }
-    return relabelled(rollout.with_signals(**earned), seed)
+    return relabeled(rollout.with_signals(**earned), seed)
 
 
-def sums(rng, real, total: float, size):
-    """Rewards whose returns are equal, `total` times `size`, each trajectory's added up in an order
-    of its own.
-    """
+def equal_returns(rng, real, total: float, size):
+    """Rewards that sum to `total` times `size` in every trajectory, in random order."""
     (N, _, K), whole = real.shape, real.all(-1, keepdims=True)
     parts = (
         (np.round(rng.uniform(-9, 9, (N, 1, K)), 1) * size).astype(np.float32).astype(np.float64)
@@ -99,17 +87,16 @@ def sums(rng, real, total: float, size):
     return np.where(whole, shuffled, np.where(last, total * size, 0))
 
 
-def relabelled(rollout: Rollout, seed: int) -> Rollout:
-    """The same rollout with other numbers for its labels, which synthetic rollouts draw from 0, 1
-    and 2.
-    """
+def relabeled(rollout: Rollout, seed: int) -> Rollout:
+    """The rollout with its labels 0, 1 and 2 replaced by other int32 numbers."""
     names = [
         s
         for s in LABELS
         if s in rollout.signals and not (s == "agent" and "coalition" in rollout.signals)
     ]
     numbers = {
-        s: np.random.default_rng([seed, i]).permutation(NUMBERS)[:3] for i, s in enumerate(names)
+        s: np.random.default_rng([seed, i]).permutation(LABEL_VALUES)[:3]
+        for i, s in enumerate(names)
     }
 
     def renamed(name):
@@ -121,12 +108,12 @@ def relabelled(rollout: Rollout, seed: int) -> Rollout:
     return rollout.with_signals(**{s: renamed(s) for s in names})
 
 
-def shuffled(rollout: Rollout, seed: int) -> Rollout:
-    """Each trajectory's rewards in another order of its real segments."""
+def with_permuted_rewards(rollout: Rollout, seed: int) -> Rollout:
+    """The rollout with the rewards of each trajectory permuted among its existing segments."""
     real, reward = np.asarray(rollout.segment_mask), np.asarray(rollout.reward)
-    lot = np.where(
+    order = np.where(
         real, np.random.default_rng(seed).random(real.shape), 2 + np.arange(real.shape[-1])
     )
     return dataclasses.replace(
-        rollout, reward=jnp.asarray(np.take_along_axis(reward, np.argsort(lot, -1), -1))
+        rollout, reward=jnp.asarray(np.take_along_axis(reward, np.argsort(order, -1), -1))
     )

@@ -1,9 +1,8 @@
-"""A gcloud for tests: it writes down what it was told, and its TPU workers are folders of this
-machine.
+"""A stand-in for gcloud that records its calls and simulates TPU workers by folders.
 
-`$FAKE/calls` has the arguments of every call, a JSON list a line; `$FAKE/state` the state of the
-queued resource, where there is one; `$FAKE/w0`, `$FAKE/w1` are the home folders of the workers, and
-port `$FAKE/w0.port` answers as the metadata server of the first.
+`$FAKE/calls` gets the arguments of every call as one JSON list a line. `$FAKE/state` holds the
+state of the queued resource, if there is one. `$FAKE/w0` and `$FAKE/w1` are the home folders of the
+workers. `$FAKE/w0.port` holds the port of the first worker's metadata server.
 """
 
 import json
@@ -47,7 +46,7 @@ def main(words: list[str]) -> int:
         chosen = homes if options["worker"] == "all" else [homes[int(options["worker"])]]
         return max([ssh(home, options["command"]) for home in chosen])
     else:
-        raise SystemExit(f"the fake gcloud knows no {verb}")
+        raise SystemExit(f"the fake gcloud does not support {verb}")
     return 0
 
 

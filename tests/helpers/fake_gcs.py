@@ -1,5 +1,5 @@
-"""A bucket in memory that speaks as much of Google's storage protocol (JSON API v1) as gcsfs and
-TensorStore do, generations included.
+"""An in-memory bucket server with the part of Google's storage protocol (JSON API v1) that gcsfs
+and TensorStore use, including generations.
 """
 
 import base64
@@ -14,6 +14,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class Server(ThreadingHTTPServer):
+    """HTTP server of the given buckets on a free port of localhost."""
+
     daemon_threads = True
 
     def __init__(self, *buckets: str):
@@ -24,7 +26,7 @@ class Server(ThreadingHTTPServer):
         }  # name to (generation, content)
 
     def handle_error(self, *_):
-        """A client that hung up."""
+        """Ignore errors of clients that closed the connection."""
 
     @property
     def url(self) -> str:
@@ -47,8 +49,8 @@ class Server(ThreadingHTTPServer):
         generation, body = self._found(bucket, name)
         crc = base64.b64encode(
             zlib.crc32(body).to_bytes(4, "big")
-        ).decode()  # opaque to us: any sum of the bytes will do
-        told = {
+        ).decode()  # the clients do not verify it
+        metadata = {
             "name": name,
             "bucket": bucket,
             "size": str(len(body)),
@@ -57,7 +59,7 @@ class Server(ThreadingHTTPServer):
             "crc32c": crc,
         }
         return {
-            **told,
+            **metadata,
             "kind": "storage#object",
             "updated": "2026-01-01T00:00:00.000Z",
             "timeCreated": "2026-01-01T00:00:00.000Z",
@@ -102,7 +104,7 @@ class Refused(Exception):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # or each answer waits 40 ms for the client's thanks
+    disable_nagle_algorithm = True  # otherwise each answer waits for a delayed acknowledgment
     server: Server
 
     def log_message(self, *_):
@@ -137,33 +139,33 @@ class Handler(BaseHTTPRequestHandler):
         at = urlsplit(path)
         if at.path.startswith("/batch/"):
             return self._batch(body)
-        asked = {k: v[0] for k, v in parse_qs(at.query, keep_blank_values=True).items()}
-        found = re.fullmatch(
+        query = {k: v[0] for k, v in parse_qs(at.query, keep_blank_values=True).items()}
+        match = re.fullmatch(
             r"(?:/(upload|download))?/(?:resumable/)?storage/v1/b/([^/]+)(?:/o(?:/(.+))?)?", at.path
         )
-        if not found:
-            raise Refused(404, f"{path}: not spoken here")
-        how, bucket, name = found.group(1), found.group(2), unquote(found.group(3) or "")
-        match = int(asked["ifGenerationMatch"]) if "ifGenerationMatch" in asked else None
-        if how == "upload":
-            return self._upload(bucket, asked, body, match)
+        if not match:
+            raise Refused(404, f"{path}: not supported")
+        service, bucket, name = match.group(1), match.group(2), unquote(match.group(3) or "")
+        generation = int(query["ifGenerationMatch"]) if "ifGenerationMatch" in query else None
+        if service == "upload":
+            return self._upload(bucket, query, body, generation)
         if method == "DELETE":
-            self.server.delete(bucket, name, match)
+            self.server.delete(bucket, name, generation)
             return 204, b"", {}
         if not name:
             bounds = [
-                asked.get(key, "") for key in ("prefix", "delimiter", "startOffset", "endOffset")
+                query.get(key, "") for key in ("prefix", "delimiter", "startOffset", "endOffset")
             ]
             return 200, json.dumps(self.server.listing(bucket, *bounds)).encode(), {}
-        if how == "download" or asked.get("alt") == "media":
-            return self._content(bucket, name, asked)
+        if service == "download" or query.get("alt") == "media":
+            return self._content(bucket, name, query)
         return 200, json.dumps(self.server.about(bucket, name)).encode(), {}
 
-    def _content(self, bucket: str, name: str, asked: dict) -> tuple[int, bytes, dict]:
+    def _content(self, bucket: str, name: str, query: dict) -> tuple[int, bytes, dict]:
         generation, body = self.server._found(bucket, name)
-        if asked.get("ifGenerationNotMatch") == str(generation):
+        if query.get("ifGenerationNotMatch") == str(generation):
             return 304, b"", {}
-        if asked.get("ifGenerationMatch", str(generation)) != str(generation):
+        if query.get("ifGenerationMatch", str(generation)) != str(generation):
             raise Refused(412, "conditionNotMet")
         headers = {"Content-Type": "application/octet-stream", "x-goog-generation": generation}
         if span := re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or ""):
@@ -180,37 +182,38 @@ class Handler(BaseHTTPRequestHandler):
         return 200, body, headers
 
     def _upload(
-        self, bucket: str, asked: dict, body: bytes, match: int | None
+        self, bucket: str, query: dict, body: bytes, generation: int | None
     ) -> tuple[int, bytes, dict]:
         if bucket not in self.server.objects:
             raise Refused(404, "The specified bucket does not exist.")
-        kind = asked.get("uploadType")
+        kind = query.get("uploadType")
         if kind == "multipart":
             head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
             about, content = BytesParser().parsebytes(head + body).get_payload()
             name, body = json.loads(about.get_payload())["name"], content.get_payload(decode=True)
-        elif kind == "resumable" and "upload_id" not in asked:
+        elif kind == "resumable" and "upload_id" not in query:
             ticket = str(len(self.server.begun))
-            self.server.begun[ticket] = asked.get("name") or json.loads(body)["name"], bytearray()
+            self.server.begun[ticket] = query.get("name") or json.loads(body)["name"], bytearray()
             return (
                 200,
                 b"{}",
                 {
-                    "Location": f"{self.server.url}{urlsplit(self.path).path}?uploadType=resumable&upload_id={ticket}"
+                    "Location": f"{self.server.url}{urlsplit(self.path).path}"
+                    f"?uploadType=resumable&upload_id={ticket}"
                 },
             )
         elif kind == "resumable":
-            name, parts = self.server.begun[asked["upload_id"]]
+            name, parts = self.server.begun[query["upload_id"]]
             parts += body
             if self.headers.get("Content-Range", "").endswith("/*"):
                 return 308, b"", {"Range": f"bytes=0-{len(parts) - 1}"}
             body = bytes(parts)
         else:
-            name = asked["name"]
-        return 200, json.dumps(self.server.store(bucket, name, body, match)).encode(), {}
+            name = query["name"]
+        return 200, json.dumps(self.server.store(bucket, name, body, generation)).encode(), {}
 
     def _batch(self, body: bytes) -> tuple[int, bytes, dict]:
-        """Many requests in one, each answered in a part of its own."""
+        """A multipart request of several requests, each answered in one part."""
         message = BytesParser().parsebytes(
             f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode() + body
         )
@@ -221,13 +224,14 @@ class Handler(BaseHTTPRequestHandler):
                 code, text, _ = self._reply(method, path, b"")
             except Refused as refused:
                 code, text = refused.args[0], b"{}"
-            told = (
-                f"HTTP/1.1 {code} told\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n".encode()
+            response = (
+                f"HTTP/1.1 {code} status\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(text)}\r\n\r\n".encode()
                 + text
             )
             answers.append(
                 b"--answer\r\nContent-Type: application/http\r\nContent-ID: <response-x>\r\n\r\n"
-                + told
+                + response
                 + b"\r\n"
             )
         return (

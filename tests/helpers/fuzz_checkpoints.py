@@ -1,8 +1,10 @@
-"""Damaged and hostile checkpoint files by the thousand: each must load, or be refused by a
-ValueError or OSError that names it.
+"""Loads thousands of damaged or malicious checkpoint files: each must load, or raise a ValueError
+or OSError that names the file.
 
-python tests/helpers/fuzz_checkpoints.py SEED MOST, in a process of its own: its memory is bounded, and each case has some seconds. Prints a line for
-every case that ended otherwise, then how many there were. `MOST` cases of each kind, drawn by the seed.
+python tests/helpers/fuzz_checkpoints.py SEED MOST
+
+tries at most MOST cases of each kind, drawn with the seed, in a process with limited memory and
+limited seconds a case. Prints a line for every case that ended otherwise, then the counts.
 """
 
 import json
@@ -27,22 +29,28 @@ from tiny_checkpoint import tiny_tokenizer
 from jaxcredit.policy.formats import gguf, pretrained
 from jaxcredit.policy.tokenizer import HF
 
-SECONDS = 20  # far more than any case takes
+SECONDS = 20  # time limit of a case, far above the usual time
 MEMORY = 4 << 30
 VALUES = [
-    None, 0, -1, 1, 2, 3, 7, 10**9, 10**30, 0.0, 1.5, -0.5, 1e300, math.nan, math.inf, "", "x", "4", "yarn", "\x1b[2J", True, False, [], {},
-    [1], ["x"], [None], {"a": 1}, {"factor": 2}, {"rope_type": "yarn"}, {"rope_type": "dynamic", "factor": 1e29}, {"rope_type": ["yarn"]},
+    None, 0, -1, 1, 2, 3, 7, 10**9, 10**30, 0.0, 1.5, -0.5, 1e300, math.nan, math.inf, "", "x", "4",
+    "yarn", "\x1b[2J", True, False, [], {}, [1], ["x"], [None], {"a": 1}, {"factor": 2},
+    {"rope_type": "yarn"}, {"rope_type": "dynamic", "factor": 1e29}, {"rope_type": ["yarn"]},
 ]  # fmt: skip
-# Keys that are read where they stand in a file, beside those that the goldens hold.
-READ = """rope_scaling rope_theta partial_rotary_factor original_max_position_embeddings rope_local_base_freq text_config hidden_activation
-mlp_bias quantization_config use_bidirectional_attention decoder_sparse_step mlp_only_layers sliding_window_pattern max_window_layers
-layer_types use_sliding_window num_experts num_local_experts query_pre_attn_scalar head_dim num_key_value_heads""".split()
-ROPE = "type attention_factor beta_fast beta_slow mscale mscale_all_dim truncate short_factor long_factor".split()
+# Keys that the loader reads and that the goldens do not contain.
+OTHER_KEYS = """
+rope_scaling rope_theta partial_rotary_factor original_max_position_embeddings rope_local_base_freq
+text_config hidden_activation mlp_bias quantization_config use_bidirectional_attention
+decoder_sparse_step mlp_only_layers sliding_window_pattern max_window_layers layer_types
+use_sliding_window num_experts num_local_experts query_pre_attn_scalar head_dim num_key_value_heads
+""".split()
+ROPE = """
+type attention_factor beta_fast beta_slow mscale mscale_all_dim truncate short_factor long_factor
+""".split()
 
 
 def settings(c: dict) -> Iterator[dict]:
-    """The mapping with each of its keys, at any depth, set to each hostile value."""
-    for key in [*c, *(key for key in READ if key not in c)]:
+    """The config with each of its keys, at any depth, set to each of VALUES."""
+    for key in [*c, *(key for key in OTHER_KEYS if key not in c)]:
         for value in VALUES:
             yield c | {key: value}
         if isinstance(c.get(key), dict):
@@ -50,6 +58,7 @@ def settings(c: dict) -> Iterator[dict]:
 
 
 def settings_within(c: dict) -> Iterator[dict]:
+    """Rope scalings of every type with each key set to each of VALUES."""
     for scaling in ("yarn", "dynamic", "longrope", "llama3", "linear"):
         for key in [*c, *ROPE, "factor", "original_max_position_embeddings"]:
             whole = c | {
@@ -64,7 +73,9 @@ def settings_within(c: dict) -> Iterator[dict]:
 
 
 def flips(data: bytes, end: int, rng: random.Random) -> Iterator[bytes]:
-    """The file with one to eight bytes of its first `end` overwritten, or cut off."""
+    """The file with bytes among its first `end` flipped, overwritten, removed or inserted, without
+    end.
+    """
     while True:
         out, at = bytearray(data), rng.randrange(end)
         kind = rng.randrange(5)
@@ -89,15 +100,15 @@ def flips(data: bytes, end: int, rng: random.Random) -> Iterator[bytes]:
 
 
 def headers(file: Path) -> Iterator[bytes]:
-    """The safetensors file with lies in its header: shapes, dtypes and offsets that do not fit."""
+    """The safetensors file with wrong shapes, dtypes, offsets and sizes in its header."""
     data = file.read_bytes()
     n = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + n])
     for name, x in [(name, x) for name, x in header.items() if name != "__metadata__"][:3]:
-        lies: list[dict] = [
+        changes: list[dict] = [
             {"dtype": d} for d in ("I32", "BOOL", "U8", "F8_E4M3", "C64", "", 3, None)
         ]
-        lies += [
+        changes += [
             {"shape": s}
             for s in (
                 [],
@@ -110,19 +121,19 @@ def headers(file: Path) -> Iterator[bytes]:
                 x["shape"] + [1],
             )
         ]
-        lies += [
+        changes += [
             {"data_offsets": o}
             for o in ([0, 0], [-4, 4], [0, 2**62], [8, 4], [0, len(data)], [], None, ["0", "4"])
         ]
-        for lie in lies:
-            text = json.dumps(header | {name: x | lie}).encode()
+        for change in changes:
+            text = json.dumps(header | {name: x | change}).encode()
             yield len(text).to_bytes(8, "little") + text + data[8 + n :]
     for size in (0, 1, n - 1, n + 1, len(data), 2**31, 2**63, 2**64 - 1):
         yield size.to_bytes(8, "little") + data[8:]
 
 
 def cases(folder: Path, seed: int, most: int) -> Iterator[tuple[str, Callable]]:
-    """(a description, the call) of each case; its file lies in `folder` when the call is made."""
+    """(a description, the call) of each case; its file is in `folder` when the call is made."""
     rng = random.Random(seed)
 
     def drawn(whole: Iterator) -> list:
@@ -194,9 +205,7 @@ def main(seed: int, most: int) -> None:
     warnings.simplefilter("ignore")
     transformers.logging.set_verbosity_error()
     load_file(GOLDENS / "qwen3/model.safetensors")
-    pretrained.load(
-        GOLDENS / "qwen3"
-    )  # everything is imported and compiled before memory is bounded
+    pretrained.load(GOLDENS / "qwen3")  # import and compile before the memory is limited
     with open("/proc/self/statm") as f:
         resource.setrlimit(
             resource.RLIMIT_AS,

@@ -1,5 +1,5 @@
-"""What tests that start jobs share: a port, an environment without a scheduler, a metadata server,
-and patience.
+"""Tools for tests that start jobs: a free port, an environment without scheduler variables, a
+metadata server, and waiting.
 """
 
 import http.server
@@ -14,16 +14,18 @@ from paths import ROOT
 
 
 def free_port() -> int:
+    """A TCP port of localhost that is free now."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
 
 
 LAUNCH = ROOT / "launch"
-OURS = ("JAX", "XLA", "SLURM", "SKYPILOT", "TPU_", "MEGASCALE", "LIBTPU")
+PREFIXES = ("JAX", "XLA", "SLURM", "SKYPILOT", "TPU_", "MEGASCALE", "LIBTPU")
 
 
 def program(path, text):
+    """Write an executable file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o755)
@@ -31,20 +33,24 @@ def program(path, text):
 
 
 def clean(path=None, **more):
-    """The environment without anything that a launch script reads, and `path` first on PATH."""
-    env = {k: v for k, v in os.environ.items() if not k.startswith(OURS)}
+    """The environment without the variables that launch scripts read, with the folder `path` first
+    on PATH.
+    """
+    env = {k: v for k, v in os.environ.items() if not k.startswith(PREFIXES)}
     return {**env, "PATH": f"{path}:{os.environ['PATH']}" if path else os.environ["PATH"], **more}
 
 
-def until(true, seconds=90):
+def until(condition, seconds=90):
+    """Wait until `condition()` is true and return its value."""
     end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "waited in vain"
+    while not (value := condition()):
+        assert time.monotonic() < end, f"not true after {seconds} s"
         time.sleep(0.05)
-    return found
+    return value
 
 
 def sh(*words, env=None, **more):
+    """Run a command without scheduler variables and return the completed process."""
     return subprocess.run(
         [str(w) for w in words],
         env=env or clean(),
@@ -57,11 +63,11 @@ def sh(*words, env=None, **more):
 
 @pytest.fixture
 def metadata():
-    """Start metadata servers of TPU VMs; gives a function (worker, endpoints) -> port."""
+    """Function (worker, endpoints) -> port that starts the metadata server of a TPU VM."""
     servers = []
 
     def serve(worker, endpoints):
-        facts = {"agent-worker-number": str(worker), "worker-network-endpoints": endpoints}
+        attributes = {"agent-worker-number": str(worker), "worker-network-endpoints": endpoints}
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self):
@@ -69,7 +75,7 @@ def metadata():
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(
-                    facts[
+                    attributes[
                         self.path.removeprefix("/computeMetadata/v1/instance/attributes/")
                     ].encode()
                 )

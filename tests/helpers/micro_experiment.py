@@ -1,5 +1,7 @@
-"""The smallest run: three letters backward, with a mark for every right letter. Also a config:
-jaxcredit train tests/helpers/micro_experiment.py
+"""The smallest experiment: spell three letters backward, with a third of the reward for each right
+letter.
+
+Also a config: jaxcredit train tests/helpers/micro_experiment.py
 """
 
 import itertools
@@ -60,8 +62,8 @@ built = {}
 
 
 def build(exp: Experiment):
-    """`programs.build`, once for all experiments that compile to the same programs (their
-    optimizers are alike here).
+    """`programs.build`, cached for experiments with the same programs. All experiments here have
+    the same optimizer.
     """
     key = repr(
         (

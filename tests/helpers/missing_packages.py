@@ -35,7 +35,7 @@ def hide_packages(monkeypatch, *packages: str) -> None:
 
 
 def program_with_only(packages, code: str) -> str:
-    """Source of a program that finds only the given packages, jaxcredit and Python's own modules."""
+    """Source of a program that finds only `packages`, jaxcredit and Python's own modules."""
     allowed = {*packages, "jaxcredit"}
     return f"""
 import importlib.machinery, os, sys

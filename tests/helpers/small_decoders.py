@@ -32,17 +32,20 @@ QWEN3 = dataclasses.replace(
 )
 FULL = dataclasses.replace(QWEN2, qk_norm=True, forbidden=(0, 7))
 GEMMA = dataclasses.replace(
-    LLAMA, windows=(3, 0), local_theta=50.0, rope_scaling=("linear", 4.0), score_dim=5, score_cap=1.5, logit_cap=2.0, norm_offset=1.0,
-    post_norm=True, embed_scale=4.0, act="gelu", qk_norm=True,
+    LLAMA, windows=(3, 0), local_theta=50.0, rope_scaling=("linear", 4.0), score_dim=5,
+    score_cap=1.5, logit_cap=2.0, norm_offset=1.0, post_norm=True, embed_scale=4.0, act="gelu",
+    qk_norm=True,
 )  # fmt: skip
 MOE = dataclasses.replace(QWEN3, experts=5, experts_per_token=2, windows=(4,))
-NEAR = dataclasses.replace(LLAMA, windows=(3, 0), score_dim=5)
-CAPPED = dataclasses.replace(NEAR, score_cap=1.5)
+WINDOWED = dataclasses.replace(LLAMA, windows=(3, 0), score_dim=5)
+CAPPED = dataclasses.replace(WINDOWED, score_cap=1.5)
 N, R, P, S = 3, 3, 5, 6
 
 
-def make(cfg, seed=0):
-    """Parameters none of which is zero or one: a norm or a bias left out would show."""
+def random_params(cfg, seed=0):
+    """Random parameters. Norms and biases differ from their initial 1 and 0, so that leaving one
+    out changes the result.
+    """
     rng = np.random.default_rng(seed)
     return jax.tree.map(
         lambda p: (0.2 * rng.normal(size=p.shape) + (p.init is jax.nn.initializers.ones)).astype(
@@ -53,7 +56,7 @@ def make(cfg, seed=0):
 
 
 def batch(seed=0):
-    """Three prompts in three rows each: left padding, rows of different lengths, a hole in one row,
+    """Tokens and mask of three prompts with three rows each: left padding, a shorter row, a hole,
     an empty row, an empty prompt.
     """
     rng = np.random.default_rng(seed)
@@ -70,4 +73,5 @@ def batch(seed=0):
 
 
 def flat(x):
+    """[N, R, T] as [N R, T]."""
     return x.reshape(-1, x.shape[-1])

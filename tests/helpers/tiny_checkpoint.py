@@ -1,8 +1,8 @@
 """A random Qwen3 checkpoint of 0.1 million parameters with its own tokenizer and chat template,
 made without torch.
 
-For tests of everything that begins with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or
-`python tests/helpers/tiny_checkpoint.py FOLDER`.
+For tests that begin with a Hugging Face folder: `write_tiny_checkpoint(folder)`, or `python
+tests/helpers/tiny_checkpoint.py FOLDER`.
 """
 
 import sys
@@ -15,19 +15,24 @@ from jaxcredit.policy import presets, transformer
 from jaxcredit.policy import tokenizer as tokenize
 from jaxcredit.policy.formats import pretrained
 
-TEXT = """Tom has 12 apples and gives 5 to his sister. How many apples does he have left? He has 12 - 5 = 7 apples left. The answer is 7.
-A train drives 60 miles in an hour. How far does it drive in 3 hours? It drives 60 * 3 = 180 miles. The answer is 180.
-Anna reads 20 pages each day. How many days does she need for 300 pages? She needs 300 / 20 = 15 days. The answer is 15.
-"""
+TEXT = (
+    "Tom has 12 apples and gives 5 to his sister. How many apples does he have left? "
+    "He has 12 - 5 = 7 apples left. The answer is 7.\n"
+    "A train drives 60 miles in an hour. How far does it drive in 3 hours? "
+    "It drives 60 * 3 = 180 miles. The answer is 180.\n"
+    "Anna reads 20 pages each day. How many days does she need for 300 pages? "
+    "She needs 300 / 20 = 15 days. The answer is 15.\n"
+)
 CHAT = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 
 
 def tiny_tokenizer(size: int = 320) -> tokenize.HF:
-    """Byte-level BPE trained on a few lines: it can spell anything."""
+    """Byte-level BPE tokenizer trained on a few lines; it encodes every text."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -47,8 +52,8 @@ def tiny_tokenizer(size: int = 320) -> tokenize.HF:
 
 
 def write_tiny_checkpoint(folder, *, seed: int = 0, **fields) -> None:
-    """Qwen3 (q/k norm, tied, heads wider than width / heads), vocabulary padded beyond the
-    tokenizer's as real ones are.
+    """Write a Qwen3 checkpoint: query and key norms, tied embeddings, wide heads, and a vocabulary
+    larger than the tokenizer's.
     """
     tok = tiny_tokenizer()
     shape = dict(

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from small_decoders import FULL, make
+from small_decoders import FULL, random_params
 
 from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import transformer as tf
@@ -81,7 +81,7 @@ def test_eight_devices_are_one(layout):
 
     context: every device has a quarter of the tokens of each layer, and gathers the keys."""
     shape, rules = LAYOUTS[layout]
-    rng, tree = np.random.default_rng(0), jax.tree.map(jnp.asarray, make(CFG))
+    rng, tree = np.random.default_rng(0), jax.tree.map(jnp.asarray, random_params(CFG))
     tokens = rng.integers(1, 24, (N, R, P + S)).astype(np.int32)
     tokens[tokens == 7] = 8
     tokens[:, :, :P] = tokens[:, :1, :P]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_decoders import FULL, GEMMA, LLAMA, MOE, make
+from small_decoders import FULL, GEMMA, LLAMA, MOE, random_params
 
 from jaxcredit.policy import sampler as decode
 from jaxcredit.policy import transformer as tf
@@ -36,7 +36,7 @@ def joined(out, prompt, valid):
 )
 def test_the_sampler_agrees_with_the_trainer(cfg):
     """log softmax(logits / temperature) before top-k and top-p, ragged prompts, GQA; stops end rows, padding after them."""
-    tree, (prompt, valid) = make(cfg), prompts()
+    tree, (prompt, valid) = random_params(cfg), prompts()
     out = decode.sample(
         tree,
         prompt,
@@ -73,7 +73,7 @@ def test_the_sampler_agrees_with_the_trainer(cfg):
     ids=["full", "gemma", "moe"],
 )
 def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatch):
-    tree, (prompt, valid) = make(cfg), prompts(2)
+    tree, (prompt, valid) = random_params(cfg), prompts(2)
     draw = functools.partial(
         decode.sample.__wrapped__, cfg=cfg, rows=R, max_new_tokens=S, stop=STOP
     )
@@ -86,7 +86,7 @@ def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatc
 
 
 def test_greedy_is_the_argmax_of_the_plain_forward():
-    tree, (prompt, valid) = make(FULL), prompts(1)
+    tree, (prompt, valid) = random_params(FULL), prompts(1)
     out = decode.sample(
         tree, prompt, valid, jax.random.key(0), FULL, rows=R, max_new_tokens=S, temperature=0.0
     )
@@ -101,7 +101,7 @@ def test_greedy_is_the_argmax_of_the_plain_forward():
 
 def test_a_key_is_a_sample_and_a_shape_is_one_program():
     """The same key, the same answer; another key, another one, and nothing is compiled anew."""
-    tree, (prompt, valid) = make(FREE), prompts()
+    tree, (prompt, valid) = random_params(FREE), prompts()
 
     def draw(seed):
         return decode.sample(
@@ -119,7 +119,7 @@ def test_a_key_is_a_sample_and_a_shape_is_one_program():
 
 def test_it_ends_when_all_are_done():
     """Where every token is a stop token, one is chosen; a prompt without a valid token is padding and gets none."""
-    tree, (prompt, valid) = make(FREE), prompts()
+    tree, (prompt, valid) = random_params(FREE), prompts()
     out = decode.sample(
         tree,
         prompt,
@@ -161,7 +161,7 @@ def test_top_k_and_top_p_keep_what_they_should():
 
 def test_the_distribution():
     """4096 first tokens behind one prompt: nothing outside the nucleus, and a chi-square within it."""
-    tree, (prompt, valid) = make(LLAMA), prompts()
+    tree, (prompt, valid) = random_params(LLAMA), prompts()
     n = 4096
     out = decode.sample(
         tree,
@@ -192,7 +192,7 @@ def test_the_distribution():
 def test_sharding_the_prompts_changes_nothing():
     from jaxcredit.parallel import mesh
 
-    tree = make(FREE)
+    tree = random_params(FREE)
     prompt, valid = (jnp.concatenate([x, x[:1]]) for x in prompts())
     devices = mesh.make({"fsdp": 4})
     where = mesh.batch_sharding(4, mesh.fsdp, devices)

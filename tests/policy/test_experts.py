@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_decoders import GEMMA, MOE, make
+from small_decoders import GEMMA, MOE, random_params
 
 from jaxcredit.parallel import mesh
 from jaxcredit.policy import transformer as tf
@@ -77,7 +77,7 @@ def test_a_token_takes_its_likeliest_experts():
 @pytest.mark.parametrize("cfg", [MOE, GEMMA], ids=["moe", "gemma"])
 def test_the_whole_policy_on_eight_devices(cfg):
     """Log-probs and gradients of experts, windows, caps and norms, activations cut as the table says, are those of one device."""
-    tree = make(cfg)
+    tree = random_params(cfg)
     tokens = np.random.default_rng(0).integers(1, 7, (4, 2, 9)).astype(np.int32)
     tokens[:, :, :4] = tokens[:, :1, :4]
 

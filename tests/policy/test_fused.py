@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from missing_packages import NO_LIBTPU
 from paths import HELPERS
-from small_decoders import CAPPED, FULL, GEMMA, LLAMA, NEAR, P, R, S, batch, flat, make
+from small_decoders import CAPPED, FULL, GEMMA, LLAMA, WINDOWED, P, R, S, batch, flat, random_params
 
 from jaxcredit.parallel import mesh, params
 from jaxcredit.policy import fused_attention as fused
@@ -73,7 +73,7 @@ def packed():
     return np.concatenate([valid[:, 0, :P], valid[:, :, P:].reshape(len(valid), -1)], 1)
 
 
-@pytest.mark.parametrize("name, cfg", [("splash", CAPPED), ("cudnn", NEAR)])
+@pytest.mark.parametrize("name, cfg", [("splash", CAPPED), ("cudnn", WINDOWED)])
 def test_a_kernel_is_the_formula(name, cfg):
     compare(dataclasses.replace(cfg, attention=name), packed(), P, S, 3, NO_WINDOW)
 
@@ -123,7 +123,7 @@ def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_hea
 )
 def test_a_policy_is_the_same_with_a_kernel(name, cfg):
     """Logits, log-probs, entropies and gradients; grouped heads, padding on both sides, a hole, an empty row, windows and a cap."""
-    tree, (tokens, valid) = make(cfg), batch(1)
+    tree, (tokens, valid) = random_params(cfg), batch(1)
     asked = jnp.asarray(
         valid[:, :, P:] & valid[:, :, P - 1 : -1]
     )  # behind padding stands a state that nobody asks for
@@ -168,7 +168,7 @@ def test_nothing_behind_the_end_of_a_row_is_used(monkeypatch):
         return spoil(real(*x, query_seq_lengths=query_seq_lengths, **how), query_seq_lengths)
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", leaky)
-    compare(dataclasses.replace(NEAR, attention="cudnn"), packed(), P, S, 3)
+    compare(dataclasses.replace(WINDOWED, attention="cudnn"), packed(), P, S, 3)
 
 
 def device(platform, version="", **facts):
@@ -230,7 +230,7 @@ def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", ask)
     monkeypatch.setattr(mesh, "available", lambda: [H100])
-    cfg, valid = dataclasses.replace(NEAR, dtype="bfloat16"), packed()
+    cfg, valid = dataclasses.replace(WINDOWED, dtype="bfloat16"), packed()
     q, k = (jax.ShapeDtypeStruct((len(valid), P + R * S, n, 8), jnp.bfloat16) for n in (4, 2))
     out = jax.eval_shape(fused.fused_kernel(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
     assert out.shape == q.shape and len(asked) == 2

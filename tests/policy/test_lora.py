@@ -9,7 +9,7 @@ import micro_experiment
 import numpy as np
 import pytest
 from paths import GOLDENS
-from small_decoders import FULL, MOE, make
+from small_decoders import FULL, MOE, random_params
 
 from jaxcredit import Rollout
 from jaxcredit.parallel import mesh as meshes
@@ -44,7 +44,7 @@ def adapted(base, specs, ranks=EVERY, *, zero=False):
 
 
 def test_adapters_begin_as_nothing_and_end_as_the_merged_policy():
-    base, specs = make(FULL), tf.specs(FULL)
+    base, specs = random_params(FULL), tf.specs(FULL)
     tokens = np.random.default_rng(0).integers(1, 23, (2, 7))
     f = jax.jit(
         lambda w: tf.logits(
@@ -65,7 +65,7 @@ def test_adapters_begin_as_nothing_and_end_as_the_merged_policy():
 
 @pytest.mark.slow
 def test_the_sampler_adds_them_too():
-    whole = adapted(make(FULL), tf.specs(FULL))
+    whole = adapted(random_params(FULL), tf.specs(FULL))
     prompt = jnp.arange(1, 11, dtype=jnp.int32).reshape(2, 5)
 
     def draw(w):
@@ -196,7 +196,7 @@ def test_what_takes_no_adapter():
 @pytest.mark.slow
 def test_gradients_of_what_stays_are_never_computed():
     """In the compiled backward no matmul has the shape of the MLP's matrices, stacked or not; in that of the whole policy some do."""
-    base = make(FULL)
+    base = random_params(FULL)
     trained = lora.split(adapted(base, tf.specs(FULL)))[1]
     tokens = (
         np.random.default_rng(0).integers(1, 7, (3, 2, 9)).astype(np.int32)

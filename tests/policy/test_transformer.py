@@ -6,7 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_decoders import FULL, GEMMA, LLAMA, MOE, QWEN2, QWEN3, N, P, R, S, batch, flat, make
+from small_decoders import (
+    FULL,
+    GEMMA,
+    LLAMA,
+    MOE,
+    QWEN2,
+    QWEN3,
+    N,
+    P,
+    R,
+    S,
+    batch,
+    flat,
+    random_params,
+)
 
 from jaxcredit.parallel import params
 from jaxcredit.policy import transformer as tf
@@ -105,7 +119,7 @@ def log_softmax(z):
 )
 def test_the_oracle(cfg):
     """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
-    tree, (tokens, valid) = make(cfg), batch()
+    tree, (tokens, valid) = random_params(cfg), batch()
     plain = np.asarray(
         jax.jit(tf.logits, static_argnums=3)(tree, flat(tokens), flat(valid), cfg)
     ).reshape(N, R, P + S, -1)
@@ -146,7 +160,7 @@ def plain_logprob(tree, tokens, valid, cfg):
 def test_packed_equals_unpacked(cfg):
     """The prompt computed once, the vocabulary in chunks, layers recomputed in the backward: the same log-probs, entropies and gradients
     as every row for itself with all logits at once; finite whatever is padding."""
-    tree, (tokens, valid) = make(cfg), batch(1)
+    tree, (tokens, valid) = random_params(cfg), batch(1)
     weight = jax.random.normal(jax.random.key(3), (2, N, R, S))
     mask = jnp.asarray(valid[:, :, P:])
 
@@ -195,7 +209,7 @@ def test_the_logits_of_a_batch_never_exist_whole():
 
 
 def test_rows_do_not_see_each_other_nor_the_future():
-    tree, (tokens, valid) = make(QWEN3), batch()
+    tree, (tokens, valid) = random_params(QWEN3), batch()
     f = jax.jit(lambda tokens: tf.logprob(tree, tokens, valid, QWEN3, prompt=P)["logp"])
     a = f(tokens)
     changed = tokens.copy()
@@ -207,7 +221,7 @@ def test_rows_do_not_see_each_other_nor_the_future():
 
 def test_padding_does_not_matter():
     """What stands in invalid columns, and how many there are on the left, changes no log-prob."""
-    tree, (tokens, valid) = make(QWEN2), batch()
+    tree, (tokens, valid) = random_params(QWEN2), batch()
     f = jax.jit(
         lambda t, v, prompt: tf.logprob(tree, t, v, QWEN2, prompt=prompt)["logp"], static_argnums=2
     )
@@ -223,7 +237,7 @@ def test_padding_does_not_matter():
 
 @pytest.mark.slow
 def test_bfloat16_is_near_float32():
-    tree, (tokens, valid) = make(LLAMA), batch()
+    tree, (tokens, valid) = random_params(LLAMA), batch()
     cfg = dataclasses.replace(LLAMA, layers=1, forbidden=(), vocab_chunk=100)
     tree["layers"] = jax.tree.map(lambda w: w[:1], tree["layers"])
 

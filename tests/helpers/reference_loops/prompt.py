@@ -24,7 +24,7 @@ def groups(rollout):
 
 
 def trajectory_returns(g):
-    """The trajectories with at least one segment, and the return {trajectory: sum of its rewards}."""
+    """The trajectories with at least one segment, and their returns {trajectory: return}."""
     trajectories = [i for i, mask in enumerate(g["segment_mask"]) if mask.any()]
     return trajectories, {
         i: sum(g["reward"][i, k] for k in segments_of(g, i)) for i in trajectories
