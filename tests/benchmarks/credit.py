@@ -297,7 +297,7 @@ def show(rows: list[dict]) -> None:
     Console(width=140).print(table)
     for row in rows:
         if row.get("reason"):
-            print(f"{row['name']}: {row['why']}")
+            print(f"{row['name']}: {row['reason']}")
 
 
 def main():

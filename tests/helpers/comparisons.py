@@ -5,17 +5,26 @@ import numpy as np
 
 
 def assert_close(actual, expected, tol=2e-5):
-    """Both are equal in float64, up to `tol` in absolute plus `tol` in relative terms."""
+    """Arrays are equal in float64, up to an absolute and a relative difference of `tol`."""
     actual, expected = (np.asarray(x, np.float64) for x in (actual, expected))
     np.testing.assert_allclose(actual, expected, rtol=tol, atol=tol)
 
 
+def leaf_pairs(actual, expected):
+    """Pairs of leaves of two trees of one structure."""
+    (a, structure), (b, other) = (jax.tree.flatten(tree) for tree in (actual, expected))
+    assert structure == other, f"{structure} is not {other}"
+    return zip(a, b, strict=True)
+
+
 def assert_trees_close(actual, expected, tol=1e-6):
     """`assert_close` for every leaf of two trees of one structure."""
-    jax.tree.map(lambda a, b: assert_close(a, b, tol), actual, expected)
+    for a, b in leaf_pairs(actual, expected):
+        assert_close(a, b, tol)
 
 
 def assert_trees_equal(actual, expected):
-    """Structure, values and dtypes of two trees are equal."""
-    jax.tree.map(np.testing.assert_array_equal, actual, expected)
-    assert jax.tree.map(np.result_type, actual) == jax.tree.map(np.result_type, expected)
+    """Two trees have the same structure, values and dtypes."""
+    for a, b in leaf_pairs(actual, expected):
+        np.testing.assert_array_equal(a, b)
+        assert getattr(a, "dtype", type(a)) == getattr(b, "dtype", type(b))

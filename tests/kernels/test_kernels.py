@@ -4,18 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_close
 
 from jaxcredit import kernels as k
 from jaxcredit.credit import laws
 from jaxcredit.kernels.multistep import ROWS
 
 rng = np.random.default_rng(0)
-
-
-def near(x, y, tol=1e-5):
-    np.testing.assert_allclose(
-        np.asarray(x, np.float64), np.asarray(y, np.float64), rtol=tol, atol=tol
-    )
 
 
 @pytest.mark.parametrize("shape", [(7,), (4, 3)])
@@ -38,11 +33,11 @@ def test_peers_against_loops(shape, peers, ddof):
             std[i] = v.std(ddof=ddof) if len(mine) > ddof else 0
             z[i] = (x[i] - v.mean()) / (std[i] + 1e-6) if std[i] > 0 else 0
         args = (jnp.asarray(x), by, jnp.asarray(where))
-        near(k.mean_by(*args), mean)
-        near(k.mean_by(*args, leave_one_out=True), loo)
-        near(k.center(*args), np.where(where, x - mean, 0))
-        near(k.std_by(*args, ddof=ddof), std)
-        near(k.standardize(*args, ddof=ddof), z, 1e-4)
+        assert_close(k.mean_by(*args), mean, 1e-5)
+        assert_close(k.mean_by(*args, leave_one_out=True), loo, 1e-5)
+        assert_close(k.center(*args), np.where(where, x - mean, 0), 1e-5)
+        assert_close(k.std_by(*args, ddof=ddof), std, 1e-5)
+        assert_close(k.standardize(*args, ddof=ddof), z, 1e-4)
 
 
 @pytest.mark.parametrize("by", [None, 0])
@@ -70,12 +65,12 @@ def test_one_return_summed_in_two_orders_is_one_return():
     assert len(set(x.tolist())) > 1  # 1.3 and 1.3000001
     for by in (None, jnp.zeros(3, int)):
         assert (k.standardize(x, by) == 0).all() and (k.std_by(x, by) == 0).all()
-        near(
+        assert_close(
             k.standardize(x + jnp.asarray([0, 0, 1e-4]), by),
             [-(0.5**0.5), -(0.5**0.5), 2**0.5],
             2e-2,
         )
-    near(
+    assert_close(
         k.standardize(x.astype(jnp.bfloat16) + jnp.asarray([0, 0, 0.01], jnp.bfloat16)),
         [-(0.5**0.5), -(0.5**0.5), 2**0.5],
         2e-2,
@@ -84,8 +79,8 @@ def test_one_return_summed_in_two_orders_is_one_return():
 
 def test_an_offset_costs_a_float32_nothing():
     x = jnp.asarray([1.0, 2.0, 4.0, 9.0])
-    near(k.standardize(x + 1e4), k.standardize(x), 1e-6)
-    near(k.masked_var(x + 1e4), np.var([1, 2, 4, 9]), 1e-6)
+    assert_close(k.standardize(x + 1e4), k.standardize(x), 1e-6)
+    assert_close(k.masked_var(x + 1e4), np.var([1, 2, 4, 9]), 1e-6)
 
 
 def test_gradients_are_the_finite_differences():
@@ -122,17 +117,20 @@ def test_masked_statistics():
     where[0] = False
     for axis in (None, -1, 0):
         shown = np.ma.array(x, mask=~where)
-        near(
+        assert_close(
             k.masked_mean(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
             np.ma.filled(shown.mean(axis), 0),
+            1e-5,
         )
-        near(
+        assert_close(
             k.masked_var(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
             np.ma.filled(shown.var(axis), 0),
+            1e-5,
         )
-        near(
+        assert_close(
             k.masked_std(jnp.asarray(x, jnp.float32), jnp.asarray(where), axis),
             np.ma.filled(shown.std(axis), 0),
+            1e-5,
         )
     assert jnp.isfinite(
         jax.grad(lambda x: k.masked_std(x, jnp.asarray(where), -1).sum())(
@@ -159,15 +157,15 @@ def test_returns_against_loops():
                 G[b, t], least[b, t], A[b, t] = ret, low if np.isfinite(low) else 0, adv
         f = tuple(jnp.asarray(a, jnp.float32) for a in (x, V, gamma, lam))
         real = jnp.asarray(where)
-        near(k.returns_to_go(f[0], f[2], real), G)
-        near(k.min_to_go(f[0], real), least)
-        near(k.next_value(f[1], real), after)
-        near(k.gae(f[0], f[1], gamma=f[2], lam=f[3], where=real), A)
+        assert_close(k.returns_to_go(f[0], f[2], real), G, 1e-5)
+        assert_close(k.min_to_go(f[0], real), least, 1e-5)
+        assert_close(k.next_value(f[1], real), after, 1e-5)
+        assert_close(k.gae(f[0], f[1], gamma=f[2], lam=f[3], where=real), A, 1e-5)
         lifted = jax.vmap(
             lambda x, V, lam, w, gamma: k.gae(x, V, gamma=gamma, lam=lam, where=w),
             (0, 0, 0, 0, None),
         )
-        near(lifted(f[0], f[1], f[3], real, f[2]), A)
+        assert_close(lifted(f[0], f[1], f[3], real, f[2]), A, 1e-5)
 
 
 @pytest.mark.parametrize(
@@ -194,23 +192,27 @@ def test_long_rows_are_scanned_in_blocks(lead, T):
         ret = np.where(real, x[..., t] + 0.9 * ret, ret)
         adv = np.where(real, x[..., t] + 0.9 * nxt - V[..., t] + 0.72 * adv, adv)
         nxt = np.where(real, V[..., t], nxt)
-        near(G[..., t], ret)
-        near(A[..., t], adv)
-    near(slope, np.where(where, 0.72 ** (np.cumsum(where, -1) - 1), 0))
+        assert_close(G[..., t], ret, 1e-5)
+        assert_close(A[..., t], adv, 1e-5)
+    assert_close(slope, np.where(where, 0.72 ** (np.cumsum(where, -1) - 1), 0), 1e-5)
 
 
 def test_gae_examples():
     r, V = jnp.asarray([0.0, 0, 1]), jnp.asarray([0.2, 0.5, 0.6])
-    near(k.gae(r, V, gamma=1, lam=0.95), [0.756, 0.48, 0.4])
-    near(
-        k.gae(r, V, gamma=0.9, lam=1.0), k.returns_to_go(r, 0.9) - V
+    assert_close(k.gae(r, V, gamma=1, lam=0.95), [0.756, 0.48, 0.4], 1e-5)
+    assert_close(
+        k.gae(r, V, gamma=0.9, lam=1.0),
+        k.returns_to_go(r, 0.9) - V,
+        1e-5,
     )  # lambda 1: the return less the value
-    near(k.gae(r, V, gamma=0.9, lam=0.0), r + 0.9 * k.next_value(V) - V)  # lambda 0: one step
+    assert_close(
+        k.gae(r, V, gamma=0.9, lam=0.0), r + 0.9 * k.next_value(V) - V, 1e-5
+    )  # lambda 0: one step
     assert (jnp.abs(k.gae(r, V, gamma=0.9, lam=0.5) - (k.returns_to_go(r, 0.9) - V)) > 1e-2).any()
 
 
 def test_min_to_go_is_the_textbook_form():
-    near(k.min_to_go(jnp.asarray([0.8, -0.2, 0.6])), [-0.2, -0.2, 0.6])
+    assert_close(k.min_to_go(jnp.asarray([0.8, -0.2, 0.6])), [-0.2, -0.2, 0.6], 1e-5)
 
 
 def test_resolution_against_loops():
@@ -242,8 +244,8 @@ def test_resolution_against_loops():
             want[3][b, g] += 1
             want[0][b, g, s] += y[b, i, t]
             want[1][b, g, s] += 1
-    near(wide, spread_wide)
-    near(one, spread_one)
+    assert_close(wide, spread_wide, 1e-5)
+    assert_close(one, spread_one, 1e-5)
     for b, g, s in np.ndindex(40, 5, 3):
         chosen = [
             (i, t)
@@ -257,10 +259,10 @@ def test_resolution_against_loops():
         ]  # a segment without tokens adds to the last token of those before it
         if chosen and real[b, g, s]:
             want[2][b][(own or chosen)[-1]] += x[b, g, s]
-    near(total, want[0])
-    near(mean, want[0] / np.maximum(want[1], 1))
-    near(end, want[2])
-    near(n, want[3])
+    assert_close(total, want[0], 1e-5)
+    assert_close(mean, want[0] / np.maximum(want[1], 1), 1e-5)
+    assert_close(end, want[2], 1e-5)
+    assert_close(n, want[3], 1e-5)
 
 
 def test_kernels_hold_no_stop_gradient():

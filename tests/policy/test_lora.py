@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import micro_experiment
 import numpy as np
 import pytest
+from comparisons import assert_trees_equal
 from paths import GOLDENS
 from small_decoders import FULL, MOE, random_params
 
@@ -20,10 +21,6 @@ from jaxcredit.policy.formats import pretrained
 from jaxcredit.train import programs
 
 LLAMA = GOLDENS / "llama"
-
-
-def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
 EVERY = {
@@ -136,7 +133,7 @@ def trained(exp, steps=3):
 def test_only_adapters_move_and_only_they_have_moments():
     _, before, state = trained(experiment())
     still, moved = lora.split(jax.tree.map(np.asarray, state.params))
-    same(still, lora.split(before)[0])
+    assert_trees_equal(still, lora.split(before)[0])
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(still)) and all(
         x.dtype == np.float32 for x in jax.tree.leaves(moved)
     )
@@ -153,7 +150,7 @@ def test_eight_devices_train_the_adapters_of_one():
     _, _, alone = trained(experiment())
     made, before, state = trained(experiment(mesh={"fsdp": 4, "tensor": 2}))
     meshes.assert_placed(state, jax.tree.map(lambda x: x.sharding, made.state))
-    same(lora.split(jax.tree.map(np.asarray, state.params))[0], lora.split(before)[0])
+    assert_trees_equal(lora.split(jax.tree.map(np.asarray, state.params))[0], lora.split(before)[0])
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3),
         state.params["lora"],
@@ -175,7 +172,7 @@ def test_a_run_with_adapters(tmp_path):
     made, weights, step = restore_params(exp, tmp_path / "r")
     first = programs.build(exp).init(jax.random.key(exp.seed))
     assert set(first.aux["reference"]) == {"lora"}
-    same(lora.split(weights)[0], lora.split(first.params)[0])
+    assert_trees_equal(lora.split(weights)[0], lora.split(first.params)[0])
     assert step == 2 and np.abs(weights["lora"]["wq"]["b"]).max() > 0
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from checkpoint_files import FAMILIES, Q, edit, resave, tensors, write_gguf
+from comparisons import assert_trees_equal
 from paths import GOLDENS
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import tiny_tokenizer, write_tiny_checkpoint
@@ -39,11 +40,6 @@ FEATURES = {
     "gemma3": {"windows": (6, 0, 6), "local_theta": 0, "rope_scaling": None, "embed_scale": 1},
     "qwen3_moe": {"experts_per_token": 3},
 }
-
-
-def same(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    assert jax.tree.map(lambda x: x.dtype, a) == jax.tree.map(lambda x: x.dtype, b)
 
 
 def off(family, cfg, weights) -> float:
@@ -216,10 +212,10 @@ def test_the_families_differ_in_what_is_tested():
 def test_an_export_is_the_same_checkpoint(family, tmp_path):
     cfg, weights = pretrained.load(GOLDENS / family)
     pretrained.export(weights, cfg, tmp_path, source=GOLDENS / family)
-    same(tensors(tmp_path), tensors(GOLDENS / family))
+    assert_trees_equal(tensors(tmp_path), tensors(GOLDENS / family))
     again, loaded = pretrained.load(tmp_path)
     assert again == cfg
-    same(loaded, weights)
+    assert_trees_equal(loaded, weights)
     generation = json.loads((tmp_path / "generation_config.json").read_text())
     assert generation == json.loads((GOLDENS / family / "generation_config.json").read_text())
 
@@ -233,16 +229,20 @@ def test_an_export_is_cut_into_shards_below_the_limit(tmp_path):
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == 4 * params.count(weights)
     assert index["weight_map"] == {name: f.name for f in files for name in load_file(f)}
-    same(pretrained.load(tmp_path)[1], weights)
+    assert_trees_equal(pretrained.load(tmp_path)[1], weights)
 
 
 def test_bfloat16_survives_the_round_trip(tmp_path):
     cfg, weights = pretrained.load(GOLDENS / "qwen3", param_dtype="bfloat16", dtype="bfloat16")
     full = pretrained.load(GOLDENS / "qwen3")[1]
-    same(weights, jax.tree.map(lambda x: x.astype(jnp.bfloat16), full))
+    assert_trees_equal(weights, jax.tree.map(lambda x: x.astype(jnp.bfloat16), full))
     pretrained.export(weights, cfg, tmp_path)
-    same(pretrained.load(tmp_path, param_dtype="bfloat16", dtype="bfloat16")[1], weights)
-    same(pretrained.load(tmp_path)[1], jax.tree.map(lambda x: x.astype(jnp.float32), weights))
+    assert_trees_equal(
+        pretrained.load(tmp_path, param_dtype="bfloat16", dtype="bfloat16")[1], weights
+    )
+    assert_trees_equal(
+        pretrained.load(tmp_path)[1], jax.tree.map(lambda x: x.astype(jnp.float32), weights)
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -298,9 +298,9 @@ def test_a_sharding_tree_places_every_array(family, tmp_path):
     )
     cut = weights["layers"]["wq" if family == "llama" else "w_gate"]
     assert cut.addressable_shards[0].data.size == cut.size // 8
-    same(weights, pretrained.load(GOLDENS / family)[1])
+    assert_trees_equal(weights, pretrained.load(GOLDENS / family)[1])
     pretrained.export(weights, cfg, tmp_path)
-    same(tensors(tmp_path), tensors(GOLDENS / family))
+    assert_trees_equal(tensors(tmp_path), tensors(GOLDENS / family))
 
 
 def test_the_host_holds_what_one_device_holds():
@@ -319,7 +319,9 @@ def test_the_host_holds_what_one_device_holds():
     where = mesh.shardings(
         transformer.specs(cfg), mesh.fsdp_tensor, mesh.make({"fsdp": 2, "tensor": 2, "expert": 2})
     )
-    same(pretrained.assemble(cfg, Slice, where), pretrained.load(GOLDENS / "qwen3_moe")[1])
+    assert_trees_equal(
+        pretrained.assemble(cfg, Slice, where), pretrained.load(GOLDENS / "qwen3_moe")[1]
+    )
     for name, x in have.items():
         parts = [part.size for n, part in read if n == name]
         assert sum(parts) == x.size, name
@@ -546,7 +548,7 @@ def test_the_text_model_of_a_gemma_that_sees(tmp_path):
         ):
             cfg, weights = pretrained.load(tmp_path)
         assert cfg == want[0]
-        same(weights, want[1])
+        assert_trees_equal(weights, want[1])
 
 
 def test_what_no_architecture_computes_is_not_exported(tmp_path):
@@ -579,7 +581,7 @@ def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
     """A tied file may repeat the embedding and keep old rope tables; a config from before transformers 5 has rope_scaling."""
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
     resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
-    same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
+    assert_trees_equal(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
     resave(
         tmp_path / "q",
         lambda t: t.update(
@@ -589,7 +591,9 @@ def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
     with pytest.warns(
         UserWarning, match="1 tensors are not read.*: model.layers.0.self_attn.rotary_emb.inv_freq"
     ):
-        same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
+        assert_trees_equal(
+            pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1]
+        )
     shutil.copytree(GOLDENS / "llama", tmp_path / "l")
     c = json.loads((tmp_path / "l/config.json").read_text())
     rope = c.pop("rope_parameters")
@@ -607,7 +611,9 @@ def test_an_unembedding_that_a_tied_config_ignores_is_named(tmp_path):
     )
     words = "lm_head.weight is not read, since tie_word_embeddings is true .*config.json, but its values differ"
     with pytest.warns(UserWarning, match=words):
-        same(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
+        assert_trees_equal(
+            pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1]
+        )
 
 
 def test_a_tokenizer_larger_than_the_checkpoint_is_refused():
@@ -724,7 +730,7 @@ def test_gguf_is_the_same_model(tmp_path):
     cfg, weights = gguf.load(tmp_path / "m.gguf", remat="none")
     golden, expected = pretrained.load(GOLDENS / "llama")
     assert cfg == dataclasses.replace(golden, rope_scaling=None, remat="none")
-    same(weights, expected)
+    assert_trees_equal(weights, expected)
 
 
 def test_gguf_blocks_are_dequantised(tmp_path):

@@ -6,10 +6,10 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from launch_tools import until
 from paths import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -129,14 +129,6 @@ def slurm(tmp_path):
         for daemon in reversed(daemons):
             daemon.terminate()
             daemon.wait(60)
-
-
-def until(true, seconds):
-    end = time.monotonic() + seconds
-    while not (found := true()):
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.2)
-    return found
 
 
 def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):

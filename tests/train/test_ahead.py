@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from comparisons import assert_trees_equal
 from micro_experiment import build, experiment
 from run_metrics import metrics_without_times
 
@@ -19,11 +20,6 @@ def ahead(steps=6, **kw):
     return dataclasses.replace(
         experiment(steps=steps), sample_ahead=True, save_every=3, eval_every=100, **kw
     )
-
-
-def same(a, b):
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it(
@@ -80,9 +76,9 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
         got = sampling(before if early else now, key, next(batches))()
         rollout = step.annotate(state, got)
         columns = step.credit(rollout)
-        same((rollout, columns), seen[k])
+        assert_trees_equal((rollout, columns), seen[k])
         before, (state, _) = now, step.update(state, rollout, columns)
-    same(state.params, ends[-1].params)
+    assert_trees_equal(state.params, ends[-1].params)
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from comparisons import assert_trees_close
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -74,10 +75,6 @@ def run(update, optimizer, rollout, credit, params=None, *, steps=1):
     return jax.tree.map(np.asarray, state), {name: float(x) for name, x in metrics.items()}
 
 
-def close(a, b, tol=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=tol, atol=tol), a, b)
-
-
 def eight():
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices")
@@ -100,8 +97,8 @@ def test_micro_batches_and_shards_change_nothing(aggregate):
     )
     whole, facts = run(make(), optax.sgd(0.5), rollout, credit)
     pieces, again = run(make(micro_batch=2), optax.sgd(0.5), rollout, credit)
-    close(whole, pieces)
-    close(facts, again, 1e-5)
+    assert_trees_close(whole, pieces)
+    assert_trees_close(facts, again, 1e-5)
 
     _, cut, everywhere = eight()
     params = {
@@ -114,8 +111,8 @@ def test_micro_batches_and_shards_change_nothing(aggregate):
         *jax.device_put((rollout, credit), cut),
         params,
     )
-    close(whole, sharded)
-    close(facts, third, 1e-5)
+    assert_trees_close(whole, sharded)
+    assert_trees_close(facts, third, 1e-5)
 
 
 def test_minibatches_and_epochs_are_the_same_on_eight_devices_and_nothing_moves_or_compiles_again():
@@ -136,8 +133,8 @@ def test_minibatches_and_epochs_are_the_same_on_eight_devices_and_nothing_moves_
         state, metrics = update(state, *data)
         mesh.assert_placed(state, where)
     assert update._cache_size() == 1
-    close(one, jax.tree.map(np.asarray, state), 1e-5)
-    close(facts, {name: float(x) for name, x in metrics.items()}, 1e-4)
+    assert_trees_close(one, jax.tree.map(np.asarray, state), 1e-5)
+    assert_trees_close(facts, {name: float(x) for name, x in metrics.items()}, 1e-4)
 
 
 def test_every_device_does_its_share_of_a_micro_batch():
@@ -201,7 +198,7 @@ def test_minibatches_are_a_permutation_that_changes_with_the_step():
     make = functools.partial(make_update, linear, losses.reinforce, losses.token_mean, optimizer)
     whole, _ = run(make(), optimizer, full, credit, {"w": jnp.float32(1)})
     parts, _ = run(make(minibatch=2), optimizer, full, credit, {"w": jnp.float32(1)})
-    close(parts.opt_state.trace["w"] / (N // 2), whole.opt_state.trace["w"])
+    assert_trees_close(parts.opt_state.trace["w"] / (N // 2), whole.opt_state.trace["w"])
 
     decayed = optax.trace(0.5)  # now the order shows
     make = functools.partial(
@@ -242,7 +239,7 @@ def test_one_step_has_ratio_one_and_several_steps_keep_the_first_log_probabiliti
             jnp.where(batch.action_mask, jnp.exp(logprob(params, rollout)["logp"] - old), 0)
         )
         params = jax.tree.map(lambda p, g: p - g, params, jax.grad(loss)(params))
-    close(state.params, params, 1e-5)
+    assert_trees_close(state.params, params, 1e-5)
     assert (
         metrics["ratio_max"] == pytest.approx(float(ratio), rel=1e-4)
         and ratio > 1.05
