@@ -18,11 +18,10 @@ import optax
 
 from jaxcredit import credit, losses
 from jaxcredit.parallel import mesh
-from jaxcredit.policy import PlaceholderTokenizer, lora, presets
+from jaxcredit.policy import HF, PlaceholderTokenizer, lora, presets
 from jaxcredit.policy.formats import pretrained
-from jaxcredit.policy.tokenizer import HF
 from jaxcredit.tasks import Task, gsm8k
-from jaxcredit.train.experiment import Experiment
+from jaxcredit.train import Experiment
 
 MODELS = {
     name.removeprefix("qwen3_").replace("0p6", "0.6").replace("1p7", "1.7"): preset

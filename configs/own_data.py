@@ -9,10 +9,9 @@ from pathlib import Path
 
 import optax
 
-from jaxcredit.policy import presets
-from jaxcredit.policy.tokenizer import Chars
+from jaxcredit.policy import Chars, presets
 from jaxcredit.tasks import from_jsonl
-from jaxcredit.train.experiment import Experiment, Warmup
+from jaxcredit.train import Experiment, Warmup
 
 DATA = Path(__file__).with_suffix(".jsonl")  # {"question": "dacb", "answer": "abcd"}
 

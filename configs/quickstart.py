@@ -14,10 +14,9 @@ shorter than TEMPO's, while the KL penalty is the same.
 import optax
 
 from jaxcredit import credit, signals
-from jaxcredit.policy import presets
-from jaxcredit.policy.tokenizer import Chars
+from jaxcredit.policy import Chars, presets
 from jaxcredit.tasks import number_sorting
-from jaxcredit.train.experiment import Experiment, Warmup
+from jaxcredit.train import Experiment, Warmup
 from jaxcredit.train.learning_rate import warmup_cosine
 
 

@@ -12,7 +12,7 @@ import optax
 from jaxcredit import credit, losses
 from jaxcredit.policy.formats import gguf
 from jaxcredit.tasks import sums
-from jaxcredit.train.experiment import Experiment
+from jaxcredit.train import Experiment
 from jaxcredit.train.learning_rate import warmup_cosine
 
 

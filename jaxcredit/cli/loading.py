@@ -64,8 +64,7 @@ def experiment(
     make = getattr(module(path, origin), "experiment", None)
     if not callable(make):
         raise ValueError(
-            f"{path} has no function `experiment(...)`, "
-            "which returns a jaxcredit.train.experiment.Experiment"
+            f"{path} has no function `experiment(...)`, which returns a jaxcredit.train.Experiment"
         )
     if {"-h", "--help"} & set(rest):
         _print_head(inspect.getdoc(sys.modules.get(make.__module__)) or "")
@@ -76,7 +75,7 @@ def experiment(
     if not isinstance(exp, Experiment):
         raise TypeError(
             f"experiment(...) of {path} returned {exp!r:.80}: "
-            "it must return a jaxcredit.train.experiment.Experiment"
+            "it must return a jaxcredit.train.Experiment"
         )
     if credit is not None:
         exp = dataclasses.replace(exp, credit=estimator(credit, credit_origin))

@@ -99,7 +99,7 @@ FILES = {
     ),
     "none": (
         "def experiment():\n    return None\n",
-        "none.py returned None: it must return a jaxcredit.train.experiment.Experiment",
+        "none.py returned None: it must return a jaxcredit.train.Experiment",
     ),
     "number": ("experiment = 3\n", "number.py has no function `experiment(...)`"),
     "escape": ("raise ValueError('\\x1b[31mred')\n", "ValueError: \\x1b[31mred"),
