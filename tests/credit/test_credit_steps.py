@@ -1,4 +1,4 @@
-"""Steps, segments and redistributed rewards: the sheets' examples and invariants, each reduction also where its condition does not hold."""
+"""Step and segment estimators: worked examples, invariants, reductions and their conditions."""
 
 import dataclasses
 from functools import partial
@@ -33,7 +33,7 @@ rudder, rrd, lare, calm, potential_shaping, oni = (
 
 
 def steps(reward, **signals):
-    """Trajectories of one token a step."""
+    """A group of trajectories with one token per step."""
     reward = np.asarray(reward)
     return one_prompt(
         reward,
@@ -44,7 +44,7 @@ def steps(reward, **signals):
 
 
 def between(A):
-    """G_0k - G_1k of two trajectories, whatever the mean that was taken from both."""
+    """Difference of two trajectories' returns, G_0k - G_1k, which no common baseline changes."""
     A = np.asarray(A)
     return A[0, 0] - A[0, 1]
 
@@ -54,7 +54,7 @@ def apart(a, b):
 
 
 def at_first(A, rollout):
-    """The first segment's tokens alone."""
+    """Credit on the tokens of the first segment."""
     return np.where(np.asarray(rollout.action_mask & (rollout.segment == 0)), np.asarray(A), 0)
 
 
@@ -99,10 +99,13 @@ def test_clip_delta_example():
 
 
 def test_clip_delta_cannot_be_hoarded():
-    """A good step said again adds nothing to a return of differences, and adds to a return of scores; clipped scores only cost."""
+    """A repeated good step adds to a sum of scores, not of differences; clipped scores are <= 0."""
     zero = np.zeros((2, 5))
     once, again = ([[0.2, 0.9, 0.3, 0.3, 0.3], [0] * 5], [[0.2, 0.9, 0.9, 0.9, 0.3], [0] * 5])
-    first = lambda p, **kw: between(clip_delta(steps(zero, process=p), eta=None, **kw))[0]  # noqa: E731
+
+    def first(p, **knobs):
+        return between(clip_delta(steps(zero, process=p), eta=None, **knobs))[0]
+
     assert abs(first(once, last_step=True) - first(again, last_step=True)) < 1e-6
     assert first(again, delta=False) > first(once, delta=False) + 1
     assert (
@@ -142,7 +145,7 @@ def test_capo_example():
         [[1.248075, 1.248075, 0.27735, 0.27735], [-0.693375, -0.693375, -1.664101, 0]],
     )
     clean = rollout.with_signals(error=jnp.zeros((1, 2, 2)))
-    r = np.repeat([2.0, 0.0], [4, 3])  # grpo in which an answer counts by its tokens
+    r = np.repeat([2.0, 0.0], [4, 3])  # grpo in which an answer counts once per token
     assert_close(capo(clean)[0, :, 0], (np.array([2.0, 0.0]) - r.mean()) / r.std())
     assert apart(capo(clean), grpo(clean))
 
@@ -155,8 +158,8 @@ def test_capo_keeps_a_right_answer_above_a_wrong_one():
     near_right, far = np.asarray(capo(rollout)[0]), np.asarray(capo(rollout, w_proc=3.0)[0])
     assert (
         near_right[0].min() > near_right[1].max() and far[0].min() < far[1].max()
-    )  # as long as w_whole > w_proc
-    assert_close(capo(rollout, w_proc=0.0), grpo(rollout))  # equal lengths
+    )  # because w_whole > w_proc
+    assert_close(capo(rollout, w_proc=0.0), grpo(rollout))  # answers of equal length
     everywhere = one_prompt(
         [[0, 1], [0, 1]], np.zeros((2, 4)), segment=segment, error=np.ones((2, 2))
     )
@@ -164,7 +167,7 @@ def test_capo_keeps_a_right_answer_above_a_wrong_one():
 
 
 def thoughts(o, penalty, wrong, labels, *, last=0.0):
-    """The process rewards of the paper summed from each thought on, over the outcome's number."""
+    """The paper's process rewards summed from each thought on, plus the normalized outcome."""
     own = np.where(labels, o if wrong else -penalty, -o if wrong else penalty)
     own[-1] = last
     return o + np.cumsum(own[::-1])[::-1]
@@ -191,10 +194,10 @@ def test_tp_grpo_example():
     )
     assert (
         np.abs(broken[0] - thoughts(1.0, 0.25, False, [0, 1, 1, 1, 0])).max() > 0.1
-    )  # two thoughts of one label are one thought
+    )  # fails if labels do not alternate
     assert (
         np.abs(broken[1] - thoughts(1.0, 0.25, False, [1, 0, 1, 0, 1])).max() > 0.1
-    )  # the answer's own thought must be right
+    )  # fails if the last thought has a process reward
 
 
 def test_tp_grpo_between_all_right_and_all_wrong():
@@ -203,7 +206,7 @@ def test_tp_grpo_between_all_right_and_all_wrong():
     right[:, -1] = 1
     assert_close(
         tp_grpo(steps(right, error=error))[0], [[0, -0.5, 0, -0.5, 0]] * 4
-    )  # acc = 1: strongest where everybody is right
+    )  # acc = 1: the penalty is largest if all answers are right
     assert (tp_grpo(steps(np.zeros((4, 5)), error=error)) == 0).all()
     right[2:] = 0
     plain = steps(right, error=[[0] * 5] * 2 + [[1] * 5] * 2)
@@ -225,7 +228,7 @@ def test_vsrm_example():
     assert_close(vsrm(rollout)[0, 0], whitened(np.cumsum(r[::-1])[::-1]))
     telescoped = (
         1 + a[-1] - np.array(a[:-1])
-    )  # gamma=0: from each step on, the outcome and the whole change of accuracy
+    )  # gamma=0: the returns are the outcome plus the remaining change of accuracy
     assert_close(vsrm(rollout, gamma=0.0)[0, 0], whitened(telescoped))
     assert np.abs(np.asarray(vsrm(rollout)[0, 0]) - whitened(telescoped)).max() > 0.1
     same, earned = steps([[0, 2, 0, 1]], info=[[0.3] * 5]), steps([[0, 2, 0, 1]], info=[a])
@@ -244,7 +247,7 @@ def test_scrl_example():
     later = np.array(raw)
     later[:, 2:] = 1 - later[:, 2:]
     B = np.asarray(scrl(steps(later))[0])
-    assert_close(B[:, :2], A[:, :2], 1e-6)  # a block looks at those before it alone
+    assert_close(B[:, :2], A[:, :2], 1e-6)  # a block depends only on the blocks up to it
     assert np.abs(B[:, 2:] - A[:, 2:]).max() > 0.1
     failed = one_prompt(raw, np.zeros((4, 4)), segment=[[0, 1, 2, 3]] * 3 + [[-1] * 4])
     assert_close(scrl(failed)[0], np.where(np.arange(4)[:, None] < 3, A, 0), 1e-5)
@@ -266,9 +269,7 @@ def test_brpo_example():
     R = np.array([[0.75, 0.75, 0.5, 0.25], [0.25] * 4])
     assert_close(brpo(rollout, history=0.0)[0], R - R.mean(0))
     assert_close(brpo(rollout, history=1.0)[0], R - V1(x))
-    assert_close(
-        brpo(rollout)[0, :, 0], (R - R.mean(0))[:, 0]
-    )  # at the first budget there is no past
+    assert_close(brpo(rollout)[0, :, 0], (R - R.mean(0))[:, 0])  # V1 = 0 at the first budget
     assert_close(
         brpo(rollout, prior=np.inf)[0, :, 3],
         [[1 - 0.75 * 6 / 7, 1][i] - 0.25 for i in range(2)],
@@ -321,7 +322,7 @@ def test_ma_rlhf_example():
     assert_close(answer["target"][0, 0], [0.915225, 0.915225, 0.9555, 0.9555, 0.99], 1e-5)
     each = steps(
         np.zeros((3, 5)), token_value=np.eye(3, 5), macro=[[0, 0, 0, 1, 2]] * 3
-    )  # nothing but its own V: A = -V
+    )  # rewards 0, and V nonzero at one token of each trajectory: A = -V
     assert_close(
         -ma_rlhf(each, sigma="position")["advantage"][0, :, 0], [0.545455, 0.272727, 0.181818], 1e-5
     )
@@ -364,7 +365,7 @@ def test_randomized_macro_actions_are_the_lengths_in_some_order():
     assert sorted(sizes[:5].tolist()) == [1, 2, 3, 5, 10] and sizes[5:].tolist() == [
         8,
         1,
-    ]  # 21 of 30, what is left, and the last alone
+    ]  # 21 of the 30 tokens, the rest, and the last token
     other = np.bincount(np.asarray(randomized(mask, (1, 2, 3, 5, 10), 1, key=jax.random.key(1))))
     assert other.tolist() != sizes.tolist()
 
@@ -374,14 +375,14 @@ def test_parsed_macro_actions():
         [1, 2],
         [[1, 1, 1, 1, 1, 1], 1],
         [3, 1],
-    ]  # 3, then six words too many for a phrase, a word, and 4
+    ]  # 3, six words of a phrase that is too long, a word, and 4
     number = parse(tree, 14, cutoff=5)
-    # the words of the long phrase are leaves of one token: each joins what is before it, as does the word after them
+    # Words of one token in the long phrase, and the word after it, join the action before them.
     assert number.tolist() == [0] * 10 + [1] * 3 + [2]
     assert parse([[2, 2], [4]], 8, cutoff=5).tolist() == [0] * 4 + [1] * 3 + [2]
     assert parse([[2, 2], [4]], 8, cutoff=9).tolist() == [0] * 7 + [1]
     assert parse([6, 1], 7, cutoff=3).tolist() == [0] * 6 + [1]
-    assert parse(tree, 13).tolist() == list(range(13))  # the tokenizer disagrees
+    assert parse(tree, 13).tolist() == list(range(13))  # another number of tokens than the tree has
 
 
 def test_poad_example():
@@ -401,11 +402,11 @@ def test_poad_example():
     )
     assert_close(
         plain(turns, gamma=0.9, lam=1.0)["target"][0, 0], [0.9, 0.9, 1, 1]
-    )  # an action is worth its return, however long it is
+    )  # an action's credit is its return, whatever its length
     assert_close(
         plain(turns, gamma=0.9, lam=1.0, within=0.9)["target"][0, 0], [0.9**3, 0.9**2, 0.9, 1]
-    )  # and not so in the naive form
-    # No discount, or one at every token, is ppo; so are actions of one token.
+    )  # not in the naive form
+    # It is ppo without a discount, with a discount per token, and with actions of one token.
     discounted = ppo(turns, gamma=0.9, whiten=False)
     assert_close(plain(turns, gamma=1.0)["advantage"], ppo(turns, whiten=False)["advantage"])
     assert_close(plain(turns, gamma=0.9, within=0.9)["advantage"], discounted["advantage"])
@@ -435,7 +436,7 @@ def test_pppo_example():
     assert_close(A[:, 0], [1.091089, -0.872872, -0.218218], 1e-5)
     assert (A != 0).sum(-1).tolist() == [1, 3, 1] and (
         A[1, :3] != 0
-    ).all()  # floor(0.15 n), and one token at least
+    ).all()  # floor(0.15 n), at least one token
 
 
 def test_pppo_keeps_a_beginning_that_grows_with_eta():
@@ -452,7 +453,8 @@ def test_pppo_keeps_a_beginning_that_grows_with_eta():
 
 
 def test_retention_grows_when_accuracy_stops_improving():
-    assert [round(retention(x), 2) for x in ([], [0.1], [0.1, 0.2], [0.1, 0.2, 0.2], [0.3, 0.2, 0.1, 0.4], [1.0] * 9)] == [
+    histories = [], [0.1], [0.1, 0.2], [0.1, 0.2, 0.2], [0.3, 0.2, 0.1, 0.4], [1.0] * 9
+    assert [round(retention(x), 2) for x in histories] == [
         0.15, 0.15, 0.15, 0.2, 0.25, 0.35,
     ]  # fmt: skip
 
@@ -489,9 +491,9 @@ def test_r3l_examples():
         code[6] > code[4]
         and (np.argsort(docs, kind="stable") == np.argsort(none, kind="stable")).all()
     )
-    assert_close(number(R, alpha=1.0)[[2, 4]], [0.15, 1])  # below the best: the centred reward
-    assert (number([0] * 8) == 0).all()  # all fail: nothing is amplified
-    assert (number([1] * 8) == 3).all()  # all succeed: imitated, as a single demonstration is
+    assert_close(number(R, alpha=1.0)[[2, 4]], [0.15, 1])  # below the maximum: the centered return
+    assert (number([0] * 8) == 0).all()  # all fail: no amplification
+    assert (number([1] * 8) == 3).all()  # all succeed: each gets alpha
     assert_close(number([1, 1, 0, 0] * 2), [3, 3, -0.5, -0.5] * 2)
     assert_close(number([-1, -2] * 4), [1.5, -0.5] * 4)
 
@@ -505,7 +507,7 @@ def test_r3l_credits_a_pair_from_where_it_differs():
     answer = r3l(rollout, alpha=2.25)
     assert (
         answer["weight"][0].tolist() == [[0, 0, 1, 1]] * 2 + [[1] * 4] * 2
-    )  # a pivot out of range is no retry
+    )  # a pivot out of range means no retry
     assert (answer["advantage"][0, :2, :2] == 0).all()
     assert_close(answer["advantage"][0, 1], [0, 0, 2.25, 2.25])
     unpaired = rollout.with_signals(pair=jnp.arange(4)[None])
@@ -539,7 +541,7 @@ def test_rudder_example():
 
 
 def test_redistributed_rewards_add_up_to_the_outcome():
-    """What a trajectory is paid in all is its outcome, so on first segments the credit is the outcome's, whatever g says."""
+    """Redistributed rewards sum to the outcome: for any g first segments get dr_grpo's credit."""
     rollout = random_rollout(28, ("info", "progress"))
     centred = at_first(dr_grpo(rollout), rollout)
     assert_close(at_first(rudder(rollout), rollout), centred)
@@ -549,7 +551,9 @@ def test_redistributed_rewards_add_up_to_the_outcome():
     )
     assert apart(at_first(rrd(rollout), rollout), centred)
     real = np.asarray(rollout.segment_mask)
-    short = (dr_grpo(rollout) - rrd(rollout)) * 0  # a decomposition whose loss is 0 adds up, too
+    short = (
+        dr_grpo(rollout) - rrd(rollout)
+    ) * 0  # a decomposition of loss 0 sums to the outcome, too
     n = np.maximum(real.sum(-1, keepdims=True), 1)
     total = np.where(real, rollout.reward, 0).sum(-1, keepdims=True)
     wrong = np.where(real, rollout["progress"], 0).sum(-1, keepdims=True)
@@ -570,7 +574,7 @@ def test_redistributed_rewards_add_up_to_the_outcome():
 def test_return_decomposition_losses():
     r, R, where = jnp.asarray([0.2, 0.5, 0.7, 0.0]), jnp.asarray(2.0), jnp.ones(4, bool)
     assert_close(kernels.decomposition_loss(r, R, where), 0.0225)
-    # All pairs, one entry, all, and more than there are: an entry that is not real cannot be drawn.
+    # All pairs, one entry, all entries, and more than exist; masked entries are never drawn.
     chosen = jnp.asarray(
         [
             [k in some for k in range(5)]
@@ -586,7 +590,7 @@ def test_return_decomposition_losses():
     assert_close(fair[:6].mean(), 0.0225, 1e-5)
     assert_close(
         (plain + fair)[:6].mean() / 2, 0.034583, 1e-5
-    )  # of two entries, ddof=0 is half the variance: not the loss of the whole
+    )  # biased with ddof=0, which halves the variance of two entries
     assert_close(plain[6:], [0, 0.0225, 0.0225])
     assert_close(fair[6:], [0, 0.0225, 0.0225])
     slope = jax.jit(
@@ -612,13 +616,13 @@ def test_calm_example():
     reached = steps([[0, 0, 0, 1], [0] * 4], achieved=[[0, 1, 0, 0], [0] * 4], **base)
     assert_close(between(calm(reached)), [1.1, 1.1, 1, 1])
     again = reached.with_signals(achieved=jnp.asarray([[[0, 1, 1, 0], [0] * 4]], jnp.float32))
-    assert_close(calm(again), calm(reached))  # the same subgoal a second time
+    assert_close(calm(again), calm(reached))  # the same subgoal achieved again
     other = again.with_signals(subgoal=jnp.asarray([[[0, 1, 2, 2], [0] * 4]]))
     assert_close(between(calm(other)), [1.2, 1.2, 1.1, 1])
     assert_close(between(calm(other, c=0.0)), [1] * 4)
     assert apart(
         at_first(calm(reached), reached), at_first(dr_grpo(reached), reached)
-    )  # not policy invariant
+    )  # the bonus changes the return of the whole trajectory
 
 
 def test_potential_shaping_example():
@@ -631,7 +635,7 @@ def test_potential_shaping_example():
 
 
 def begun_alike(rollout, same=True):
-    """Potentials that are equal before the first segment, as the prompt is."""
+    """The rollout with equal potentials before the first segments of a group (if `same`)."""
     info = rollout["info"]
     return rollout.with_signals(info=info.at[..., 0].set(0.3)) if same else rollout
 
@@ -646,17 +650,17 @@ def shaped(rollout, gamma=1.0, ended=True):
 
 @pytest.mark.parametrize("credit", [grpo, dr_grpo, rloo], ids=["grpo", "dr_grpo", "rloo"])
 def test_episode_centred_credit_does_not_see_potentials(credit):
-    """Any potential with gamma=1 adds -Phi_0, one constant of the prompt, to every trajectory's total."""
+    """With gamma=1 shaping adds the constant -Phi_0 of the prompt to every trajectory's return."""
     rollout = begun_alike(random_rollout(29, ("info",), kinds=(1,)))
     plain = credit(rollout)
     assert_close(credit(shaped(rollout)), plain, 1e-4)
     assert apart(
         credit(shaped(rollout, gamma=0.9)), plain
-    )  # a discount that the credit does not have
-    assert apart(credit(shaped(rollout, ended=False)), plain)  # a potential left at the end
+    )  # shaping with another discount than the return's
+    assert apart(credit(shaped(rollout, ended=False)), plain)  # potential not 0 at the end
     assert apart(
         credit(shaped(random_rollout(29, ("info",), kinds=(1,)))), plain
-    )  # beginnings that differ
+    )  # different potentials at the beginning
 
 
 def test_potential_shaping_is_seen_after_the_first_segment_alone():
@@ -695,7 +699,7 @@ def test_interest_is_learned_from_a_judge():
     assert interest.preference(a + 7, b) != interest.preference(a, b)
     assert_close(
         jax.grad(interest.preference_loss)(a, a, 0.5), 0
-    )  # a tie is content with equal scores, a preference is not
+    )  # the gradient at equal scores is 0 for a tie only
     assert jax.grad(interest.preference_loss)(a, a, 1.0) < 0
 
 

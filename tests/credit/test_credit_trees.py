@@ -1,4 +1,4 @@
-"""Trees and Monte Carlo values: worked examples, what reduces to what, the same tree as paths and as edges, labels."""
+"""Tree estimators and labels: worked examples, reductions, a tree as paths and as edges."""
 
 from dataclasses import replace
 from functools import cache, partial
@@ -47,7 +47,10 @@ M = G * K + 1
 
 
 def planted(paths, reward):
-    """N times one tree from its paths, lists of nodes: a token an edge, the outcome at the end, or a reward for each edge."""
+    """N copies of a tree, one token per edge.
+
+    `paths` are lists of nodes; `reward` has each path's outcome, or one number for each edge.
+    """
     real, node, parent, earned = (
         np.zeros((G, K), bool),
         np.full((G, K), 99),
@@ -85,7 +88,7 @@ def planted(paths, reward):
 @jax.jit
 @jax.vmap
 def values(group):
-    """Of each node: the means of both kinds, and of the leaves less the others."""
+    """Values of each node by path_mean and child_mean, leave-one-out values, labels and pairs."""
     tree = kernels.tree_of(group["node"], group["node_parent"], group.segment_mask)
     R = jnp.where(group.segment_mask, group.reward, 0).sum(-1)
     paths, children = kernels.path_mean(R, tree), kernels.child_mean(R, tree)
@@ -117,8 +120,10 @@ PAIRS = [[1, 3], [1, 4], [2, 5], [2, 6]]
 
 @cache
 def forest(seed, longest=LONGEST):
-    """Random trees of up to 9 paths twice: as paths, and as rows of one edge each (any path through it). Edges have 1 to 3 tokens, sure
-    ones and unsure."""
+    """Random trees of up to 9 paths as two rollouts: a row per path, and a row per edge.
+
+    Edges have 1 to 3 tokens, of high and of low probability.
+    """
     rng = np.random.default_rng(seed)
     R, T = G, K * longest
     real = np.arange(K) < np.where(np.arange(G)[:, None] < 9, rng.integers(0, K + 1, (N, G, 1)), 0)
@@ -139,7 +144,7 @@ def forest(seed, longest=LONGEST):
             np.full((N, R), G - 1, np.int32),
         )
         for n in range(N):
-            used = {}  # an edge's row: of the last path through it
+            used = {}  # row of each edge: that of the last path through it
             for g in range(G):
                 t, row[n, g] = 0, g if layout == "paths" else row[n, g]
                 line = np.zeros(T, np.int32)
@@ -178,7 +183,7 @@ def forest(seed, longest=LONGEST):
 
 @jax.jit
 def gradient(columns, rollout):
-    """Of the loss in the log-probability of each token of each node, and the loss's denominator."""
+    """Gradient of the loss in each log-probability of each node's tokens, and the denominator."""
     at = jnp.arange(rollout.tokens.shape[0])[:, None, None]
 
     def loss(theta):
@@ -198,11 +203,11 @@ def test_a_tree_as_paths_and_as_edges_gives_one_gradient(credit):
     (a, n), (b, m) = (gradient(catalogue.columns(credit(r), r), r) for r in (paths, edges))
     assert_close(a, b, 1e-6)
     assert float(n) == pytest.approx(float(m)) and float(n) > 20 and (np.abs(a) > 1e-3).sum() > 20
-    if credit is not tree_rpo:  # which is 0 on most edges, shared ones among them
+    if credit is not tree_rpo:  # its credit is 0 on most edges, shared ones included
         alike = catalogue.columns(credit(paths), paths) | {"weight": paths.action_mask * 1.0}
         assert (
             jnp.abs(gradient(alike, paths)[0] - b) > 1e-3
-        ).any()  # without weights, shared edges count more than once
+        ).any()  # without the weights, shared edges count several times
 
 
 def test_each_edge_counts_once():
@@ -261,7 +266,7 @@ def test_spo_chain_oracle_with_knobs(knobs):
 
 
 def test_tempo_s_prefix_tree():
-    """On the tree of common prefixes the mean of paths is `prefix_value`; the mean of children is not, unless branches are full."""
+    """On the tree of common prefixes path_mean is `prefix_value`; child_mean only on full trees."""
     rng = np.random.default_rng(0)
     tokens, reward = rng.integers(0, 2, (7, 5)), jnp.asarray(rng.normal(size=7), jnp.float32)
     prefixes = sorted({tuple(y[:t]) for y in tokens for t in range(6)}, key=len)
@@ -303,7 +308,7 @@ def test_equal_rewards_of_any_value_are_exactly_nothing(reward):
 
 
 def test_siblings_that_are_equal_but_for_rounding_have_no_deviation():
-    """Three subtrees with the same outcomes in other orders."""
+    """A tree of three subtrees with the same outcomes in different orders."""
     paths, reward = [], []
     for a, order in enumerate(([0.1, 0.2, 0.7], [0.7, 0.1, 0.2], [0.2, 0.7, 0.1])):
         for b, r in enumerate(order):
@@ -396,7 +401,7 @@ def test_cut_points():
         0,
         1,
         2,
-    ]  # a first token in doubt is cut before
+    ]  # a cut before an uncertain first token
     assert kernels.split_at_uncertainty(logp, mask, interval=1, most=2).tolist() == [0, -1, 0, 1, 1]
     assert kernels.split_at_uncertainty(logp, mask, rho=0.99, interval=2).tolist() == [
         0,
@@ -407,7 +412,7 @@ def test_cut_points():
     ]
     assert (
         kernels.split_at_uncertainty(logp, mask, rho=0.4).tolist() == [-1] * 5
-    )  # no cut, no credit
+    )  # no uncertain token: no segment
     whole = kernels.split_at_uncertainty(logp, mask, interval=10**6)
     assert whole.tolist() == [0, -1, 0, 0, 0]
     assert_close(
@@ -440,7 +445,7 @@ def test_spo_tree_example():
     )
     assert_close(
         answer["weight"][0, :4, :2], [[0.5, 1], [0.5, 1], [0.5, 0], [0.5, 0]]
-    )  # equal siblings leave the loss
+    )  # equal siblings have weight 0
     assert_close(spo_tree(rollout, **ALL)["weight"][0, 2:4, :2], [[0.5, 1]] * 2)
     assert_close(spo_tree(rollout, **GRPO)["advantage"][0, :4:2, 0], [-0.999996, 0.999996], 1e-6)
     sure = replace(rollout, logp=rollout.logp.at[0, 0, :2].set(jnp.log(jnp.array([0.95, 0.85]))))
@@ -497,7 +502,7 @@ def test_tree_rl_example():
     code = tree_rl(rollout, weighting="code")["advantage"][0]
     assert_close(
         code[[0, 2], 0], [-2 / 3 / s, 2 / 3 / s], 1e-5
-    )  # the root is 0, so its own weight does not show
+    )  # the root's value is 0, whatever it is divided by
     assert_close(code[:2, 1], [2 / 3 + 1 / 3 / s, -2 + 1 / 3 / s], 1e-5)
     assert_close(tree_rl(rollout, weighting="none")["advantage"][0, :4:2, 0], [-2 / 3, 2 / 3], 1e-5)
 
@@ -541,7 +546,7 @@ def test_mars2_example():
     assert_close([off[0, 0], off[1, 0], off[1, 1], off[2, 1]], z, 1e-5)
     only = shaped(planted([[1, 2]], [[0.5, 0.9]]))[
         0
-    ]  # an only child is shaped by its parent alone, the first by nobody
+    ]  # only children: the first keeps r, the second has its parent as baseline
     assert_close(only[0, 1:3], [0.5, 0.9 + 0.5 * 0.4], 1e-6)
     equal = planted(PAIRS, [[0.3, 0.3]] * 4)
     assert_close(shaped(equal)[0][0, 1:7], [0.3] * 6, 1e-6)
@@ -563,17 +568,17 @@ def test_malt_example():
     answer = jax.tree.map(lambda x: np.asarray(x[0]), values(rollout))
     V, label = answer["children"], answer["label"]
     assert_close(V[1:4], [0.333, 0.111, 0.778], 1e-3)
-    assert_close(V[1:4], LEAVES.mean((1, 2)), 1e-6)  # of all n^2 leaves
+    assert_close(V[1:4], LEAVES.mean((1, 2)), 1e-6)  # the mean of all n^2 leaves
     assert_close(V[4:13], [0.667, 0.333, 0, 0.333, 0, 0, 1, 0.667, 0.667], 1e-3)
     assert label[4:13].tolist() == [1, 0, 0, 0, 0, 0, 1, 1, 1] and label[1:4].tolist() == [0, 0, 1]
-    assert not signals.malt_labels(jnp.array([0.5])).any()  # theta itself is negative
+    assert not signals.malt_labels(jnp.array([0.5])).any()  # a value equal to theta is negative
     pairs = {(int(a), int(b)) for a, b in np.argwhere(answer["pairs"])}
     assert {p for p in pairs if p[0] < 13} == {
         (3, 1),
         (3, 2),
         (4, 5),
         (4, 6),
-    }  # alike siblings make none
+    }  # no pairs of siblings with equal labels
     assert {p for p in pairs if p[0] >= 31} == {(34, 36), (35, 36), (38, 37), (39, 37)}
     A = malt(rollout)["advantage"][0]
     assert_close(A[::9, 0], LEAVES.mean((1, 2)) - LEAVES.mean(), 1e-5)
@@ -584,14 +589,14 @@ def test_malt_example():
 def test_malt_of_a_ragged_tree_takes_the_mean_of_those_that_are_there_and_is_spo_tree():
     there = np.delete(
         np.arange(27), [1, 5, 6, 7, 8]
-    )  # the third critique of the first answer failed with its refinements
+    )  # without one refinement, and without the third critique of the first answer
     V = values(planted([CHAIN[i] for i in there], LEAVES.reshape(-1)[there]))["children"][0]
     assert_close(V[jnp.array([1, 4, 5, 6])], [0.5, 0.5, 0.5, 0])
     full = forest(2)[0]
     a, b = malt(full), spo_tree(full, **ALL)
     assert_close(a["advantage"], b["advantage"], 1e-5)
     assert_close(a["weight"], b["weight"], 1e-6)
-    more = replace(full, reward=full.reward.at[:, 0].add(0.5))  # values are monotone in every leaf
+    more = replace(full, reward=full.reward.at[:, 0].add(0.5))  # values grow with every leaf
     rise = np.asarray(values(more)["children"] - values(full)["children"])
     assert (rise >= -1e-5).all() and (rise > 0.01).any()
 
@@ -626,7 +631,10 @@ def test_slate_compares_siblings_alone_and_a_prefix_gets_nothing():
 
 
 def test_steps_that_are_compared_among_siblings_have_less_variance():
-    """T times less with T equal, uncorrelated steps, T (1 + (T - 1) rho) times with correlated ones; (k - 1) / k of either among k."""
+    """Var(return) / Var(step) = T (1 + (T - 1) rho) for T steps of correlation rho.
+
+    Centering among k siblings multiplies both by (k - 1) / k.
+    """
     rng = np.random.default_rng(0)
     centre = jax.jit(jax.vmap(kernels.center))
     own, common = rng.normal(size=(40_000, 5, 4)), rng.normal(size=(40_000, 5, 1))
@@ -655,9 +663,9 @@ def test_ovm_and_tvm_labels():
     assert_close(tvm, [[2 / 3, 0.5, 1], [2 / 3, 0.5, 0], [2 / 3, 1, 1]], 1e-5)
     ovm = signals.ovm(correct, jnp.arange(3), ones)
     assert_close(ovm, [[1] * 3, [0] * 3, [1] * 3])
-    alone = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]], bool)  # prefixes that nobody shares
+    alone = np.array([[0, 0, 1], [0, 0, 1], [0, 1, 1]], bool)  # prefixes of one answer only
     assert_close(ovm[alone], tvm[alone])
-    assert_close(tvm[0, 1], ovm[:2, 1].mean())  # what OVM says of one prefix, on average
+    assert_close(tvm[0, 1], ovm[:2, 1].mean())  # the mean of OVM's labels over a prefix
     assert program(tokens, ones, ones & (np.arange(3) > 0), correct)[0, 0] == 0
 
 

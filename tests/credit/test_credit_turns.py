@@ -1,4 +1,4 @@
-"""Estimators of several turns: the worked examples of their papers, what they keep, and what they are when a condition holds or breaks."""
+"""Turn estimators: worked examples, invariants, and reductions with and without their condition."""
 
 import itertools
 from functools import partial
@@ -17,15 +17,20 @@ from jaxcredit import kernels, losses
 from jaxcredit.credit import laws, method_of
 from jaxcredit.rollout import SIGNALS, Rollout
 
-NAMES = "a2tgpo archer dr_grpo epo gigpo grpo hae hgpo igpo masked_gae matchtir oprl ppo rloo search_r2 siop sotopia spa".split()
+NAMES = (
+    "a2tgpo archer dr_grpo epo gigpo grpo hae hgpo igpo masked_gae matchtir oprl ppo rloo "
+    "search_r2 siop sotopia spa"
+).split()
 C = {name: jitted(getattr(catalogue, name)) for name in NAMES}
 JUNK, G, K, T = 9, 6, 4, 20
 random_turns = partial(random_rollout, K=K)
 
 
 def play(reward, *, per=1, done=True, **signals):
-    """A rollout whose first prompt is told by each trajectory's rewards, `per` tokens a turn, in the shape of `random_turns`, so that both
-    share their programs; where nothing took place there is junk."""
+    """A rollout whose first prompt has these rewards, one per turn, and `per` tokens a turn.
+
+    It has the shape of `random_turns`, so that both share compiled programs. Junk off the masks.
+    """
     real = np.zeros((G, K), bool)
     for i, r in enumerate(reward):
         real[i, : len(r)] = True
@@ -63,7 +68,7 @@ def play(reward, *, per=1, done=True, **signals):
 
 
 def shown(answer, reward, per=1):
-    """The numbers on the tokens of each trajectory."""
+    """Credit on the policy's tokens of each trajectory."""
     A = np.asarray(answer["advantage"] if isinstance(answer, dict) else answer)[0]
     return [a[: len(r) * per].tolist() for a, r in zip(A, reward, strict=False)]
 
@@ -76,7 +81,8 @@ def is_(answer, reward, expected, tol=1e-4, per=1):
     assert_close(flat(shown(answer, reward, per)), flat(expected), tol)
 
 
-@pytest.mark.slow  # a program for each: the examples below have both readings of what the sources disagree on
+# One compilation per case. The fast examples below cover both readings of the sources.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "knobs"),
     [
@@ -110,9 +116,7 @@ def test_the_other_readings_follow_their_loops(name, knobs):
     needs = (*method_of(credit).needs, *(("token_value",) if name == "archer" else ()))
     rollout = laws.synthetic(13, needs, N=60, T=14, R=7, G=5, kinds=(0, 1, 3))
     if name == "hae":
-        rollout = rollout.with_signals(
-            kind=rollout["kind"] + 1
-        )  # 1 to 3, where the shared test has 0 to 2
+        rollout = rollout.with_signals(kind=rollout["kind"] + 1)  # kinds 1 to 3 instead of 0 to 2
     assert_matches_loop(credit, partial(LOOPS[name], **knobs), rollout, atol=5e-5)
 
 
@@ -135,7 +139,7 @@ def test_gigpo_examples():
     is_(C["gigpo"](play(r, state=s)), r, [[0.95125, 0.5, 0.5], [-0.95125]])
     r, s = [[0, 0, 0, 1], [0, 0]], [[0, 1, 0, 2], [0, 2]]
     is_(C["gigpo"](play(r, state=s), gamma=0.9), r, [[0.686, 0.5, 0.857, 1.0], [-1.043, -1.0]])
-    # The unit test of the released code gives returns and scores that no trajectory has: second turns, here, of four of them.
+    # The numbers of the released code's unit test, as the second turns of four trajectories.
     r, s = [[-10, 10], [0, 10], [0, 0], [0, 0]], [[5, 0], [6, 1], [7, 0], [8, 2]]
     assert_close(
         np.asarray(C["gigpo"](play(r, state=s), gamma=1.0))[0, :4, 1], [2.5, 7.5, -7.5, -2.5]
@@ -166,7 +170,7 @@ def test_gigpo_step_terms_of_a_state_sum_to_zero_and_sparse_returns_are_outcomes
     )[0]
     outcome = np.array(
         [1, 1, 1, 1, 0]
-    )  # the visits of state 0: twice by the first, twice by the second, once by the third
+    )  # outcomes of the visits of state 0: two, two and one by the three trajectories
     assert_close(
         [whole[0, 0], whole[0, 2], whole[1, 0], whole[1, 1], whole[2, 3]], outcome - outcome.mean()
     )
@@ -181,7 +185,7 @@ def test_a_lone_trajectory_gets_nothing_or_what_it_earned():
         C["gigpo"](play([[0, 2]], state=[[0, 1]]), singleton="raw", pool="steps"),
         [[0, 2]],
         [[0, 0]],
-    )  # the released pool has two rows
+    )  # the pool of turns has two entries
 
 
 def test_hgpo_example_and_levels():
@@ -191,7 +195,7 @@ def test_hgpo_example_and_levels():
         [0, 1],
         [0, 0],
         [0, 0.5],
-    ]  # the third turn is average among all three, and below the one that it shares a past with
+    ]  # third trajectory: advantage 0 at level 0, negative at level 1
     s = [[0, 1], [2, 1], [0, 1]]
     assert_close(np.asarray(C["hgpo"](play(r, state=s)))[0, 2, 1], (0 + 2 * -0.25) / 3)
     assert_close(np.asarray(C["hgpo"](play(r, state=s), skip_zero=True))[0, 2, 1], -0.25)
@@ -236,7 +240,7 @@ def test_hae_examples():
     assert_close(A.T, [[-0.365, 0, -0.7, 0], [0.35, 0.25, -0.65, -0.75], [0.4, 0.2, -0.6, -0.8]])
     assert_close(
         three(C["hae"](hiper([0, 0, 0, 0])))[:, 2], [0.4, 0.2, -0.6, -0.8]
-    )  # ended by itself: nothing to bootstrap
+    )  # done: no bootstrap
 
 
 def test_hae_targets_are_advantage_plus_value_where_it_was_read():
@@ -298,7 +302,7 @@ def test_hae_switches_by_the_option_and_plans_on_switch_tokens():
     logp = [np.stack([np.zeros(4), np.log(p), np.zeros(4)], 1).reshape(-1)]
     rollout = hiper([0, 0, 0, 1], plan=[0.4, 0.6, 0.7, 0.9], logp=logp)
     A = three(C["hae"](rollout, switch="option"))
-    # beta is P(switch): 0.2 where 0.8 was the chance of keeping, 0.75 where it was that of switching; the first turn has no option to end.
+    # beta = P(switch), 1 - p if the option was kept. The first turn has no option to end.
     assert_close(
         A[:, 1], [0, (0 - 0.2) * (0.6 - 0.5), (1 - 0.75) * (0.7 - 0.6), (0 - 0.4) * (0.9 - 0.8)]
     )
@@ -352,7 +356,7 @@ def test_a2tgpo_gives_every_turn_one_variance_where_plain_sums_give_their_number
     assert_close(n.mean(0), np.zeros(6), 1e-6)
     assert_close(
         np.log((c - 0.7) / (1.3 - c))[:, :5].mean(0), np.zeros(5), 1e-3
-    )  # the logit of the clip is n, whose mean is 0
+    )  # the rescaled clip is sigmoid(n), and n has mean 0
 
 
 def a_batch(logp, old, advantage, segment, mask=None, clip=None):
@@ -374,7 +378,7 @@ turn_clip = jax.jit(losses.turn_clip)
 
 
 def test_turn_clip_example():
-    """Turn 0 of rollout 0 of the example above: its ratio is held to [1 - 0.2 c, 1 + 0.28 c] with c = 0.8363."""
+    """The clip range is [1 - 0.2 c, 1 + 0.28 c] with c = 0.8363 of the example above."""
     segment = [[[0, 0, 1, 1]]]
     for mean, A, expected in (
         (0.5, 1.0, -1.2342),
@@ -447,9 +451,7 @@ def test_turn_clip_of_single_tokens_is_ppo_clip_and_of_a_whole_row_its_geometric
 def test_turn_clip_on_policy_has_the_gradient_of_reinforce_and_nothing_off_the_mask():
     _, old, A, segment, mask, clip = some_turns(2)
     segment = np.maximum(segment, 0)
-    segment = np.maximum.accumulate(
-        segment, -1
-    )  # a turn's tokens share one advantage, and lie together
+    segment = np.maximum.accumulate(segment, -1)  # contiguous turns, each with one advantage
     A = np.take_along_axis(A[..., :4], segment, -1)
     batch = a_batch(old, old, A, segment, mask, clip)
 
@@ -478,7 +480,7 @@ def test_igpo_examples():
 
 
 def test_igpo_gains_telescope():
-    """What is summed up at the first turn is the whole change of potential, less as many means as there are gains."""
+    """The first turn's sum of gains is the total change of m less the mean gains."""
     rng = np.random.default_rng(0)
     info, r = rng.normal(size=(3, 5)), [[0, 0, 0, 1.0], [0, 0, 2.0], [0, 0.5]]
     A = shown(C["igpo"](play(r, info=info)), r)
@@ -492,7 +494,7 @@ def test_igpo_gains_telescope():
 
 
 def test_igpo_sums_to_zero_at_the_first_turn_unless_it_discounts():
-    """Everything is added up there, however many turns each has; the pools of gains and of outcomes are both centred."""
+    """The first turns' credit sums all normalized gains and outcomes: two centered pools."""
     rng = np.random.default_rng(1)
     info, even = rng.normal(size=(4, 5)), [[0, 0, x] for x in rng.normal(size=4)]
     for r in (even, [*even[:3], [0, even[3][2]]]):
@@ -554,7 +556,7 @@ def test_siop_example():
 
 
 def test_siop_rewards_telescope_and_do_not_look_at_the_verifier():
-    """At the first turn stands the sum of r less as many means: q (log p_K - log p_0) + (1 - lam) q, of one turn (1 - lam) q alone."""
+    """The rewards sum to q (log p_K - log p_0) + (1 - lam) q, of one turn to (1 - lam) q."""
     rng = np.random.default_rng(2)
     info, q, r = (
         np.log(rng.uniform(0.1, 1, (4, 5))),
@@ -683,7 +685,9 @@ def test_assignments_follow_their_predictions_and_pay_a_duplicate_once():
             np.sort(kernels.match_rewards(solve(twice), twice)),
             [0.0, 1, 1] if solve is greedy else [0, 1, 1],
         )
-    assert float(kernels.match_rewards(greedy(twice), twice)[1]) == 0  # of equal calls the first
+    assert (
+        float(kernels.match_rewards(greedy(twice), twice)[1]) == 0
+    )  # the first of two equal calls matches
 
 
 def test_transport_keeps_its_marginals_and_padding_changes_nothing():
@@ -812,7 +816,7 @@ def test_implied_rewards_sum_to_the_log_ratio_of_the_trajectory():
 
 
 def test_archer_example():
-    """Q = min(0.7, 0.5), V = min(0.4, 0.45): one turn of three tokens."""
+    """One turn of three tokens with Q = min(0.7, 0.5) and V = min(0.4, 0.45)."""
     rollout = play(
         [[0]], per=3, action_value=[[0.5]], value=[[0.4]], token_value=[[0.02, 0.05, 0.08]]
     )
@@ -863,14 +867,14 @@ def test_archer_of_an_exact_value_averages_to_zero_and_unequal_minima_are_biased
     assert abs(mean(Q[0], V[0])) < 1e-6
     assert (
         abs(mean(Q.min(0), V.min())) > 1e-2
-    )  # the least of two critics in each action is below the least of two means
+    )  # the mean of the smaller Q is below the smaller mean V
 
 
 # ---------------------------------------------------------------- Search-R2 and Sotopia
 
 
 def test_search_r2_selection_and_correction_add_up_to_the_gain():
-    """All two-token answers; only 01 is right; alpha accepts, otherwise a uniform cut in {0, 1} is written anew."""
+    """All two-token answers; 01 is right. A rejected answer is rewritten from a random cut."""
     answers = [(0, 0), (0, 1), (1, 0), (1, 1)]
     p_first, p_one = 0.6, {0: 0.5, 1: 0.8}  # P(0) first; P(1) second given the first
     pi = np.array(
@@ -960,7 +964,7 @@ def test_sotopia_dimensions_are_put_on_one_scale():
     for a, b in (
         (1, 0),
         (np.array([3.0, 0.1, 7]), np.array([5, -2, 0.0])),
-    ):  # no dimension's units matter
+    ):  # affine changes of a dimension
         is_(
             C["sotopia"](play(r, attribution=mark, score=a * score + b), form="uniform"),
             r,
@@ -969,7 +973,7 @@ def test_sotopia_dimensions_are_put_on_one_scale():
         )
     equal = np.array(
         [[8, 5, 1], [4, 5, 0], [6, 5, 3.0]]
-    )  # a dimension in which nobody differs is worth 0, not 0/0
+    )  # a dimension of equal scores counts 0, not 0/0
     two = [np.mean([a, 0, b]) for a, b in ((1, 1 / 3), (0, 0), (0.5, 1))]
     is_(
         C["sotopia"](play(r, attribution=mark, score=equal), form="uniform"),
@@ -1014,7 +1018,7 @@ def test_epo_ignores_the_scale_of_rewards_and_its_largest_is_one():
     ).sum(-1)
     assert (
         weight < 1e-5
-    ).all()  # every trajectory weighs at most 1, and 1 where each of its turns has a token
+    ).all()  # weights of a trajectory sum to 1, or less if a turn has no policy token
 
 
 def test_masked_gae_example_is_gae_of_what_is_left_without_the_observations():

@@ -1,4 +1,4 @@
-"""Evidence of decisions pooled over groups: against a loop over nodes, under every deal of the rewards, and what the signal makes of it."""
+"""Pooled evidence of decisions: against a loop over nodes, by enumeration, and as a signal."""
 
 import dataclasses
 import itertools
@@ -26,7 +26,7 @@ from jaxcredit.train import programs
 
 
 def nodes(tokens, mask, prefix):
-    """(column, rows, children): each set of peers that choose in a column, and those of them that choose alike."""
+    """(column, rows, children): peers that choose in a column, and those with equal choices."""
     for t in range(tokens.shape[1]):
         left = [i for i in range(len(tokens)) if mask[i, t]]
         while left:
@@ -43,7 +43,7 @@ def nodes(tokens, mask, prefix):
 
 
 def loop_coherence(x, tokens, mask, prefix):
-    """A node's energy and its mean over all deals, [T] summed over nodes."""
+    """Energy of the nodes and its mean over all permutations of the rewards, [T]."""
     answer = np.zeros(tokens.shape[1])
     for t, node, children in nodes(tokens, mask, prefix):
         mean, n = np.mean([x[j] for j in node]), len(node)
@@ -95,7 +95,7 @@ def test_coherence_is_that_of_a_loop_over_nodes(columns):
 
 
 def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
-    """The expectation is 0 whatever the rewards; a decision is found."""
+    """The expected coherence is 0 for any rewards without effect, and positive at a decision."""
     tokens = jnp.array([[0, 1], [0, 2], [0, 1], [1, 1], [1, 3], [1, 3]])
     prefix = jnp.int32(tokens[:, :1] == tokens[:, 0])
     deals = np.array(list(itertools.permutations((0.3, 1.0, 0, 0.1, 0.7, 1.0))), np.float32)
@@ -109,7 +109,7 @@ def test_of_all_deals_of_the_rewards_none_is_coherent_on_average():
     )
     np.testing.assert_allclose(
         decided.sum(0), [2 * 1.5**2 - 0.3 * 3, 0], atol=1e-6
-    )  # below a settled node nothing is left to decide
+    )  # nothing is decided below a node whose rewards are all equal
     logp, place = jnp.full((6, 2), jnp.log(0.25)), jnp.tile(jnp.array([2, 0]), (6, 1))
     e = bin_evidence(jnp.asarray(decided), jnp.asarray([1.0, 1, 1, 0, 0, 0]), logp, ones, place, 4)
     np.testing.assert_allclose(e.found, [0, 0, 3.6, 0], atol=1e-6)
@@ -122,13 +122,13 @@ def test_weights():
     e = Evidence(*(jnp.asarray(x) for x in numbers))
     w = np.asarray(evidence_weights(e, 0.1))
     np.testing.assert_allclose(w, loop_weight(*(np.asarray(v, float) for v in e), 0.1), rtol=1e-5)
-    assert w[0] > w[3] > w[1] > w[2] > 0  # what nobody knows weighs as the mean
+    assert w[0] > w[3] > w[1] > w[2] > 0  # a place without evidence gets the mean weight
     np.testing.assert_allclose((w * e.tokens).sum() / e.tokens.sum(), 1, rtol=1e-6)
     scaled = e._replace(found=e.found * 9, noise=e.noise * 9, square=e.square * 81)
     np.testing.assert_allclose(evidence_weights(scaled, 0.1), w, rtol=1e-5)
     assert (
         evidence_weights(e._replace(found=jnp.array([0.5, -0.4, 0.3, 0])), 0.1) == 1
-    ).all()  # they differ by less than chance
+    ).all()  # differences within the noise give nearly equal weights
     assert (evidence_weights(jax.tree.map(jnp.zeros_like, e)) == 1).all()
     assert (evidence_weights(e._replace(found=-e.found)) > 0).all()
     twice = accumulate_evidence(e, e, 0.5)
@@ -146,7 +146,7 @@ def test_the_signal_finds_the_key_and_never_sees_what_it_weighs():
     first = signal.annotate(aux, None, draw(jax.random.key(0)), None)
     assert (
         make.provides == ("decision_weight",) and (first["decision_weight"] == 1).all()
-    )  # nothing is known
+    )  # no evidence
     for step in range(30):
         aux, told = signal.update(aux, None, draw(jax.random.key(step)), {})
     rollout = draw(jax.random.key(99))
@@ -181,7 +181,7 @@ def test_places():
 
 
 def test_an_experiment_carries_the_totals_in_its_state():
-    """They lie in aux, so they are saved and restored with it; without the entry, the credit says what it lacks."""
+    """The evidence is part of TrainState.aux; without the annotator the error names the signal."""
     exp = dataclasses.replace(micro_experiment.experiment(), credit=credit.pooled)
     with pytest.raises(ValueError, match="pooled needs the signal decision_weight"):
         exp.check()

@@ -1,4 +1,4 @@
-"""The theory of our own estimator, over every group of three answers of three binary tokens and 0/1 rewards, in float64."""
+"""Theorems about SPLOO, by enumeration: all groups of three answers of three binary tokens."""
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +12,30 @@ G, T = 3, 3
 ANSWERS = np.array(list(np.ndindex(2, 2, 2)))
 NODE = np.array(
     [[0, 1 + y[0], 3 + 2 * y[0] + y[1]] for y in ANSWERS]
-)  # the prefix each token is drawn from
-KINDS = np.array(list(np.ndindex(8, 2)))  # an answer and its reward
+)  # number of the prefix of each token
+KINDS = np.array(list(np.ndindex(8, 2)))  # all pairs of an answer and a 0/1 reward
 GROUPS = np.array(list(np.ndindex(16, 16, 16)))
 WHICH, R = KINDS[GROUPS][..., 0], KINDS[GROUPS][..., 1] * 1.0
 Y = ANSWERS[WHICH]
 SHARED = np.concatenate(
     [np.ones((4096, G, G, 1)), (Y[:, :, None] == Y[:, None]).cumprod(-1)], -1
-)  # of i and j: the first t tokens
+)  # 1 if answers i and j share the first t tokens
 SIZE = SHARED.sum(2)
 VALUE = np.einsum("nijt,nj->nit", SHARED, R) / SIZE
 MEAN = R.mean(1)[:, None, None]
-WEIGHT = np.array([0.1, 2.0, 0.7, 1.5, 0.3, 1.0, 3.0])  # of each prefix, however it was come by
+WEIGHT = np.array([0.1, 2.0, 0.7, 1.5, 0.3, 1.0, 3.0])  # an arbitrary weight of each prefix
 
 
 @pytest.fixture(scope="module")
 def found():
-    """Credit of every group. TEMPO without its division by the group's deviation."""
+    """Credit of each estimator for every group, in float64; TEMPO without its division by std R."""
     with jax.enable_x64(True):
         ones = jnp.ones(Y.shape, bool)
         zero = jnp.zeros(Y.shape)
         rollout = Rollout(
             jnp.asarray(Y), ones, zero, zero.astype(int), jnp.asarray(R)[..., None], ones[..., :1]
         )
-        # Of two others one is enough for a baseline here, that it may move.
+        # least=1: with two others the baseline could not move otherwise.
         sploo = jax.jit(lambda rollout, lam: credit.sploo(rollout, lam=lam, c_b=1.5, least=1))
         answer = {"p0": sploo(rollout, 0.0), "l1": sploo(rollout, 1.0)}
         answer["tempo"] = jax.jit(credit.tempo)(rollout) * (R.std(1)[:, None, None] + 1e-6)
@@ -48,7 +48,7 @@ def found():
 
 
 def by_node(A, p_one):
-    """Each group's gradient with a logit for each prefix: 1/G sum_it A_it (y_it - p)."""
+    """Policy gradient of each group in the logits of the 7 prefixes: 1/G sum_it A_it (y_it - p)."""
     terms = A * (Y - p_one[NODE[WHICH]]) / G
     return np.bincount(
         (np.arange(4096)[:, None, None] * 7 + NODE[WHICH]).ravel(), terms.ravel(), 4096 * 7
@@ -57,7 +57,7 @@ def by_node(A, p_one):
 
 @pytest.fixture(scope="module")
 def world():
-    """A policy, the probability of each group, of visiting each prefix, and the true gradient."""
+    """A policy, probabilities of groups, visit probabilities of prefixes, and the true gradient."""
     rng = np.random.default_rng(1)
     p_one, success = rng.uniform(0.2, 0.8, 7), rng.uniform(0, 1, 8)
     chance = np.where(ANSWERS == 1, p_one[NODE], 1 - p_one[NODE]).prod(-1)
@@ -71,7 +71,10 @@ def world():
 
 
 def test_peers_of_the_same_child_change_nothing_of_the_gradient(world):
-    """Own return, the child's mean, its mean without oneself and any mixture by its size: one gradient. Not under weights by answer."""
+    """Own return, child mean, leave-one-out child mean and mixtures have the same gradient.
+
+    It differs if answers have different weights.
+    """
     p_one = world[0]
     n, mean = SIZE[..., 1:], VALUE[..., 1:]
     own = np.broadcast_to(R[..., None], Y.shape)
@@ -85,14 +88,14 @@ def test_peers_of_the_same_child_change_nothing_of_the_gradient(world):
 
 def test_the_gradient_of_tempo_is_that_of_twice_the_outcome_less_mean_and_value(found, world):
     other = 2 * R[..., None] - MEAN - VALUE[..., :T]
-    assert np.abs(other - found["tempo"]).max() > 0.3  # another credit
+    assert np.abs(other - found["tempo"]).max() > 0.3  # the credits differ
     np.testing.assert_allclose(
         by_node(other, world[0]), by_node(found["tempo"], world[0]), rtol=0, atol=1e-12
     )
 
 
 def test_expected_gradients_reweigh_prefixes_in_closed_form(found, world):
-    """p0 is unbiased; TEMPO and l1 multiply a prefix that is visited with probability d by a number of d and G alone."""
+    """p0 is unbiased; TEMPO and l1 scale each prefix's gradient by its visit probability."""
     p_one, weight, d, truth = world
     mean = {name: weight @ by_node(A, p_one) for name, A in found.items()}
     rare = (1 - (1 - d) ** G) / (G * d)
@@ -103,12 +106,12 @@ def test_expected_gradients_reweigh_prefixes_in_closed_form(found, world):
     np.testing.assert_allclose(
         mean["l1"], truth * (1 + (1 - rare) / (1 - 1 / G)), rtol=0, atol=1e-12
     )
-    assert np.abs(found["p0"] - found["rloo"]).max() > 0.05  # its baseline moved, and costs no bias
+    assert np.abs(found["p0"] - found["rloo"]).max() > 0.05  # the baseline moves
     cosine = mean["tempo"] @ truth / np.linalg.norm(mean["tempo"]) / np.linalg.norm(truth)
     assert 0.9 < cosine < 0.9999
 
 
-# One of three positions decides a little: R = 1 with probability p + delta (y_t - pi_t). Which one, nobody knows.
+# One unknown position t (the key) has a small effect: P(R = 1) = p + delta (y_t - pi_t).
 
 PI, P = np.array([0.3, 0.5, 0.6]), 0.4
 X = Y - PI
@@ -121,7 +124,11 @@ def covariance(a, b):
 
 
 def gains(g):
-    """R_t: the limit, as delta goes to 0 with the key at t, of g's signal-to-noise ratio along the truth over REINFORCE's."""
+    """R_t for each key position t, and REINFORCE's noise nu_t.
+
+    R_t is the signal-to-noise ratio of g along the true gradient over that of REINFORCE, as delta
+    goes to 0.
+    """
     noise = covariance(SCORE, SCORE)
     return (covariance(g, SCORE) / noise) ** 2 * noise.sum() / covariance(g, g).sum(), noise
 
@@ -144,7 +151,7 @@ def test_the_signal_is_the_covariance_with_the_score(found):
 
 
 def test_no_function_of_one_group_beats_reinforce_on_average_over_the_key(found):
-    """sum_t nu_t R_t <= sum_t nu_t, nu_t REINFORCE's noise at t; RLOO has (G - 1)/G everywhere, TEMPO more where answers still agree."""
+    """sum_t nu_t R_t <= sum_t nu_t; RLOO has (G - 1) / G everywhere, TEMPO more at early t."""
     rng = np.random.default_rng(0)
     estimators = {name: (A * X).sum(1) / G for name, A in found.items()}
     estimators |= {

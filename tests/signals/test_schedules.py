@@ -1,4 +1,4 @@
-"""Schedules, answer budgets, the exposure controller, and objectives of teachers and preference pairs."""
+"""Schedules, answer budgets, the exposure controller, teacher and preference objectives."""
 
 import doctest
 import itertools
@@ -88,8 +88,8 @@ def test_knapsack_invariants():
     grown = [budgets.knapsack(p, total, high=12) for total in range(10, 61)]
     assert all(
         (b >= a).all() for a, b in zip(grown, grown[1:], strict=False)
-    )  # monotone in the budget
-    assert grown[20][2] == grown[20][3] == 2  # nothing to learn: the minimum
+    )  # grows with the budget
+    assert grown[20][2] == grown[20][3] == 2  # always or never solved: the minimum
     assert budgets.knapsack(p, 40, high=12).tolist() == [12, 12, 2, 2, 12]
     assert budgets.knapsack(p, 45, high=12).tolist() == [
         12,
@@ -97,7 +97,7 @@ def test_knapsack_invariants():
         7,
         2,
         12,
-    ]  # what is left goes to the unsolved first
+    ]  # the rest goes to the unsolved prompt first
     equal = budgets.knapsack([0.3] * 7, 24)
     assert np.ptp(equal) == 1 and equal.sum() == 24
     assert budgets.knapsack([0.5, math.nan], 10).tolist() == [5, 5]
@@ -116,7 +116,7 @@ def test_the_value_of_answers_is_concave():
 
 
 def controller(seed):
-    """One that minds the state."""
+    """Controller weights whose output depends on the state."""
     weights = exposure.init(3, key=jax.random.key(seed))
     rng = np.random.default_rng(seed)
     return {
@@ -126,7 +126,7 @@ def controller(seed):
 
 @jax.jit
 def look(weights, stats, share, reward, bonus):
-    """(a, b), log density and the loss's gradient: one program, as these functions take long to compile."""
+    """(a, b), log-density and gradient of the loss in one program, because they compile slowly."""
     gradient = jax.grad(exposure.controller_loss)(weights, stats, share, reward, bonus=bonus)
     return (
         exposure.beta_parameters(weights, stats),
@@ -135,7 +135,7 @@ def look(weights, stats, share, reward, bonus):
     )
 
 
-@pytest.mark.slow  # the sampler is a minute's compiling on a busy machine
+@pytest.mark.slow  # the sampler compiles for a minute on a busy machine
 def test_the_exposed_share_lies_inside():
     weights, stats = (
         controller(0),
@@ -148,7 +148,7 @@ def test_the_exposed_share_lies_inside():
 
 
 def moments(weights, stats):
-    """a and b of the one state all decisions are taken in."""
+    """a and b for the one state of all decisions."""
     h = np.tanh(stats[0] @ weights["w1"] + weights["b1"]) @ weights["w2"] + weights["b2"]
     return 1 + np.log1p(np.exp(np.float64(h)))
 
@@ -169,7 +169,7 @@ def test_the_exposure_density_and_its_slope():
         return [(f(*up) - f(*down)) / (2 * h) for up, down in ab]
 
     assert_close(gradient["b2"], numeric(lambda a, b: beta.logpdf(share, a, b).mean()), 1e-3)
-    own = beta.ppf((n + 0.5) / 2000, a, b).astype(np.float32)  # as often as the policy draws them
+    own = beta.ppf((n + 0.5) / 2000, a, b).astype(np.float32)  # quantiles of the policy
     surprise = look(weights, stats, own, jnp.zeros(2000), 1.0)[2]
     assert_close(surprise["b2"], numeric(lambda a, b: -beta.entropy(a, b)), 1e-2)
 
@@ -179,24 +179,22 @@ def test_exposure_is_reinforced_by_progress_alone():
         jnp.array([3.0, 2.0, 2.5, 1.0]),
         jax.jit(lambda L, gamma: exposure.progress(L, gamma=gamma)),
     )
-    assert_close(exposure.progress(metric, gamma=0.0), [1, -0.5, 1.5])  # at once
+    assert_close(exposure.progress(metric, gamma=0.0), [1, -0.5, 1.5])  # immediate progress
     assert_close(follow(metric, 0.5), [1 - 0.25 + 0.375, -0.5 + 0.75, 1.5])
-    assert_close(follow(metric, 1.0), metric[:-1] - metric[-1])  # telescopes
+    assert_close(follow(metric, 1.0), metric[:-1] - metric[-1])  # telescoping sum
     weights, stats, share = (
         controller(1),
         np.ones((2000, 3), np.float32),
         np.full(2000, 0.9, np.float32),
     )
-    still = look(weights, stats, share, jnp.zeros(2000), 0.0)[
-        2
-    ]  # of a constant metric, progress is 0
+    still = look(weights, stats, share, jnp.zeros(2000), 0.0)[2]  # a constant metric has progress 0
     assert (
         all((g == 0).all() for g in jax.tree.leaves(still))
         and (follow(jnp.full(4, 2.0), 0.9) == 0).all()
     )
     before = look(
         weights, stats, share, jnp.ones(2000), 0.0
-    )  # a share that was followed by progress becomes likelier
+    )  # the loss makes a share with progress more likely
     after = look(
         jax.tree.map(lambda w, g: w - 0.1 * g, weights, before[2]),
         stats,
@@ -219,7 +217,7 @@ def test_scope_weights_example():
     assert_close(w(to_size=True), [2 / 3, 4 / 3, 4 / 3, 2 / 3], 1e-6)
     assert_close(
         w(inverted=True), [2 / 3, 1 / 3, 2 / 3, 1 / 3], 1e-6
-    )  # what the release does with its own settings
+    )  # the release with its own settings
     assert_close(w(temperature=1e6), [0.5] * 4, 1e-5)
     assert_close(w(where=jnp.array([True, False, True, True])), [1, 0, 2 / 3, 1 / 3], 1e-6)
     assert_close(two_path_weights(jnp.full(4, -2.0), jnp.full(4, -1.0), correct), [0.5] * 4)
@@ -243,7 +241,7 @@ def test_scope_weights_are_positive_and_sum_to_one_on_each_path():
 
 
 def a_batch(logp, ref_logp, **fields):
-    """The fields of a batch [1, R, S] in which every token counts."""
+    """Fields of a batch [1, R, S] whose tokens all have weight."""
     ones = jnp.ones(logp.shape)
     full = {
         "action_mask": ones > 0,
@@ -260,12 +258,12 @@ def a_batch(logp, ref_logp, **fields):
 
 
 def test_distillation_follows_the_slope_of_kl():
-    """In expectation over the student's own tokens the objective's gradient is that of KL(p || p_teacher), by enumeration."""
+    """The expected gradient over the student's tokens is that of KL(p || p_teacher)."""
     z, teacher = jnp.array([0.3, -0.4, 1.1]), jax.nn.log_softmax(jnp.array([1.0, 0.2, -0.5]))
     own = jax.nn.log_softmax(z)
 
     def expected(z):
-        logp = jax.nn.log_softmax(z)[:, None]  # one row a token of the vocabulary
+        logp = jax.nn.log_softmax(z)[:, None]  # one row for each token of the vocabulary
         batch = Batch(**a_batch(own[None, :, None], teacher[None, :, None]))
         return (jnp.exp(own)[:, None] * losses.distill(logp[None], batch)[0]).sum()
 
@@ -304,7 +302,7 @@ def test_scope_imitates_what_is_right_and_corrects_what_is_wrong():
     assert_close(value, (2 * imitate.sum() + 0.5 * correct.sum()) / 2)
     assert_close(
         slope[0], [2 * imitate / 2, 0.5 * correct / 2]
-    )  # the likelihood's slope, where the teacher has no say; and the teacher's
+    )  # gradients of the likelihood and of the teacher's term
     logp[0, 0, 1] = -np.inf
     holed = loss(logp, jnp.array([[[True, False], [True, True]]]))[1]
     assert jnp.isfinite(holed).all() and holed[0, 0, 1] == 0
@@ -334,7 +332,7 @@ def test_dpo_example():
     assert_close(preferences.dpo(*numbers), 0.658760, 1e-6)
     assert_close(
         preferences.dpo(*numbers[:2], *numbers[:2]), math.log(2), 1e-6
-    )  # the policy is the reference
+    )  # policy = reference
     logp, ref, mask = (
         jnp.array([[-1.0, -2.0, 9.0], [-4.0, 9.0, 9.0]]),
         jnp.array([[-1.5, -2.0, 9.0], [-3.8, 9.0, 9.0]]),
@@ -349,10 +347,10 @@ def test_dpo_example():
 
 
 def test_a_shared_beginning_does_not_move():
-    """Two answers that part after two tokens, from a table of logits by prefix: only the tables after the divergence have a slope."""
+    """Two answers with a shared prefix: only logits after it have a gradient."""
     table = jnp.asarray(
         np.random.default_rng(0).normal(size=(6, 5)), jnp.float32
-    )  # the prefix's number: 0 and 1 are shared, 2-3 the winner's, 4-5 the loser's
+    )  # prefix numbers: 0 and 1 shared, 2-3 of the winner, 4-5 of the loser
 
     def loss(table):
         logp = jax.nn.log_softmax(table)

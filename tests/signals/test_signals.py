@@ -1,4 +1,4 @@
-"""Learned signals, and the whole of it on a bandit: a real transformer, sampled, credited and updated, learns with every objective."""
+"""Learned signals, and training on a bandit: a small transformer learns with every objective."""
 
 import dataclasses
 import functools
@@ -23,7 +23,7 @@ from jaxcredit.train.update import TrainState, make_update
 
 CFG = transformer.Config(vocab=8, width=16, layers=1, heads=2, kv_heads=1, head_dim=8, ffn=32)
 N, G, P, S = 4, 8, 2, 3
-PROMPT = jnp.array([[6, 7], [7, 6], [6, 6], [0, 7]], jnp.int32)  # the last one is padded
+PROMPT = jnp.array([[6, 7], [7, 6], [6, 6], [0, 7]], jnp.int32)  # the last prompt is padded
 VALID = PROMPT > 0
 
 
@@ -33,7 +33,7 @@ def logprob(weights, rollout):
 
 @jax.jit
 def play(weights, key):
-    """Arm 1 as the first token pays 1, whatever the prompt; the other two tokens are noise."""
+    """Bandit: reward 1 if the first token is arm 1; two more tokens are noise."""
     out = decode.sample(weights, PROMPT, VALID, key, CFG, rows=G, max_new_tokens=S, stop=())
     left = jnp.zeros((N, G, P))
     tokens = jnp.concatenate([jnp.broadcast_to(PROMPT[:, None], (N, G, P)), out["tokens"]], -1)
@@ -55,7 +55,7 @@ def weights():
 
 
 def learn(objective, method, *, make=None, steps=25, aggregate=losses.token_mean, **knobs):
-    """The mean reward of the last rollouts, and the metrics of the last step."""
+    """Mean reward of the last rollouts, and metrics of the last step."""
     optimizer = optax.adam(1e-2)
     update = make_update(logprob, objective, aggregate, optimizer, **knobs)
     signal = make(CFG, logprob) if make else None
@@ -126,7 +126,7 @@ def test_it_learns_from_a_critic_by_minibatches_and_epochs():
 
 @pytest.mark.slow
 def test_shuffled_signs_do_not_teach_it():
-    """The control: the same update with credit that knows nothing of the reward stays near its start."""
+    """Control: with credit that is independent of the reward the policy stays near its start."""
 
     def noise(rollout):
         return jnp.where(
@@ -173,17 +173,17 @@ def test_entropy_is_that_of_the_policy_that_chose():
     )
 
 
-# The critic alone
+# The critic
 
 
 def test_value_loss_by_hand():
-    """Within the clip range plain; beyond it the larger of the two errors."""
+    """Squared error within the clip range, and the larger of the two errors beyond it."""
     V, old, R = jnp.array([0.6, 1.0, 1.0]), jnp.array([0.5, 0.5, 0.5]), jnp.array([1.0, 1.0, 0.0])
     np.testing.assert_allclose(value_loss(V, old, R, clip=0.2), [0.08, 0.045, 0.5], rtol=1e-6)
 
 
 def test_the_critic_learns_a_known_value_and_touches_nothing_else():
-    """Features whose value is known: V = h_0 - h_1 / 2. Targets are V plus noise; masked columns carry junk."""
+    """Features h with known V = h_0 - h_1 / 2, targets V plus noise, and junk in masked columns."""
     rng = np.random.default_rng(0)
     h = jnp.asarray(rng.normal(size=(N, G, S, 4)), jnp.float32)
     V = h[..., 0] - h[..., 1] / 2
@@ -198,7 +198,10 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     )
     noise = jnp.asarray(rng.normal(0, 0.1, (N, G, S)), jnp.float32)
     target = jnp.where(mask, jnp.pad(V + noise, ((0, 0), (0, 0), (P, 0))), jnp.nan)
-    zero = lambda params, rollout: {"logp": jnp.zeros((N, G, S)), "entropy": jnp.zeros((N, G, S))}  # noqa: E731
+
+    def zero(params, rollout):
+        return {"logp": jnp.zeros((N, G, S)), "entropy": jnp.zeros((N, G, S))}
+
     make = signals.critic(
         width=0, optimizer=optax.adam(0.05), features=lambda params, rollout, cfg, S: params * h
     )
@@ -217,12 +220,12 @@ def test_the_critic_learns_a_known_value_and_touches_nothing_else():
     assert (values[~on] == 0).all()
     same, told = signal.update(
         aux, state, rollout, {"advantage": target}
-    )  # another credit in ppo's place gives nothing to regress to
+    )  # without a column `target` the state does not change
     assert same is aux and told == {}
 
 
 def test_the_critic_lies_whole_on_every_device_after_an_update_too():
-    """Features cut along their width pull the head's gradient, and so the head, to the same cut."""
+    """Features sharded by width would shard the head; the state must be replicated."""
     devices = mesh.make({"fsdp": 8})
     cut, whole = (
         NamedSharding(devices, PartitionSpec(None, None, None, "fsdp")),
@@ -249,7 +252,7 @@ def test_the_critic_lies_whole_on_every_device_after_an_update_too():
 
 
 def test_greedy_reward_is_what_the_greedy_answer_earns():
-    """ReMax's baseline, of a micro policy on its task: judged answer by answer, and fed to the estimator."""
+    """Greedy rewards of a micro policy equal those of single scoring; remax reads them."""
     exp = micro_experiment.experiment()
     exp = dataclasses.replace(
         exp,
