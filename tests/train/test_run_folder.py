@@ -64,7 +64,7 @@ def test_names_of_files_are_written_in_one_module():
     names = {value for name, value in vars(file_names).items() if name.isupper()}
     names &= {name for name in names if "." in name} | {"hosts", "tensorboard", "checkpoints"}
     package = Path(file_names.__file__).parents[2]
-    assert len(names) == 11
+    assert len(names) == 12
     for room in ("train", "analysis", "cli"):
         for path in (package / room).rglob("*.py"):
             if path.name == "run.py":
