@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jaxcredit.rollout import Rollout
 from jaxcredit.train.experiment import Experiment
-from jaxcredit.train.planning.advice import after_failure
+from jaxcredit.train.planning.advice import out_of_memory_message
 from jaxcredit.train.programs import Programs
 
 
@@ -178,7 +178,7 @@ def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callab
                 ),
                 name,
             )
-            raise OutOfMemory(after_failure(exp, programs, failed, message)) from error
+            raise OutOfMemory(out_of_memory_message(exp, programs, failed, message)) from error
 
     return wrapped
 

@@ -25,15 +25,15 @@ sys.path.insert(0, sys.argv[1])
 import jax
 import micro_experiment
 from rich.console import Console
-from jaxcredit.train.planning import memory, plan
-from jaxcredit.train.planning.advice import smaller
+from jaxcredit.train.planning import lowering, memory, plan
+from jaxcredit.train.planning.advice import memory_advice
 from jaxcredit.train import programs
 from jaxcredit.collect.batches import Batches
 from jaxcredit.train.programs import compose_step, make_collector
 
 exp = dataclasses.replace(micro_experiment.experiment(beta=0.1), prompts_per_step=8, micro_batch=4, mesh={"fsdp": 2, "tensor": 2})
 made = programs.build(exp)
-need = {name: memory.measure(lowered, beside).need for name, lowered, beside in plan.lowered_programs(exp, made)}
+need = {name: memory.measure(lowered, beside).memory for name, lowered, beside in lowering.lowered_programs(exp, made)}
 live = sum(x.nbytes for x in jax.live_arrays())
 
 state, batches = made.init(jax.random.key(0)), Batches(len(exp.task.train), exp.prompts_per_step)
@@ -61,7 +61,7 @@ state_bytes = memory.bytes_per_device(made.state)
 print(json.dumps({
     "need": need, "real": real, "live": live, "resident": resident, "state": memory.bytes_per_device(made.state),
     "fits": said(exp, 10**9), "small": said(small, state_bytes + 100),
-    "tiny": smaller(exp, made, "update", 1000),
+    "tiny": memory_advice(exp, made, "update", 1000),
 }))
 """
 
@@ -105,10 +105,12 @@ def test_what_fits_and_what_does_not(told):
     )
     fits, text = told["small"]
     assert not fits and "credit does not fit" in text
-    assert "update does not fit" in text and "try micro_batch=2 (prompts a pass, now 4)" in text
-    assert "sample does not fit" in text and "try fewer prompts (now 8)" in text
+    assert "update does not fit" in text and "micro_batch=2 (prompts a pass, now 4:" in text
+    assert "sample does not fit" in text and "prompts_per_step=2 (a step, now 8:" in text
     assert "48 exceed the largest bucket (4); add one of at least 5" in text
-    assert "the state alone takes" in told["tiny"] and "times as many hold it" in told["tiny"]
+    more_devices, smaller_state = told["tiny"]
+    assert "parameters and optimizer alone take" in more_devices and "mesh={'fsdp':" in more_devices
+    assert "smaller model" in smaller_state
 
 
 def lines(folder, part, count, question="What is {} + {}?"):

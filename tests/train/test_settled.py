@@ -10,8 +10,8 @@ from micro_experiment import experiment
 from jaxcredit.parallel import mesh
 from jaxcredit.parallel.processes import to_global_array
 from jaxcredit.train import programs
-from jaxcredit.train.planning import collectives, memory, plan
-from jaxcredit.train.planning.advice import STAY, smaller
+from jaxcredit.train.planning import collectives, lowering, memory
+from jaxcredit.train.planning.advice import KEEP_TRAINING_SHARDING, memory_advice
 
 MESH = {"fsdp": 4, "tensor": 2}
 
@@ -63,9 +63,9 @@ def test_the_same_answers_and_no_weight_is_gathered_for_a_token(made):
 def test_the_plan_counts_the_move(made):
     exp = dataclasses.replace(experiment(), mesh=MESH, sampling_rules=mesh.sampling_rules)
     kinds = {}
-    for name, lowered, beside in plan.lowered_programs(exp, made[1]):
+    for name, lowered, beside in lowering.lowered_programs(exp, made[1]):
         kinds[name] = beside
-        if name == "settle":
+        if name == "reshard":
             sent = collectives.bytes_sent(lowered.compile().as_text(), mesh.make(MESH))
             whole = (
                 sum(x.size * 4 for x in jax.tree.leaves(made[1].state.params) if x.ndim > 1) / 2
@@ -73,8 +73,8 @@ def test_the_plan_counts_the_move(made):
             assert 0.5 * whole < sum(sent.values()) < 1.2 * whole
         if name == "evaluate":
             break
-    for name in ("settle", "sample"):
-        assert STAY in smaller(exp, made[1], name, 10**9)
+    for name in ("reshard", "sample"):
+        assert KEEP_TRAINING_SHARDING in memory_advice(exp, made[1], name, 10**9)
     assert kinds["sample"] == memory.bytes_per_device(
         made[1].state
     )  # training's own stays beside it

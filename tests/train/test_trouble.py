@@ -41,7 +41,7 @@ from jaxcredit.train.runs.profiling import step_range
     ],
 )
 def test_how_much_was_asked_for(said, size):
-    assert advice.requested(said) == (None if size is None else pytest.approx(size))
+    assert advice.requested_bytes(said) == (None if size is None else pytest.approx(size))
 
 
 @pytest.fixture
@@ -59,20 +59,20 @@ def asks(n):
 
 def test_memory_advice_names_knobs_and_by_how_much(sixteen):
     exp, made = sixteen
-    told = advice.after_failure(exp, made, "update", asks(38_000_000))
+    told = advice.out_of_memory_message(exp, made, "update", asks(38_000_000))
     assert (
         re.search(r"micro_batch=4 \(prompts a pass, now 16: activations shrink to 25%", told)
         and "max_new_tokens=16 (tokens an answer, now 64)" in told
     )
     assert "vocab_chunk=64 (logits at once, now 256)" in told
-    assert "micro_batch=8" in advice.after_failure(exp, made, "update", asks(11_000_000))
-    told = advice.after_failure(exp, made, "sample", asks(75_000_000))
+    assert "micro_batch=8" in advice.out_of_memory_message(exp, made, "update", asks(11_000_000))
+    told = advice.out_of_memory_message(exp, made, "sample", asks(75_000_000))
     assert (
         "prompts_per_step=2 (a step, now 16: 128 answers are sampled at once)" in told
         and "max_new_tokens=8" in told
         and "micro" not in told
     )
-    assert "remat='full'" in advice.after_failure(
+    assert "remat='full'" in advice.out_of_memory_message(
         dataclasses.replace(exp, policy=dataclasses.replace(exp.policy, remat="none")),
         made,
         "update",
@@ -85,7 +85,7 @@ def test_a_state_that_fills_the_device_needs_more_of_them(sixteen, monkeypatch):
     monkeypatch.setattr(
         advice, "device_memory", lambda *_: memory.bytes_per_device(made.state) + 10
     )
-    assert "mesh={'fsdp': 2}" in advice.after_failure(exp, made, "update", asks(5))
+    assert "mesh={'fsdp': 2}" in advice.out_of_memory_message(exp, made, "update", asks(5))
 
 
 def test_the_program_an_error_names_is_the_one_that_is_advised(sixteen):

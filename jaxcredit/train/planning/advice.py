@@ -1,4 +1,4 @@
-"""Changes of an experiment that reduce the memory of a program, before a run and after it ran out of memory."""
+"""Changes of an experiment that reduce the memory of its programs."""
 
 import math
 import re
@@ -8,99 +8,130 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.planning.memory import bytes_per_device, device_memory, format_bytes
 from jaxcredit.train.programs import Programs
 
-STAY = "sampling_rules=None (weights stay where they lie to train, and each layer is gathered for each token)"
+KEEP_TRAINING_SHARDING = (
+    "sampling_rules=None (sample with the sharding of training; "
+    "each layer is gathered for each token)"
+)
 
 
-def smaller(exp: Experiment, made: Programs, name: str, room: int) -> str:
-    """What would make a program smaller, the least harm first."""
-    cut = mesh.shard_count("batch", exp.rules, exp.mesh)
-    state, more = bytes_per_device(made.state), "more devices along fsdp"
-    if state > room:
-        return f"{more}: the state alone takes {format_bytes(state)} a device, {-(-state // room)} times as many hold it; or a smaller model"
-    if name == "credit":
-        return f"fewer prompts (now {exp.prompts_per_step}) or {more}"
-    if name != "update":
-        if exp.sampling_rules is not None:
-            more = f"{STAY}, or {more}"
-        if name == "reshard":
-            return more
-        return f"fewer prompts (now {exp.prompts_per_step}), a smaller group (now {exp.group_size}), shorter answers (now {exp.max_new_tokens} tokens), or {more}"
-    ways = [] if exp.policy.remat == "full" else ["remat='full'"]
-    micro = exp.micro_batch or exp.minibatch or exp.prompts_per_step
-    if micro > cut:
-        ways.append(
-            f"micro_batch={max(d for d in range(cut, micro, cut) if micro % d == 0)} (prompts a pass, now {micro})"
+def memory_advice(
+    exp: Experiment, programs: Programs, name: str, capacity: int, excess: float = 2.0
+) -> list[str]:
+    """Changes that reduce the memory of a program, the least harmful first.
+
+    Args:
+        exp: the experiment.
+        programs: its programs.
+        name: the program: "reshard", "sample", "evaluate", "signals", "credit" or "update".
+        capacity: bytes of a device.
+        excess: factor by which the memory beyond the training state has to shrink.
+
+    Returns:
+        Options of the experiment with new values, and other changes, as text.
+    """
+    state = bytes_per_device(programs.state)
+    state_advice = [
+        _more_devices(exp, state, capacity),
+        "moments in bfloat16 (optax.adamw(mu_dtype='bfloat16')), or a smaller model",
+    ]
+    if state > capacity:
+        return state_advice
+    if name == "update":
+        changes = _update_advice(exp, excess)
+    else:
+        changes = _batch_advice(exp, excess) if name != "reshard" else []
+        if name in ("reshard", "sample", "evaluate") and exp.sampling_rules is not None:
+            changes.append(KEEP_TRAINING_SHARDING)
+    if state > 0.7 * capacity:
+        return [*state_advice, *changes]
+    return [*changes, "more devices along fsdp"]
+
+
+def out_of_memory_message(exp: Experiment, programs: Programs, name: str, error: str) -> str:
+    """Message for a program that ran out of memory, with the changes that make it fit.
+
+    Args:
+        exp: the experiment.
+        programs: its programs.
+        name: the program that failed.
+        error: message of the runtime.
+    """
+    capacity, requested = device_memory(), requested_bytes(error)
+    available = max(capacity - bytes_per_device(programs.state), 1)
+    excess = max(2.0, requested / available) if requested else 2.0
+    changes = "; ".join(memory_advice(exp, programs, name, capacity, excess))
+    return (
+        f"out of memory in {name} on {format_bytes(capacity)} a device. "
+        f"Try, the least harmful first: {changes}. "
+        f"`jaxcredit plan` checks the memory before a run. ({' '.join(error.split())[:300]})"
+    )
+
+
+def requested_bytes(error: str) -> float | None:
+    """Bytes that a failed allocation asked for; None if the error message does not contain them.
+
+    >>> requested_bytes("Out of memory while trying to allocate 25.5GiB")
+    27380416512.0
+    """
+    units = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    match = re.search(
+        r"(?:allocate|allocating|Used|request(?:ed)?(?: size)?)\D{0,3}([\d.]+)\s*([KMGT]?)i?B?",
+        error,
+    )
+    return float(match[1].rstrip(".")) * units[match[2]] if match else None
+
+
+def _more_devices(exp: Experiment, state: int, capacity: int) -> str:
+    devices = math.prod(mesh.axis_sizes(exp.mesh).values()) if exp.mesh else 1
+    needed = devices * 2 ** max(1, math.ceil(math.log2(state / capacity)))
+    return (
+        f"more devices: parameters and optimizer alone take {format_bytes(state)} of "
+        f"{format_bytes(capacity)} a device; mesh={{'fsdp': {needed}}}"
+    )
+
+
+def _update_advice(exp: Experiment, excess: float) -> list[str]:
+    changes = []
+    if exp.policy.remat != "full":
+        changes.append(
+            "remat='full' (a third more time; a layer's inputs are stored, not all activations)"
+        )
+    size = exp.micro_batch or exp.minibatch or exp.prompts_per_step
+    if smaller := _divisor(size, mesh.shard_count("batch", exp.rules, exp.mesh), excess):
+        changes.append(
+            f"micro_batch={smaller} (prompts a pass, now {size}: activations shrink to "
+            f"{smaller / size:.0%}, the numbers stay the same)"
         )
     if exp.policy.vocab_chunk > 64:
-        ways.append(f"vocab_chunk=64 (now {exp.policy.vocab_chunk})")
-    return ", ".join([*ways, f"shorter answers (now {exp.max_new_tokens} tokens)", more])
+        chunk = max(64, 2 ** int(math.log2(exp.policy.vocab_chunk / excess)))
+        changes.append(f"vocab_chunk={chunk} (logits at once, now {exp.policy.vocab_chunk})")
+    return [*changes, _shorter_answers(exp, excess)]
 
 
-def after_failure(exp: Experiment, programs: Programs, name: str, said: str) -> str:
-    """Which knobs of the config make it fit, the least harm first, and how far each must be turned."""
-    room, state = device_memory(), bytes_per_device(programs.state)
-    asked = requested(said)
-    over = max(2.0, asked / max(room - state, 1)) if asked else 2.0
-    shards = (
-        exp.prompts_per_step // programs.batch.shard_shape((exp.prompts_per_step,))[0]
-        if programs.batch
-        else 1
-    )
-    ways, devices = [], len(programs.batch.device_set) if programs.batch else 1
-    if state > 0.7 * room:
-        ways.append(
-            f"more devices: parameters and optimizer alone take {format_bytes(state)} of {format_bytes(room)}; mesh={{'fsdp': {2 * devices}}}"
-        )
-        ways.append("or moments in bfloat16 (optax.adamw(mu_dtype='bfloat16')), or a smaller model")
-    micro = exp.micro_batch or exp.minibatch or exp.prompts_per_step
-    if name == "update":
-        if exp.policy.remat != "full":
-            ways.append(
-                "remat='full' (a third more time, a layer's inputs instead of all activations)"
-            )
-        if fewer := _divisor(micro, shards, over):
-            ways.append(
-                f"micro_batch={fewer} (prompts a pass, now {micro}: activations shrink to {fewer / micro:.0%}, the numbers stay the same)"
-            )
-        chunk = exp.policy.vocab_chunk
-        if chunk > 64:
-            ways.append(
-                f"vocab_chunk={max(64, 2 ** int(math.log2(chunk / over)))} (logits at once, now {chunk})"
-            )
-        ways.append(
-            f"max_new_tokens={max(1, int(exp.max_new_tokens / over))} (tokens an answer, now {exp.max_new_tokens})"
-        )
-    else:
+def _batch_advice(exp: Experiment, excess: float) -> list[str]:
+    changes = []
+    shards = mesh.shard_count("batch", exp.rules, exp.mesh)
+    if fewer := _divisor(exp.prompts_per_step, shards, excess):
         rows = exp.prompts_per_step * exp.group_size
-        if fewer := _divisor(exp.prompts_per_step, shards, over):
-            ways.append(
-                f"prompts_per_step={fewer} (a step, now {exp.prompts_per_step}: {rows} answers are sampled at once)"
-            )
-        ways += [STAY] if exp.sampling_rules is not None else []
-        ways += (
-            [f"group_size={max(2, int(exp.group_size / over))} (now {exp.group_size})"]
-            if exp.group_size > 2
-            else []
+        changes.append(
+            f"prompts_per_step={fewer} (a step, now {exp.prompts_per_step}: "
+            f"{rows} answers are sampled at once)"
         )
-        ways.append(
-            f"max_new_tokens={max(1, int(exp.max_new_tokens / over))} (tokens an answer, now {exp.max_new_tokens}: their keys and values are kept)"
-        )
-    first = " ".join(said.split())[:300]
-    told = f"out of memory in {name} on {format_bytes(room)} a device. Try, the least harm first: {'; '.join(ways)}."
-    return f"{told} `jaxcredit plan` tells before a run. ({first})"
+    if exp.group_size > 2:
+        group = max(2, int(exp.group_size / excess))
+        changes.append(f"group_size={group} (answers per prompt, now {exp.group_size})")
+    return [*changes, _shorter_answers(exp, excess)]
 
 
-def requested(said: str) -> float | None:
-    """The bytes that were asked for, as the error tells them."""
-    units = {"": 1, "B": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-    found = re.search(
-        r"(?:allocate|allocating|Used|request(?:ed)?(?: size)?)\D{0,3}([\d.]+)\s*([KMGT]?)i?B?",
-        said,
-    )
-    return float(found[1].rstrip(".")) * units[found[2]] if found else None
+def _shorter_answers(exp: Experiment, excess: float) -> str:
+    tokens = max(1, int(exp.max_new_tokens / excess))
+    return f"max_new_tokens={tokens} (tokens an answer, now {exp.max_new_tokens})"
 
 
-def _divisor(size: int, shards: int, over: float) -> int | None:
-    """The largest divisor of `size` that is a multiple of `shards` and at most size / over, or the least; None: there is none smaller."""
-    fitting = [d for d in range(shards, size, shards) if size % d == 0]
-    return max([d for d in fitting if d <= size / over] or fitting[:1], default=None)
+def _divisor(size: int, shards: int, excess: float) -> int | None:
+    """Largest divisor of `size` that is a multiple of `shards` and at most size / excess.
+
+    If there is none, the smallest such divisor below `size`; None if there is none either.
+    """
+    divisors = [d for d in range(shards, size, shards) if size % d == 0]
+    return max([d for d in divisors if d <= size / excess] or divisors[:1], default=None)

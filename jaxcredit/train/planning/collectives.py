@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices: the bytes of each collective, by the axis of the mesh that it crosses."""
+"""Communication of compiled programs: bytes of each collective, by mesh axis, from the HLO text."""
 
 import collections
 import itertools
@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 KINDS = "all-gather|all-reduce|reduce-scatter|all-to-all|ragged-all-to-all|collective-permute"
 _OPERATION = re.compile(rf"^\s*(?:ROOT )?%?\S+ = (.*?) ({KINDS}|collective-broadcast)(?:-start)?\(")
-# Between slices of a pod: a device hands its part to the host, whose runtime does what it is called with the same part of the other slices.
+# Collectives between slices of a pod: each device sends its part to the host's runtime (Megascale).
 _BETWEEN = re.compile(
     r"^\s*(?:ROOT )?%?\S+ = \((\w+\[[\d,]*\]).*? send\(.*_xla_megascale_transfer_type=\"(\w+)\""
 )
@@ -30,22 +30,29 @@ _WIDTH = (
 
 
 def bytes_sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
-    """Bytes that one device sends in a run of the program: `{("all-gather", "fsdp"): 1.2e9, ...}`, those in a loop as often as it turns.
+    """Bytes that one device sends in one execution of a program.
 
-    The text is that of `lowered.compile().as_text()`. A ring sends (g - 1) / g of the whole for a gather, a scatter or an exchange among g
-    devices, and twice that for a sum that all get. Of a loop whose end depends on its data (the sampler's) the longest is counted.
+    For g devices in a ring, a gather, a scatter or an exchange sends (g - 1) / g of the whole
+    array, and an all-reduce twice that. Collectives in a loop count once for each iteration. A loop
+    whose number of iterations depends on data, such as the sampler's, counts with its largest
+    number.
+
+    Args:
+        text: HLO text, `lowered.compile().as_text()`.
+        mesh: mesh of the program.
+
+    Returns:
+        {(kind of collective, mesh axis): bytes}, for example {("all-gather", "fsdp"): 1.2e9}.
     """
     bodies, entry = _computations(text)
-    seen: dict[
-        str, tuple[str, float, str]
-    ] = {}  # by channel: what is sent while other work goes on stands in each piece of that work
+    # By channel: an asynchronous collective appears in each computation that overlaps with it.
+    seen: dict[str, tuple[str, float, str]] = {}
 
     def walk(name: str, times: float) -> None:
         for line in bodies.get(name, ()):
             if found := _OPERATION.match(line):
-                scatter = found[2] == "all-reduce" and name.startswith(
-                    "all-reduce-scatter"
-                )  # TPUs write it so: a sum, of which a part is kept
+                # On TPUs, a reduce-scatter is an all-reduce of which a part is used.
+                scatter = found[2] == "all-reduce" and name.startswith("all-reduce-scatter")
                 kind, bytes, axis = _one(line, found[1], found[2], mesh)
                 kind, bytes = ("reduce-scatter", bytes / 2) if scatter else (kind, bytes)
                 channel = _CHANNEL.search(line)
@@ -79,7 +86,11 @@ def bytes_sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
 
 
 def sum_by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
-    """All kinds together."""
+    """Sum over the kinds of collectives: bytes by mesh axis.
+
+    >>> sum_by_axis({("all-gather", "fsdp"): 2.0, ("all-reduce", "fsdp"): 1.0})
+    {'fsdp': 3.0}
+    """
     total: dict[str, float] = collections.defaultdict(float)
     for (_, axis), n in bytes.items():
         total[axis] += n
@@ -96,9 +107,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         ):
             current = bodies.setdefault(found[2], [])
             entry = found[2] if found[1] else entry
-        elif (
-            line.rstrip() == "}"
-        ):  # not "}}": what a Pallas kernel says of itself may take several lines
+        elif line.rstrip() == "}":  # not "}}", which may end the configuration of a Pallas kernel
             current = None
         elif current is not None:
             current.append(line)
@@ -106,7 +115,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _turns(condition: Iterable[str]) -> int:
-    """A counter runs up to the largest constant that the condition holds."""
+    """Iterations of a loop: the largest constant of its condition."""
     return max(
         [int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)],
         default=1,
@@ -116,7 +125,7 @@ def _turns(condition: Iterable[str]) -> int:
 def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
     group = _group(line, mesh.size)
     shapes = [_nbytes(*shape) for shape in _ARRAY.findall(out)]
-    # An asynchronous start answers with its operand and its result: the larger is the whole of a gather, and of a scatter the operand.
+    # An asynchronous start returns operand and result; the larger one is the whole array.
     whole = max(shapes, default=0) if "-start(" in line else sum(shapes)
     g = len(group)
     if kind == "collective-permute":
@@ -136,9 +145,8 @@ def _between(part: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
     apart = (
         name for i, name in enumerate(mesh.axis_names) if (slices != slices.take([0], i)).any()
     )
-    share = {"all-reduce": 2 / (others + 1), "all-gather": 1}.get(
-        kind, 1 / (others + 1)
-    )  # of a gather the part is one's own, not the whole
+    # The part in a gather is that of one device; in the other collectives it is the whole array.
+    share = {"all-reduce": 2 / (others + 1), "all-gather": 1}.get(kind, 1 / (others + 1))
     return (
         kind,
         sum(_nbytes(*shape) for shape in _ARRAY.findall(part)) * others * share,
@@ -151,7 +159,7 @@ def _nbytes(dtype: str, shape: str) -> float:
 
 
 def _group(line: str, devices: int) -> list[int]:
-    """The first group of devices that speak with each other, by their place in the mesh; of a permutation the first pair that differ."""
+    """Mesh indices of the first group of communicating devices, or first pair of a permutation."""
     if pairs := re.search(r"source_target_pairs=\{(.*?)\}\}", line):
         apart = [p for p in re.findall(r"\{(\d+),(\d+)", pairs[0]) if p[0] != p[1]]
         return [int(i) for i in apart[0]] if apart else [0]
@@ -172,7 +180,7 @@ def _group(line: str, devices: int) -> list[int]:
 
 
 def _axes(group: list[int], mesh: Mesh) -> str:
-    """The axes of the mesh along which the members of a group differ."""
+    """Mesh axes along which the members of a group differ."""
     places = np.array(np.unravel_index(group, mesh.devices.shape))
     return (
         " x ".join(itertools.compress(mesh.axis_names, (places != places[:, :1]).any(-1))) or "none"

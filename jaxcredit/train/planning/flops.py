@@ -1,4 +1,4 @@
-"""Floating-point operations of a step by arithmetic: what the model needs, not what padding or recomputation make the device do."""
+"""Floating-point operations that the model needs for a step, without padding and recomputation."""
 
 from __future__ import annotations
 
@@ -12,26 +12,35 @@ from jaxtyping import Array, Float, Int
 from jaxcredit.policy.config import Config
 from jaxcredit.rollout import Rollout
 
-if TYPE_CHECKING:  # the folder of a run is read without all estimators
+if TYPE_CHECKING:  # importing Experiment imports all estimators
     from jaxcredit.train.experiment import Experiment
 
-# Forward passes that an annotator takes beside its own small head.
-PASSES = {"ref_logp": 1, "entropy": 1, "token_value": 2}
+# Forward passes of the policy's size for a signal, its own small head excluded.
+SIGNAL_PASSES = {"ref_logp": 1, "entropy": 1, "token_value": 2}
 
 
 def forward_flops(
     cfg: Config, prompt: Int[Array, " N"], rows: Int[Array, "N R"]
 ) -> Float[Array, ""]:
-    """One pass over prompts, each once, and the rows behind them, with logits for the rows' tokens.
+    """FLOPs of one forward pass over prompts and the rows that continue them.
 
-    2 (matmul weights a token passes) tokens + 4 H h (pairs that attend) + 2 D V (tokens of rows)
+    Each prompt is computed once for all its rows. Logits are computed for the tokens of the rows.
+
+        2 (matmul weights per token) tokens + 4 H h (attending pairs) + 2 D V (tokens of rows)
+
+    H is the number of heads, h their size, D the width and V the vocabulary.
+
+    Args:
+        cfg: shape of the policy.
+        prompt: tokens of each prompt.
+        rows: tokens of each row.
     """
     D, F, H, K, h = cfg.width, cfg.ffn, cfg.heads, cfg.kv_heads, cfg.head_dim
     mlp = 3 * D * F * (cfg.experts_per_token or 1) + D * cfg.experts
     weights = cfg.layers * (2 * D * h * (H + K) + mlp)
     p, n = prompt.astype(jnp.float32), rows.astype(jnp.float32)
 
-    def upto(length, window):  # sum over q = 1..length of min(q, window)
+    def causal_pairs(length, window):  # sum over q = 1..length of min(q, window)
         inside = jnp.minimum(length, window) if window else length
         return inside * (inside + 1) / 2 + (length - inside) * inside
 
@@ -39,26 +48,38 @@ def forward_flops(
     pairs = jnp.zeros((), jnp.float32)
     for layer in range(cfg.layers):
         w = windows[layer % len(windows)]
-        pairs += upto(p, w).sum() + (upto(p[:, None] + n, w) - upto(p, w)[:, None]).sum()
+        pairs += (
+            causal_pairs(p, w).sum()
+            + (causal_pairs(p[:, None] + n, w) - causal_pairs(p, w)[:, None]).sum()
+        )
     return 2.0 * weights * (p.sum() + n.sum()) + 4.0 * H * h * pairs + 2.0 * D * cfg.vocab * n.sum()
 
 
 def training_passes(exp: Experiment) -> int:
-    """Forward passes over a rollout that a step takes after sampling: a backward counts as two, recomputation as none."""
+    """Forward passes over a rollout in a step after sampling.
+
+    A backward pass counts as two forward passes. Recomputation does not count.
+    """
     several = exp.epochs * exp.prompts_per_step > (exp.minibatch or exp.prompts_per_step)
-    return 3 * exp.epochs + several + sum(PASSES.get(name, 0) for name in exp.provided())
+    return 3 * exp.epochs + several + sum(SIGNAL_PASSES.get(name, 0) for name in exp.provided())
 
 
 def step_flops(exp: Experiment, rollout: Rollout, sampled: Array | int) -> Float[Array, ""]:
-    """Of a whole step: sampling `sampled` tokens (all rounds together) and learning from those that the rollout holds."""
-    return _step(exp.policy, training_passes(exp), rollout, sampled)
+    """FLOPs of a training step.
+
+    Args:
+        exp: the experiment.
+        rollout: rollout that the policy is trained on.
+        sampled: tokens that were sampled, including those of dropped groups.
+    """
+    return _step_flops(exp.policy, training_passes(exp), rollout, sampled)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _step(cfg, learning, rollout, sampled):
+def _step_flops(cfg, passes, rollout, sampled):
     rollout = rollout.filled()
-    first = jnp.argmax(rollout.action_mask.any(1), -1)  # [N]: the column in which rows begin
-    behind = jnp.arange(rollout.tokens.shape[-1]) >= first[:, None, None]
-    prompt = (rollout.token_mask & ~behind)[:, 0].sum(-1)
-    once = forward_flops(cfg, prompt, (rollout.token_mask & behind).sum(-1))
-    return once * (learning + sampled / jnp.maximum(rollout.action_mask.sum(), 1))
+    first = jnp.argmax(rollout.action_mask.any(1), -1)  # [N]: first column of the rows
+    in_row = jnp.arange(rollout.tokens.shape[-1]) >= first[:, None, None]
+    prompt = (rollout.token_mask & ~in_row)[:, 0].sum(-1)
+    forward = forward_flops(cfg, prompt, (rollout.token_mask & in_row).sum(-1))
+    return forward * (passes + sampled / jnp.maximum(rollout.action_mask.sum(), 1))
