@@ -20,8 +20,8 @@ from jaxcredit.train.experiment import Experiment
 from jaxcredit.train.failures import FlatRewards, with_oom_advice
 from jaxcredit.train.loop import RunServices, Stopped, train
 from jaxcredit.train.programs import Programs, build
+from jaxcredit.train.runs import file_names, storage
 from jaxcredit.train.runs import source as run_source
-from jaxcredit.train.runs import storage
 from jaxcredit.train.runs.checkpoint import Checkpoints
 from jaxcredit.train.runs.folder import RunFolder, open_run_folder
 from jaxcredit.train.runs.host_log import HostLog
@@ -32,7 +32,6 @@ from jaxcredit.train.runs.profiling import Profiler
 from jaxcredit.train.supervised import Interrupted, warm_up
 from jaxcredit.train.update import TrainState
 
-WARMUP = "warm-up"  # folder of the warm-up's checkpoints, below those of the run
 NOTHING_SAVED = "nothing had been learned yet"
 
 
@@ -90,12 +89,14 @@ def run(
                 if (
                     resumed
                 ):  # a run that was killed after its warm-up left the warm-up's checkpoints
-                    storage.open_storage(f"{run_folder.checkpoints}/{WARMUP}").delete_all()
+                    storage.open_storage(
+                        f"{run_folder.checkpoints}/{file_names.WARMUP}"
+                    ).delete_all()
                 if source:
                     run_source.save(source, run_folder.path, start)
             with (
                 HostLog(run_folder.path) as host,
-                Profiler(run_folder.path / "profile", profile) as profiler,
+                Profiler(run_folder.path / file_names.PROFILE, profile) as profiler,
             ):
                 verb = "go on from" if resumed else "start at"
                 for line in (f"{verb} step {start} of {exp.steps}", *notes):
@@ -123,7 +124,7 @@ def _check_folder(run_folder: RunFolder, resume: bool, overwrite: bool) -> None:
             f"{run_folder.address} holds files that do not belong to a run: choose another --run name, or move them away"
         )
     elif not resume and (
-        (run_folder.path / "metrics.jsonl").exists() or Checkpoints.exist(run_folder.checkpoints)
+        (run_folder.path / file_names.METRICS).exists() or Checkpoints.exist(run_folder.checkpoints)
     ):
         raise FileExistsError(
             f"{run_folder.address} holds a run already: go on with --resume auto, or choose another --run name"
@@ -209,7 +210,7 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
         changes = "; ".join(f"{name}: {old!r} -> {new!r}" for name, (old, new) in changed.items())
         notes.append(f"WARNING: from step {step} on this run has other options: {changes}")
     with contextlib.suppress(OSError):
-        if (folder / "config.py").read_bytes() != Path(source["config"]).read_bytes():
+        if (folder / file_names.CONFIG_COPY).read_bytes() != Path(source["config"]).read_bytes():
             notes.append(
                 f"WARNING: from step {step} on this run has another config file: {source['config']} is not the copy in config.py"
             )
@@ -225,7 +226,7 @@ def _prepare(
         if exp.warmup:
             warmup_checkpoints = stack.enter_context(
                 Checkpoints(
-                    f"{run.folder.checkpoints}/{WARMUP}",
+                    f"{run.folder.checkpoints}/{file_names.WARMUP}",
                     every=exp.save_every,
                     max_to_keep=1,
                     run=run.checkpoints.run,

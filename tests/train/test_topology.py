@@ -149,7 +149,7 @@ def test_a_line_through_two_batches():
     try:
         assert "28 prompts (56 rows)" in largest() and asked == [1, 2, 7]
         assert "less than 28 prompts" in largest(more=1)
-        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (two" in largest(
+        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (the compiler refuses two" in largest(
             refuse=2
         )
     finally:
@@ -158,9 +158,9 @@ def test_a_line_through_two_batches():
 
 def test_what_the_compiler_says_when_it_refuses():
     said = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 25.20G of 15.75G hbm."
-    assert memory._refusal(said, 7, 3) == memory.MemoryUse(0, 0, int(25.2 * 2**30), 3)
+    assert memory._refused_use(said, 7, 3) == memory.MemoryUse(0, 0, int(25.2 * 2**30), 3)
     said = "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (34.55G) exceeds available HBM."
-    assert memory._refusal(said, 7, 0).peak == 7 + int(34.55 * 2**30)
+    assert memory._refused_use(said, 7, 0).peak == 7 + int(34.55 * 2**30)
 
 
 @pytest.mark.slow
