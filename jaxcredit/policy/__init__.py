@@ -1,4 +1,4 @@
-"""The policy: one decoder, its sampler, adapters, tokenizers, known shapes and known weights."""
+"""Policies: a decoder, its sampler, LoRA adapters, tokenizers, presets and checkpoint formats."""
 
 from jaxcredit.policy.config import Config
 from jaxcredit.policy.tokenizer import HF, Chars, PlaceholderTokenizer, Tokenizer

@@ -1,4 +1,4 @@
-"""Rendering of a checkpoint's chat template in a separate process with limits on time and memory."""
+"""Rendering of chat templates in a separate process with limits on time and memory."""
 
 import atexit
 import contextlib
@@ -25,13 +25,15 @@ QUIET = {
 }
 
 
-def render(template: str, messages: list[dict[str, Any]], where: str, **values: Any) -> str:
-    """Prompt text of a conversation, including the generation prompt, as transformers' apply_chat_template renders it.
+def render(template: str, messages: list[dict[str, Any]], file: str, **values: Any) -> str:
+    """Prompt text of a conversation, as transformers' apply_chat_template renders it.
+
+    The text includes the generation prompt.
 
     Args:
         template: the chat template, in Jinja.
         messages: mappings with "role" and "content"; keys whose value is None are left out.
-        where: the file of the template, for error messages.
+        file: path of the template, for error messages.
         values: further variables of the template, as plain JSON values.
 
     Raises:
@@ -42,27 +44,37 @@ def render(template: str, messages: list[dict[str, Any]], where: str, **values: 
         request = json.dumps({"template": template, "messages": messages, "values": values})
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"the messages or the options of the chat template of {where} are not plain JSON values: {error}"
+            f"the messages or the options of the chat template of {file} are not plain JSON "
+            f"values: {error}"
         ) from error
     reply = _worker(os.getpid()).ask(request.encode() + b"\n")
     if "text" in reply:
         return reply["text"]
     line = f", line {reply['line']}" if reply.get("line") else ""
     raise ValueError(
-        f"the chat template of {where}{line}: {plain_text.one_line(reply['error'], 300)}. Fix the messages or the template, or use the "
+        f"the chat template of {file}{line}: {plain_text.one_line(reply['error'], 300)}. Fix the "
+        "messages or the template, or use the "
         "template of another copy of the model"
     )
 
 
 class Worker:
-    """Client of the rendering process, which is started at the first request and restarted after a request that ended it."""
+    """Client of the rendering process, which is started on demand.
+
+    A process that a request ended is replaced at the next request.
+    """
 
     def __init__(self):
         self._lock, self._process = threading.Lock(), None
         atexit.register(self.close)
 
     def ask(self, request: bytes) -> dict[str, Any]:
-        """Reply to a request: {"text"}, or {"error", "line"} if the template failed, or {"error"} if the process ended."""
+        """Reply to a request.
+
+        Returns:
+            {"text"}, or {"error", "line"} if the template failed, or {"error"} if the process
+            ended.
+        """
         with self._lock:
             process = self._process = self._process or subprocess.Popen(
                 [sys.executable, "-P", str(WORKER), str(SECONDS), str(MEMORY)],
@@ -78,9 +90,9 @@ class Worker:
                     process.stdin.write(request)
                     process.stdin.flush()
                 line = process.stdout.readline()
-            except (
-                BaseException
-            ):  # interrupted between request and reply: the next reply would be the wrong one
+            except BaseException:
+                # Interrupted between request and reply: the process would answer the next request
+                # with the reply to this one.
                 self._end()
                 raise
             if line.endswith(b"\n"):
@@ -91,10 +103,12 @@ class Worker:
                 "error": f"it takes more than {SECONDS} s of processor time for one conversation"
             }
         return {
-            "error": f"the process that rendered it ended with status {code}: it takes too much memory or time"
+            "error": f"the process that rendered it ended with status {code}: it takes too much "
+            "memory or time"
         }
 
     def close(self) -> None:
+        """End the process."""
         with self._lock:
             self._end()
 

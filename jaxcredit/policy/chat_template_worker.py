@@ -1,7 +1,11 @@
-"""Process that renders chat templates: one JSON request per line of standard input, one JSON reply per line of standard output.
+"""Process that renders chat templates.
 
-A template is untrusted code. Jinja's sandbox denies it files and Python objects but bounds neither time nor memory, so this process limits
-both. jaxcredit.policy.chat_template starts this file as a script; it imports nothing of jaxcredit.
+It reads one JSON request per line of standard input and writes one JSON reply per line of standard
+output.
+
+A template is untrusted code. Jinja's sandbox denies it files and Python objects but bounds neither
+time nor memory, so this process limits both. jaxcredit.policy.chat_template starts this file as a
+script; it imports nothing of jaxcredit.
 """
 
 import contextlib
@@ -64,6 +68,12 @@ def line_of(error: BaseException) -> int | None:
 
 
 def main(seconds: int, memory: int) -> None:
+    """Answer requests until standard input ends.
+
+    Args:
+        seconds: CPU time per request.
+        memory: bytes per request beyond the present size of the process.
+    """
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # output of libraries must not be read as a reply
     for line in sys.stdin.buffer:

@@ -1,4 +1,4 @@
-"""A model by the name of its folder, or by its id on the Hugging Face hub (`owner/name`, `owner/name@revision`)."""
+"""Checkpoint folders by path, or by id on the Hugging Face hub (`owner/name[@revision]`)."""
 
 import os
 import re
@@ -8,14 +8,24 @@ FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt")
 
 
 def folder(source: str | os.PathLike) -> Path:
-    """The folder that holds config.json, *.safetensors and the tokenizer. An id is looked up in the hub's cache (HF_HOME) and fetched where
-    that lacks it and the network is there; every process of a job looks for itself."""
+    """Folder that holds config.json, *.safetensors and the tokenizer of a model.
+
+    An id is looked up in the hub's cache (HF_HOME) and downloaded if it is not there. In a job of
+    several processes, each one does so.
+
+    Args:
+        source: path of a folder, or an id on the hub, `owner/name` or `owner/name@revision`.
+
+    Raises:
+        FileNotFoundError: not a folder, and not an id that the hub or its cache has.
+    """
     if Path(source).is_dir():
         return Path(source)
     name = str(source)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w.-]+)?", name):
         raise FileNotFoundError(
-            f"{name!r} is no folder: give the folder that holds config.json, *.safetensors and tokenizer.json"
+            f"{name!r} is not a directory: give the folder that holds config.json, *.safetensors "
+            "and tokenizer.json"
         )
     from huggingface_hub import snapshot_download
 
@@ -25,6 +35,7 @@ def folder(source: str | os.PathLike) -> Path:
     except Exception as error:
         cause = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
-            f"{name!r} is no folder here, and the hub did not give it ({type(error).__name__}: {cause}). Where there is a network: "
+            f"{name!r} is not a directory, and the hub did not provide it ({type(error).__name__}: "
+            f"{cause}). On a machine with network access run "
             f"`hf download {model} --local-dir {model.split('/')[1]}`, then pass that folder"
         ) from error

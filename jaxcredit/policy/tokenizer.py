@@ -1,4 +1,7 @@
-"""Text to ids and back: `Chars` for micro models and `HF` around a Hugging Face tokenizer. Nothing here touches the network."""
+"""Tokenizers: `Chars` for small models and `HF` around a Hugging Face tokenizer.
+
+Only `HF` with an id of the hub may use the network.
+"""
 
 import functools
 import json
@@ -11,20 +14,21 @@ from jaxcredit.policy import chat_template, hub
 from jaxcredit.utils import plain_text
 
 Messages = Sequence[dict[str, str]]  # [{"role": "user", "content": "..."}]
-ENDS = (
-    "<|im_end|>",
-    "<|endoftext|>",
-    "<|eot_id|>",
-    "<|end_of_text|>",
-)  # what ends a turn or a document, where a vocabulary has it
+# Tokens that end a turn or a document, if a vocabulary has them.
+ENDS = ("<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>")
 
 
 class Tokenizer(Protocol):
-    """What the rest of the library asks of a tokenizer."""
+    """Interface of a tokenizer.
 
-    vocab_size: int  # ids are 0..vocab_size-1
+    `vocab_size`: number of ids, 0 .. vocab_size - 1. `pad_id`: id of padding. `stop_ids`: ids that
+    end a response; `decode` drops them. `encode` adds no special tokens. `chat` gives the ids of a
+    conversation with the generation prompt. `save` writes a Hugging Face tokenizer into a folder.
+    """
+
+    vocab_size: int
     pad_id: int
-    stop_ids: tuple[int, ...]  # tokens that end an answer; decode drops them
+    stop_ids: tuple[int, ...]
 
     def encode(self, text: str) -> list[int]: ...
     def decode(self, ids: Iterable[int]) -> str: ...
@@ -33,7 +37,14 @@ class Tokenizer(Protocol):
 
 
 class Chars:
-    """One id a character: 0 is padding, 1 ends a text, the alphabet follows in the order given."""
+    """Tokenizer with one id per character: 0 is padding, 1 ends a text, then the alphabet in order.
+
+    Args:
+        alphabet: characters; repetitions are ignored.
+
+    >>> Chars("ab").encode("ba")
+    [3, 2]
+    """
 
     pad_id, eos_id, stop_ids = 0, 1, (1,)
 
@@ -43,26 +54,29 @@ class Chars:
         self._ids = {c: i for i, c in enumerate(self.alphabet, 2)}
 
     def encode(self, text: str) -> list[int]:
+        """Id of each character. A character outside the alphabet raises a ValueError."""
         try:
             return [self._ids[c] for c in text]
         except KeyError as error:
             char = error.args[0]
             raise ValueError(
-                f"character {char!r} (U+{ord(char):04X}) at position {text.index(char)} of {_short(text)} is not in the alphabet "
+                f"character {char!r} (U+{ord(char):04X}) at position {text.index(char)} of "
+                f"{_short(text)} is not in the alphabet "
                 f"{self.alphabet!r}: add it to Chars(alphabet), or clean the text"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, without padding and end. Raises a ValueError for an unknown id."""
         return "".join(self.alphabet[i - 2] for i in _checked(ids, self.vocab_size) if i >= 2)
 
     def chat(self, messages: str | Messages) -> list[int]:
-        """The characters of the messages, one after the other: a micro model knows no roles."""
+        """Ids of the texts of all messages, concatenated without roles."""
         return self.encode(
             messages if isinstance(messages, str) else "".join(m["content"] for m in messages)
         )
 
     def save(self, folder: str | os.PathLike) -> None:
-        """Write it as a Hugging Face tokenizer: one word a character."""
+        """Write a Hugging Face tokenizer with one word per character into a folder."""
         from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
         words = {"<pad>": 0, "<eos>": 1, **self._ids}
@@ -107,7 +121,16 @@ class PlaceholderTokenizer:
 
 
 class HF:
-    """A Hugging Face fast tokenizer, from a folder or a hub id, or already built. `template` goes to the chat template."""
+    """A Hugging Face fast tokenizer.
+
+    Args:
+        source: folder, id on the hub, or a transformers tokenizer.
+        template: variables of the chat template, such as `enable_thinking=False`, or `tools`.
+
+    Raises:
+        FileNotFoundError: the folder holds no tokenizer.
+        ValueError: its files are damaged.
+    """
 
     def __init__(self, source, **template: Any):
         self.tokenizer = tok = (
@@ -128,31 +151,41 @@ class HF:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text alone: no begin or end token is added."""
+        """Ids of the text, without begin and end tokens."""
         try:
             return self.tokenizer.encode(text, add_special_tokens=False)
         except Exception as error:
             raise ValueError(
-                f"the tokenizer of {self._origin} cannot encode {_short(text)}: {plain_text.one_line(error, 200)}"
+                f"the tokenizer of {self._origin} cannot encode {_short(text)}: "
+                f"{plain_text.one_line(error, 200)}"
             ) from error
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text without special tokens, white space untouched."""
+        """Text of the ids without special tokens; white space is preserved."""
         ids = [int(i) for i in ids]
         return self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
     def chat(self, messages: str | Messages) -> list[int]:
-        """Token ids of a conversation in the model's chat format, including the generation prompt. A string is one user turn.
+        """Ids of a conversation in the model's chat format, including the generation prompt.
 
-        The template runs in a process of its own, with a bound on its time and memory: it is a program of whoever made the checkpoint.
+        A chat template is untrusted code of the checkpoint's author. It runs in a separate process
+        with limits on time and memory (policy.chat_template).
+
+        Args:
+            messages: mappings with "role" and "content", or a string: one user turn.
+
+        Raises:
+            ValueError: the template fails, or there is none and `messages` is not a string.
         """
         if self.tokenizer.chat_template is None:
             if isinstance(messages, str):
                 return self.encode(messages)
             raise ValueError(
-                f"the tokenizer of {self._origin} has no chat template (a base model?): pass a plain string, or set tokenizer.chat_template"
+                f"the tokenizer of {self._origin} has no chat template (a base model?): pass a "
+                "plain "
+                "string, or set tokenizer.chat_template"
             )
         messages = (
             [{"role": "user", "content": messages}] if isinstance(messages, str) else list(messages)
@@ -165,38 +198,46 @@ class HF:
             from transformers.utils.chat_template_utils import get_json_schema
 
             values["tools"] = [get_json_schema(tool) if callable(tool) else tool for tool in tools]
-        where = _template_file(self._origin)
+        file = _template_file(self._origin)
         try:
             template = self.tokenizer.get_chat_template(values.pop("chat_template", None), tools)
         except Exception as error:
             raise ValueError(
-                f"{where} has no chat template for this use: {plain_text.one_line(error, 200)}"
+                f"{file} has no chat template for this use: {plain_text.one_line(error, 200)}"
             ) from error
         if not isinstance(template, str):
             raise ValueError(
-                f"the chat template of {where} is {type(template).__name__}, expected a string"
+                f"the chat template of {file} is {type(template).__name__}, expected a string"
             )
-        return self.encode(chat_template.render(template, messages, where, **values))
+        return self.encode(chat_template.render(template, messages, file, **values))
 
     def save(self, folder: str | os.PathLike) -> None:
+        """Write the tokenizer into a folder."""
         self.tokenizer.save_pretrained(folder)
 
 
 def fast(tokenizer, **special: Any):
-    """A `tokenizers.Tokenizer` as a transformers one, with special tokens and a chat_template by keyword."""
+    """transformers tokenizer around a `tokenizers.Tokenizer`.
+
+    Args:
+        tokenizer: the `tokenizers.Tokenizer`.
+        special: special tokens by name ("eos_token"), and "chat_template".
+    """
     return _transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special
     )
 
 
 def _load(folder: Path):
+    """transformers tokenizer of a folder."""
     names = ("tokenizer.json", "tokenizer.model", "vocab.json", "tokenizer_config.json")
     if not any((folder / name).is_file() for name in names):
         raise FileNotFoundError(
-            f"{folder} holds no tokenizer ({', '.join(names)}): copy the files of the model's tokenizer into it"
+            f"{folder} holds no tokenizer ({', '.join(names)}): copy the files of the model's "
+            "tokenizer into it"
         )
     transformers = _transformers()
-    # tokenizer.json is the tokenizer itself: read as it is, whatever class the folder names.
+    # tokenizer.json defines the whole tokenizer, whatever class tokenizer_config.json names.
     cls = (
         transformers.PreTrainedTokenizerFast
         if (folder / "tokenizer.json").is_file()
@@ -213,7 +254,7 @@ def _load(folder: Path):
 
 @functools.cache
 def _transformers():
-    """transformers, imported late (0.8 s) and without its remark that PyTorch is absent."""
+    """transformers, imported on first use and without its warning that PyTorch is absent."""
     key = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
     before = os.environ.get(key)
     os.environ[key] = "1"
@@ -225,21 +266,22 @@ def _transformers():
 
 
 def _generation_ends(folder: Path) -> list[int]:
-    """The end tokens of generation_config.json, where the tokenizer came from a folder that has one."""
+    """End tokens in generation_config.json, if the folder of the tokenizer has one."""
     path = folder / "generation_config.json"
     try:
-        found = json.loads(path.read_bytes())
-        ends = found.get("eos_token_id")
+        ends = json.loads(path.read_bytes()).get("eos_token_id")
     except OSError:
         return []
     except (ValueError, AttributeError, RecursionError) as error:
         raise ValueError(
-            f"{path} is not a JSON object ({plain_text.one_line(error, 200)}): download it again, or delete it"
+            f"{path} is not a JSON object ({plain_text.one_line(error, 200)}): download it again, "
+            "or delete it"
         ) from error
     ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
     if bad := [i for i in ends if type(i) is not int or not 0 <= i < 2**31]:
         raise ValueError(
-            f"{path}: eos_token_id holds {_short(str(bad[0]))}, expected ids of tokens: download it again"
+            f"{path}: eos_token_id holds {_short(str(bad[0]))}, expected ids of tokens: download "
+            "it again"
         )
     return ends
 
@@ -251,6 +293,7 @@ def _template_file(origin: str) -> str:
 
 
 def _checked(ids: Iterable[int], size: int) -> list[int]:
+    """ids as a list. An id outside 0 .. size - 1 raises a ValueError."""
     ids = [int(i) for i in ids]
     if bad := [i for i in ids if not 0 <= i < size]:
         raise ValueError(
@@ -260,4 +303,5 @@ def _checked(ids: Iterable[int], size: int) -> list[int]:
 
 
 def _short(text: str, width: int = 60) -> str:
+    """Repr of a text for messages, shortened to about `width` characters."""
     return repr(text if len(text) <= width else text[: width - 3] + "...")

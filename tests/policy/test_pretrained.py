@@ -568,7 +568,7 @@ def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
     with pytest.raises(FileNotFoundError, match="hf download Qwen/Qwen3-0.6B"):
         pretrained.load("Qwen/Qwen3-0.6B")
     with pytest.raises(
-        FileNotFoundError, match="is no folder: give the folder that holds config.json"
+        FileNotFoundError, match="is not a directory: give the folder that holds config.json"
     ):
         pretrained.load(tmp_path / "nothing")
     cfg, weights = pretrained.load(GOLDENS / "llama")

@@ -267,7 +267,7 @@ def test_hf_without_a_template_takes_strings_only(hf):
 def test_a_hub_id_is_looked_up_and_without_a_network_told_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(
         FileNotFoundError,
-        match="the hub did not give it.*hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B",
+        match="the hub did not provide it.*hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B",
     ):
         HF("Qwen/Qwen3-0.6B")
     Chars("0123456789").save(tmp_path)
@@ -281,7 +281,7 @@ def test_a_hub_id_is_looked_up_and_without_a_network_told_how_to_get_it(tmp_path
 
 
 def test_missing_and_damaged_folders_are_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="nowhere.*is no folder"):
+    with pytest.raises(FileNotFoundError, match="nowhere.*is not a directory"):
         HF(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no tokenizer"):
         HF(tmp_path)

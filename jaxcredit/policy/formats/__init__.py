@@ -1,1 +1,1 @@
-"""Reading and writing of checkpoints in the formats of Hugging Face (safetensors) and GGUF."""
+"""Checkpoint formats: reading and writing of Hugging Face folders, reading of GGUF files."""

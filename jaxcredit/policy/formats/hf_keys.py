@@ -1,6 +1,7 @@
 """Validated reading of checkpoint metadata (config.json or GGUF keys).
 
-A value of the wrong type or out of range raises a ValueError with file, key, value and expected value.
+A value of the wrong type or out of range raises a ValueError with file, key, value and expected
+value.
 """
 
 import json
@@ -15,7 +16,7 @@ MOST = 2**31 - 1  # largest int32, the integer type of JAX
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """Mapping in a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte-order mark. Anything else raises a ValueError."""
+    """Mapping in a JSON file, in UTF-8, UTF-16 or UTF-32. Other content raises a ValueError."""
     try:
         c = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -39,7 +40,9 @@ def shown(value: Any, most: int = 80) -> str:
 
 
 class Keys:
-    """Validated reader of one mapping. Absent and null keys give the default; without a default they raise a ValueError.
+    """Validated reader of one mapping.
+
+    Absent and null keys give the default. Without a default they raise a ValueError.
 
     Args:
         values: the mapping.
@@ -60,9 +63,10 @@ class Keys:
     def wrong(self, key: str, expected: str) -> ValueError:
         """Error for a key whose value is not `expected`."""
         known = [self.held[name] for name in (key, f"rows of {key}") if name in self.held]
-        there = f". The weights hold {known[0][0]} ({known[0][1]})" if known else ""
+        weights = f". The weights hold {known[0][0]} ({known[0][1]})" if known else ""
         return ValueError(
-            f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected {expected}{there}"
+            f"{self.path}: {self.inside}{key} = {shown(self.values.get(key))}, expected "
+            f"{expected}{weights}"
         )
 
     def _value(self, key: str, default: Any) -> tuple[Any, bool]:
@@ -71,7 +75,8 @@ class Keys:
             return value, True
         if default is REQUIRED:
             raise ValueError(
-                f"{self.path} lacks {self.inside + key!r}: it does not describe a whole checkpoint; download it again"
+                f"{self.path} lacks {self.inside + key!r}: it does not describe a whole "
+                "checkpoint; download it again"
             )
         return default, False
 
@@ -84,7 +89,8 @@ class Keys:
             if key in self.held and value != self.held[key][0]:
                 raise self.wrong(
                     key,
-                    "the size of the weights: config and weights do not belong together; download both again",
+                    "the size of the weights: config and weights do not belong together; download "
+                    "both again",
                 )
         return value
 
@@ -115,7 +121,8 @@ class Keys:
             raise self.wrong(key, "a string")
         if given and options and value not in options:
             raise ValueError(
-                f"{self.path}: {self.inside}{key} = {shown(value)} is not supported, only {' or '.join(options)}"
+                f"{self.path}: {self.inside}{key} = {shown(value)} is not supported, only "
+                f"{' or '.join(options)}"
             )
         return value
 
@@ -135,7 +142,8 @@ class Keys:
                 raise self.wrong(key, f"a list of {length} strings, not of {len(value)}")
             if other := next((x for x in value if options and x not in options), None):
                 raise ValueError(
-                    f"{self.path}: {self.inside}{key} holds {shown(other)}, which is not supported, only {' or '.join(options)}"
+                    f"{self.path}: {self.inside}{key} holds {shown(other)}, which is not "
+                    f"supported, only {' or '.join(options)}"
                 )
         return value
 

@@ -1,4 +1,9 @@
-"""What each parameter is called in a Hugging Face file, and how it is turned and folded there."""
+"""Names and layouts of the parameters in Hugging Face checkpoints.
+
+A checkpoint stores a matrix as [out, in], with the heads folded into one axis, and has one tensor
+per layer and expert. This package stores [in, out] with an axis of heads, stacked over layers and
+experts.
+"""
 
 import math
 import re
@@ -12,8 +17,8 @@ from jaxcredit.parallel.params import abstract
 from jaxcredit.policy.config import Config, specs
 from jaxcredit.policy.transformer import input_axes
 
-# Where each parameter lies in a Hugging Face file, `{}` the number of its layer, then of its expert. There a matrix is [out, in], heads
-# folded into one axis, and each layer and expert has a tensor of its own.
+# Parameter -> name in a checkpoint. `{}` is the number of the layer, a second one that of the
+# expert.
 NAMES = {
     "embed": "model.embed_tokens.weight",
     "final_norm": "model.norm.weight",
@@ -46,23 +51,23 @@ POST_NORM = {
 
 
 def names(cfg: Config) -> dict[str, str]:
-    """Where the parameters of this config lie in a Hugging Face file."""
+    """Name in a checkpoint of each parameter of a config, with `{}` for layer and expert."""
     return NAMES | (EXPERTS if cfg.experts else {}) | (POST_NORM if cfg.post_norm else {})
 
 
 def expected(cfg: Config) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Name and shape of every tensor in a Hugging Face file of this config."""
+    """Name and shape of every tensor in a checkpoint of a config."""
     table = names(cfg)
     for path, x in jax.tree_util.tree_leaves_with_path(abstract(specs(cfg))):
         key = key_of(path)
         stack = table[key].count("{}")
-        shape = _their_shape(key, x.shape[stack:])
+        shape = _stored_shape(key, x.shape[stack:])
         for i in np.ndindex(x.shape[:stack]):
             yield table[key].format(*i), shape
 
 
-def _their_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of `theirs`."""
+def _stored_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape in a checkpoint of one layer's parameter."""
     n = _inputs(key)
     if n is None:
         return shape if key == "embed" else (math.prod(shape),)
@@ -70,9 +75,12 @@ def _their_shape(key: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, str]]:
-    """The sizes that the tensors of a Hugging Face file have: key of config.json -> (number, its source).
+    """Sizes of a model by the shapes of its tensors: key of config.json -> (number, source).
 
-    config.json is held against them before anything as large as it says is built.
+    config.json is compared with them before anything is allocated by its numbers.
+
+    Args:
+        shapes: shape of each tensor by its name in the checkpoint.
     """
     layers = {int(m[1]) for name in shapes if (m := re.match(r"model\.layers\.(\d{1,9})\.", name))}
     out = (
@@ -97,36 +105,51 @@ def sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, str]]:
 
 
 def key_of(path) -> str:
+    """Name of a parameter, e.g. "layers/wq", from its path in the tree."""
     return "/".join(p.key for p in path)
 
 
 def _inputs(key: str) -> int | None:
-    """How many leading axes of a matrix are its input. None: a vector, or the embedding."""
+    """Number of leading input axes of a matrix. None: a vector, or the embedding."""
     return input_axes(key.removeprefix("layers/")) if "/w" in key or key == "unembed" else None
 
 
-def ours(key: str, x: Any, cut: list[slice], shape: tuple[int, ...]) -> np.ndarray:
-    """The part `cut` of one of our arrays of `shape` out of theirs: [out, in] to [in, out], with the heads as an axis of their own."""
-    sizes, n = [s.stop - s.start for s in cut], _inputs(key)
+def from_stored(key: str, x: Any, index: list[slice], shape: tuple[int, ...]) -> np.ndarray:
+    """Part of one layer's parameter, read from the tensor of a checkpoint.
+
+    Args:
+        key: name of the parameter.
+        x: tensor in the checkpoint, a matrix as [out, in], an array or lazily sliced.
+        index: the part, one slice per axis of the parameter.
+        shape: shape of the whole parameter, a matrix as [in, out] with the heads as an axis.
+
+    Returns:
+        The part, in the axes of the parameter.
+
+    Raises:
+        ValueError: the part ends within a head.
+    """
+    sizes, n = [s.stop - s.start for s in index], _inputs(key)
     if key == "embed":
-        return x[cut[0], cut[1]]
+        return x[index[0], index[1]]
     if n is None:
-        return x[_fold(cut, shape)].reshape(sizes)
-    return x[_fold(cut[n:], shape[n:]), _fold(cut[:n], shape[:n])].T.reshape(sizes)
+        return x[_fold(index, shape)].reshape(sizes)
+    return x[_fold(index[n:], shape[n:]), _fold(index[:n], shape[:n])].T.reshape(sizes)
 
 
-def _fold(cut: list[slice], shape: tuple[int, ...]) -> slice:
-    """The slice of several axes folded into one, of which only the first may be cut."""
+def _fold(index: list[slice], shape: tuple[int, ...]) -> slice:
+    """Slice of several axes folded into one. Only the first axis may be sliced."""
     rest = math.prod(shape[1:])
-    if any(s != slice(0, n) for s, n in zip(cut[1:], shape[1:], strict=True)):
+    if any(s != slice(0, n) for s, n in zip(index[1:], shape[1:], strict=True)):
         raise ValueError(
-            f"heads of shape {shape} are cut within a head ({cut}): cut the axis of the heads"
+            f"heads of shape {shape} are sharded within a head ({index}): shard the axis of the "
+            "heads"
         )
-    return slice(cut[0].start * rest, cut[0].stop * rest)
+    return slice(index[0].start * rest, index[0].stop * rest)
 
 
-def theirs(key: str, x: np.ndarray) -> np.ndarray:
-    """The way back, of a whole tensor."""
+def to_stored(key: str, x: np.ndarray) -> np.ndarray:
+    """Tensor of a checkpoint from one layer's parameter: the inverse of `from_stored`."""
     n = _inputs(key)
     if n is None:
         return x if key == "embed" else x.reshape(-1)

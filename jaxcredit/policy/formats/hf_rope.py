@@ -1,4 +1,7 @@
-"""Rotary position embeddings (RoPE) in config.json, in the format of transformers 5 (rope_parameters) or 4 (rope_scaling, rope_theta)."""
+"""Rotary position embeddings (RoPE) in config.json.
+
+Transformers 5 writes the key rope_parameters, transformers 4 the keys rope_scaling and rope_theta.
+"""
 
 import math
 from typing import Any
@@ -21,22 +24,23 @@ SLIDING, FULL = "sliding_attention", "full_attention"
 
 
 def parse(keys: Keys, head_dim: int) -> dict[str, Any]:
-    """RoPE fields of a Config: rope_theta, rope_scaling, and local_theta (0 if the model has no separate base for sliding windows).
+    """RoPE fields of a Config: rope_theta, rope_scaling and local_theta.
+
+    local_theta is 0 if the model has no separate base for layers with a window.
 
     Raises:
         ValueError: a scaling that is not supported, or a value out of range.
     """
     whole, older = keys.mapping("rope_parameters"), keys.mapping("rope_scaling")
-    rope, sliding = (
-        older or whole or Keys({}, keys.path),
-        None,
-    )  # the older key takes precedence, as in transformers
+    # The older key takes precedence, as in transformers.
+    rope, sliding = older or whole or Keys({}, keys.path), None
     if whole and (FULL in whole.values or SLIDING in whole.values):
         rope, sliding = whole.mapping(FULL) or Keys({}, keys.path), whole.mapping(SLIDING)
     for part in (keys, rope, *([sliding] if sliding else [])):
         if part.number("partial_rotary_factor", 1.0) != 1:
             raise ValueError(
-                f"{keys.path}: {part.inside}partial_rotary_factor = {part.values['partial_rotary_factor']} is not supported: "
+                f"{keys.path}: {part.inside}partial_rotary_factor = "
+                f"{part.values['partial_rotary_factor']} is not supported: "
                 "only RoPE over the whole head is, so it must be 1 or absent"
             )
     if sliding:

@@ -1,4 +1,7 @@
-"""Lazy reading of the safetensors files of a checkpoint folder. Headers are checked on opening; data is read when a tensor is sliced."""
+"""Lazy reading of the safetensors files of a checkpoint folder.
+
+Headers are checked when a folder is opened. Data is read when a tensor is sliced.
+"""
 
 import contextlib
 import dataclasses
@@ -20,10 +23,10 @@ class Tensor:
     shape: tuple[int, ...]
     dtype: str  # name in safetensors, e.g. "BF16"
 
-    def __getitem__(self, cut):
+    def __getitem__(self, index):
         try:
-            return self.view[cut]
-        except Exception as error:  # SafetensorError, OSError: the file has changed since it was opened, or cannot be read
+            return self.view[index]
+        except Exception as error:  # SafetensorError or OSError: the file changed after opening
             raise ValueError(
                 f"{self.file} cannot be read ({one_line(error, 200)}): download it again"
             ) from error
@@ -33,7 +36,8 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
     """Tensors of a checkpoint folder by name.
 
     Args:
-        folder: holds model.safetensors, or model.safetensors.index.json and the files that it lists.
+        folder: holds model.safetensors, or model.safetensors.index.json and the files that it
+            lists.
         stack: closes the files.
 
     Raises:
@@ -44,9 +48,9 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
 
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if index.is_file():
-        where = _index(index)
+        file_of = _index(index)
     elif single.is_file():
-        where = None
+        file_of = None
     else:
         pickled = (
             " It holds pickled .bin weights, which are not read: convert them to safetensors."
@@ -54,11 +58,12 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
             else ""
         )
         raise FileNotFoundError(
-            f"{folder} has neither model.safetensors nor model.safetensors.index.json.{pickled} Did the download finish?"
+            f"{folder} has neither model.safetensors nor model.safetensors.index.json.{pickled} "
+            "Did the download finish?"
         )
     tensors = {}
     for file in (
-        [single] if where is None else [folder / name for name in sorted(set(where.values()))]
+        [single] if file_of is None else [folder / name for name in sorted(set(file_of.values()))]
     ):
         if not file.is_file():
             raise FileNotFoundError(
@@ -67,38 +72,40 @@ def open_folder(folder: Path, stack: contextlib.ExitStack) -> dict[str, Tensor]:
         try:
             f = stack.enter_context(safe_open(file, framework="numpy"))
             views = {name: f.get_slice(name) for name in f.keys()}  # noqa: SIM118
-            found = {
+            contents = {
                 name: Tensor(file, view, tuple(view.get_shape()), str(view.get_dtype()))
                 for name, view in views.items()
             }
         except (SafetensorError, OSError, ValueError) as error:
             raise ValueError(
-                f"{file} ({file.stat().st_size} bytes) is truncated or damaged ({one_line(error, 200)}): download it again"
+                f"{file} ({file.stat().st_size} bytes) is truncated or damaged "
+                f"({one_line(error, 200)}): download it again"
             ) from error
         # A tensor that several files contain is read from the one given by the index.
         tensors |= {
             name: x
-            for name, x in found.items()
-            if where is None or where.get(name, file.name) == file.name
+            for name, x in contents.items()
+            if file_of is None or file_of.get(name, file.name) == file.name
         }
-    if where is not None and (lost := sorted(set(where) - set(tensors))):
+    if file_of is not None and (lost := sorted(set(file_of) - set(tensors))):
         raise ValueError(
-            f"{index.name} in {folder} lists {few(lost)}, which the files do not hold: index and files do not belong together"
+            f"{index.name} in {folder} lists {few(lost)}, which the files do not hold: index and "
+            "files do not belong together"
         )
     return tensors
 
 
 def _index(path: Path) -> dict[str, str]:
-    """File name of each tensor, from the index. A file outside the folder raises a ValueError."""
+    """File name of each tensor in the index. A file outside the folder raises a ValueError."""
     try:
-        where = load_json(path)["weight_map"]
-        if not isinstance(where, dict) or not where:
+        file_of = load_json(path)["weight_map"]
+        if not isinstance(file_of, dict) or not file_of:
             raise ValueError(
-                f"weight_map = {shown(where)} is not a mapping of tensor names to files"
+                f"weight_map = {shown(file_of)} is not a mapping of tensor names to files"
             )
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path} cannot be read ({error}): download it again") from error
-    for name, file in where.items():
+    for name, file in file_of.items():
         if (
             not isinstance(file, str)
             or not file.endswith(".safetensors")
@@ -107,18 +114,20 @@ def _index(path: Path) -> dict[str, str]:
             or "\\" in file
         ):
             raise ValueError(
-                f"{path}: by it {few([name])} is in {shown(file)}, expected the name of a .safetensors file in the same folder: "
+                f"{path}: weight_map assigns {few([name])} to {shown(file)}, expected the name of "
+                "a .safetensors file in the same folder: "
                 "download it again"
             )
-    return where
+    return file_of
 
 
 def check_dtypes(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Raise a ValueError for a tensor that is not of a floating-point dtype, such as a quantized weight."""
+    """Raise a ValueError for a tensor without a floating-point dtype, e.g. a quantized weight."""
     odd = {name: x for name, x in tensors.items() if x.dtype not in FLOATS}
     for name, x in sorted(odd.items()):
         raise ValueError(
-            f"{x.file}: {few([name])} has dtype {x.dtype} ({len(odd)} such tensors), weights are read from {', '.join(FLOATS)}: "
+            f"{x.file}: {few([name])} has dtype {x.dtype} ({len(odd)} such tensors), weights are "
+            f"read from {', '.join(FLOATS)}: "
             "use a checkpoint that is not quantized, or save it in one of these dtypes"
         )
 
