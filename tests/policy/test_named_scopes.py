@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from small_decoders import LLAMA, MOE, make
+from small_decoders import LLAMA, MOE, random_params
 
 from jaxcredit.policy import sampler, transformer
 
@@ -22,7 +22,7 @@ def scopes(lowered) -> set[str]:
 @pytest.mark.parametrize("cfg, mlp", [(LLAMA, "mlp"), (MOE, "experts")], ids=["dense", "experts"])
 def test_every_block_of_the_forward_pass_has_a_name(cfg, mlp):
     lowered = jax.jit(transformer.logits, static_argnums=3).lower(
-        make(cfg), TOKENS, TOKENS > 0, cfg
+        random_params(cfg), TOKENS, TOKENS > 0, cfg
     )
     names = scopes(lowered)
     assert BLOCKS | {mlp} <= names and ("mlp" in names) != ("experts" in names)
@@ -30,7 +30,7 @@ def test_every_block_of_the_forward_pass_has_a_name(cfg, mlp):
 
 def test_the_phases_of_the_sampler_have_names():
     lowered = sampler.sample.lower(
-        make(LLAMA), TOKENS, TOKENS > 0, jax.random.key(0), LLAMA, rows=2, max_new_tokens=3
+        random_params(LLAMA), TOKENS, TOKENS > 0, jax.random.key(0), LLAMA, rows=2, max_new_tokens=3
     )
     assert BLOCKS | {"mlp", "prefill", "decode_step", "sample_token"} <= scopes(lowered)
 
@@ -42,6 +42,6 @@ def test_the_backward_pass_has_the_names_too():
 
     paths = re.findall(
         r'op_name="([^"]*transpose[^"]*)"',
-        jax.jit(jax.grad(loss)).lower(make(LLAMA)).compile().as_text(),
+        jax.jit(jax.grad(loss)).lower(random_params(LLAMA)).compile().as_text(),
     )
     assert {"qkv", "attention", "mlp"} <= {name for path in paths for name in path.split("/")}
