@@ -1,6 +1,6 @@
 """Annotators: functions that measure or learn signals of a rollout, such as a critic's values.
 
-A config says `signals={"critic": signals.critic()}`. Each entry is a function
+A config lists them by name: `signals={"critic": signals.critic()}`. Each entry is a function
 `make(cfg, logprob) -> Learned`. Its attribute `provides` names the signals that it adds.
 
 - cfg: the policy's configuration (`jaxcredit.policy.Config`).

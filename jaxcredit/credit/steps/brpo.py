@@ -12,7 +12,7 @@ from jaxcredit.rollout import Rollout, trajectory_mask
     fidelity="code",
     granularity="segment",
     family="steps",
-    cost="A short answers forced at the end of each segment",
+    cost="several short answers, forced at the end of each segment",
     reduces_to="dr_grpo of the scores with one budget",
 )
 def brpo(group: Rollout, *, prior: float = 0.0, decay: float = 0.5, history: float | None = None):

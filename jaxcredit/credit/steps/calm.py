@@ -11,7 +11,7 @@ from jaxcredit.rollout import Rollout
     fidelity="ours",
     granularity="segment",
     family="steps",
-    cost="a judge that says whether a segment reached its subgoal",
+    cost="a judge that decides whether a segment reached its subgoal",
     reduces_to="returns of the reward alone with c=0",
 )
 def calm(group: Rollout, *, c: float = 0.1, gamma: float = 1.0):

@@ -20,8 +20,8 @@ def scrl(group: Rollout, *, ddof: int = 0, eps: float = 1e-6):
         A_ij = (s_ij - mean_i s_ij) / (std_i s_ij + eps),   s_ij = prod_{l <= j} r_il
 
     An answer has one block (segment) per sub-problem; the last sub-problem is the original problem.
-    The reward r_ij, 0 or 1, says whether block j solves its sub-problem. Mean and deviation are
-    over the group's trajectories that have a block j.
+    The reward r_ij is 1 if block j solves its sub-problem, else 0. Mean and deviation are over the
+    group's trajectories that have a block j.
 
     A block that was asked for and is missing needs segment_mask True and reward 0. An answer of
     wrong format needs reward 0 everywhere and segment -1 on its tokens: it counts in the mean and

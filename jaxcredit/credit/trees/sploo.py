@@ -57,8 +57,9 @@ def sploo(
     - v and kappa: variance and excess kurtosis of the returns. With rare rewards kappa is large,
       and a difference of means is weaker evidence.
     - n_it: number of trajectories that share i's first t tokens, i included.
-    - e: F-like statistic of the branching at token t, the variance of the mean returns of the
-      branches over the variance inside them; left: mean number of tokens that follow token t.
+    - e: F-like statistic of the branching at token t: the variance between the branches' returns
+      over the variance inside them, less its expectation, in standard deviations.
+    - left: mean number of tokens that follow token t.
 
     b_it changes only if n_in >= `least` and n_out > 0. Neither b_it nor w_it depends on R_i or on
     i's tokens from t on. The policy gradient is therefore unbiased with lam = a = 0. With other
@@ -112,7 +113,7 @@ def sploo(
 
 
 class Others(NamedTuple):
-    """Returns of the other trajectories of a group as each row sees them, centered and scaled.
+    """Returns of a group's other trajectories for each row, centered and scaled.
 
     Fields:
         where: mask of the other trajectories.

@@ -29,8 +29,8 @@ def matchtir(
         z(y) = (y - mean y) / (std y + eps)
 
     z_i is over the group's trajectories and z_k over those that have a turn k. R_i is the
-    undiscounted sum of trajectory i's rewards. In the paper a turn's reward says how well its tool
-    calls match the gold calls, and the last turn's how well the answer matches. The matchings of
+    undiscounted sum of trajectory i's rewards. In the paper a turn's reward is the match of its
+    tool calls with the gold calls, and the last turn's the match of the answer. The matchings of
     `jaxcredit.kernels` are `optimal_assignment` (the paper), `greedy_assignment` (the released
     code) and `optimal_transport`.
 
