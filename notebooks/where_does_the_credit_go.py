@@ -77,7 +77,8 @@ print(f"{accuracy(state.params):.0%} of the greedy answers to held-out lists of 
 #
 # The policy answers each of 64 questions eight times. The figure shows a group in which about half
 # of the answers are right. Each edge has the digits that its answers share, and the mean reward of
-# those answers, which is the value of that prefix. A change of color marks a decision that mattered.
+# those answers, which is the value of that prefix. Where the color changes, a decision
+# mattered.
 
 # %%
 collect = single_turn(
@@ -176,9 +177,9 @@ pictures.credit_heatmaps(advantages, answers, reward[chosen], text)
 
 # %% [markdown]
 # `grpo`, `rloo` and `opo` give all tokens of an answer the same credit. `tempo` gives most of it to
-# branch points at which the value changes. With exact prefix values, `ppo` with `lam=0` gives credit
-# to nothing else. `sploo` needs evidence, and eight answers have little. `passk` rewards the best
-# answer only if no other is as good.
+# branch points at which the value changes. With exact prefix values, `ppo` with `lam=0` gives
+# credit to nothing else. `sploo` needs evidence, and eight answers have little. `passk` rewards
+# the best answer only if no other is as good.
 #
 # ## Your own estimator
 #

@@ -78,8 +78,8 @@ def _add_sample(subparsers) -> None:
         examples="""
             jaxcredit sample runs/quickstart --n 4 --k 2
                 two answers to each of four held-out problems, with rewards
-            jaxcredit sample runs/quickstart --prompt "580267<" --temperature 0
-                the most likely answer to your own prompt
+            jaxcredit sample runs/quickstart --prompt "580267<" --k 1 --temperature 0
+                the greedy answer to your own prompt
         """,
     )
     add_run(parser, or_config=True)

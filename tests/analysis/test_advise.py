@@ -1,4 +1,4 @@
-"""Advice: answers of the decision tree to given numbers, to rollouts of a file, a run and a world."""
+"""Advice: the decision tree for given numbers, for rollouts of a file, a run and a world."""
 
 import dataclasses
 import json
@@ -171,11 +171,11 @@ def test_a_run_is_asked(tmp_path, capsys, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(("c_pre", "first", "not_"), [(1.0, "tempo", None), (0.5, "rloo", "tempo")])
 def test_worlds_are_told_apart_as_the_arena_measured_them(c_pre, first, not_):
-    """KeyBranch, G = 16: TEMPO has three times GRPO's signal to noise with c_pre = 1, and three quarters of it with 0.5."""
+    """KeyBranch: TEMPO has a better signal-to-noise ratio than GRPO if c_pre is 1, not if 0.5."""
     batch = jax.jit(lambda task, key: arena.sample(task, prompts=128, group=16, key=key))(
         arena.KeyBranch(c_pre=c_pre), jax.random.key(1)
     )
-    m = measure(dataclasses.replace(batch.rollout, signals={}))  # by the outcome alone
+    m = measure(dataclasses.replace(batch.rollout, signals={}))  # without signals
     names = [name for name, _ in advise.estimators(advise.recommend(m))]
     assert names[0] == first and not_ not in names
 

@@ -1,4 +1,4 @@
-"""Bad calls of every command: exit code 1 or 2, no trace, a message that names the option, the file or the field, and what it may be."""
+"""Bad calls of every command: exit code 1 or 2, no traceback, and a message with cause and fix."""
 
 import dataclasses
 import os
@@ -29,7 +29,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def refused(capsys, monkeypatch):
-    """What the command line says when it refuses."""
+    """Function that runs a command, expects an error, and returns its message on one line."""
 
     def ask(*argv):
         monkeypatch.setattr("jaxcredit.train.run.build", build)
@@ -45,7 +45,7 @@ def refused(capsys, monkeypatch):
 
 
 def words(action) -> list[str]:
-    """Values that an option must refuse, by the kind of its type."""
+    """Invalid values of an option, by its argparse type."""
     kind = getattr(action.type, "__qualname__", "").partition(".")[0]
     return {
         "number": ["-1", "nan", "inf", "x", "", "1e99", "-0.5", "99999999999999999999x"],
@@ -262,7 +262,7 @@ def test_a_step_that_is_not_there_is_named(command, run, refused, tmp_path):
 
 
 def npz(folder, **change):
-    """A file of rollouts, one of whose arrays is another."""
+    """Write x.npz, a file of rollouts with changed arrays."""
     N, R, T = 2, 3, 4
     good = {
         "tokens": np.ones((N, R, T), int),
@@ -311,7 +311,7 @@ def test_a_zip_that_holds_something_else_is_named(refused, tmp_path):
 
 def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refused):
     names = {}
-    exec("def fails(*_):\n    raise OverflowError", names)  # in nobody's file
+    exec("def fails(*_):\n    raise OverflowError", names)  # code without a file
     monkeypatch.setattr(models, "run", names["fails"])
     assert (
         "OverflowError at <string>:2, in jaxcredit models qwen3; JAXCREDIT_TRACE=1 shows"
@@ -324,8 +324,8 @@ def test_an_error_that_names_nothing_is_shown_with_the_command(monkeypatch, refu
     assert "OverflowError" in refused("models", "qwen3")
 
 
-def test_nobody_reads_the_rest_of_it():
-    """As after `| head -1`."""
+def test_a_closed_pipe_is_no_error_message():
+    """The reader of a pipe has closed it, as `| head -1` does."""
     command = "from jaxcredit.cli import main as cli; cli.main(['models', '--json'])"
     with subprocess.Popen(
         [sys.executable, "-c", command], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -351,7 +351,10 @@ def test_a_full_disk_behind_stdout_is_said_once(stream):
 
 
 def test_an_encoding_without_the_characters_gets_escapes():
-    command = "from jaxcredit.cli import main as cli, models; models.run = lambda *_: print('\u2581'); cli.main(['models'])"
+    command = (
+        "from jaxcredit.cli import main as cli, models; "
+        "models.run = lambda *_: print('\u2581'); cli.main(['models'])"
+    )
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     said = subprocess.run([sys.executable, "-c", command], capture_output=True, env=env, text=True)
     assert (said.stdout, said.stderr) == ("\\u2581\n", "")

@@ -1,4 +1,4 @@
-"""The command line from end to end on a micro policy, and what it says when it is misused."""
+"""The command line from end to end on a micro policy, and its messages for wrong calls."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from micro_experiment import build
 from paths import CONFIGS, MICRO, ROOT
 
 from jaxcredit import credit
-from jaxcredit.cli import loading as find
+from jaxcredit.cli import loading
 from jaxcredit.cli import main as cli
 from jaxcredit.credit import method_of
 
@@ -20,7 +20,7 @@ def one_compile(monkeypatch):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two runs of four steps: tempo, and grpo in its place."""
+    """Folder with two runs of four steps, one with tempo and one with grpo."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jaxcredit.train.run.build", build)
@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
 
 
 def refused(argv, capsys) -> str:
-    """What the command line says when it refuses; without a trace."""
+    """Message of a command that must fail without a traceback, on one line."""
     with pytest.raises(SystemExit) as stop:
         cli.main([str(a) for a in argv])
     assert stop.value.code not in (0, None)
@@ -88,9 +88,8 @@ def test_resume_auto_goes_on(runs, capsys):
     ] == [0, 1]
 
 
-def test_eval(
-    runs, capsys
-):  # as many answers to as many problems as in training, here and below: nothing new to compile
+def test_eval(runs, capsys):
+    # The numbers of answers and problems are those of training: nothing new is compiled.
     cli.main(["eval", str(runs / "micro"), "--k", "4", "--prompts", "6", "--json"])
     numbers = json.loads(capsys.readouterr().out)
     assert numbers["step"] == 4 and {
@@ -188,7 +187,7 @@ import jax.numpy as jnp
 from jaxcredit.credit import per_batch
 @per_batch
 def leaky(batch):
-    """No law is kept: the mean over the batch counts padding."""
+    """The mean over the batch includes padding, which breaks laws."""
     return batch.logp - batch.logp.mean() + jnp.zeros(batch.action_mask.shape)
 '''
 
@@ -207,7 +206,7 @@ def test_check_holds_a_file_against_the_laws(tmp_path, capsys):
 
 def test_the_example_estimator_is_short_and_is_what_its_config_trains_with(capsys):
     lines = (CONFIGS / "my_estimator.py").read_text().splitlines()
-    exp, _ = find.experiment(str(CONFIGS / "my_estimator.py"), ["--power", "0.5"])
+    exp, _ = loading.experiment(str(CONFIGS / "my_estimator.py"), ["--power", "0.5"])
     assert (
         len(lines) < 40
         and method_of(exp.check().credit).name == "surprise"
@@ -217,7 +216,7 @@ def test_the_example_estimator_is_short_and_is_what_its_config_trains_with(capsy
 
 def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    exp, _ = find.experiment(str(CONFIGS / "own_data.py"))
+    exp, _ = loading.experiment(str(CONFIGS / "own_data.py"))
     assert len(exp.check().task.train) + len(exp.task.test) == 500
     item = exp.task.test[0]
     assert (
@@ -228,14 +227,14 @@ def test_own_data_reads_its_file_wherever_it_is_asked_from(tmp_path, monkeypatch
     (tmp_path / "config.py").write_text(
         (CONFIGS / "own_data.py").read_text()
     )  # as the run folder keeps it
-    again, _ = find.experiment("config.py", origin=str(CONFIGS / "own_data.py"))
+    again, _ = loading.experiment("config.py", origin=str(CONFIGS / "own_data.py"))
     assert again.task.train == exp.task.train
     (tmp_path / "mine.jsonl").write_text(
         "".join(
             json.dumps(item["meta"]) + "\n" for item in [*exp.task.train[:40], *exp.task.test[:10]]
         )
     )
-    mine, _ = find.experiment(str(CONFIGS / "own_data.py"), ["--data", "mine.jsonl"])
+    mine, _ = loading.experiment(str(CONFIGS / "own_data.py"), ["--data", "mine.jsonl"])
     assert len(mine.task.train) + len(mine.task.test) == 50
 
 
@@ -282,7 +281,7 @@ MISUSES = {
     ),
     "no such command": (["trian", MICRO], "invalid choice: 'trian'"),
     "no run folder": (["eval", "nowhere"], "nowhere is not a run folder (it has no source.json)"),
-    "a run without metrics": (["compare", "nowhere"], "holds no metrics.jsonl"),
+    "a run without metrics": (["compare", "nowhere"], "has no metrics.jsonl"),
     "a profile that ends before it begins": (
         ["train", MICRO, "--profile", "13:10"],
         "--profile 13:10: give the steps to trace as FIRST:LAST",
@@ -338,6 +337,6 @@ def test_help_teaches(capsys):
 
 
 def test_every_estimator_is_found_by_its_name():
-    assert [find.estimator(name) for name in credit.__all__] == [
+    assert [loading.estimator(name) for name in credit.__all__] == [
         getattr(credit, name) for name in credit.__all__
     ]

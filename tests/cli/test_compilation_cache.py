@@ -1,4 +1,4 @@
-"""Compiled programs are kept between commands: bounded, never read half written, and never in the way."""
+"""Cache of compiled programs: bounded size, no partial entries, no failure if it is unusable."""
 
 import os
 import subprocess
@@ -10,13 +10,14 @@ from paths import ROOT
 
 from jaxcredit.cli import compilation_cache
 
-# Two programs of some kB, compiled or read; `hits` counts those that were read. Counts are jax's own events.
+# Two programs of some kB, compiled or read from the cache. `hits` counts jax's own events of
+# programs that were read.
 PROGRAM = """
 import resource, signal, sys
 from jaxcredit.cli import compilation_cache
 compilation_cache.SECONDS = 0.0
 folder = compilation_cache.begin()
-if sys.argv[1:]:  # the kernel kills the process where a file grows beyond this
+if sys.argv[1:]:  # largest file in bytes: the kernel kills a process that exceeds it
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
 import jax, jax.numpy as jnp
@@ -33,7 +34,7 @@ print(folder, events.count("/jax/compilation_cache/cache_hits"), *numbers)
 
 
 def ran(tmp_path, *words, code=0, **env):
-    """Folder, hits and numbers of the program, in a process whose cache folder is the test's."""
+    """Cache folder, hits and results of PROGRAM in a new process."""
     ours = {
         name: value
         for name, value in os.environ.items()
@@ -72,7 +73,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_is_read(tmp_path):
 
 
 def test_the_folder_stays_within_its_size(tmp_path):
-    """The program of last use stays, the others go."""
+    """The least recently used programs are removed first."""
     folder, _, numbers, _ = ran(tmp_path)
     most = max(entries(folder).values()) + 100
     for file in Path(folder).glob("*-*"):
@@ -91,7 +92,10 @@ def test_the_folder_stays_within_its_size(tmp_path):
     ids=str,
 )
 def test_it_is_switched_off_and_the_users_own_is_left(env, monkeypatch, tmp_path):
-    code = "from jaxcredit.cli import compilation_cache as c; import jax; print(c.begin(), jax.config.jax_compilation_cache_dir)"
+    code = (
+        "from jaxcredit.cli import compilation_cache as c; import jax; "
+        "print(c.begin(), jax.config.jax_compilation_cache_dir)"
+    )
     ours = {
         name: value for name, value in os.environ.items() if not name.startswith("JAX_COMPILATION")
     }

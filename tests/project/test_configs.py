@@ -1,4 +1,4 @@
-"""The configs of this repository: every option is explained, every number of steps works, in a process without the tests' settings."""
+"""Configs of this repository: every option has a help text, and every number of steps works."""
 
 import inspect
 import os
@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from paths import CONFIGS
 
-from jaxcredit.cli import loading as find
+from jaxcredit.cli import loading
 from jaxcredit.cli import main as cli
 from jaxcredit.train.learning_rate import warmup_cosine
 
@@ -26,7 +26,7 @@ def test_help_explains_every_option(config, command, capsys, monkeypatch):
         cli.main([command, str(config), "--help"])
     said = capsys.readouterr().out
     assert stop.value.code == 0
-    make = find.module(str(config)).experiment
+    make = loading.module(str(config)).experiment
     usage = said.index(f"usage: jaxcredit {command} {config}")
     options = re.split(r"\n  --", said[usage:].replace("│", " "))[1:]
     assert [re.match(r"[\w-]+", text).group().replace("-", "_") for text in options] == list(
@@ -38,7 +38,7 @@ def test_help_explains_every_option(config, command, capsys, monkeypatch):
             r"[a-z]{3,}.*\(default: ", words.partition(" ")[2].replace("{None}", "")
         ), words
         assert "None: " not in words or "(default: None)" in words
-    head = find.module(str(config)).__doc__
+    head = loading.module(str(config)).__doc__
     lines = [line for line in head.splitlines() if "jaxcredit " in line and "`" not in line]
     assert lines and all(line in said[:usage].splitlines() for line in lines), (
         "a command of the head does not stand on its own line"
@@ -74,7 +74,7 @@ def test_a_long_run_has_the_schedule_of_optax_to_the_bit():
 MADE = """
 import functools, sys, jax.numpy as jnp
 from jaxcredit import tasks
-from jaxcredit.cli import loading as find
+from jaxcredit.cli import loading
 tasks.number_sorting = functools.cache(tasks.number_sorting)  # seconds, and the same for all
 for config in sys.argv[1:]:
     for steps in range(1, 13):
@@ -100,7 +100,7 @@ def test_every_other_config_can_be_made_for_one_to_twelve_steps(tmp_path):
 
 
 def made(configs, folder):
-    """As a person does it: none of the variables that the tests set is there."""
+    """In a process without the environment variables of the tests."""
     plain = {k: v for k, v in os.environ.items() if not k.startswith(("JAX", "XLA", "MPL", "HF_"))}
     said = subprocess.run(
         [sys.executable, "-c", MADE, *configs],

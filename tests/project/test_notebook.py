@@ -1,4 +1,4 @@
-"""The notebook is its source beside it, and runs."""
+"""Notebooks: the .ipynb has the cells of the .py file with the same name, and runs."""
 
 import pytest
 from paths import ROOT
@@ -10,7 +10,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_says_what_its_source_says(path):
-    """jupytext --to ipynb NAME.py && jupyter-execute --inplace NAME.ipynb makes the one from the other."""
+    """`jupytext --to ipynb --update NAME.py` and `jupyter-execute --inplace NAME.ipynb` make it."""
     notebook, source = jupytext.read(path), jupytext.read(path.with_suffix(".py"))
     assert [(c.cell_type, c.source) for c in notebook.cells] == [
         (c.cell_type, c.source) for c in source.cells

@@ -25,7 +25,7 @@ def call(name, **parameters):
     return {"name": name, "parameters": parameters}
 
 
-# ---------------------------------------------------------------- texts
+# texts
 
 
 def test_multiset_jaccard():
@@ -43,7 +43,7 @@ def test_answers_are_compared_without_case_articles_and_punctuation():
     assert rewards.set_f1("", "house") == 0
 
 
-# ---------------------------------------------------------------- ToolRL
+# ToolRL
 
 TOOLS = [call("search", q="x", n=3), call("calc", e="1+1")]
 
@@ -86,7 +86,8 @@ def test_toolrl_stays_in_its_bounds_and_an_extra_call_lowers_the_names_alone():
 
 
 def test_toolrl_reads_a_text():
-    good = '<think>so</think>\n<tool_call>\n{"name": "search", "parameters": {"q": "y", "n": 3}}\n</tool_call>'
+    line = '{"name": "search", "parameters": {"q": "y", "n": 3}}'
+    good = f"<think>so</think>\n<tool_call>\n{line}\n</tool_call>"
     assert rewards.toolrl(good, TOOLS) == pytest.approx(1 - 0.5)
     assert rewards.toolrl(good.replace("<think>", ""), TOOLS) == pytest.approx(-0.5)
     assert rewards.toolrl(good, TOOLS, answer=True) == pytest.approx(-0.5)
@@ -102,7 +103,7 @@ def test_toolrl_reads_a_text():
     assert rewards.toolrl(good + "<tool_call>", TOOLS) == pytest.approx(-0.5)  # a tag too many
 
 
-# ---------------------------------------------------------------- MatchTIR
+# MatchTIR
 
 PREDICTED = [call("search", q="x", n=3), call("search", q="y"), call("calc", e=1)]
 GOLD = [call("Search", q="y", n=3), call("search", q="z")]
@@ -151,7 +152,7 @@ def test_matchtir_edges():
     np.testing.assert_allclose(rewards.match_rewards(tied, optimal=False), [0.5, 0.5])
 
 
-# ---------------------------------------------------------------- paths, lengths
+# paths, lengths
 
 
 def test_kg_path_example():
@@ -186,7 +187,7 @@ def test_overlong():
     )
 
 
-# ---------------------------------------------------------------- groups: trust, trace, thinking
+# groups: trust, trace, thinking
 
 
 def test_trust_example():
@@ -281,9 +282,12 @@ def test_adaptive_thinking():
     assert rewards.adaptive_thinking([1, 0, 0, 0], long, margin=0.6) == [1, 0, 0, 0]
 
 
-# ---------------------------------------------------------------- search
+# search
 
-WELL = "<think>a</think> <search>q</search>\n<information>Paris is big.</information><think>b</think><answer>{}</answer>"
+WELL = (
+    "<think>a</think> <search>q</search>\n<information>Paris is big.</information>"
+    "<think>b</think><answer>{}</answer>"
+)
 
 
 @pytest.mark.parametrize(
@@ -380,7 +384,7 @@ def test_adasearch():
     ] == [1, 0.5, 0.5, 0]
 
 
-# ---------------------------------------------------------------- OpAgent
+# OpAgent
 
 
 def test_opagent_example():
@@ -414,7 +418,7 @@ def test_opagent_rules_apply_in_their_order():
     )
 
 
-# ---------------------------------------------------------------- GTAlign
+# GTAlign
 
 
 def test_gtalign_example():
@@ -437,7 +441,10 @@ def test_gtalign_reads_a_text():
     payoff = {name: {"user": u, "LLM": v} for name, (u, v) in cells.items()}
     assert rewards.payoff_reward(payoff) == pytest.approx(7 / 12)
     block = str(payoff).replace("'", '"')
-    text = f"<thinking>hm</thinking>\n<payoff>{block}</payoff>\n<analyze>so</analyze>\n<response>it is 2</response>"
+    text = (
+        f"<thinking>hm</thinking>\n<payoff>{block}</payoff>\n<analyze>so</analyze>\n"
+        "<response>it is 2</response>"
+    )
     user, model = rewards.gtalign_read(text, 1)
     assert (
         rewards.gtalign(text, 1) == pytest.approx(math.sqrt(user * model))

@@ -1,4 +1,4 @@
-"""Files of problems as people have them: byte-order marks, gzip, arrays, damage. What cannot be read is named with file and line."""
+"""JSON Lines files with byte-order marks, gzip, arrays and damage: errors have file and line."""
 
 import gzip
 import json

@@ -1,4 +1,6 @@
-"""Rewards that raise, hang, crash or return nonsense: each is named with its prompt and answer, and nothing of it is left behind."""
+"""Rewards that raise, hang, crash or return nonsense: errors have prompt and answer, and no process
+is left over.
+"""
 
 import asyncio
 import decimal
@@ -40,7 +42,7 @@ def judge(reward, n=4, **kw):
 
 
 def elsewhere(reward):
-    """The process that a reward runs in, and whether it could be sent there."""
+    """Whether a reward runs in another process, and the reason if it does not."""
     return int(judge(reward, 1)[0, 0]) != os.getpid(), worker_pool.in_process_reason(reward)
 
 
@@ -238,7 +240,7 @@ def spin(meta, text, ids):
 
 
 def regex(meta, text, ids):
-    """Catastrophic backtracking: a C loop that keeps the interpreter's lock."""
+    """Catastrophic backtracking: a loop in C that holds the interpreter's lock."""
     return float(bool(re.fullmatch(r"(a+)+b", "a" * 60 if meta == 1 else "b")))
 
 
@@ -255,7 +257,7 @@ def stubborn(meta, text, ids):
 
 
 def alarm(meta, text, ids):
-    """What math-verify does: its own alarm, set and cleared, and the handler put back."""
+    """Set and clear an alarm and restore its handler, as math-verify does."""
 
     def late(*_):
         raise TimeoutError
@@ -268,7 +270,7 @@ def alarm(meta, text, ids):
 
 
 def deaf(meta, text, ids):
-    """Every signal but those that nobody can refuse."""
+    """Ignore every signal that can be ignored."""
     for number in signal.valid_signals() - {
         signal.SIGKILL,
         signal.SIGSTOP,
@@ -412,7 +414,7 @@ def prints(meta, text, ids):
 
 
 def python(code, shell='exec "$@"', **environment):
-    """A Python process that has imported this file as t."""
+    """Python process that has imported this file as t."""
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     command = ["sh", "-c", shell, "sh", sys.executable, "-c", "import test_scoring as t; " + code]
     return subprocess.Popen(
@@ -435,7 +437,8 @@ def test_what_a_reward_prints_is_shown_and_may_fail(shell, shown):
 def test_no_process_outlives_the_trainer(hang, number, tmp_path):
     pid = tmp_path / "pid"
     trainer = python(
-        f"t.judge(lambda m, x, i: (t.pathlib.Path({str(pid)!r}).write_text(str(t.os.getpid())), t.{hang}(1, x, i)))"
+        f"t.judge(lambda m, x, i: (t.pathlib.Path({str(pid)!r}).write_text(str(t.os.getpid())), "
+        f"t.{hang}(1, x, i)))"
     )
     while not pid.exists() or not pid.read_text():
         assert trainer.poll() is None, trainer.communicate()
@@ -531,7 +534,7 @@ def test_the_tasks_of_the_library_run_in_a_process_of_their_own(name):
     assert out.ravel().tolist() == [1, 0] and not worker_pool.in_process_reason(task.reward)
 
 
-# Many at a time
+# Async rewards and several workers
 
 
 @pytest.mark.parametrize("workers", [0, 1])

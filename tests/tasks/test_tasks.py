@@ -34,7 +34,7 @@ def test_examples_in_docstrings(module):
     assert results.attempted and not results.failed
 
 
-# --- JSON Lines ---------------------------------------------------------------------------------------------------------------
+# JSON Lines
 
 
 def test_own_data_and_own_reward(tmp_path):
@@ -111,7 +111,8 @@ def test_overlap_with_a_test_file_is_dropped_and_said(tmp_path):
         ('{"question": "a", "answer": "b"}\n\n[1, 2]\n', r"a\.jsonl:3: a JSON list"),
         (
             '{"problem": "a", "gold": "b"}\n',
-            r"a\.jsonl:1: no field 'question' for the prompt; the fields there are 'problem', 'gold' .*prompt=",
+            r"a\.jsonl:1: no field 'question' for the prompt; "
+            r"the fields there are 'problem', 'gold' .*prompt=",
         ),
         ('{"question": 7}\n', r"a\.jsonl:1: the prompt is 7; it must be a text"),
         ("\n\n", r"a\.jsonl is empty"),
@@ -155,7 +156,7 @@ def test_a_task_names_what_its_items_lack():
         tasks.Task("x", [{"prompt": [1], "meta": 0}], [], right)
 
 
-# --- reasoning-gym --------------------------------------------------------------------------------------------------------------
+# reasoning-gym
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +235,7 @@ def test_what_gym_refuses():
         )
 
 
-# --- sums -----------------------------------------------------------------------------------------------------------------------
+# sums
 
 
 def test_sums_keep_the_same_numbers_on_one_side():
@@ -294,7 +295,7 @@ def test_the_number_a_response_commits_to(text, read):
     assert final_integer(text) == read
 
 
-# --- GSM8K ----------------------------------------------------------------------------------------------------------------------
+# GSM8K
 
 ITEMS = [
     {
@@ -345,7 +346,7 @@ def test_gsm8k_without_data_says_where_to_get_it(tmp_path, monkeypatch):
 
 
 def test_gsm8k_as_tensorflow_datasets_prepares_it(tmp_path, monkeypatch):
-    """Its own builder, its own files: only the download is a copy of lines that lie here."""
+    """The builder of tensorflow-datasets, with local files instead of a download."""
     tfds = pytest.importorskip("tensorflow_datasets")
     from tensorflow_datasets.text.gsm8k import Gsm8k
 
@@ -460,7 +461,8 @@ def test_number_sorting_spells_its_lists_and_demonstrates_only_short_ones():
         )  # by its own rule, not the generator's
     for item in task.test:
         right = "".join(sorted(item["prompt"][:-1], reverse=item["prompt"][-1] == ">"))
-        # The last two are in order, and often one off where the family's verifier would let that pass.
+        # The last two are in order with a digit that is off by one, which the family's verifier
+        # often allows.
         wrong = (
             right[::-1],
             right[:-1],

@@ -1,4 +1,4 @@
-"""Loading of config files: under a name of their own, with what lies beside them, in this process and in others."""
+"""Loading of config files: unique module names, imports from their folder, and other processes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxcredit.cli import loading as find
+from jaxcredit.cli import loading
 from jaxcredit.cli import main as cli
 
 RETURNS = "from pathlib import Path\ndef experiment():\n    return Path\n"
@@ -32,7 +32,7 @@ TAKEN = [
 def test_a_config_takes_no_modules_place(stem, tmp_path):
     before = sys.modules.get(stem)
     (tmp_path / f"{stem}.py").write_text(RETURNS)
-    mod = find.module(str(tmp_path / f"{stem}.py"))
+    mod = loading.module(str(tmp_path / f"{stem}.py"))
     assert (
         sys.modules.get(stem) is before
         and sys.modules[mod.__name__] is mod
@@ -50,7 +50,7 @@ def test_files_beside_a_config_shadow_nothing_that_is_installed(tmp_path):
     )
     (tmp_path / "helper_of_mine.py").write_text("x = 1\n")
     sys.modules.pop("colorsys", None)
-    assert find.module(str(tmp_path / "mine.py")).found[1] == 1
+    assert loading.module(str(tmp_path / "mine.py")).found[1] == 1
 
 
 def test_two_configs_each_import_their_own_neighbour(tmp_path):
@@ -62,19 +62,20 @@ def test_two_configs_each_import_their_own_neighbour(tmp_path):
         (tmp_path / which / "same_name_beside.py").write_text(f"x = {which!r}\n")
         (tmp_path / which / "pack" / "inner.py").write_text(f"x = {which!r}\n")
     for which in ("a", "b", "a"):
-        assert find.module(str(tmp_path / which / "mine.py")).x == (which, which)
+        assert loading.module(str(tmp_path / which / "mine.py")).x == (which, which)
 
 
 def test_dataclasses_and_pickles_of_a_config_work_here_and_in_another_process(tmp_path):
     file = tmp_path / "random.py"
     file.write_text(
-        "import dataclasses\n@dataclasses.dataclass\nclass Item:\n    x: 'int' = 3\ndef reward(item):\n    return item.x + 4\n"
+        "import dataclasses\n@dataclasses.dataclass\nclass Item:\n    x: 'int' = 3\n"
+        "def reward(item):\n    return item.x + 4\n"
     )
-    mod = find.module(str(file))
+    mod = loading.module(str(file))
     sent = pickle.dumps((mod.reward, mod.Item(5)))
     function, item = pickle.loads(sent)
     assert function is mod.reward and item == mod.Item(5)
-    load = f"from jaxcredit.cli import loading; loading.module(*{find.FILES[mod.__name__]!r})"
+    load = f"from jaxcredit.cli import loading; loading.module(*{loading.FILES[mod.__name__]!r})"
     child = f"{load}; import pickle; f, x = pickle.loads({sent!r}); print(f(x))"
     said = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True)
     assert said.stdout == "9\n", said.stderr
@@ -84,8 +85,8 @@ def test_a_copy_of_a_config_is_another_module_and_sees_the_place_of_the_first(tm
     (tmp_path / "first.py").write_text("import pathlib\nsaw = pathlib.Path(__file__).name\n")
     (tmp_path / "copy").mkdir()
     (tmp_path / "copy" / "config.py").write_text((tmp_path / "first.py").read_text())
-    first = find.module(str(tmp_path / "first.py"))
-    copy = find.module(str(tmp_path / "copy" / "config.py"), str(tmp_path / "first.py"))
+    first = loading.module(str(tmp_path / "first.py"))
+    copy = loading.module(str(tmp_path / "copy" / "config.py"), str(tmp_path / "first.py"))
     assert (first.saw, copy.saw) == ("first.py", "first.py") and first.__name__ != copy.__name__
     assert not list(tmp_path.rglob("__pycache__"))
 
@@ -94,16 +95,17 @@ def test_what_a_run_records_of_a_config_names_its_file_and_not_its_place(tmp_pat
     from jaxcredit.train.runs.json_values import to_json
 
     (tmp_path / "mine.py").write_text("def reward(meta, text, ids):\n    return 1.0\n")
-    assert to_json(find.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
+    assert to_json(loading.module(str(tmp_path / "mine.py")).reward) == "mine.reward"
 
 
 @pytest.fixture
 def run(tmp_path):
-    """The folder of a run whose config leaves a mark where it is executed."""
+    """Run folder whose config creates the file `executed` when it is executed."""
     folder = tmp_path / "runs" / "mine"
     folder.mkdir(parents=True)
     (folder / "config.py").write_text(
-        f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\ndef experiment():\n    pass\n"
+        f"import pathlib\npathlib.Path({str(tmp_path / 'executed')!r}).touch()\n"
+        "def experiment():\n    pass\n"
     )
     (folder / "source.json").write_text(
         json.dumps({"config": str(folder / "config.py"), "args": [], "credit": None})
