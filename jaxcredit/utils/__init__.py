@@ -1,1 +1,1 @@
-"""Helpers without JAX: plain text, tables, progress bars, number ranges, optional dependencies, atomic files."""
+"""Helpers without JAX: text, tables, progress bars, ranges, optional dependencies, files."""

@@ -1,4 +1,4 @@
-"""Optional dependencies: importing one that is not installed raises an error with the extra of jaxcredit that installs it.
+"""Optional dependencies, and errors that name the extra of jaxcredit that installs them.
 
 `import jaxcredit` needs jax, jaxtyping and numpy. `PACKAGES` lists the other dependencies by extra.
 """
@@ -40,16 +40,23 @@ def missing(module: str, user: str) -> MissingExtra:
     Args:
         module: the module that was not found, e.g. "optax.losses".
         user: the importing module or feature, the first word of the message.
+
+    >>> str(missing("optax.losses", "jaxcredit.train"))
+    "jaxcredit.train needs optax, which is not installed: pip install 'jaxcredit[train]'"
     """
     package = module.partition(".")[0]
     return MissingExtra(
-        f"{user} needs {package}, which is not installed: pip install 'jaxcredit[{EXTRA[package]}]'",
+        f"{user} needs {package}, which is not installed: "
+        f"pip install 'jaxcredit[{EXTRA[package]}]'",
         name=module,
     )
 
 
 class Finder(MetaPathFinder):
-    """Last finder of sys.meta_path: raises `MissingExtra` for optional dependencies that jaxcredit's own modules import in vain."""
+    """Finder that raises `MissingExtra` when a module of jaxcredit imports a missing dependency.
+
+    It has to be the last finder in sys.meta_path.
+    """
 
     def find_spec(self, fullname, path, target=None):
         if fullname.partition(".")[0] in EXTRA and (user := _importer()).startswith("jaxcredit."):
@@ -64,7 +71,7 @@ def install() -> None:
 
 
 def _importer() -> str:
-    """Name of the module whose import statement is running: the nearest caller outside the import system."""
+    """Name of the importing module, the nearest caller outside the import system."""
     frame = sys._getframe(2)
     while frame is not None and frame.f_globals.get("__name__") in (
         "importlib._bootstrap",

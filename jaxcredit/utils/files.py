@@ -33,9 +33,23 @@ def write_atomic(path: str | os.PathLike, data: str | bytes) -> None:
 
 
 def inside(name: str) -> str:
-    """Check that a relative path stays below the folder it is joined to. Returns it, or raises a ValueError."""
+    """Check that a relative path stays below the folder to which it is joined.
+
+    Args:
+        name: the path, with "/" between its parts.
+
+    Returns:
+        The path, unchanged.
+
+    Raises:
+        ValueError: the path is absolute or empty, or has empty parts, "." or "..".
+
+    >>> inside("hosts/00000.log")
+    'hosts/00000.log'
+    """
     if not name or "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise ValueError(
-            f"{name!r} is not a path inside the folder: it must be relative, without '.', '..' or empty parts"
+            f"{name!r} is not a path inside the folder: "
+            "it must be relative, without '.', '..' or empty parts"
         )
     return name

@@ -1,29 +1,43 @@
-"""Escaping of untrusted text (of models, data sets, run names, error messages) for terminals, Markdown and plots."""
+"""Escaping of untrusted text for terminals, Markdown and plots.
+
+Texts of models, data sets, run names and error messages may contain control characters and markup.
+"""
 
 import contextlib
 import unicodedata
 from collections.abc import Iterator
 
-# Cc: ESC, BEL, CR, backspace, the C1 set. Cf: bidirectional overrides, invisible tags. Cs: lone surrogates. Zl, Zp: line separators.
+# Cc: ESC, BEL, CR, backspace, the C1 set. Cf: bidirectional overrides, invisible tags.
+# Cs: lone surrogates. Zl, Zp: line separators.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_KEPT = {
-    "\n",
-    "\t",
-    "\u200c",
-    "\u200d",
-}  # the joiners shape letters of Persian and Indic scripts, and emoji
+# The joiners U+200C and U+200D shape letters of Persian and Indic scripts, and emoji.
+_KEPT = {"\n", "\t", "\u200c", "\u200d"}
 
 
 def visible(text: object, margin: str = "") -> str:
-    r"""Text with control characters written as escapes (`\x1b`, `\u202e`); newlines and tabs are kept.
+    r"""Text with control characters as escapes (`\x1b`, `\u202e`). Newlines and tabs are kept.
 
-    `margin` begins every line but the first, so that no line of the text can be mistaken for a line of the program's own output.
+    Args:
+        text: the text.
+        margin: beginning of every line but the first, which distinguishes the text's lines from the
+            program's own output.
+
+    >>> visible("a\x07b")
+    'a\\ab'
     """
     return "".join(map(_shown, str(text))).replace("\n", "\n" + margin)
 
 
 def one_line(text: object, most: int | None = None) -> str:
-    r"""Text as one line: control characters, newlines and tabs are escaped. The middle of a text of over `most` characters is left out."""
+    r"""Text as one line, with control characters, newlines and tabs as escapes.
+
+    Args:
+        text: the text.
+        most: largest number of characters; the middle of a longer text is left out.
+
+    >>> one_line("first\nsecond"), one_line("0123456789", most=4)
+    ('first\\nsecond', '01 ... 89')
+    """
     line = visible(text).replace("\n", "\\n").replace("\t", "\\t")
     if most is None or len(line) <= most:
         return line
@@ -38,12 +52,12 @@ def cell(text: object, style: str = ""):
 
 
 def markdown(text: object) -> str:
-    """Text escaped for one line of Markdown: it forms no emphasis, link, image, HTML or table cell."""
+    """Text escaped for one line of Markdown, without links, images, HTML or table cells."""
     return "".join("\\" + c if c in "\\`*_[]<>#!|~&$" else c for c in one_line(text))
 
 
 def code_span(text: object) -> str:
-    """Text as a Markdown code span, with a fence longer than any in the text. Not for table cells, which a bar would end."""
+    """Text as a Markdown code span. Not for table cells, which a bar in the text would end."""
     line = one_line(text)
     runs = [len(run) for run in "".join(c if c == "`" else " " for c in line).split()]
     fence = "`" * next(n for n in range(1, len(runs) + 2) if n not in runs)
@@ -53,7 +67,7 @@ def code_span(text: object) -> str:
 
 @contextlib.contextmanager
 def literal_figures() -> Iterator[None]:
-    """Context or decorator in which matplotlib renders text literally, not as TeX, regardless of the user's settings."""
+    """Context or decorator in which matplotlib renders text literally, not as TeX."""
     import matplotlib
 
     with matplotlib.rc_context({"text.usetex": False, "text.parse_math": False}):

@@ -1,4 +1,4 @@
-"""Progress of long commands on standard error: a bar in a terminal, otherwise a line every few seconds."""
+"""Progress of long commands on standard error: a bar in a terminal, otherwise lines."""
 
 import contextlib
 import itertools
@@ -26,7 +26,9 @@ def silent(what: str, done: int = 0, of: int = 0) -> None:
 
 @contextlib.contextmanager
 def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) -> Iterator[Tell]:
-    """Context with a progress callback, which may be called from several threads. Failures of the output are ignored.
+    """Context with a progress callback, which several threads may call.
+
+    Failures of the output are ignored.
 
     with progress.shown("arena") as tell:
         cells = matrix.run(tell=tell)
@@ -71,7 +73,7 @@ def each(
 
 
 class _Bar:
-    """Progress bar with its own refresh thread, so that a long compilation does not look like a hang. It is removed at the end."""
+    """Progress bar with its own refresh thread, which also moves during a long compilation."""
 
     def __init__(self, title: str, console: Console, _: float):
         self._title, begin = one_line(title), "{task.description}"

@@ -6,7 +6,17 @@ from typing import Any, NamedTuple
 
 
 class Range(NamedTuple):
-    """Interval from `least` to `most`, both included unless `above` excludes `least`: of integers if `whole`, else of finite numbers."""
+    """Interval of numbers.
+
+    Attributes:
+        whole: integers only; otherwise finite numbers.
+        least: lower end.
+        most: upper end, included.
+        above: whether `least` is excluded.
+
+    >>> str(Range(True, 1)), str(Range(False, 0, 1))
+    ('a whole number, 1 or more', 'a finite number from 0 to 1')
+    """
 
     whole: bool
     least: float
@@ -24,15 +34,15 @@ class Range(NamedTuple):
         return (number > self.least if self.above else number >= self.least) and number <= self.most
 
     def __str__(self) -> str:
-        what = "a whole number" if self.whole else "a finite number"
+        kind = "a whole number" if self.whole else "a finite number"
         if self.above:
-            return f"{what} above {self.least}" + (
+            return f"{kind} above {self.least}" + (
                 f", at most {self.most}" if self.most < math.inf else ""
             )
         return (
-            f"{what} from {self.least} to {self.most}"
+            f"{kind} from {self.least} to {self.most}"
             if self.most < math.inf
-            else f"{what}, {self.least} or more"
+            else f"{kind}, {self.least} or more"
         )
 
 
@@ -46,7 +56,16 @@ SHARE_ABOVE_0 = Range(False, 0, 1, above=True)
 
 
 def check(ranges: dict[str, Range], values: Any, owner: str = "") -> None:
-    """Raise a ValueError for the first attribute of `values` outside its range; `owner` (e.g. "warmup.") precedes its name."""
+    """Check that attributes are in their ranges.
+
+    Args:
+        ranges: ranges by the name of the attribute.
+        values: object with these attributes.
+        owner: text before the name in the message, such as "warmup.".
+
+    Raises:
+        ValueError: an attribute is outside its range.
+    """
     for name, allowed in ranges.items():
         x = getattr(values, name)
         if not allowed.holds(x):

@@ -1,4 +1,7 @@
-"""Tables for terminals of any width. Numbers and names are never cut; columns that do not fit go to further tables or are listed below."""
+"""Tables for terminals of any width.
+
+Numbers and names are never cut. Columns that do not fit are left out or moved to further tables.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -19,7 +22,8 @@ class Column(NamedTuple):
         right: align to the right.
         wraps: cells are prose and may be wrapped.
         least: smallest width in characters of longer prose.
-        spare: columns with the largest number are left out first if the width does not suffice; 0: never left out.
+        spare: columns with the largest number are left out first if the width does not suffice;
+            0: never left out.
     """
 
     title: str
@@ -32,8 +36,8 @@ class Column(NamedTuple):
 class Sheet(JupyterMixin):
     """Table for `Console.print`. Strings are literal; only cells of type `Text` have a style.
 
-    If the columns do not fit side by side, those with `spare` are left out and listed in a line below. If the others do not fit either,
-    they are split into several tables.
+    If the columns do not fit side by side, those with `spare` are left out and listed in a line
+    below. If the others do not fit either, they are split into several tables.
 
     Args:
         columns: columns, or just their titles.
@@ -92,7 +96,7 @@ class Sheet(JupyterMixin):
         yield from self.notes
 
     def split(self, width: int) -> tuple[list[list[int]], list[int]]:
-        """Column indices of each partial table at a terminal width, and those of columns left out."""
+        """Column indices of each partial table at a terminal width, and of columns left out."""
         shown = list(range(len(self.columns)))
         left_out: list[int] = []
         for i in sorted(shown, key=lambda i: -self.columns[i].spare):
@@ -111,8 +115,11 @@ class Sheet(JupyterMixin):
         return sum(self._least(i, width) for i in group) + _frame(len(group))
 
     def _least(self, i: int, width: int) -> int:
-        """Minimal width of a column in characters: that of its longest number, name or word, and `least` for prose. Names longer than half
-        of the terminal are broken."""
+        """Minimal width of a column in characters.
+
+        It is the width of the longest number, name or word, and `least` for prose. Names longer
+        than half of the terminal are broken.
+        """
         column = self.columns[i]
         words = [
             cell_len(word)
@@ -136,9 +143,7 @@ class Sheet(JupyterMixin):
         growing = sorted(
             (i for i in group if self._most(i) > widths[i]), key=lambda i: self._most(i) - widths[i]
         )
-        for n, i in enumerate(
-            growing
-        ):  # smallest need first; space that it leaves goes to the others
+        for n, i in enumerate(growing):  # smallest need first; the others share what it leaves
             more = max(0, min(self._most(i) - widths[i], spare // (len(growing) - n)))
             widths[i] += more
             spare -= more

@@ -1,4 +1,7 @@
-"""Standard output and standard error that never end a training: closed, full, unread or non-UTF-8 streams lose text instead."""
+"""Standard output and standard error whose failures do not end a training run.
+
+Closed, full, unread or non-UTF-8 streams lose text instead.
+"""
 
 import contextlib
 import io
@@ -8,12 +11,16 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-PATIENCE_S = 10.0  # longest wait for a reader that does not read (a stopped terminal, a paused pager) before text is dropped
+# Longest wait for a stopped terminal or a paused pager, after which text is dropped.
+PATIENCE_S = 10.0
 CHUNK = 512  # bytes that POSIX lets a ready pipe take without blocking (PIPE_BUF)
 
 
 def open_closed_streams() -> None:
-    """Open the null device in place of closed standard streams. Otherwise a later file would get their descriptors and their text."""
+    """Open the null device in place of closed standard streams.
+
+    Otherwise a file that is opened later would get their descriptors and their text.
+    """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -27,9 +34,10 @@ def open_closed_streams() -> None:
 
 @contextlib.contextmanager
 def lossy() -> Iterator[None]:
-    """Context in which writes to standard output and standard error neither fail nor block for long: text is dropped with one warning.
+    """Context in which standard output and standard error neither fail nor block for long.
 
-    Characters outside the stream's encoding are written as escapes.
+    Text that cannot be written is dropped, with one warning. Characters outside the stream's
+    encoding are written as escapes.
     """
     before = sys.stdout, sys.stderr
     after = [
@@ -49,7 +57,10 @@ def lossy() -> Iterator[None]:
 
 
 def discard_unwritable(stream) -> None:
-    """Flush a stream, or discard its buffer if that fails, since Python would flush it at exit and change the exit code."""
+    """Flush a stream, or discard its buffer if that fails.
+
+    Otherwise Python would flush it at exit and change the exit code.
+    """
     try:
         stream.flush()
     except OSError:
@@ -63,11 +74,7 @@ def _lossy(stream, name: str):
         number = stream.fileno()
         with contextlib.suppress(OSError):
             stream.flush()
-    except (
-        AttributeError,
-        OSError,
-        ValueError,
-    ):  # no stream, or one without a file, as in a notebook
+    except (AttributeError, OSError, ValueError):  # no stream, or one without a file (a notebook)
         return stream
     return io.TextIOWrapper(
         _Lossy(number, name),  # pyright: ignore[reportArgumentType] (raw and written through, as `python -u` does it)
@@ -111,6 +118,7 @@ class _Lossy(io.FileIO):
             self._said = True
             with contextlib.suppress(Warning):  # raised as an error under -W error
                 warnings.warn(
-                    f"{self._name} failed ({type(error).__name__}: {error}): text is lost, the training goes on",
+                    f"{self._name} failed ({type(error).__name__}: {error}): "
+                    "text is lost, the training goes on",
                     stacklevel=2,
                 )
