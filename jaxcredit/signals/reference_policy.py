@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxcredit.policy import lora
-from jaxcredit.rollout import Rollout
+from jaxcredit.rollout import FilledRollout, Rollout
 from jaxcredit.signals.base import Learned
 
 
@@ -22,9 +22,7 @@ def reference() -> Callable:
     """
 
     def make(cfg, logprob) -> Learned:
-        @jax.jit
-        def measure(params, rollout: Rollout):
-            return at_response(logprob(params, rollout)["logp"], rollout)
+        measure = _response_output(logprob, "logp")
 
         def annotate(aux, state, rollout, metas):
             params = lora.join(lora.split(state.params)[0], aux)
@@ -50,9 +48,7 @@ def entropy() -> Callable:
     """
 
     def make(cfg, logprob) -> Learned:
-        @jax.jit
-        def measure(params, rollout: Rollout):
-            return at_response(logprob(params, rollout)["entropy"], rollout)
+        measure = _response_output(logprob, "entropy")
 
         def annotate(aux, state, rollout, metas):
             return rollout.with_signals(entropy=measure(state.params, rollout.filled()))
@@ -75,3 +71,13 @@ def at_response(x: jax.Array, rollout: Rollout) -> jax.Array:
     """
     T, S = rollout.action_mask.shape[-1], x.shape[-1]
     return jnp.where(rollout.action_mask, jnp.pad(x, ((0, 0), (0, 0), (T - S, 0))), 0)
+
+
+def _response_output(logprob, name: str) -> Callable[..., jax.Array]:
+    """Compiled function (params, rollout) -> [N, R, T] of one output of a forward pass."""
+
+    @jax.jit
+    def measure(params, rollout: FilledRollout):
+        return at_response(logprob(params, rollout)[name], rollout)
+
+    return measure

@@ -26,6 +26,10 @@ def sequence_classes(
     Returns:
         [N, G] for each trajectory the index of the first one in its group that has the same
         segments with the same numbers.
+
+    >>> x = jnp.array([[3, 1], [3, 2], [3, 1]])
+    >>> sequence_classes(x, jnp.ones((3, 2), bool)).tolist()
+    [0, 1, 0]
     """
     x = jnp.where(segment_mask, x, 0)
     same_numbers = x[..., :, None, :] == x[..., None, :, :]

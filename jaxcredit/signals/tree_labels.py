@@ -23,6 +23,10 @@ def ovm(
         [R, T] labels, 0 off the mask.
 
     Source: OVM, arXiv 2311.09724.
+
+    >>> mask = jnp.array([[True, True, False], [True, True, True]])
+    >>> ovm(jnp.array([1.0, 0.0]), jnp.arange(2), mask).tolist()
+    [[1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
     """
     return jnp.where(mask, correct[row][:, None], 0)
 
@@ -80,6 +84,10 @@ def grounded_prm(
         [...] scores u.
 
     Source: GroundedPRM, arXiv 2510.14942, and its released code.
+
+    >>> verdict = jnp.array([1.0, -1.0, 1.0])
+    >>> round(float(grounded_prm(verdict, jnp.float32(1), where=jnp.ones(3, bool))), 4)
+    0.5556
     """
     N = where.sum(-1)
     weight = (N[..., None] - (jnp.cumsum(where, -1) - 1)) / jnp.maximum(N, 1)[..., None]
@@ -123,6 +131,9 @@ def malt_labels(value: Float[Array, "M"], *, theta: float = 0.5) -> Bool[Array, 
         [M] labels.
 
     Source: MALT, arXiv 2412.01928.
+
+    >>> malt_labels(jnp.array([0.2, 0.5, 0.8])).tolist()
+    [False, False, True]
     """
     return value > theta
 
@@ -158,5 +169,8 @@ def judge_total(
         [...] total mark.
 
     Source: SLATE, arXiv 2602.23440.
+
+    >>> float(judge_total(jnp.array([1.0, -1.0, 1.0])))
+    1.0
     """
     return masked_mean(parts, where, -1) if mean else jnp.sum(parts, -1, where=where)

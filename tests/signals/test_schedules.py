@@ -16,10 +16,13 @@ from scipy.stats import beta
 from jaxcredit import losses
 from jaxcredit.kernels.value_learning import distilled_advantage, two_path_weights
 from jaxcredit.losses import Batch, preferences
-from jaxcredit.signals import budgets, exposure, macro, schedules
+from jaxcredit.signals import budgets, exposure, macro, schedules, stratification, tree_labels
 
 
-@pytest.mark.parametrize(("module", "examples"), [(schedules, 3), (budgets, 1), (macro, 2)])
+@pytest.mark.parametrize(
+    ("module", "examples"),
+    [(schedules, 3), (budgets, 1), (macro, 2), (stratification, 2), (tree_labels, 6)],
+)
 def test_doctests(module, examples):
     assert doctest.testmod(module) == (0, examples)
 
