@@ -1,9 +1,11 @@
-"""The exit that the conservation law leaves: evidence of where decisions sit from other groups, against GRPO and TEMPO in one.
+"""Evidence pooled over groups (`credit.pooled`) against GRPO and TEMPO, which use one group.
 
-    python -m jaxcredit.arena.pooled [--seeds 16] [--prompts 256] [--seed 0] [--fresh] [--out pooled.png]
+    python notebooks/studies/pooled_evidence.py [--seeds 16] [--steps 100] [--prompts 256]
+        [--group 8] [--seed 0] [--fresh] [--out pooled.png]
 
-Twice in each world: the signal-to-noise of a group's gradient at a fixed policy once evidence of some groups has been pooled, and what
-learners earn who pool as they go. Worlds are tabular: a token's place in the answer tells decisions apart as well as anything could.
+Two measurements in each world: the signal-to-noise of a group's gradient at a fixed policy after
+evidence of some groups, and learning curves of policies that pool while they learn. The worlds are
+tabular, so the token's position identifies the decision.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import numpy as np
 
 from jaxcredit import arena, credit
 from jaxcredit.arena import learn, matrix, metrics, sweeps
-import sploo_bounds as ours
+import sploo_bounds
 from jaxcredit.arena.metrics import Interval
 from jaxcredit.credit.trees.sploo import l1
 from jaxcredit.train.runs.console import wide_console
@@ -34,12 +36,12 @@ from jaxcredit.signals.decision_points import (
 )
 from jaxcredit.utils.tables import Sheet
 
-GROUPS = (16, 256, 2048)  # pooled before a group is weighed at a fixed policy
-EACH = 16  # of them at a time
+GROUPS = (16, 256, 2048)  # numbers of groups that are pooled at a fixed policy
+GROUPS_PER_BATCH = 16
 
 
-def ways(**knobs):
-    """The signals: by depth with all peers, those of a table of prefixes, those of columns; by what the policy shows of itself."""
+def annotators(**knobs):
+    """Annotators of decision_weight: by depth (all peers, prefixes, columns), entropy or visits."""
     made = {
         "pooled": decision(places=32, **knobs),
         "by prefix": decision(places=32, peers=(same_prefix,), **knobs),
@@ -50,12 +52,12 @@ def ways(**knobs):
     return {name: make(None, None) for name, make in made.items()}
 
 
-WAYS, EVER = ways(), ways(decay=1.0)  # at a fixed policy nothing gets old
+ANNOTATORS, UNDISCOUNTED = annotators(), annotators(decay=1.0)  # no decay at a fixed policy
 L1, P0 = (
     partial(l1, normalize=True),
     partial(credit.sploo, normalize=True),
-)  # in deviations of the group, as TEMPO and GRPO are
-ALONE = {"rloo": credit.rloo, "grpo": credit.grpo, "tempo": credit.tempo, "l1": L1, "p0": P0}
+)  # divided by the group's deviation, as TEMPO and GRPO are
+ONE_GROUP = {"rloo": credit.rloo, "grpo": credit.grpo, "tempo": credit.tempo, "l1": L1, "p0": P0}
 POOLING = {
     "pooled": credit.pooled,
     "on p0": partial(credit.pooled, base=P0),
@@ -66,8 +68,16 @@ RIVALS = ("tempo", "grpo")
 LABELS = {"pooled 16": f"pooled, {GROUPS[0]} groups", "pooled": f"pooled, {GROUPS[-1]} groups"}
 
 
-class Worlds(NamedTuple):
-    """Cells of one family: their knobs in words, and the family with a leading axis of them."""
+class FamilyCells(NamedTuple):
+    """Cells of one family of worlds.
+
+    Attributes:
+        name: name of the family.
+        cells: knobs of each cell, in words.
+        tasks: the family, its knobs with a leading axis of cells.
+        rate: learning rate.
+        learns: whether learning curves are measured.
+    """
 
     name: str
     cells: Sequence[str]
@@ -76,8 +86,15 @@ class Worlds(NamedTuple):
     learns: bool = True
 
 
-class Found(NamedTuple):
-    """Of each cell: draws of the aligned signal-to-noise by estimator [1 + B], and shares of the way learnt [seeds]."""
+class CellResult(NamedTuple):
+    """Results in one cell.
+
+    Attributes:
+        family: name of the family.
+        cell: knobs, in words.
+        snr: bootstrap draws [1 + B] of asnr, by estimator.
+        area: mean progress of the learning curves [seeds], by estimator; empty without learners.
+    """
 
     family: str
     cell: str
@@ -85,30 +102,32 @@ class Found(NamedTuple):
     area: dict[str, np.ndarray]
 
     def ratio(self, a: str, b: str) -> Interval:
+        """Ratio of asnr of two estimators."""
         return metrics.ratio(self.snr[a], self.snr[b])
 
     def gain(self, a: str, b: str) -> Interval:
+        """Difference in learning of two estimators."""
         return learn.paired_difference(self.area[a][None], self.area[b][None])[0]
 
     def rival(self, leg: str) -> str:
-        """The better of TEMPO and GRPO here."""
+        """The better of TEMPO and GRPO, by "snr" or "area"."""
         return max(
             RIVALS, key=lambda name: self.snr[name][0] if leg == "snr" else self.area[name].mean()
         )
 
     def versus(self, name: str, leg: str) -> Interval:
-        """Against the better of them: a ratio of credit, a difference in learning."""
+        """An estimator against the rival: ratio of asnr, or difference in learning."""
         return (self.ratio if leg == "snr" else self.gain)(name, self.rival(leg))
 
 
-def worlds(fresh: bool = False) -> list[Worlds]:
-    """Those that `pooled` was chosen on; or fresh ones, knobs between theirs and families that were not looked at."""
+def worlds(fresh: bool = False) -> list[FamilyCells]:
+    """Families on which `pooled` was designed, or (`fresh`) other knobs and families."""
 
     def of(make, cells, *, name="", fixed=None, **kw):
         tasks = [make(**{k: np.float32(v) for k, v in c.items()}, **(fixed or {})) for c in cells]
-        return Worlds(
+        return FamilyCells(
             name or make.__name__,
-            [" ".join(f"{k}={v:g}" for k, v in c.items()) or "as it is" for c in cells],
+            [" ".join(f"{k}={v:g}" for k, v in c.items()) or "defaults" for c in cells],
             stack(tasks),
             **kw,
         )
@@ -123,7 +142,7 @@ def worlds(fresh: bool = False) -> list[Worlds]:
     names, trees = zip(
         *[
             (knobs, task)
-            for _, knobs, task in ours.trees(seeds=range(6, 12) if fresh else range(6))
+            for _, knobs, task in sploo_bounds.trees(seeds=range(6, 12) if fresh else range(6))
         ],
         strict=True,
     )
@@ -144,7 +163,7 @@ def worlds(fresh: bool = False) -> list[Worlds]:
             [{"right": x} for x in ((0.25, 0.5) if fresh else (0.2, 0.35, 0.6))],
             rate=0.05,
         ),
-        Worlds("TokenTree", names, stack(trees)),
+        FamilyCells("TokenTree", names, stack(trees)),
         of(arena.KeyBranch, same, name="one entropy", fixed={"options": 4}, learns=False),
         *(of(make, [{}], learns=False) for make in others),
     ]
@@ -159,58 +178,67 @@ def stack(tasks):
     static_argnames=("batches", "group"),
     compiler_options={"xla_backend_optimization_level": 1},
 )
-def watch(task, key, *, batches: int, group: int):
-    """What the signals remember after 1, 2, .. batches of one policy."""
+def annotator_states(task, key, *, batches: int, group: int):
+    """States of the annotators after 1, 2, ... batches of one policy."""
 
     def step(aux, key):
-        rollout = arena.sample(task, prompts=EACH, group=group, key=key).rollout
-        aux = {name: way.update(aux[name], None, rollout, {})[0] for name, way in EVER.items()}
+        rollout = arena.sample(task, prompts=GROUPS_PER_BATCH, group=group, key=key).rollout
+        aux = {
+            name: annotator.update(aux[name], None, rollout, {})[0]
+            for name, annotator in UNDISCOUNTED.items()
+        }
         return aux, aux
 
     return jax.lax.scan(
         step,
-        {name: way.init(None, None) for name, way in EVER.items()},
+        {name: annotator.init(None, None) for name, annotator in UNDISCOUNTED.items()},
         jax.random.split(key, batches),
     )[1]
 
 
 def signal_to_noise(
-    here: Worlds, *, prompts: int, group: int, seed: int
+    family: FamilyCells, *, prompts: int, group: int, seed: int
 ) -> list[dict[str, np.ndarray]]:
-    """Of each cell, by estimator: `pooled`, and `pooled 16` of fewer groups."""
-    programs = {name: matrix.compile_estimator(f) for name, f in ALONE.items()}
-    resampled, found = metrics.resampling(prompts, seed=seed), []
-    for i in range(len(here.cells)):
-        task = jax.tree.map(lambda x, i=i: x[i], here.tasks)
-        totals = watch(task, jax.random.key(seed + 1), batches=GROUPS[-1] // EACH, group=group)
+    """Draws of asnr in each cell, by estimator; "pooled 16" has evidence of 16 groups."""
+    programs = {name: matrix.compile_estimator(f) for name, f in ONE_GROUP.items()}
+    resampled, results = metrics.resampling(prompts, seed=seed), []
+    for i in range(len(family.cells)):
+        task = jax.tree.map(lambda x, i=i: x[i], family.tasks)
+        states = annotator_states(
+            task, jax.random.key(seed + 1), batches=GROUPS[-1] // GROUPS_PER_BATCH, group=group
+        )
         batch, logits, _ = jax.block_until_ready(
             matrix.sample_family(task, seed, prompts=prompts, group=group)
         )
-        given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
-        for name, way in EVER.items():
+        credits = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
+        for name, annotator in UNDISCOUNTED.items():
             for n in GROUPS:
-                aux = jax.tree.map(lambda x, n=n: x[n // EACH - 1], totals[name])
-                w = np.asarray(way.annotate(aux, None, batch.rollout, None)["decision_weight"])
-                given[name if n == GROUPS[-1] else f"{name} {n}"] = given["l1"] * w
+                aux = jax.tree.map(lambda x, n=n: x[n // GROUPS_PER_BATCH - 1], states[name])
+                w = np.asarray(
+                    annotator.annotate(aux, None, batch.rollout, None)["decision_weight"]
+                )
+                credits[name if n == GROUPS[-1] else f"{name} {n}"] = credits["l1"] * w
                 if name == "pooled":
-                    given["on p0"] = given["p0"] * w
-        found.append(
+                    credits["on p0"] = credits["p0"] * w
+        results.append(
             {
                 name: metrics.gradient_metrics(
                     metrics.group_gradients(A, batch, logits), batch.exact.gradient, resampled
                 )["asnr"]
-                for name, A in given.items()
+                for name, A in credits.items()
             }
         )
-    return found
+    return results
 
 
 def learning(
-    here: Worlds, *, seeds: int, steps: int, group: int, seed: int
+    family: FamilyCells, *, seeds: int, steps: int, group: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Area under the learning curve by estimator, [cells, seeds]: one prompt a step."""
-    who = {
-        n: (POOLING[n], WAYS.get(n, WAYS["pooled"])) if n in POOLING else (ALONE[n], None)
+    """Mean progress of learners with one prompt in a step, [cells, seeds], by estimator."""
+    learners = {
+        n: (POOLING[n], ANNOTATORS.get(n, ANNOTATORS["pooled"]))
+        if n in POOLING
+        else (ONE_GROUP[n], None)
         for n in LEARNERS
     }
     settings = {
@@ -218,34 +246,38 @@ def learning(
         "seeds": seeds,
         "prompts": 1,
         "group": group,
-        "rate": here.rate,
+        "rate": family.rate,
         "optimizer": learn.ADAM_ONE_SCALE,
     }
     settings |= {"first_seed": seed * seeds}
     return {
-        name: learn.learn(here.tasks, f, signal=signal, **settings).area()
-        for name, (f, signal) in who.items()
+        name: learn.learn(family.tasks, f, signal=signal, **settings).area()
+        for name, (f, signal) in learners.items()
     }
 
 
 def measure(
-    here: Worlds, *, seeds: int, steps: int, prompts: int, group: int, seed: int
-) -> list[Found]:
-    snr = signal_to_noise(here, prompts=prompts, group=2 * group, seed=seed)
-    area = learning(here, seeds=seeds, steps=steps, group=group, seed=seed) if here.learns else {}
+    family: FamilyCells, *, seeds: int, steps: int, prompts: int, group: int, seed: int
+) -> list[CellResult]:
+    """Results in all cells of a family."""
+    snr = signal_to_noise(family, prompts=prompts, group=2 * group, seed=seed)
+    area = (
+        learning(family, seeds=seeds, steps=steps, group=group, seed=seed) if family.learns else {}
+    )
     return [
-        Found(here.name, cell, snr[i], {n: x[i] for n, x in area.items()})
-        for i, cell in enumerate(here.cells)
+        CellResult(family.name, cell, snr[i], {n: x[i] for n, x in area.items()})
+        for i, cell in enumerate(family.cells)
     ]
 
 
-def run(*, fresh: bool = False, **settings) -> list[Found]:
+def run(*, fresh: bool = False, **settings) -> list[CellResult]:
+    """Results in all families, in parallel threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return sum(pool.map(partial(measure, **settings), worlds(fresh)), [])
 
 
-def tables(found: Sequence[Found]) -> Iterator[Sheet]:
-    """Signal-to-noise over leave-one-out's, and what learners earn beyond those of the better of TEMPO and GRPO."""
+def tables(results: Sequence[CellResult]) -> Iterator[Sheet]:
+    """Two tables: asnr over that of leave-one-out; learning less that of the better rival."""
     names = [
         "grpo",
         "tempo",
@@ -254,9 +286,9 @@ def tables(found: Sequence[Found]) -> Iterator[Sheet]:
         *(f"pooled {n}" for n in GROUPS[:-1]),
         "pooled",
         "on p0",
-        *list(WAYS)[1:],
+        *list(ANNOTATORS)[1:],
     ]
-    answer = Sheet(
+    sheet = Sheet(
         "world",
         "cell",
         *names,
@@ -264,28 +296,28 @@ def tables(found: Sequence[Found]) -> Iterator[Sheet]:
         title="signal-to-noise at a fixed policy, over leave-one-out's",
         keys=2,
     )
-    for f in found:
+    for f in results:
         e = f.versus("pooled", "snr")
         ratios = [f"{f.ratio(n, 'rloo').value:.2f}" for n in names]
-        answer.add_row(
+        sheet.add_row(
             f.family, f.cell, *ratios, f"{e.value:.2f} ({e.low:.2f}..{e.high:.2f}) {f.rival('snr')}"
         )
-    yield answer
+    yield sheet
     names = [n for n in LEARNERS if n not in RIVALS]
-    title = "learning: share of the way by mean over the steps, less the rival's"
-    answer = Sheet("world", "cell", "rival", *names, title=title, keys=2)
-    for f in found:
+    title = "learning: mean progress over the steps, less the rival's"
+    sheet = Sheet("world", "cell", "rival", *names, title=title, keys=2)
+    for f in results:
         if f.area:
             gains = [f.versus(n, "area") for n in names]
             rival = f.rival("area")
             row = [f"{g.value:+.3f} ({g.low:+.3f}..{g.high:+.3f})" for g in gains]
-            answer.add_row(f.family, f.cell, f"{rival} {f.area[rival].mean():.3f}", *row)
-    yield answer
+            sheet.add_row(f.family, f.cell, f"{rival} {f.area[rival].mean():.3f}", *row)
+    yield sheet
 
 
-def verdict(found: Sequence[Found], name: str, leg: str) -> str:
-    """In how many cells it beats, ties with or loses to the better of TEMPO and GRPO, by intervals."""
-    cells = [f for f in found if leg == "snr" or name in f.area]
+def verdict(results: Sequence[CellResult], name: str, leg: str) -> str:
+    """Numbers of cells in which an estimator beats, ties with or loses to the better rival."""
+    cells = [f for f in results if leg == "snr" or name in f.area]
     sides = [sweeps.side(f.versus(name, leg), leg == "snr") for f in cells]
     losses = ", ".join(
         f"{f.family} {f.cell}" for f, side in zip(cells, sides, strict=True) if side < 0
@@ -296,15 +328,15 @@ def verdict(found: Sequence[Found], name: str, leg: str) -> str:
     )
 
 
-def figure(found: Sequence[Found], out: str) -> None:
-    """A row a cell: signal-to-noise over leave-one-out's; learning less the better rival's."""
-    picture = matplotlib.figure.Figure(figsize=(9, 0.24 * len(found) + 1.2), layout="constrained")
+def figure(results: Sequence[CellResult], out: str) -> None:
+    """Plot with a row for each cell: asnr over leave-one-out's, learning less the rival's."""
+    picture = matplotlib.figure.Figure(figsize=(9, 0.24 * len(results) + 1.2), layout="constrained")
     left, right = picture.subplots(1, 2, sharey=True)
-    rows = np.arange(len(found))
+    rows = np.arange(len(results))
     for name, color, marker in zip(
         ("grpo", "tempo", "pooled 16", "pooled"), COLORS, "sv.o", strict=False
     ):
-        es = [f.ratio(name, "rloo") for f in found]
+        es = [f.ratio(name, "rloo") for f in results]
         left.plot(
             [e.value for e in es],
             rows,
@@ -315,14 +347,14 @@ def figure(found: Sequence[Found], out: str) -> None:
         )
         if name == "pooled":
             left.hlines(rows, [e.low for e in es], [e.high for e in es], color=color, linewidth=1)
-    learnt = [i for i, f in enumerate(found) if f.area]
+    learned = [i for i, f in enumerate(results) if f.area]
     for name, color, shift in zip(
         ("p0", "pooled"), (COLORS[4], COLORS[3]), (0.15, -0.15), strict=True
     ):
-        es = [found[i].versus(name, "area") for i in learnt]
+        es = [results[i].versus(name, "area") for i in learned]
         right.errorbar(
             [e.value for e in es],
-            np.array(learnt) + shift,
+            np.array(learned) + shift,
             xerr=[[e.value - e.low for e in es], [e.high - e.value for e in es]],
             fmt="o",
             markersize=3,
@@ -334,7 +366,7 @@ def figure(found: Sequence[Found], out: str) -> None:
         xscale="log",
         xlabel="signal-to-noise over leave-one-out's",
         yticks=rows,
-        yticklabels=[f"{f.family} {f.cell}" for f in found],
+        yticklabels=[f"{f.family} {f.cell}" for f in results],
     )
     right.set(xlabel="learning, less the better rival's")
     left.invert_yaxis()
@@ -359,23 +391,21 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument(
-        "--fresh", action="store_true", help="in worlds that `pooled` was not chosen on"
+        "--fresh", action="store_true", help="worlds that were not used to design `pooled`"
     )
     parser.add_argument("--out", default="pooled.png")
     args = vars(parser.parse_args())
     out = args.pop("out")
-    found = run(**args)
-    for each in tables(found):
+    results = run(**args)
+    for each in tables(results):
         wide_console().print(each)
-    for name in ("l1", "p0", "on p0", *WAYS):
+    for name in ("l1", "p0", "on p0", *ANNOTATORS):
         print(
-            f"{name:10} against the better of TEMPO and GRPO: signal-to-noise {verdict(found, name, 'snr')}"
+            f"{name:10} against the better rival: signal-to-noise {verdict(results, name, 'snr')}"
         )
     for name in LEARNERS[2:]:
-        print(
-            f"{name:10} against the better of TEMPO and GRPO: learning {verdict(found, name, 'area')}"
-        )
-    figure(found, out)
+        print(f"{name:10} against the better rival: learning {verdict(results, name, 'area')}")
+    figure(results, out)
 
 
 if __name__ == "__main__":

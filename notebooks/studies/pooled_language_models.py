@@ -1,9 +1,11 @@
-"""Pooled evidence on a transformer: runs from one warmed-up checkpoint, by estimator and seed, in three little languages.
+"""Pooled evidence (`credit.pooled`) on a transformer, against GRPO, TEMPO and SPLOO in three tasks.
 
-    python -m jaxcredit.arena.language [--seeds 3] [--steps 60]
+    python notebooks/studies/pooled_language_models.py [--seeds 3] [--steps 60] [--language NAME]
 
-Sorting is the quickstart's task, in which every token decides. A needle is a world in which one token of twelve does, the letter that the
-prompt begins with in one place; before it the policy writes nearly always the same (`shared`), or what it likes (`scattered`).
+Runs start from one warmed-up checkpoint for each task. "sorting" is the quickstart's task, where
+every token decides. In the other two one token of twelve decides: it must repeat the first letter
+of the prompt. The letters before it are nearly always the same ("shared") or free ("scattered").
+The command prints mean rewards, and the lead of pooled with paired intervals.
 """
 
 import argparse
@@ -41,23 +43,26 @@ ESTIMATORS = {
 }
 
 
-class Course(NamedTuple):
-    """What a run's answers earned at each step, and how much the decision's place weighed at its end."""
+class RunSummary(NamedTuple):
+    """Mean reward of each step, and the largest decision weight at the end."""
 
     reward: np.ndarray
     weight: float
 
 
 def needle(same: float, size: int = 4096) -> Task:
-    """ "caf>" -> "aaaaaacbgdhe": all is random, before the key "a" with probability `same`. Demonstrations are no better than chance."""
+    """Task with one deciding letter: answer 7 of 12 must be the prompt's first letter.
+
+    Letters before it are "a" with probability `same`. Demonstrations have random letters.
+    """
     rng = np.random.default_rng(0)
 
-    def item(_):
+    def problem(_):
         prompt, answer = (rng.choice(list(LETTERS), n) for n in (3, LENGTH))
         answer[:AT] = np.where(rng.random(AT) < same, "a", answer[:AT])
         return {"prompt": "".join(prompt) + ">", "meta": prompt[0], "answer": "".join(answer)}
 
-    items = [item(i) for i in range(size)]
+    items = [problem(i) for i in range(size)]
     return Task(
         "needle",
         items[64:],
@@ -68,6 +73,7 @@ def needle(same: float, size: int = 4096) -> Task:
 
 
 def experiment(language: str, steps: int) -> Experiment:
+    """Experiment of one of the three tasks."""
     sorting = language == "sorting"
     tokenizer = Chars("0123456789<>" if sorting else LETTERS + ">")
     return Experiment(
@@ -94,8 +100,8 @@ def experiment(language: str, steps: int) -> Experiment:
     ).check()
 
 
-def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[Course]]:
-    """Runs by estimator, seed for seed from the same parameters with the same prompts."""
+def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[RunSummary]]:
+    """Runs by estimator; a seed has the same parameters and prompts for all estimators."""
     exp = experiment(language, steps)
     programs = build(exp)
     state, _ = warm_up(
@@ -105,21 +111,21 @@ def compare(language: str, *, seeds: int, steps: int) -> dict[str, list[Course]]
         lambda params: greedy_accuracy(exp, programs, params),
         lambda line: None,
     )
-    weights, found = jax.device_get(state.params), {}
-    for (
-        name,
-        estimator,
-    ) in ESTIMATORS.items():  # all of them remember, and are the same programs but for the credit
+    weights, runs = jax.device_get(state.params), {}
+    # All runs update the evidence, so that their programs differ in the credit only.
+    for name, estimator in ESTIMATORS.items():
         used = programs._replace(credit=jax.jit(partial(columns, estimator)))
-        found[name] = [course(exp, used, weights, seed) for seed in range(seeds)]
-    return found
+        runs[name] = [train_once(exp, used, weights, seed) for seed in range(seeds)]
+    return runs
 
 
 def columns(estimator, rollout):
+    """Columns of an estimator's credit."""
     return credit.columns(estimator(rollout), rollout)
 
 
-def course(exp: Experiment, programs, weights, seed: int) -> Course:
+def train_once(exp: Experiment, programs, weights, seed: int) -> RunSummary:
+    """One run from the given parameters."""
     collect = single_turn(
         programs.sample, exp.tokenizer, exp.task, group_size=exp.group_size, buckets=exp.buckets
     )
@@ -135,14 +141,14 @@ def course(exp: Experiment, programs, weights, seed: int) -> Course:
         state, metrics = step.update(state, rollout, columns)
         rewards.append(float(rollout_metrics(rollout, columns)["reward"]))
         largest_weight = float(metrics["decision/weight"])
-    return Course(np.array(rewards), largest_weight)
+    return RunSummary(np.array(rewards), largest_weight)
 
 
-def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
-    """Mean reward over all steps and over the last tenth, and pooled's lead over the others with Student's intervals, paired by seed."""
+def table(results: dict[str, dict[str, list[RunSummary]]]) -> Sheet:
+    """Table of mean rewards, and the lead of pooled over each estimator with paired intervals."""
     numbers = ("reward, all steps", "last tenth", "pooled - it, all steps", "largest weight")
-    answer = Sheet("language", "estimator", *(Column(name, right=True) for name in numbers), keys=2)
-    for language, by in found.items():
+    sheet = Sheet("language", "estimator", *(Column(name, right=True) for name in numbers), keys=2)
+    for language, by in results.items():
         area = {name: np.array([[c.reward.mean() for c in runs]]) for name, runs in by.items()}
         for name, runs in by.items():
             end = np.mean([c.reward[-max(len(c.reward) // 10, 1) :].mean() for c in runs])
@@ -155,8 +161,8 @@ def table(found: dict[str, dict[str, list[Course]]]) -> Sheet:
                 if ESTIMATORS[name] is credit.pooled
                 else ""
             )
-            answer.add_row(language, name, f"{area[name].mean():.3f}", f"{end:.3f}", row, weight)
-    return answer
+            sheet.add_row(language, name, f"{area[name].mean():.3f}", f"{end:.3f}", row, weight)
+    return sheet
 
 
 def main() -> None:

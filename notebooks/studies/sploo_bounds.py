@@ -1,6 +1,10 @@
-"""Our own estimator held to its bounds over a grid of worlds: P0 and safe against leave-one-out, L1 against TEMPO; the worst cell of each.
+"""Bounds of SPLOO on a grid of worlds: p0 and safe against leave-one-out, l1 against TEMPO.
 
-python -m jaxcredit.arena.ours [--prompts 256] [--seed 0]
+    python notebooks/studies/sploo_bounds.py [--prompts 256] [--group 16] [--seed 0]
+
+A bound is a smallest ratio of the gradient's signal-to-noise (asnr of `jaxcredit.arena.metrics`).
+The command prints a table with a row for each family of worlds: whether each bound holds by the
+95 % intervals, and the worst and the best cell.
 """
 
 import argparse
@@ -24,7 +28,8 @@ from jaxcredit.credit.trees.sploo import l1, p0, safe
 from jaxcredit.rollout import outcome
 from jaxcredit.utils.tables import Column, Sheet
 
-# Who is held to how much of whom. TEMPO stands here without its division by the group's deviation, as L1 does.
+# Estimator, rival and smallest ratio. TEMPO is taken without its division by the group's
+# deviation, as l1 is.
 BOUNDS = (("p0", "rloo", 0.96), ("safe", "rloo", 0.96), ("l1", "tempo", 0.9))
 GRIDS: tuple[tuple[Any, dict[str, Sequence]], ...] = (
     (
@@ -48,16 +53,16 @@ GRIDS: tuple[tuple[Any, dict[str, Sequence]], ...] = (
 )
 
 
-class Place(NamedTuple):
-    """A cell of the grid, and the ratio of the two estimators' direction-penalised signal-to-noise there."""
+class GridCell(NamedTuple):
+    """Family, knobs in words, and the ratio of asnr for each estimator of `BOUNDS`."""
 
     family: str
     knobs: str
-    ratios: dict[str, Interval]  # by challenger
+    ratios: dict[str, Interval]
 
 
 def trees(T: int = 8, seeds: Sequence[int] = range(6)) -> Iterator[tuple[str, str, TokenTree]]:
-    """Diffuse credit: every prefix has its own random logits, every answer its own 0/1 reward."""
+    """Token trees with diffuse credit: random logits of prefixes, random 0/1 rewards of answers."""
     for seed in seeds:
         rng = np.random.default_rng(seed)
         logits = rng.normal(size=(2**T - 1, 2)).astype(np.float32) * (1.0 if seed % 2 else 2.0)
@@ -76,7 +81,7 @@ def trees(T: int = 8, seeds: Sequence[int] = range(6)) -> Iterator[tuple[str, st
 
 
 def tasks() -> list[list[tuple[str, str, Any]]]:
-    """Family, knobs in words and task; those of one list share their programs."""
+    """Lists of (family, knobs in words, task). Tasks of one list share their compiled programs."""
     lists = []
     for make, grid in GRIDS:
         name = getattr(make, "__name__", "") or "KeyBranch of 3"
@@ -97,77 +102,87 @@ def tasks() -> list[list[tuple[str, str, Any]]]:
 
 
 def measure(
-    cells: list[tuple[str, str, Any]], *, prompts: int, group: int, seed: int
-) -> list[Place]:
-    """The bounds' ratios in each of the cells, paired."""
-    programs = {"rloo": matrix.compile_estimator(credit.rloo), "tempo": matrix.compile_estimator(credit.tempo)}
-    # Its knobs are traced: the presets are one program.
+    named_tasks: list[tuple[str, str, Any]], *, prompts: int, group: int, seed: int
+) -> list[GridCell]:
+    """Paired ratios of `BOUNDS` for each task."""
+    programs = {
+        "rloo": matrix.compile_estimator(credit.rloo),
+        "tempo": matrix.compile_estimator(credit.tempo),
+    }
+    # With traced knobs, all presets are one program.
     sploo = jax.jit(
         lambda rollout, knobs: credit.sploo(rollout, **knobs), compiler_options=matrix.RUN_ONCE
     )
     for name, preset in (("p0", p0), ("safe", safe), ("l1", l1)):
         programs[name] = partial(sploo, knobs=preset.keywords)
-    weights, found = metrics.resampling(prompts, seed=seed), []
-    for family, knobs, task in cells:
+    weights, results = metrics.resampling(prompts, seed=seed), []
+    for family, knobs, task in named_tasks:
         batch, logits, _ = jax.block_until_ready(
             matrix.sample_family(task, seed, prompts=prompts, group=group)
         )
-        given = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
-        given["tempo"] = given["tempo"] * (
+        credits = {name: np.asarray(program(batch.rollout)) for name, program in programs.items()}
+        credits["tempo"] = credits["tempo"] * (
             np.asarray(outcome(batch.rollout)).std(1)[:, None, None] + 1e-6
         )
-        slopes = {name: metrics.group_gradients(A, batch, logits) for name, A in given.items()}
+        gradients = {name: metrics.group_gradients(A, batch, logits) for name, A in credits.items()}
         draws = {
             name: metrics.gradient_metrics(g, batch.exact.gradient, weights)["asnr"]
-            for name, g in slopes.items()
+            for name, g in gradients.items()
         }
-        found.append(
-            Place(family, knobs, {a: metrics.ratio(draws[a], draws[b]) for a, b, _ in BOUNDS})
+        results.append(
+            GridCell(family, knobs, {a: metrics.ratio(draws[a], draws[b]) for a, b, _ in BOUNDS})
         )
-    return found
+    return results
 
 
-def run(*, prompts: int = 256, group: int = 16, seed: int = 0) -> list[Place]:
+def run(*, prompts: int = 256, group: int = 16, seed: int = 0) -> list[GridCell]:
+    """Measure all tasks, in parallel threads."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return sum(pool.map(partial(measure, prompts=prompts, group=group, seed=seed), tasks()), [])
 
 
-def worst(places: Sequence[Place], name: str) -> Place:
-    """The cell in which a challenger's ratio is least."""
+def worst(cells: Sequence[GridCell], name: str) -> GridCell:
+    """Cell with the smallest ratio of an estimator."""
     return min(
-        (p for p in places if np.isfinite(p.ratios[name].value)), key=lambda p: p.ratios[name].value
+        (cell for cell in cells if np.isfinite(cell.ratios[name].value)),
+        key=lambda cell: cell.ratios[name].value,
     )
 
 
-def verdict(places: Sequence[Place], name: str, bound: float) -> str:
-    """Whether the bound holds in every cell, as far as the intervals tell."""
-    known = [p.ratios[name] for p in places if np.isfinite(p.ratios[name].value)]
+def verdict(cells: Sequence[GridCell], name: str, bound: float) -> str:
+    """Whether a bound holds in all cells, by their intervals, in words."""
+    known = [cell.ratios[name] for cell in cells if np.isfinite(cell.ratios[name].value)]
     broken, sure = sum(e.high < bound for e in known), sum(e.low >= bound for e in known)
     if broken:
         return f"broken in {broken} of {len(known)}"
     return "holds" if sure == len(known) else f"not broken; sure in {sure} of {len(known)}"
 
 
-def table(places: Sequence[Place]) -> Sheet:
-    """For each family and bound: the worst and the best cell."""
-    answer = Sheet(
+def table(cells: Sequence[GridCell]) -> Sheet:
+    """Table of the worst and the best cell for each family and bound."""
+    sheet = Sheet(
         "family",
         Column("cells", right=True),
         *(Column(f"{a} / {b}, at least {x:g}", wraps=True) for a, b, x in BOUNDS),
     )
-    groups = {"all": list(places)} | {
-        f: [p for p in places if p.family == f] for f in dict.fromkeys(p.family for p in places)
+    groups = {"all": list(cells)} | {
+        f: [cell for cell in cells if cell.family == f]
+        for f in dict.fromkeys(cell.family for cell in cells)
     }
-    for family, here in groups.items():
+    for family, members in groups.items():
         row = []
         for name, _, bound in BOUNDS:
-            w = worst(here, name)
-            best = max(p.ratios[name].value for p in here if np.isfinite(p.ratios[name].value))
-            e = w.ratios[name]
-            numbers = f"worst {e.value:.3f} ({e.low:.3f}..{e.high:.3f}) {w.knobs}; best {best:.2f}"
-            row.append(Text(f"{verdict(here, name, bound)}\n{numbers}"))
-        answer.add_row(family, str(len(here)), *row)
-    return answer
+            least = worst(members, name)
+            best = max(
+                cell.ratios[name].value for cell in members if np.isfinite(cell.ratios[name].value)
+            )
+            e = least.ratios[name]
+            numbers = (
+                f"worst {e.value:.3f} ({e.low:.3f}..{e.high:.3f}) {least.knobs}; best {best:.2f}"
+            )
+            row.append(Text(f"{verdict(members, name, bound)}\n{numbers}"))
+        sheet.add_row(family, str(len(members)), *row)
+    return sheet
 
 
 def main() -> None:

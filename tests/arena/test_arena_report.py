@@ -1,4 +1,4 @@
-"""Sweeps, claims and the report: their words against numbers done by hand, the page against a parser; a small one of each run (slow)."""
+"""Sweeps, claims, learning curves and the HTML report, against numbers computed by hand and an HTML parser."""
 
 import shutil
 import subprocess
@@ -7,9 +7,9 @@ from html.parser import HTMLParser
 import jax.numpy as jnp
 import matplotlib.image
 import numpy as np
-import pooled_evidence as pooled
+import pooled_evidence
 import pytest
-import sploo_bounds as ours
+import sploo_bounds
 from paths import ROOT
 
 from jaxcredit import arena, credit
@@ -190,7 +190,7 @@ def test_what_was_learnt_in_numbers():
 def test_bounds_are_judged_by_their_worst_cell():
     def places(*ratios):
         return [
-            ours.Place(
+            sploo_bounds.GridCell(
                 "F",
                 f"k={i}",
                 {"p0": Interval(*r), "safe": Interval(1, 1, 1), "l1": Interval(1, 1, 1)},
@@ -199,14 +199,14 @@ def test_bounds_are_judged_by_their_worst_cell():
         ]
 
     sure, open_, broken = (1.0, 0.98, 1.1), (0.95, 0.9, 1.0), (0.9, 0.88, 0.92)
-    assert ours.verdict(places(sure), "p0", 0.96) == "holds"
-    assert ours.verdict(places(sure, open_), "p0", 0.96) == "not broken; sure in 1 of 2"
-    assert ours.verdict(places(sure, broken), "p0", 0.96) == "broken in 1 of 2"
+    assert sploo_bounds.verdict(places(sure), "p0", 0.96) == "holds"
+    assert sploo_bounds.verdict(places(sure, open_), "p0", 0.96) == "not broken; sure in 1 of 2"
+    assert sploo_bounds.verdict(places(sure, broken), "p0", 0.96) == "broken in 1 of 2"
     assert (
-        ours.worst(places(sure, broken, open_), "p0").knobs == "k=1"
-        and ours.table(places(sure)).row_count == 2
+        sploo_bounds.worst(places(sure, broken, open_), "p0").knobs == "k=1"
+        and sploo_bounds.table(places(sure)).row_count == 2
     )
-    assert len(ours.BOUNDS) == 3 and len(list(ours.trees(T=2))) == 6
+    assert len(sploo_bounds.BOUNDS) == 3 and len(list(sploo_bounds.trees(T=2))) == 6
 
 
 @pytest.mark.slow
@@ -250,27 +250,27 @@ def test_pooled_is_held_against_the_better_rival():
         "good": 0.6 + seeds,
         "bad": 0.5 + seeds + 0.001 * (-1) ** np.arange(8),
     }
-    f = pooled.Found("World", "k=1", draws, area)
+    f = pooled_evidence.CellResult("World", "k=1", draws, area)
     assert f.rival("snr") == "tempo" and f.rival("area") == "grpo"
     blind = f._replace(area={}, cell="k=2")
-    assert pooled.verdict([f, blind], "good", "snr") == "beats 2, ties 0, loses 0"
+    assert pooled_evidence.verdict([f, blind], "good", "snr") == "beats 2, ties 0, loses 0"
     assert (
-        pooled.verdict([f, blind], "bad", "snr")
+        pooled_evidence.verdict([f, blind], "bad", "snr")
         == "beats 0, ties 0, loses 2 (World k=1, World k=2)"
     )
-    assert pooled.verdict([f, blind], "good", "area") == "beats 1, ties 0, loses 0"
-    assert pooled.verdict([f, blind], "bad", "area") == "beats 0, ties 1, loses 0"
+    assert pooled_evidence.verdict([f, blind], "good", "area") == "beats 1, ties 0, loses 0"
+    assert pooled_evidence.verdict([f, blind], "bad", "area") == "beats 0, ties 1, loses 0"
 
 
 @pytest.mark.slow
 def test_pooled_evidence_finds_a_key_that_prefixes_cannot(monkeypatch):
     """Where all answers part before the key, TEMPO has nothing to go by, and leave-one-out as much as anywhere."""
-    monkeypatch.setattr(pooled, "LEARNERS", ("grpo", "tempo", "pooled"))
-    monkeypatch.setattr(pooled, "GROUPS", (16, 256))
+    monkeypatch.setattr(pooled_evidence, "LEARNERS", ("grpo", "tempo", "pooled"))
+    monkeypatch.setattr(pooled_evidence, "GROUPS", (16, 256))
     key = arena.KeyBranch(**{"c_pre": np.float32(0.5), "q": np.float32(0.1)})
-    here = pooled.Worlds("KeyBranch", ["c_pre=0.5"], pooled.stack([key]))
-    (f,) = pooled.measure(here, seeds=6, steps=40, prompts=64, group=8, seed=0)
+    here = pooled_evidence.FamilyCells("KeyBranch", ["c_pre=0.5"], pooled_evidence.stack([key]))
+    (f,) = pooled_evidence.measure(here, seeds=6, steps=40, prompts=64, group=8, seed=0)
     assert f.versus("pooled", "snr").low > 5 and f.ratio("p0", "rloo").high < 1.2
     assert f.versus("pooled", "area").low > 0
-    first, second = pooled.tables([f])
+    first, second = pooled_evidence.tables([f])
     assert first.row_count == second.row_count == 1
