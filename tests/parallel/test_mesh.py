@@ -1,4 +1,4 @@
-"""Eight devices give one device's numbers, and moments lie as their parameters do."""
+"""Sharding rules, and training steps on eight devices against one device."""
 
 import dataclasses
 import doctest
@@ -55,9 +55,8 @@ def test_each_process_feeds_what_its_devices_hold(monkeypatch):
     mesh.assert_local_batch(
         mesh.batch_sharding(8, mesh.fsdp, mesh.make({"fsdp": 4, "tensor": 2})), 8
     )
-    monkeypatch.setattr(
-        jax, "process_count", lambda: 2
-    )  # all devices are this process's, so it holds the other's prompts too
+    # All devices belong to this process, so it holds the prompts of both.
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(
         ValueError, match=r"feeds 4 of 8 prompts.*hold \[\(0, 2\), .*first in the mesh"
     ):
@@ -77,9 +76,10 @@ LAYOUTS = {  # by the axes of the mesh
     "layout", [pytest.param(x, marks=pytest.mark.slow if i else ()) for i, x in enumerate(LAYOUTS)]
 )
 def test_eight_devices_are_one(layout):
-    """Loss, gradients and an AdamW step, with attention and MLP in chunks; moments where their parameters are, said and checked.
+    """Loss, gradients and an AdamW step with attention and MLP in chunks; shardings of moments.
 
-    context: every device has a quarter of the tokens of each layer, and gathers the keys."""
+    In the layout "context" a device holds a quarter of the tokens of each layer.
+    """
     shape, rules = LAYOUTS[layout]
     rng, tree = np.random.default_rng(0), jax.tree.map(jnp.asarray, random_params(CFG))
     tokens = rng.integers(1, 24, (N, R, P + S)).astype(np.int32)
@@ -104,30 +104,31 @@ def test_eight_devices_are_one(layout):
     _, want, grad = jax.jit(step)(start(tree), tokens, valid, weight)
 
     devices, specs = mesh.make(shape), tf.specs(CFG)
-    where = mesh.shardings(specs, rules, devices)
+    shardings = mesh.shardings(specs, rules, devices)
     places = mesh.state_shardings(
-        jax.eval_shape(start, tree), params.abstract(specs), where, devices
+        jax.eval_shape(start, tree), params.abstract(specs), shardings, devices
     )
     moments = places["opt"][0]
     assert (
-        moments.mu == moments.nu == places["params"] == where and moments.count.is_fully_replicated
+        moments.mu == moments.nu == places["params"] == shardings
+        and moments.count.is_fully_replicated
     )
-    state = jax.jit(start, out_shardings=places)(jax.device_put(tree, where))
+    state = jax.jit(start, out_shardings=places)(jax.device_put(tree, shardings))
     mesh.assert_placed(state, places)
     adam, *rest = state["opt"]
-    astray = adam._replace(
+    misplaced = adam._replace(
         mu=jax.device_put(adam.mu, jax.sharding.NamedSharding(devices, PartitionSpec()))
     )
     with pytest.raises(AssertionError, match=r"mu.*out_shardings"):
-        mesh.assert_placed(state | {"opt": (astray, *rest)}, places)
+        mesh.assert_placed(state | {"opt": (misplaced, *rest)}, places)
     batch = jax.device_put((tokens, valid, weight), mesh.batch_sharding(N, rules, devices))
     cut = dataclasses.replace(
         CFG, layout=mesh.Layout(devices, tuple(sorted(rules.items()))), query_chunk=2, token_chunk=5
     )
-    # Without out_shardings the step itself would move what it likes: XLA spread the moments of the norms.
-    state, loss, g = jax.jit(functools.partial(step, cfg=cut), out_shardings=(places, None, where))(
-        state, *batch
-    )
+    # Without out_shardings XLA would choose shardings: it spread the moments of the norms.
+    state, loss, g = jax.jit(
+        functools.partial(step, cfg=cut), out_shardings=(places, None, shardings)
+    )(state, *batch)
     np.testing.assert_allclose(loss, want, rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, grad)
     mesh.assert_placed(state, places)

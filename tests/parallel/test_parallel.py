@@ -1,4 +1,4 @@
-"""The whole trainer on several devices, and in several processes, gives the numbers of one."""
+"""Training on several devices and in several processes against one device."""
 
 import dataclasses
 import os
@@ -22,7 +22,7 @@ from jaxcredit.train.programs import compose_step, make_collector
 from jaxcredit.train.supervised import warm_up
 
 CONFIG = '''
-"""The last letter of three, with everything that could go wrong on a mesh: warm-up, reference, minibatches, micro-batches, resampling."""
+"""The last of three letters, with warm-up, reference, minibatches, micro-batches and resampling."""
 import itertools
 import optax
 from jaxcredit import signals
@@ -59,7 +59,7 @@ def config(tmp_path_factory):
 
 
 def trained(exp):
-    """The metrics of each step, the accuracy and the state at the end, without a run folder."""
+    """Programs, final state, metrics of each step and final accuracy, without a run folder."""
     made = programs.build(exp)
     state, _ = warm_up(
         exp,
@@ -71,9 +71,8 @@ def trained(exp):
     for frozen, weight in zip(
         jax.tree.leaves(state.aux["reference"]), jax.tree.leaves(state.params), strict=True
     ):
-        np.testing.assert_array_equal(
-            frozen, weight
-        )  # the policy that the warm-up left, not the one before it
+        # The reference is the policy after the warm-up.
+        np.testing.assert_array_equal(frozen, weight)
     batches, history = Batches(len(exp.task.train), exp.prompts_per_step, exp.seed), []
 
     collect, step = make_collector(exp, made, batches), compose_step(exp, made)
@@ -120,7 +119,7 @@ def test_eight_devices_train_as_one(config):
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [["--no-all"], []], ids=["plain", "everything"])
 def test_two_processes_train_as_one(config, tmp_path, options):
-    """`jaxcredit train` in two processes of two devices, each feeding its half of the prompts, against one process with four."""
+    """`jaxcredit train` in two processes with two devices each, against one process with four."""
     words = ["train", config, "--runs", str(tmp_path), "--fsdp", "4", *options]
     env = {**os.environ, "JAX_NUM_CPU_DEVICES": "2", "JAXCREDIT_TRACE": "1"}
     job = [
@@ -134,10 +133,10 @@ def test_two_processes_train_as_one(config, tmp_path, options):
     ]
     start = [sys.executable, "-c", "from jaxcredit.cli.main import main; main()"]
     with open(tmp_path / "0.txt", "w+") as first, open(tmp_path / "1.txt", "w+") as second:
-        told = first, second
+        logs = first, second
         jobs = [
             subprocess.Popen(
-                [*start, *words, *job, str(i)], env=env, stdout=told[i], stderr=told[i]
+                [*start, *words, *job, str(i)], env=env, stdout=logs[i], stderr=logs[i]
             )
             for i in range(2)
         ]
@@ -147,16 +146,16 @@ def test_two_processes_train_as_one(config, tmp_path, options):
             for job in jobs:
                 job.kill()
                 job.wait()
-    said = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
-    assert codes == [0, 0], "\n".join(said)
-    assert "step 3/3" in said[0] and "step" not in said[1]  # one writes and speaks
+    output = [(tmp_path / f"{i}.txt").read_text() for i in range(2)]
+    assert codes == [0, 0], "\n".join(output)
+    assert "step 3/3" in output[0] and "step" not in output[1]  # only process 0 prints
     cli.main([*words, "--run", "one"])
     got, want = metrics_without_times(tmp_path / "two"), metrics_without_times(tmp_path / "one")
     assert len(want) == 4 and 0 < want[-1]["reward"] < 1
     assert_metrics_close(got, want)
     if options:
         return
-    # A checkpoint of two processes is one of the whole state: one process goes on from it.
+    # One process resumes from the checkpoint of two.
     cli.main([*words, "--run", "two", "--steps", "4", "--resume", "auto"])
     cli.main([*words, "--run", "one", "--steps", "4", "--resume", "auto"])
     assert_metrics_close(

@@ -1,4 +1,4 @@
-"""The sampler against the trainer's log-probs, the plain forward step by step, and the distributions it should draw from."""
+"""The sampler against the trainer's log-probs, the forward pass, and expected distributions."""
 
 import dataclasses
 import functools
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from small_decoders import FULL, GEMMA, LLAMA, MOE, random_params
 
-from jaxcredit.policy import sampler as decode
+from jaxcredit.policy import sampler
 from jaxcredit.policy import transformer as tf
 
 N, R, P, S = 3, 4, 5, 7
@@ -35,9 +35,9 @@ def joined(out, prompt, valid):
     ids=["llama", "full", "gemma", "moe"],
 )
 def test_the_sampler_agrees_with_the_trainer(cfg):
-    """log softmax(logits / temperature) before top-k and top-p, ragged prompts, GQA; stops end rows, padding after them."""
+    """Log-probs before top-k and top-p, ragged prompts, grouped heads; stop tokens end rows."""
     tree, (prompt, valid) = random_params(cfg), prompts()
-    out = decode.sample(
+    out = sampler.sample(
         tree,
         prompt,
         valid,
@@ -72,22 +72,21 @@ def test_the_sampler_agrees_with_the_trainer(cfg):
     [FULL, *(pytest.param(c, marks=pytest.mark.slow) for c in (GEMMA, MOE))],
     ids=["full", "gemma", "moe"],
 )
-def test_layers_written_out_sample_what_a_scan_over_them_samples(cfg, monkeypatch):
+def test_unrolled_layers_sample_the_same_as_scanned_layers(cfg, monkeypatch):
     tree, (prompt, valid) = random_params(cfg), prompts(2)
     draw = functools.partial(
-        decode.sample.__wrapped__, cfg=cfg, rows=R, max_new_tokens=S, stop=STOP
+        sampler.sample.__wrapped__, cfg=cfg, rows=R, max_new_tokens=S, stop=STOP
     )
-    written = jax.jit(draw)(tree, prompt, valid, jax.random.key(1))
-    monkeypatch.setattr(decode, "UNROLL_MAX_LAYERS", 0)
-    scanned = jax.jit(functools.partial(draw))(
-        tree, prompt, valid, jax.random.key(1)
-    )  # another function: traced anew
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), written, scanned)
+    unrolled = jax.jit(draw)(tree, prompt, valid, jax.random.key(1))
+    monkeypatch.setattr(sampler, "UNROLL_MAX_LAYERS", 0)
+    # A new function object, so that jit traces again.
+    scanned = jax.jit(functools.partial(draw))(tree, prompt, valid, jax.random.key(1))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-5), unrolled, scanned)
 
 
 def test_greedy_is_the_argmax_of_the_plain_forward():
     tree, (prompt, valid) = random_params(FULL), prompts(1)
-    out = decode.sample(
+    out = sampler.sample(
         tree, prompt, valid, jax.random.key(0), FULL, rows=R, max_new_tokens=S, temperature=0.0
     )
     tokens, mask = (x.reshape(N * R, -1) for x in joined(out, prompt, valid))
@@ -100,27 +99,27 @@ def test_greedy_is_the_argmax_of_the_plain_forward():
 
 
 def test_a_key_is_a_sample_and_a_shape_is_one_program():
-    """The same key, the same answer; another key, another one, and nothing is compiled anew."""
+    """Equal keys give equal samples, other keys others, without a new compilation."""
     tree, (prompt, valid) = random_params(FREE), prompts()
 
     def draw(seed):
-        return decode.sample(
+        return sampler.sample(
             tree, prompt, valid, jax.random.key(seed), FREE, rows=R, max_new_tokens=S, stop=(1,)
         )  # noqa: E731
 
     a = draw(0)
-    size = decode.sample._cache_size()
+    size = sampler.sample._cache_size()
     b, c = draw(0), draw(1)
-    assert decode.sample._cache_size() == size
+    assert sampler.sample._cache_size() == size
     assert jax.tree.all(jax.tree.map(jnp.array_equal, a, b)) and not jnp.array_equal(
         a["tokens"], c["tokens"]
     )
 
 
 def test_it_ends_when_all_are_done():
-    """Where every token is a stop token, one is chosen; a prompt without a valid token is padding and gets none."""
+    """If every token is a stop token, rows have one token; a prompt of padding has none."""
     tree, (prompt, valid) = random_params(FREE), prompts()
-    out = decode.sample(
+    out = sampler.sample(
         tree,
         prompt,
         valid.at[1].set(False),
@@ -138,7 +137,7 @@ def test_it_ends_when_all_are_done():
 
 
 def allowed(p, top_k, top_p):
-    """The tokens that may come, by hand: the k likeliest, then the smallest likeliest set that holds top_p of what is left."""
+    """Token ids that top-k and then top-p keep, by sorting."""
     order = np.argsort(-p)[: top_k or len(p)]
     q = p[order] / p[order].sum()
     return set(order[: int(np.searchsorted(np.cumsum(q), top_p)) + 1] if top_p < 1 else order)
@@ -149,7 +148,7 @@ def test_top_k_and_top_p_keep_what_they_should():
     z[:, 7] = -np.inf
     p = np.exp(z.astype(np.float64))
     for top_k, top_p in [(1, 1.0), (4, 1.0), (23, 1.0), (0, 0.1), (0, 0.6), (6, 0.7)]:
-        kept = np.asarray(decode.filter_logits(jnp.asarray(z), top_k, top_p))
+        kept = np.asarray(sampler.filter_logits(jnp.asarray(z), top_k, top_p))
         for row in range(len(z)):
             assert set(np.flatnonzero(np.isfinite(kept[row]))) == allowed(
                 p[row] / p[row].sum(), top_k, top_p
@@ -160,10 +159,10 @@ def test_top_k_and_top_p_keep_what_they_should():
 
 
 def test_the_distribution():
-    """4096 first tokens behind one prompt: nothing outside the nucleus, and a chi-square within it."""
+    """4096 samples of a first token: none outside the nucleus, and a chi-square test within it."""
     tree, (prompt, valid) = random_params(LLAMA), prompts()
     n = 4096
-    out = decode.sample(
+    out = sampler.sample(
         tree,
         prompt[:1],
         valid[:1],
@@ -198,9 +197,11 @@ def test_sharding_the_prompts_changes_nothing():
     where = mesh.batch_sharding(4, mesh.fsdp, devices)
 
     def call(prompt, valid):
-        return decode.sample(tree, prompt, valid, jax.random.key(2), FREE, rows=R, max_new_tokens=S)  # noqa: E731
+        return sampler.sample(
+            tree, prompt, valid, jax.random.key(2), FREE, rows=R, max_new_tokens=S
+        )  # noqa: E731
 
     a, b = call(prompt, valid), call(jax.device_put(prompt, where), jax.device_put(valid, where))
     np.testing.assert_array_equal(a["tokens"], b["tokens"])
     np.testing.assert_allclose(a["logp"], b["logp"], atol=1e-5)
-    assert not np.array_equal(a["tokens"][0], a["tokens"][3])  # the same prompt twice, two answers
+    assert not np.array_equal(a["tokens"][0], a["tokens"][3])  # equal prompts, different samples

@@ -1,4 +1,4 @@
-"""Experts on eight devices, cut over experts, their hidden layer and the prompts, are those of one."""
+"""Mixture of experts on eight devices, sharded by experts, hidden units and prompts, and on one."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ from jaxcredit.parallel import mesh
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.experts import mixture_of_experts
 
-N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no part of an array has the size of another whole one
+N, T, D, F, E, K = 4, 7, 8, 10, 6, 3  # no shard has the size of a whole dimension
 
 
 def weights(rng):
@@ -20,9 +20,9 @@ def weights(rng):
     return {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
 
 
-def pull(place):
+def pull(layout):
     def loss(y, w, by):
-        out = mixture_of_experts(y, w, jax.nn.silu, K, place)
+        out = mixture_of_experts(y, w, jax.nn.silu, K, layout)
         return (out * by).sum(), out
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
@@ -44,21 +44,20 @@ def test_many_devices_are_one(shape):
     )
     (_, want), wanted = pull(None)(y, w, by)
     devices = mesh.make(shape)
-    place = mesh.Layout(devices, tuple(mesh.fsdp_tensor.items()))
-    lies = jax.device_put(y, mesh.batch_sharding(N, mesh.fsdp_tensor, devices))
-    (_, got), gradient = pull(place)(lies, w, by)
+    layout = mesh.Layout(devices, tuple(mesh.fsdp_tensor.items()))
+    sharded = jax.device_put(y, mesh.batch_sharding(N, mesh.fsdp_tensor, devices))
+    (_, got), gradient = pull(layout)(sharded, w, by)
     np.testing.assert_allclose(got, want, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)
     assert all(np.abs(x).max() > 0.1 for x in jax.tree.leaves(gradient))
-    text = pull(place).lower(lies, w, by).compile().as_text()
-    assert (
-        f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text
-    )  # nobody ever holds all tokens
+    text = pull(layout).lower(sharded, w, by).compile().as_text()
+    # No device holds all tokens.
+    assert f"f32[{N * T},{D}]" not in text and f"f32[{N * T * K},{D}]" not in text
 
 
 @pytest.mark.slow
 def test_a_token_takes_its_likeliest_experts():
-    """One expert is the MLP; and an expert that nobody chooses may hold anything."""
+    """A single expert equals the MLP, and the weights of an unused expert have no effect."""
     rng = np.random.default_rng(1)
     y, w = rng.normal(size=(2, 3, D)).astype(np.float32), weights(rng)
     alone = {"w_router": w["w_router"][:, :1]} | {
@@ -76,7 +75,7 @@ def test_a_token_takes_its_likeliest_experts():
 @pytest.mark.slow
 @pytest.mark.parametrize("cfg", [MOE, GEMMA], ids=["moe", "gemma"])
 def test_the_whole_policy_on_eight_devices(cfg):
-    """Log-probs and gradients of experts, windows, caps and norms, activations cut as the table says, are those of one device."""
+    """Log-probs and gradients with sharded activations: experts, windows, soft caps, norms."""
     tree = random_params(cfg)
     tokens = np.random.default_rng(0).integers(1, 7, (4, 2, 9)).astype(np.int32)
     tokens[:, :, :4] = tokens[:, :1, :4]
@@ -90,9 +89,9 @@ def test_the_whole_policy_on_eight_devices(cfg):
 
     (_, want), wanted = pull(cfg)(tree, tokens)
     devices = mesh.make({"fsdp": 2, "tensor": 2, "expert": 2})
-    place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
-    lies = jax.device_put(tree, mesh.shardings(tf.specs(cfg), mesh.fsdp_tensor, devices))
+    layout = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
+    sharded = jax.device_put(tree, mesh.shardings(tf.specs(cfg), mesh.fsdp_tensor, devices))
     cut = jax.device_put(tokens, mesh.batch_sharding(4, mesh.fsdp_tensor, devices))
-    (_, got), gradient = pull(dataclasses.replace(cfg, layout=place))(lies, cut)
+    (_, got), gradient = pull(dataclasses.replace(cfg, layout=layout))(sharded, cut)
     np.testing.assert_allclose(got, want, atol=1e-4)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), gradient, wanted)

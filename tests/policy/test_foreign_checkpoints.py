@@ -1,4 +1,4 @@
-"""Checkpoints of strangers: what their files say is held against what they hold, and whatever is damaged is refused by name."""
+"""Untrusted checkpoints: metadata that contradict the tensors, and damaged files."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def folder(tmp_path):
 def test_a_size_that_the_weights_do_not_hold_names_key_and_value_and_weights(
     key, folder, monkeypatch
 ):
-    """At once: nothing as large as it says is built, not even a list of names."""
+    """The refusal is immediate: nothing of the claimed size is allocated."""
     monkeypatch.setattr(pretrained, "assemble", lambda *_: pytest.fail("weights were read"))
     monkeypatch.setattr(pretrained, "expected", lambda *_: pytest.fail("names were written out"))
     for value in (10**9, 10**30, 0, -2, 1.5, "4", True, [4], {}):
@@ -47,7 +47,7 @@ def test_a_size_that_the_weights_do_not_hold_names_key_and_value_and_weights(
 
 @pytest.mark.parametrize("value", [10**9, 3000])
 def test_a_config_without_weights_is_bounded_too(value, folder):
-    """Windows repeat over the layers: of as many as no decoder has, none is listed."""
+    """A window pattern over an impossible number of layers is not expanded."""
     (folder / "model.safetensors").unlink()
     edit(
         folder,
@@ -117,7 +117,7 @@ def test_weights_of_other_dtypes_are_named(dtype, folder):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_weights_that_are_no_numbers_are_named(dtype, value, folder):
-    """One of them is enough; the largest finite number is none of them."""
+    """A single NaN or infinity is refused; the largest finite number is not."""
     kind = np.dtype(getattr(ml_dtypes, dtype, None) or dtype)
 
     def spoil(t, x):
@@ -171,7 +171,7 @@ def test_a_tensor_in_two_files_is_that_of_the_index(tmp_path):
 
 
 def number(key: str, kind: str, value: int) -> bytes:
-    """A pair of GGUF metadata."""
+    """Bytes of a key and value of GGUF metadata."""
     return (
         struct.pack("<Q", len(key))
         + key.encode()
@@ -216,7 +216,7 @@ def test_gguf_metadata_are_held_against_the_tensors(key, value, words, tmp_path,
 
 
 def aligned(data: bytes, align: int) -> bytes:
-    """The GGUF file with one more pair, general.alignment."""
+    """The GGUF file with general.alignment added to its metadata."""
     tensors, pairs = struct.unpack_from("<QQ", data, 8)
     return (
         data[:8]
@@ -255,7 +255,8 @@ def moved(data: bytes, name: str, *, offset: int | None = None, kind: int | None
         ({"offset": 2**63 + 32}, "is truncated: .* ends at byte .*, the file at"),
         (
             {"kind": 26},
-            "blk.1.attn_q.weight is in block format 26, which the package gguf does not read as a weight",
+            "blk.1.attn_q.weight is in block format 26, which the package gguf does not read as a "
+            "weight",
         ),
         ({"kind": 999}, "is in block format 999"),
         (
@@ -286,7 +287,7 @@ def test_gguf_weights_that_are_no_numbers_are_named(tmp_path):
 
 
 def hostile(seed: int, most: int) -> dict[str, int]:
-    """tests/helpers/fuzz_checkpoints.py in a process of bounded memory: how many files were loaded, refused by name, or ended otherwise."""
+    """tests/helpers/fuzz_checkpoints.py with bounded memory: counts of files loaded and refused."""
     command = [
         sys.executable,
         str(HELPERS / "fuzz_checkpoints.py"),

@@ -1,4 +1,4 @@
-"""Kernels against plain attention, in the interpreter of Pallas and by the other implementation of cuDNN's function; and who gets which."""
+"""Fused attention kernels on a CPU against a dense reference, and the choice of the kernel."""
 
 import dataclasses
 import re
@@ -20,11 +20,14 @@ from jaxcredit.policy import splash_attention as splash
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.positions import NO_WINDOW
 
-UNCAPPED = dataclasses.replace(GEMMA, score_cap=0.0)  # cuDNN knows no cap
+UNCAPPED = dataclasses.replace(GEMMA, score_cap=0.0)  # cuDNN has no soft cap
 
 
-def seen(valid, P, S, window):
-    """Who sees whom `[N, T, T]`, from the words: valid tokens of the prompt and the own row, up to itself, fewer than `window` back."""
+def packed_mask(valid, P, S, window):
+    """Attention mask `[N, T, T]` of packed groups, by a loop over queries.
+
+    A query attends to the last `window` valid tokens of the prompt and its row, up to itself.
+    """
     T = valid.shape[1]
     row = np.array([-1] * P + [i // S for i in range(T - P)])
     out = np.zeros((len(valid), T, T), bool)
@@ -35,7 +38,7 @@ def seen(valid, P, S, window):
 
 
 def dense(q, k, v, mask, cfg):
-    """The formula, all scores at once."""
+    """Reference: attention with all scores in memory."""
     k, v = (jnp.repeat(x, q.shape[2] // x.shape[2], 2) for x in (k, v))
     z = jnp.einsum("nihd,njhd->nhij", q, k) / (cfg.score_dim or cfg.head_dim) ** 0.5
     z = cfg.score_cap * jnp.tanh(z / cfg.score_cap) if cfg.score_cap else z
@@ -43,32 +46,32 @@ def dense(q, k, v, mask, cfg):
 
 
 def compare(cfg, valid, P, S, *windows, heads=4, kv_heads=2):
-    """Values and gradients of a kernel at the tokens that count, those of the formula."""
+    """Assert that outputs and gradients of a kernel equal the reference at valid tokens."""
     (N, T), h, rng = valid.shape, cfg.head_dim, np.random.default_rng(0)
     q, k, v, w = (
         jnp.asarray(rng.normal(size=(N, T, n, h)), jnp.float32)
         for n in (heads, kv_heads, kv_heads, heads)
     )
-    w = jnp.where(valid[..., None, None], w, 0)  # nobody asks for what padding sees
+    w = jnp.where(valid[..., None, None], w, 0)  # outputs at padding do not count
 
-    def told(attend):
+    def value_and_grad(attend):
         def f(q, k, v, *window):
             out = attend(q, k, v, *window)
             return (out * w).sum(), out
 
         return jax.jit(jax.value_and_grad(f, (0, 1, 2), has_aux=True))
 
-    got = told(fused.fused_kernel(cfg, jnp.asarray(valid), P, S))
-    want = told(lambda q, k, v, mask: dense(q, k, v, mask, cfg))
+    got = value_and_grad(fused.fused_kernel(cfg, jnp.asarray(valid), P, S))
+    want = value_and_grad(lambda q, k, v, mask: dense(q, k, v, mask, cfg))
     for window in windows or (None,):
         (_, a), g = got(q, k, v, window and jnp.int32(window))
-        (_, b), h = want(q, k, v, seen(valid, P, S, window or T))
+        (_, b), h = want(q, k, v, packed_mask(valid, P, S, window or T))
         np.testing.assert_allclose(a[valid], b[valid], atol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), g, h)
 
 
 def packed():
-    """Padding on both sides, a hole, an empty row, an empty prompt."""
+    """Packed mask of valid tokens: padding on both sides, a hole, an empty row, an empty prompt."""
     _, valid = batch()
     return np.concatenate([valid[:, 0, :P], valid[:, :, P:].reshape(len(valid), -1)], 1)
 
@@ -79,10 +82,10 @@ def test_a_kernel_is_the_formula(name, cfg):
 
 
 def test_a_mask_is_who_sees_whom():
-    """Made a piece at a time, beyond the last token too; and the tokens of a row that begins in the middle of a block."""
+    """Also blocks of it, tokens beyond the last, and rows that begin inside a block."""
     mask = splash.PackedMask(64, 5, 6, 4)
     whole = mask[:, :]
-    np.testing.assert_array_equal(whole[:23, :23], seen(np.ones((1, 23), bool), 5, 6, 4)[0])
+    np.testing.assert_array_equal(whole[:23, :23], packed_mask(np.ones((1, 23), bool), 5, 6, 4)[0])
     assert np.array_equal(mask[8:16, 16:24], whole[8:16, 16:24]) and whole.any(1).all()
     np.testing.assert_array_equal(
         splash.PackedMask(20, 9, 0, NO_WINDOW)[:, :], np.tril(np.ones((20, 20), bool))
@@ -100,8 +103,10 @@ def test_a_mask_is_who_sees_whom():
     ],
 )
 def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_heads):
-    """One kv head over two devices is copied; three prompts over two are computed by both. In many blocks, of which some are left out:
-    rows begin within a block, and the prompt ends nowhere near one."""
+    """One kv head over two devices is copied; three prompts over two devices are computed by both.
+
+    There are many blocks, some of them fully masked. Rows and the prompt end inside blocks.
+    """
     monkeypatch.setattr(splash, "BLOCK", 128)
     valid = np.ones((prompts, 60 + 6 * 65), bool)
     valid[0, :7] = valid[-1, 300:305] = False
@@ -122,30 +127,29 @@ def test_devices_take_their_prompts_and_heads(monkeypatch, name, prompts, kv_hea
     ids=["splash", "windows", "cudnn"],
 )
 def test_a_policy_is_the_same_with_a_kernel(name, cfg):
-    """Logits, log-probs, entropies and gradients; grouped heads, padding on both sides, a hole, an empty row, windows and a cap."""
+    """Logits, log-probs, entropies and gradients: grouped heads, ragged rows, windows, soft cap."""
     tree, (tokens, valid) = random_params(cfg), batch(1)
-    asked = jnp.asarray(
-        valid[:, :, P:] & valid[:, :, P - 1 : -1]
-    )  # behind padding stands a state that nobody asks for
-    weight = jax.random.normal(jax.random.key(3), (2, *asked.shape))
+    # Tokens after padding do not count.
+    counted = jnp.asarray(valid[:, :, P:] & valid[:, :, P - 1 : -1])
+    weight = jax.random.normal(jax.random.key(3), (2, *counted.shape))
 
-    def told(w, cfg):
+    def grad(w, cfg):
         def loss(w):
             out = tf.logprob(w, tokens, valid, cfg, prompt=P)
             value = [
-                jnp.where(asked, a * b, 0).sum()
+                jnp.where(counted, a * b, 0).sum()
                 for a, b in zip(weight, (out["logp"], out["entropy"]), strict=True)
             ]
             return sum(value), out | {"logits": tf.logits(w, flat(tokens), flat(valid), cfg)}
 
         return jax.grad(loss, has_aux=True)(w)
 
-    told = jax.jit(told, static_argnums=1)
-    g, got = told(tree, dataclasses.replace(cfg, attention=name))
-    h, want = told(tree, dataclasses.replace(cfg, attention="plain"))
+    grad = jax.jit(grad, static_argnums=1)
+    g, got = grad(tree, dataclasses.replace(cfg, attention=name))
+    h, want = grad(tree, dataclasses.replace(cfg, attention="plain"))
     for key in ("logp", "entropy"):
         np.testing.assert_allclose(
-            np.where(asked, got[key], 0), np.where(asked, want[key], 0), atol=1e-5
+            np.where(counted, got[key], 0), np.where(counted, want[key], 0), atol=1e-5
         )
     np.testing.assert_allclose(got["logits"][flat(valid)], want["logits"][flat(valid)], atol=1e-4)
     for (path, a), b in zip(jax.tree.leaves_with_path(g), jax.tree.leaves(h), strict=True):
@@ -154,7 +158,7 @@ def test_a_policy_is_the_same_with_a_kernel(name, cfg):
 
 
 def test_nothing_behind_the_end_of_a_row_is_used(monkeypatch):
-    """cuDNN leaves outputs and gradients behind a row's length as they happen to be. Here they are NaN."""
+    """cuDNN leaves outputs and gradients after the end of a row undefined. Here they are NaN."""
     real = jax.nn.dot_product_attention
 
     def spoil(x, length):
@@ -221,20 +225,20 @@ def test_a_mesh_that_cuts_the_tokens_is_left_to_plain():
 
 
 def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
-    """What a GPU would be asked: its kernel, whole rows behind their prompts, how long each is, and how far a layer looks back."""
-    asked, real = [], jax.nn.dot_product_attention
+    """Arguments of the call on a GPU: implementation, shapes, lengths of the rows, windows."""
+    calls, real = [], jax.nn.dot_product_attention
 
-    def ask(*x, **how):
-        asked.append({"shapes": [a.shape for a in x]} | how)
+    def record(*x, **how):
+        calls.append({"shapes": [a.shape for a in x]} | how)
         return real(*x, **how | {"implementation": "xla"})
 
-    monkeypatch.setattr(jax.nn, "dot_product_attention", ask)
+    monkeypatch.setattr(jax.nn, "dot_product_attention", record)
     monkeypatch.setattr(mesh, "available", lambda: [H100])
     cfg, valid = dataclasses.replace(WINDOWED, dtype="bfloat16"), packed()
     q, k = (jax.ShapeDtypeStruct((len(valid), P + R * S, n, 8), jnp.bfloat16) for n in (4, 2))
     out = jax.eval_shape(fused.fused_kernel(cfg, jnp.asarray(valid), P, S), q, k, k, jnp.int32(3))
-    assert out.shape == q.shape and len(asked) == 2
-    for how, window in zip(asked, ((2, 0), None), strict=True):
+    assert out.shape == q.shape and len(calls) == 2
+    for how, window in zip(calls, ((2, 0), None), strict=True):
         assert (
             how["implementation"] == "cudnn"
             and how["is_causal"]
@@ -249,7 +253,7 @@ def test_cudnn_is_asked_for_causal_texts_by_their_lengths(monkeypatch):
 @pytest.mark.parametrize("windows", [(), (3, 0)])
 @pytest.mark.parametrize("S", [6, 7])
 def test_jax_takes_what_cudnn_is_asked_for(monkeypatch, windows, S):
-    """A training pass and a forward are lowered for CUDA, which needs no GPU: JAX's own checks of shapes, types and masks."""
+    """A forward and a training pass are lowered for CUDA, without a GPU, by JAX's own checks."""
     module = pytest.importorskip("jax._src.cudnn.fused_attention_stablehlo")
     monkeypatch.setattr(module, "check_cudnn_version", lambda: 91500)
     for name in ("check_compute_capability", "is_cuda_compute_capability_equal"):
@@ -281,7 +285,7 @@ from jaxcredit.parallel import mesh
 from jaxcredit.train.planning import topology
 from jaxcredit.policy import fused_attention as fused
 
-devices = mesh.make({"fsdp": 2, "tensor": 2}, topology.describe("v5e:2x2").devices)
+devices = mesh.make({"fsdp": 2, "tensor": 2}, topology.tpu_topology("v5e:2x2").devices)
 place = mesh.Layout(devices, tuple(sorted(mesh.fsdp_tensor.items())))
 for head_dim, dtype in ((8, "float32"), (64, "bfloat16"), (96, "bfloat16"), (256, "bfloat16")):
     cfg = dataclasses.replace(CAPPED, layout=place, head_dim=head_dim)
@@ -295,7 +299,7 @@ for head_dim, dtype in ((8, "float32"), (64, "bfloat16"), (96, "bfloat16"), (256
 
 @pytest.mark.slow
 def test_the_compiler_of_tpus_takes_splash():
-    """Forward and backward on a mesh, small and large heads, two windows, a cap, one kv head for two devices."""
+    """Forward and backward on a mesh: several head sizes, two windows, a soft cap, one kv head."""
     pytest.importorskip("libtpu", reason=NO_LIBTPU)
     done = subprocess.run(
         [sys.executable, "-c", COMPILE, str(HELPERS)],

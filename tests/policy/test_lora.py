@@ -1,4 +1,4 @@
-"""Adapters: nothing at first, the merged policy at the end, and nothing else moves in between."""
+"""LoRA adapters: without effect at first, equal to the merged policy, and trained alone."""
 
 import dataclasses
 import re
@@ -14,8 +14,7 @@ from small_decoders import FULL, MOE, random_params
 
 from jaxcredit import Rollout
 from jaxcredit.parallel import mesh as meshes
-from jaxcredit.policy import lora
-from jaxcredit.policy import sampler as decode
+from jaxcredit.policy import lora, sampler
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.formats import pretrained
 from jaxcredit.train import programs
@@ -23,13 +22,12 @@ from jaxcredit.train import programs
 LLAMA = GOLDENS / "llama"
 
 
-EVERY = {
-    name: rank for rank, name in enumerate((*lora.ATTENTION, *lora.MLP), 1)
-}  # a rank of its own for each
+# Every matrix with another rank.
+EVERY = {name: rank for rank, name in enumerate((*lora.ATTENTION, *lora.MLP), 1)}
 
 
 def adapted(base, specs, ranks=EVERY, *, zero=False):
-    """The policy with adapters whose B is zero, as they begin, or random."""
+    """Parameters with random adapters; with `zero`, B is zero as at the start of training."""
     rng = np.random.default_rng(1)
 
     def draw(p):
@@ -53,7 +51,7 @@ def test_adapters_begin_as_nothing_and_end_as_the_merged_policy():
     merged = jax.jit(lora.merge)(whole)
     assert jax.tree.structure(merged) == jax.tree.structure(base)
     np.testing.assert_allclose(f(whole), f(merged), atol=1e-4)
-    for name in EVERY:  # each one matters
+    for name in EVERY:  # each adapter changes the logits
         assert (
             np.abs(f(base | {"lora": none["lora"] | {name: whole["lora"][name]}}) - plain).max()
             > 1e-2
@@ -66,7 +64,7 @@ def test_the_sampler_adds_them_too():
     prompt = jnp.arange(1, 11, dtype=jnp.int32).reshape(2, 5)
 
     def draw(w):
-        return decode.sample(
+        return sampler.sample(
             w,
             prompt,
             prompt > 0,
@@ -104,7 +102,7 @@ def experiment(**changes):
 
 
 def trained(exp, steps=3):
-    """Parameters before and after some updates on a rollout made of noise, and the state."""
+    """Programs, parameters before and state after `steps` updates on random rollouts."""
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, 6, (4, 4, 8)).astype(np.int32)
     tokens[:, :, :4] = tokens[:, :1, :4]
@@ -132,9 +130,9 @@ def trained(exp, steps=3):
 @pytest.mark.slow
 def test_only_adapters_move_and_only_they_have_moments():
     _, before, state = trained(experiment())
-    still, moved = lora.split(jax.tree.map(np.asarray, state.params))
-    assert_trees_equal(still, lora.split(before)[0])
-    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(still)) and all(
+    frozen, moved = lora.split(jax.tree.map(np.asarray, state.params))
+    assert_trees_equal(frozen, lora.split(before)[0])
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(frozen)) and all(
         x.dtype == np.float32 for x in jax.tree.leaves(moved)
     )
     for (path, a), b in zip(
@@ -162,7 +160,7 @@ def test_eight_devices_train_the_adapters_of_one():
 
 @pytest.mark.slow
 def test_a_run_with_adapters(tmp_path):
-    """The whole trainer: a reference that is its adapters alone, a checkpoint, and the run opened again."""
+    """A whole run: the reference policy stores adapters only, and the run is restored."""
     from jaxcredit.train.restore import restore_params
     from jaxcredit.train.run import run
 
@@ -192,19 +190,18 @@ def test_what_takes_no_adapter():
 
 @pytest.mark.slow
 def test_gradients_of_what_stays_are_never_computed():
-    """In the compiled backward no matmul has the shape of the MLP's matrices, stacked or not; in that of the whole policy some do."""
+    """No matmul of the gradient has the shape of an MLP matrix; without adapters some have."""
     base = random_params(FULL)
     trained = lora.split(adapted(base, tf.specs(FULL)))[1]
-    tokens = (
-        np.random.default_rng(0).integers(1, 7, (3, 2, 9)).astype(np.int32)
-    )  # 36 of them, which is no other size
+    # 36 tokens: a number that is no size of the policy.
+    tokens = np.random.default_rng(0).integers(1, 7, (3, 2, 9)).astype(np.int32)
 
-    def loss(own, still):
-        out = tf.logprob({**still, **own}, tokens, np.ones(tokens.shape, bool), FULL, prompt=4)
+    def loss(own, frozen):
+        out = tf.logprob({**frozen, **own}, tokens, np.ones(tokens.shape, bool), FULL, prompt=4)
         return out["logp"].sum()
 
-    def matmuls(own, still):
-        text = jax.jit(jax.grad(loss)).lower(own, still).compile().as_text()
+    def matmuls(own, frozen):
+        text = jax.jit(jax.grad(loss)).lower(own, frozen).compile().as_text()
         return set(re.findall(r"= f32\[([\d,]+)\]\S* dot\(", text))
 
     D, F = FULL.width, FULL.ffn

@@ -1,4 +1,4 @@
-"""Names of the decoder's blocks in compiled programs, as a profiler shows them (jax.named_scope)."""
+"""Names of the decoder's blocks (jax.named_scope) in the metadata of compiled programs."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Checkpoints: logits against transformers' (goldens), round trips bit for bit, shards, GGUF, and bad input that is named."""
+"""Checkpoints: logits against transformers (goldens), round trips, shards, GGUF, bad input."""
 
 import dataclasses
 import json
@@ -18,12 +18,11 @@ from tiny_checkpoint import tiny_tokenizer, write_tiny_checkpoint
 from jaxcredit.cli import main as cli
 from jaxcredit.cli import models as listing
 from jaxcredit.parallel import mesh, params
-from jaxcredit.policy import presets, transformer
-from jaxcredit.policy import sampler as decode
+from jaxcredit.policy import presets, sampler, transformer
 from jaxcredit.policy.formats import gguf, pretrained
 from jaxcredit.policy.tokenizer import HF, Chars
 
-# What the golden of a family must notice, with a wrong value for each.
+# Config fields that change the logits of a family, with a wrong value for each.
 FEATURES = {
     "llama": {"rope_scaling": None},
     "qwen2": {"rope_scaling": None, "qkv_bias": False},
@@ -43,7 +42,7 @@ FEATURES = {
 
 
 def off(family, cfg, weights) -> float:
-    """Largest difference of our logits to torch's on the real tokens of ragged, left-padded rows."""
+    """Largest difference to the logits of torch at valid tokens of ragged, left-padded rows."""
     golden = np.load(GOLDENS / family / "golden.npz")
     logits = jax.jit(transformer.logits, static_argnums=3)(
         weights, golden["ids"], golden["valid"], cfg
@@ -58,7 +57,7 @@ ROPES = json.loads((GOLDENS / "rope.json").read_text())
 
 
 def scaled(name, tmp_path):
-    """The config and weights of qwen3/ with other rotary positions."""
+    """Config and weights of qwen3/ with another RoPE scaling."""
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "m")
     edit(tmp_path / "m", **{"rope_parameters": None} | ROPES[name])
     return pretrained.load(tmp_path / "m")
@@ -66,7 +65,7 @@ def scaled(name, tmp_path):
 
 @pytest.mark.parametrize("name", ROPES)
 def test_scaled_positions_are_those_of_transformers(name, tmp_path):
-    """Logits on both sides of the original length, and the same config out and in again."""
+    """Logits on both sides of the original length, and a round trip of the config."""
     cfg, weights = scaled(name, tmp_path)
     golden = np.load(GOLDENS / "rope.npz")
     logits = np.asarray(
@@ -95,15 +94,16 @@ def test_scaled_positions_are_those_of_transformers(name, tmp_path):
     [("yarn", 12), ("dynamic beyond", 12), ("longrope beyond", 12), ("longrope beyond", 7)],
 )
 def test_sampling_beyond_the_original_length_is_the_full_forward(name, S, tmp_path):
-    """Behind 58 tokens S more cross the original 64: log-probabilities of the sampler, of `logprob` and of the plain forward agree.
+    """Rows that cross the original 64 positions: log-probs of sampler, `logprob` and `logits` agree.
 
-    With S = 7 the sampler and `logprob` feed 64 tokens of a row of 65: which factors turn them must go by the row.
+    With S = 7 sampler and `logprob` compute 64 tokens of a row of 65; the RoPE factors are those of
+    65 tokens.
     """
     cfg, weights = scaled(name, tmp_path)
     golden = np.load(GOLDENS / "rope.npz")
     P = 58
     prompt, valid = golden["ids"][:, 40 : 40 + P], golden["valid"][:, 40 : 40 + P]
-    out = decode.sample(weights, prompt, valid, jax.random.key(0), cfg, rows=2, max_new_tokens=S)
+    out = sampler.sample(weights, prompt, valid, jax.random.key(0), cfg, rows=2, max_new_tokens=S)
     tokens = np.concatenate([np.broadcast_to(prompt[:, None], (2, 2, P)), out["tokens"]], 2)
     whole = np.concatenate(
         [np.broadcast_to(valid[:, None], (2, 2, P)), np.ones((2, 2, S), bool)], 2
@@ -147,10 +147,10 @@ def test_logits_are_those_of_transformers(family):
 
 @pytest.mark.parametrize("family", fast("gemma3"))
 def test_greedy_answers_are_those_of_transformers(family):
-    """24 tokens through the cache behind 80 ragged, left-padded ones, beyond every window."""
+    """24 tokens decoded after 80 ragged, left-padded ones, beyond every window."""
     cfg, weights = pretrained.load(GOLDENS / family)
     golden = np.load(GOLDENS / family / "golden.npz")
-    out = decode.sample(
+    out = sampler.sample(
         weights,
         golden["ids"],
         golden["valid"],
@@ -304,7 +304,7 @@ def test_a_sharding_tree_places_every_array(family, tmp_path):
 
 
 def test_the_host_holds_what_one_device_holds():
-    """Every part is read once, and the next only after the one before it was placed; nobody asks for more than a device's part."""
+    """Every shard is read once, and moved to its device before the next one is read."""
     cfg = pretrained.config(GOLDENS / "qwen3_moe")
     have, read = tensors(GOLDENS / "qwen3_moe"), []
 
@@ -330,7 +330,7 @@ def test_the_host_holds_what_one_device_holds():
         )  # norms lie everywhere
 
 
-# Bad input. Each case spoils a copy of a golden and names the words its error must hold.
+# Bad input. Each case damages a copy of a golden and gives the expected error message.
 
 
 def cut(path, n=1000):
@@ -501,7 +501,7 @@ def test_bad_checkpoints_are_named_before_any_weight_is_read(case, tmp_path, mon
 
 
 def test_windows_of_config_json(tmp_path):
-    """Every way in which a config has said which layers slide."""
+    """All formats of config.json for the layers with a sliding window."""
 
     def read(family, **changes):
         shutil.copytree(GOLDENS / family, tmp_path / "m", dirs_exist_ok=True)
@@ -529,7 +529,7 @@ def test_windows_of_config_json(tmp_path):
 
 
 def test_the_text_model_of_a_gemma_that_sees(tmp_path):
-    """As its folders lie on the hub: a config within the config, names with a prefix, and a vision tower beside it."""
+    """The multimodal checkpoint: a nested config, prefixed names, and tensors of a vision tower."""
     want = pretrained.load(GOLDENS / "gemma3")
     c = json.loads((GOLDENS / "gemma3/config.json").read_text())
     (tmp_path / "config.json").write_text(
@@ -578,7 +578,7 @@ def test_folders_that_do_not_exist_and_exports_over_weights(tmp_path):
 
 
 def test_what_a_checkpoint_may_repeat_or_leave_out(tmp_path):
-    """A tied file may repeat the embedding and keep old rope tables; a config from before transformers 5 has rope_scaling."""
+    """Tied checkpoints that repeat the embedding, RoPE tables, and configs of transformers 4."""
     shutil.copytree(GOLDENS / "qwen3", tmp_path / "q")
     resave(tmp_path / "q", lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"]}))
     assert_trees_equal(pretrained.load(tmp_path / "q")[1], pretrained.load(GOLDENS / "qwen3")[1])
@@ -639,7 +639,7 @@ def test_the_tiny_checkpoint_is_whole(tmp_path):
     assert bool(jnp.isfinite(logits[..., 1:]).all())
 
 
-# Presets. The numbers are those of the published checkpoints' weight files (a tied unembedding counted once).
+# Presets: parameter counts of the published checkpoints, a tied unembedding counted once.
 
 PUBLISHED = {
     "smollm2_135m": 134_515_008,
@@ -668,7 +668,7 @@ PUBLISHED = {
     "qwen3_235b_a22b": 235_093_634_560,
     "gemma3_270m": 268_098_176,
     "gemma3_1b": 999_885_952,
-    # These files hold the vision tower and its projector too.
+    # These checkpoints include the vision tower and its projector.
     "gemma3_4b": 4_300_079_472,
     "gemma3_12b": 12_187_325_040,
     "gemma3_27b": 27_432_406_640,
@@ -676,7 +676,7 @@ PUBLISHED = {
 
 
 def sight(width: int) -> int:
-    """Gemma 3's eyes: SigLIP of 27 layers, 1152 wide, patches of 14 x 14 of 896 x 896 pixels, and the projection to the decoder's width."""
+    """Parameters of Gemma 3's vision tower (SigLIP, 27 layers of width 1152) and its projector."""
     d, f = 1152, 4304
     layer = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
     return 14 * 14 * 3 * d + d + 64 * 64 * d + 27 * layer + 2 * d + d * width + d
@@ -722,7 +722,8 @@ def test_micro_is_small_and_refuses_odd_heads():
         presets.micro(29, heads=3)
 
 
-# GGUF. The oracle is llama.cpp's own converter: how it permutes the rows of q and k, and its writer.
+# GGUF. The oracle is llama.cpp's own converter: how it permutes the rows of q and k, and its
+# writer.
 
 
 def test_gguf_is_the_same_model(tmp_path):
@@ -791,7 +792,7 @@ def test_an_absent_model_is_named_with_the_command(monkeypatch):
 
 @pytest.mark.slow
 def test_smollm2_answers_in_its_chat_format():
-    from jaxcredit.policy import sampler as decode
+    from jaxcredit.policy import sampler
 
     try:
         path = gguf.smollm2()
@@ -802,7 +803,7 @@ def test_smollm2_answers_in_its_chat_format():
     assert cfg == presets.smollm2_135m() and params.count(weights) == PUBLISHED["smollm2_135m"]
     assert (tok.vocab_size, tok.stop_ids) == (49152, (0, 2))
     prompt = jnp.asarray([tok.chat("What is 3 + 4?")])
-    out = decode.sample(
+    out = sampler.sample(
         weights,
         prompt,
         jnp.ones(prompt.shape, bool),

@@ -1,4 +1,4 @@
-"""Tokenizers: round trips, chat formats, what ends an answer, and errors that name the mend."""
+"""Tokenizers: round trips, chat templates, stop tokens, and error messages."""
 
 import json
 import os
@@ -201,7 +201,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_a_template_that_fails_or_never_ends_is_named(case, tmp_path):
-    """Bounded in time and memory, in the file and line of the template, and the next conversation is rendered as ever."""
+    """The error names file and line of the template, and the next conversation is rendered."""
     template, words = HOSTILE[case]
     tok = tiny_tokenizer()
     tok.save(tmp_path)
@@ -232,7 +232,7 @@ def test_values_that_are_no_json_are_named():
 
 
 def test_an_interrupt_between_question_and_answer_does_not_shift_the_answers(monkeypatch):
-    """The process is closed: its next reply would have been that of the question before."""
+    """An interrupted request closes the process, whose next reply would belong to that request."""
     tok, template = tiny_tokenizer(), "{{ messages[0].content }}"
     tok.tokenizer.chat_template = template
     tok.chat("1")

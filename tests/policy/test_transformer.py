@@ -1,4 +1,4 @@
-"""The decoder against a numpy loop over single tokens, and its packed form against its plain one."""
+"""The decoder against a numpy loop over tokens, and packed groups against independent rows."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ from jaxcredit.policy import transformer as tf
 
 
 def oracle(tree, ids, cfg):
-    """Logits behind every token of `ids`, one token and one head at a time, in float64, written from the papers."""
+    """Logits after every token of `ids`, one token and head at a time, in float64."""
     w = jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
 
     def norm(x, g):
@@ -118,7 +118,7 @@ def log_softmax(z):
     ids=["llama", "qwen2", "qwen3", "gemma", "moe"],
 )
 def test_the_oracle(cfg):
-    """Padding and holes are as if they were not there: the plain forward, and log-probs and entropies of the packed one."""
+    """Logits of independent rows, and log-probs and entropies of packed groups, without padding."""
     tree, (tokens, valid) = random_params(cfg), batch()
     plain = np.asarray(
         jax.jit(tf.logits, static_argnums=3)(tree, flat(tokens), flat(valid), cfg)
@@ -132,9 +132,7 @@ def test_the_oracle(cfg):
         p = np.exp(logp)
         for j, t in enumerate(where[:-1]):
             c = where[j + 1]
-            if (
-                c >= P and c == t + 1
-            ):  # behind a hole stands the padding's hidden state, which nobody asks for
+            if c >= P and c == t + 1:  # the token after a hole does not count
                 np.testing.assert_allclose(
                     packed["logp"][n, r, c - P], logp[j, tokens[n, r, c]], atol=1e-4
                 )
@@ -158,8 +156,10 @@ def plain_logprob(tree, tokens, valid, cfg):
     ids=["full", "gemma", "moe"],
 )
 def test_packed_equals_unpacked(cfg):
-    """The prompt computed once, the vocabulary in chunks, layers recomputed in the backward: the same log-probs, entropies and gradients
-    as every row for itself with all logits at once; finite whatever is padding."""
+    """Log-probs, entropies and gradients of packed groups equal those of independent rows.
+
+    Packed groups compute logits in chunks and rematerialize layers.
+    """
     tree, (tokens, valid) = random_params(cfg), batch(1)
     weight = jax.random.normal(jax.random.key(3), (2, N, R, S))
     mask = jnp.asarray(valid[:, :, P:])
@@ -187,7 +187,7 @@ def test_packed_equals_unpacked(cfg):
 
 
 def test_the_logits_of_a_batch_never_exist_whole():
-    """A vocabulary of 50k, 512 tokens of each prompt: the compiled backward needs less room than one copy of all logits."""
+    """The compiled gradient needs less memory than half of all logits (vocabulary of 50,000)."""
     cfg = dataclasses.replace(LLAMA, vocab=50_000, layers=1, forbidden=(), vocab_chunk=16)
     tree = params.abstract(tf.specs(cfg))
     tokens, valid = (
@@ -220,7 +220,7 @@ def test_rows_do_not_see_each_other_nor_the_future():
 
 
 def test_padding_does_not_matter():
-    """What stands in invalid columns, and how many there are on the left, changes no log-prob."""
+    """Tokens in invalid columns, and the number of columns on the left, change no log-prob."""
     tree, (tokens, valid) = random_params(QWEN2), batch()
     f = jax.jit(
         lambda t, v, prompt: tf.logprob(tree, t, v, QWEN2, prompt=prompt)["logp"], static_argnums=2
@@ -247,9 +247,8 @@ def test_bfloat16_is_near_float32():
         ][0, 0].mean()  # noqa: E731
 
     a, g = jax.jit(jax.value_and_grad(f))(tree)
-    z = log_softmax(oracle(tree, tokens[0, 0, valid[0, 0]], cfg))[
-        P - 3 : -1
-    ]  # two columns are padding
+    # Two columns are padding.
+    z = log_softmax(oracle(tree, tokens[0, 0, valid[0, 0]], cfg))[P - 3 : -1]
     b = np.take_along_axis(z, tokens[0, 0, P:, None], -1).mean()
     assert 1e-6 < abs(a - b) < 0.05
     assert all(
