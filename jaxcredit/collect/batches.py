@@ -1,4 +1,6 @@
-"""Batches of prompts: a seeded, endless and resumable stream of prompt indices, and padding of prompts to buckets."""
+"""Batches of prompts: a seeded, endless and resumable stream of prompt indices, and padding of
+prompts to buckets.
+"""
 
 from collections.abc import Sequence
 
@@ -8,10 +10,12 @@ from jaxtyping import Bool, Int
 
 
 class Batches:
-    """Endless iterator over batches of prompt indices, int64 [batch]. Every epoch is a new permutation of range(size).
+    """Endless iterator over batches of prompt indices, int64 [batch]. Every epoch is a new
+    permutation of range(size).
 
-    Batch k is a function of (size, batch, seed, k), so all processes get the same batches and the state is k. Epochs are concatenated: if
-    `batch` does not divide `size`, one batch holds the last prompts of an epoch and the first of the next, and no prompt is left out.
+    Batch k is a function of (size, batch, seed, k), so all processes get the same batches and the
+    state is k. Epochs are concatenated: if `batch` does not divide `size`, one batch holds the last
+    prompts of an epoch and the first of the next, and no prompt is left out.
 
     Args:
         size: number of prompts.
@@ -22,7 +26,8 @@ class Batches:
     def __init__(self, size: int, batch: int, seed: int = 0):
         if not 0 < batch <= size:
             raise ValueError(
-                f"a batch of {batch} prompts out of {size}: take a batch between 1 and the number of prompts"
+                f"a batch of {batch} prompts out of {size}: take a batch between 1 and the number "
+                "of prompts"
             )
         self.size, self.batch, self.seed, self.next = size, batch, seed, 0
         self._stream = grain.MapDataset.range(size).seed(seed).shuffle().repeat().batch(batch)
@@ -53,7 +58,8 @@ class Batches:
         for name in ("size", "batch", "seed"):
             if state[name] != getattr(self, name):
                 raise ValueError(
-                    f"the checkpoint's prompt stream has {name} = {state[name]}, this run has {getattr(self, name)}: resume with the same "
+                    f"the checkpoint's prompt stream has {name} = {state[name]}, this run has "
+                    f"{getattr(self, name)}: resume with the same "
                     f"{name}, or start a new run folder"
                 )
         self.next = state["next"]
@@ -62,9 +68,11 @@ class Batches:
 def bucketed(
     prompts: Sequence[Sequence[int]], buckets: Sequence[int], *, pad: int = 0
 ) -> tuple[Int[np.ndarray, "N P"], Bool[np.ndarray, "N P"]]:
-    """Token lists, left-padded to the smallest bucket that holds the longest of them, and the mask of their tokens.
+    """Token lists, left-padded to the smallest bucket that holds the longest of them, and the mask
+    of their tokens.
 
-    With several processes, pass the global batch and cut `local_slice` afterwards: all processes must agree on the bucket.
+    With several processes, pass the global batch and cut `local_slice` afterwards: all processes
+    must agree on the bucket.
 
     Args:
         prompts: N lists of token ids, none empty.
@@ -78,12 +86,14 @@ def bucketed(
     longest = int(np.argmax(lengths))
     if min(lengths) == 0:
         raise ValueError(
-            f"prompt {lengths.index(0)} of the batch is empty: a prompt needs at least one token to condition on"
+            f"prompt {lengths.index(0)} of the batch is empty: a prompt needs at least one token "
+            "to condition on"
         )
     fitting = [b for b in buckets if b >= lengths[longest]]
     if not fitting:
         raise ValueError(
-            f"prompt {longest} of the batch has {lengths[longest]} tokens, the largest prompt bucket holds {max(buckets)}: "
+            f"prompt {longest} of the batch has {lengths[longest]} tokens, the largest prompt "
+            f"bucket holds {max(buckets)}: "
             f"add a bucket of at least {lengths[longest]}, or shorten or drop that prompt"
         )
     width = min(fitting)

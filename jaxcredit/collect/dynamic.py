@@ -1,4 +1,6 @@
-"""Dynamic sampling (DAPO): sampling of further prompts in place of groups whose rewards are all equal."""
+"""Dynamic sampling (DAPO): sampling of further prompts in place of groups whose rewards are all
+equal.
+"""
 
 from collections.abc import Callable
 
@@ -18,11 +20,14 @@ from jaxcredit.rollout import AXES, Rollout
 def dynamic_sampling(
     collect: Callable, next_indices: Callable[[], np.ndarray], rounds: int, sharding=None
 ) -> Callable[..., Callable[[], Collected]]:
-    """Collector that keeps groups with unequal rewards and samples further prompts until the batch is full (DAPO, arXiv 2503.14476).
+    """Collector that keeps groups with unequal rewards and samples further prompts until the batch
+    is full (DAPO, arXiv 2503.14476).
 
-    If the rounds run out first, groups without a signal fill the batch; their advantage is 0. The metrics count all sampled tokens and all
-    dropped groups. All processes stop in the same round, in which the last of them has enough groups for its own share. With one round
-    several processes compute the numbers of one process; with more they do not, because each process chooses among its own groups.
+    If the rounds run out first, groups without a signal fill the batch; their advantage is 0. The
+    metrics count all sampled tokens and all dropped groups. All processes stop in the same round,
+    in which the last of them has enough groups for its own share. With one round several processes
+    compute the numbers of one process; with more they do not, because each process chooses among
+    its own groups.
 
     Args:
         collect: collector of one round, for example `single_turn(...)`.
@@ -60,7 +65,9 @@ def dynamic_sampling(
 
 
 def _concatenate_groups(groups: list[tuple[Collected, int]], metrics: dict, sharding) -> Collected:
-    """One Collected of single groups, each given as a batch and its index there. Shorter prompts are left-padded to the longest bucket."""
+    """One Collected of single groups, each given as a batch and its index there. Shorter prompts
+    are left-padded to the longest bucket.
+    """
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in groups)
     # Each batch is copied to the host once, though several groups may come from it.
     host = {id(batch): jax.tree.map(local_rows, vars(batch.rollout)) for batch, _ in groups}

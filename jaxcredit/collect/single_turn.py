@@ -1,4 +1,6 @@
-"""Rollouts of one turn: each prompt is sampled in a group of answers, and each answer is scored once."""
+"""Rollouts of one turn: each prompt is sampled in a group of answers, and each answer is scored
+once.
+"""
 
 import functools
 import time
@@ -38,9 +40,10 @@ def single_turn(
 ) -> Callable[..., Callable[[], Collected]]:
     """Collector of rollouts with one answer (K = 1 segment) and one reward per row.
 
-    The result is `collect(params, key, indices)`. It dispatches the sampling to the device and returns a function. Calling that function
-    waits for the answers, scores them and returns a `Collected`. An answer that the reward leaves unscored (None) has a false
-    `segment_mask` and an empty `action_mask`, so that neither group statistics nor the loss count it.
+    The result is `collect(params, key, indices)`. It dispatches the sampling to the device and
+    returns a function. Calling that function waits for the answers, scores them and returns a
+    `Collected`. An answer that the reward leaves unscored (None) has a false `segment_mask` and an
+    empty `action_mask`, so that neither group statistics nor the loss count it.
 
     Args:
         sample: compiled sampler, `sample(params, prompt, valid, key)`.
@@ -54,10 +57,13 @@ def single_turn(
     """
 
     def collect(params, key, indices) -> Callable[[], Collected]:
-        """Dispatch sampling for the prompts of all processes; each process feeds and scores its own share."""
+        """Dispatch sampling for the prompts of all processes; each process feeds and scores its own
+        share.
+        """
         items = [task.train[int(i)] for i in indices]
         own = local_slice(len(indices))
-        # The bucket depends on the longest prompt of all processes, so the global batch is padded before it is cut.
+        # The bucket depends on the longest prompt of all processes, so the global batch is padded
+        # before it is cut.
         tokens, valid = bucketed(
             [tokenizer.chat(item["prompt"]) for item in items], buckets, pad=tokenizer.pad_id
         )
@@ -69,8 +75,9 @@ def single_turn(
     def finish(params, items, prompt, prompt_valid, drawn, index) -> Collected:
         """Wait for the answers, score them and assemble the rollout."""
         start = time.perf_counter()
-        # The update that made these parameters ends before their sampling begins, and counts as update time. Deleted parameters were
-        # donated to a later update, so their own update has ended.
+        # The update that made these parameters ends before their sampling begins, and counts as
+        # update time. Deleted parameters were donated to a later update, so their own update has
+        # ended.
         jax.block_until_ready(
             [
                 x
@@ -108,7 +115,8 @@ def single_turn(
 
 @functools.partial(jax.jit, static_argnames="sharding")
 def assemble(prompt, prompt_valid, drawn, reward, scored, sharding=None) -> Rollout:
-    """Rollout of prompts [N, P] and their sampled answers [N, R, S]: rows of T = P + S columns, prompt first.
+    """Rollout of prompts [N, P] and their sampled answers [N, R, S]: rows of T = P + S columns,
+    prompt first.
 
     Args:
         prompt: token ids, left-padded.

@@ -39,7 +39,8 @@ def decode_and_score(
         workers: number of processes that score; 0: this process. See `tasks.score`.
 
     Raises:
-        RewardError: the reward raised, or did not return a finite number. The message shows prompt and answer.
+        RewardError: the reward raised, or did not return a finite number. The message shows prompt
+            and answer.
         RewardTimeout: a call exceeded `timeout_s`.
     """
     n, k, _ = tokens.shape

@@ -9,7 +9,9 @@ __all__ = ["Experiment", "Warmup"]
 
 
 def __getattr__(name: str):
-    """Import `Experiment` and `Warmup` at first use: reading a run folder does not need their dependencies."""
+    """Import `Experiment` and `Warmup` at first use: reading a run folder does not need their
+    dependencies.
+    """
     if name in __all__:
         from jaxcredit.train import experiment
 

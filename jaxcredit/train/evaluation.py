@@ -1,4 +1,6 @@
-"""Evaluation on held-out problems: greedy accuracy during training, and the statistics of `jaxcredit eval`."""
+"""Evaluation on held-out problems: greedy accuracy during training, and the statistics of
+`jaxcredit eval`.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -35,9 +37,11 @@ class Answers(NamedTuple):
 def evaluate_greedy(
     exp: Experiment, programs: Programs, params: Any
 ) -> tuple[dict[str, float], list[dict]]:
-    """Metrics of greedy answers to the held-out problems, over all processes, and a few answers of this process as examples.
+    """Metrics of greedy answers to the held-out problems, over all processes, and a few answers of
+    this process as examples.
 
-    Accuracy is the share of scored answers with a reward of at least 1. Unscored answers are counted, but in neither mean.
+    Accuracy is the share of scored answers with a reward of at least 1. Unscored answers are
+    counted, but in neither mean.
     """
     items, batch = exp.held_out()
     answers = _answer_all(exp, programs, programs.greedy, params, items, batch)
@@ -95,7 +99,9 @@ def sample_answers(
 def evaluation_summary(
     exp: Experiment, programs: Programs, params: Any, k: int, *, seed: int = 0
 ) -> dict:
-    """Statistics of greedy and of `k` sampled answers to the held-out problems: see `tasks.statistics.summary`."""
+    """Statistics of greedy and of `k` sampled answers to the held-out problems: see
+    `tasks.statistics.summary`.
+    """
     items, batch = exp.held_out()
     greedy = _answer_all(exp, programs, programs.greedy, params, items, batch)
     sampled = sample_answers(exp, programs, params, k, items=items, seed=seed)
@@ -123,7 +129,8 @@ def answer_batches(
     timeout_s: float = 10.0,
     workers: int = 1,
 ) -> Iterator[Answers]:
-    """Answers to `items`, one batch after the other; each process yields those of its own share of a batch.
+    """Answers to `items`, one batch after the other; each process yields those of its own share of
+    a batch.
 
     Args:
         draw: compiled sampler, `draw(params, prompt, valid, key)`.
@@ -132,7 +139,8 @@ def answer_batches(
         task: gives the reward.
         items: problems with `prompt` and `meta`, the same in all processes.
         buckets: prompt lengths for which programs are compiled.
-        batch: problems per batch, over all processes. The last batch is filled up with problems whose answers are dropped.
+        batch: problems per batch, over all processes. The last batch is filled up with problems
+            whose answers are dropped.
         key: random key; None: that of seed 0.
         sharding: sharding of arrays [N, ...]; None on one device.
         timeout_s: longest duration of one call of the reward in seconds.

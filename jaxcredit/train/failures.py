@@ -1,4 +1,6 @@
-"""Error messages of runs that cannot continue: gradients that are not finite, too little memory, implicit transfers."""
+"""Error messages of runs that cannot continue: gradients that are not finite, too little memory,
+implicit transfers.
+"""
 
 import contextlib
 import re
@@ -20,7 +22,9 @@ class OutOfMemory(RuntimeError):
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row had no finite gradient. The message names the first array that is not finite."""
+    """Too many steps in a row had no finite gradient. The message names the first array that is not
+    finite.
+    """
 
 
 class ImplicitTransfer(RuntimeError):
@@ -28,7 +32,9 @@ class ImplicitTransfer(RuntimeError):
 
 
 def skipped_steps(exp: Experiment, history: Sequence[dict]) -> int:
-    """Number of steps at the end of `history` (metrics by step) of which no optimizer step had a finite gradient."""
+    """Number of steps at the end of `history` (metrics by step) of which no optimizer step had a
+    finite gradient.
+    """
     updates = exp.epochs * exp.prompts_per_step // (exp.minibatch or exp.prompts_per_step)
     count = 0
     for metrics in reversed(history):
@@ -39,7 +45,9 @@ def skipped_steps(exp: Experiment, history: Sequence[dict]) -> int:
 
 
 class FlatRewards:
-    """Warning, once per run, if all rewards of several steps are equal, so that no estimator has a learning signal."""
+    """Warning, once per run, if all rewards of several steps are equal, so that no estimator has a
+    learning signal.
+    """
 
     STEPS = 5
 
@@ -58,11 +66,13 @@ class FlatRewards:
             cause = f"every answer earned {reward:g}. Take harder problems, or a reward that tells good answers apart"
         else:
             cause = (
-                f"every answer earned {reward:g}. Read a few answers in samples.jsonl: if none is right, warm up, take easier problems "
+                f"every answer earned {reward:g}. Read a few answers in samples.jsonl: if none is "
+                "right, warm up, take easier problems "
                 "or give a graded reward; if some are, the reward does not read them"
             )
         warnings.warn(
-            f"all rewards of the last {self.STEPS} steps were equal, so nothing was learned: {cause}",
+            f"all rewards of the last {self.STEPS} steps were equal, so nothing was learned: "
+            f"{cause}",
             stacklevel=2,
         )
 
@@ -76,7 +86,8 @@ def explain_nonfinite(
     steps: int,
     saved: list[int],
 ) -> str:
-    """Message that names the first array of a step that is not finite, in order of computation, and a fix.
+    """Message that names the first array of a step that is not finite, in order of computation, and
+    a fix.
 
     Args:
         exp: the experiment.
@@ -146,13 +157,16 @@ def _first_nonfinite(
 
 @jax.jit
 def _count_nonfinite(x, *masks):
-    """Number of elements that are not finite, under the first mask of the same shape; padding may hold anything."""
+    """Number of elements that are not finite, under the first mask of the same shape; padding may
+    hold anything.
+    """
     mask = next((mask for mask in masks if mask.shape == x.shape), True)
     return (~jnp.isfinite(x) & mask).sum()
 
 
 def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callable) -> Callable:
-    """`work` as a span `name` of the profiler, whose out-of-memory errors list the options to change.
+    """`work` as a span `name` of the profiler, whose out-of-memory errors list the options to
+    change.
 
     Args:
         exp: the experiment.
@@ -169,7 +183,8 @@ def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callab
             message = str(error)
             if "RESOURCE_EXHAUSTED" not in message and "out of memory" not in message.lower():
                 raise
-            # Devices work asynchronously: an earlier program may have failed, which the error then names.
+            # Devices work asynchronously: an earlier program may have failed, which the error then
+            # names.
             failed = next(
                 (
                     program
@@ -185,9 +200,11 @@ def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callab
 
 @contextlib.contextmanager
 def no_implicit_transfers(name: str) -> Iterator[None]:
-    """Context in which `name` (credit or update) may not copy arrays between host and device implicitly, for example by `float(x)`.
+    """Context in which `name` (credit or update) may not copy arrays between host and device
+    implicitly, for example by `float(x)`.
 
-    Such a copy would block the host in every step. `jax.device_put` and `jax.device_get` are allowed.
+    Such a copy would block the host in every step. `jax.device_put` and `jax.device_get` are
+    allowed.
 
     Raises:
         ImplicitTransfer: it does.
@@ -199,6 +216,7 @@ def no_implicit_transfers(name: str) -> Iterator[None]:
         if "Disallowed" not in str(error):
             raise
         raise ImplicitTransfer(
-            f"{name} copies an array between host and device in every step ({str(error)[:200]}): compute it in a function under jax.jit, "
+            f"{name} copies an array between host and device in every step ({str(error)[:200]}): "
+            "compute it in a function under jax.jit, "
             "or call jax.device_put or jax.device_get if the copy is meant"
         ) from error

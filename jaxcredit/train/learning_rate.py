@@ -9,7 +9,8 @@ def warmup_cosine(peak: float, steps: int, *, warmup: int, end: float = 0.0) -> 
     Args:
         peak: the largest learning rate.
         steps: length of the run, at which `end` is reached.
-        warmup: steps of the warm-up, at most `steps` - 1, so that a run shorter than its warm-up still reaches the peak.
+        warmup: steps of the warm-up, at most `steps` - 1, so that a run shorter than its warm-up
+            still reaches the peak.
         end: the final learning rate.
     """
     return optax.warmup_cosine_decay_schedule(

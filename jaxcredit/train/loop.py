@@ -1,4 +1,6 @@
-"""The training loop: sample, annotate, assign credit, update, evaluate, record and save, once per step."""
+"""The training loop: sample, annotate, assign credit, update, evaluate, record and save, once per
+step.
+"""
 
 import functools
 from typing import NamedTuple, NoReturn
@@ -33,7 +35,9 @@ from jaxcredit.train.update import TrainState
 
 
 class Stopped(SystemExit):
-    """Exit after a request to stop: `step` is the last step, `saved` describes the saved state and `code` is the exit status."""
+    """Exit after a request to stop: `step` is the last step, `saved` describes the saved state and
+    `code` is the exit status.
+    """
 
     def __init__(self, code: int, step: int, saved: str = ""):
         super().__init__(code)
@@ -61,10 +65,12 @@ def train(
     *,
     start: int = 0,
 ) -> TrainState:
-    """Training from step `start` + 1 to step `exp.steps`, with evaluations, metrics and checkpoints; returns the last state.
+    """Training from step `start` + 1 to step `exp.steps`, with evaluations, metrics and
+    checkpoints; returns the last state.
 
-    With `exp.sample_ahead`, the answers of a step are sampled before the update of the step before and scored during that update. A request
-    to stop interrupts the sampling of a step, whose prompts are sampled again after a resume; later in a step, the step is completed.
+    With `exp.sample_ahead`, the answers of a step are sampled before the update of the step before
+    and scored during that update. A request to stop interrupts the sampling of a step, whose
+    prompts are sampled again after a resume; later in a step, the step is completed.
 
     Raises:
         Stopped: SIGTERM or Ctrl-C ended the run after saving.
@@ -146,10 +152,11 @@ def train(
 
 @jax.jit
 def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Metrics of a rollout and its credit: rewards, lengths, groups without a signal, shared prefixes, and the credit's magnitude.
+    """Metrics of a rollout and its credit: rewards, lengths, groups without a signal, shared
+    prefixes, and the credit's magnitude.
 
-    Answers that the reward left unscored are counted in `unscored` and in no mean. `groups_unscored` counts groups without a scored
-    answer; they have no weight in the loss.
+    Answers that the reward left unscored are counted in `unscored` and in no mean.
+    `groups_unscored` counts groups without a scored answer; they have no weight in the loss.
     """
     rollout = rollout.filled()
     R, scored, mask = outcome(rollout), trajectory_mask(rollout), rollout.action_mask
@@ -170,7 +177,9 @@ def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str
 
 
 def _sampling_key(state: TrainState, step: int) -> jax.Array:
-    """Random key of a step's sampling: a function of the run's key and the step, so that a resumed run samples the same answers."""
+    """Random key of a step's sampling: a function of the run's key and the step, so that a resumed
+    run samples the same answers.
+    """
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
 
 
@@ -190,7 +199,9 @@ def _publish(run: RunServices) -> None:
 def _save(
     run: RunServices, step: int, state: TrainState, position: dict, *, stopping: bool
 ) -> None:
-    """Publish the metrics, then start the save of a checkpoint. `position` is the state of the batch iterator."""
+    """Publish the metrics, then start the save of a checkpoint. `position` is the state of the
+    batch iterator.
+    """
     if run.lock and _is_remote(run):
         run.lock.check()
     _publish(run)
@@ -206,5 +217,7 @@ def _stop(run: RunServices, step: int) -> NoReturn:
 
 
 def _is_remote(run: RunServices) -> bool:
-    """Whether the run folder is in a bucket. Its lock is checked at every save instead of every step: each check is a request."""
+    """Whether the run folder is in a bucket. Its lock is checked at every save instead of every
+    step: each check is a request.
+    """
     return isinstance(run.folder, BucketRunFolder)

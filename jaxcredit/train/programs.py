@@ -1,4 +1,6 @@
-"""Compiled programs of an experiment (initialization, sampling, credit, update) and the composition of a training step from them."""
+"""Compiled programs of an experiment (initialization, sampling, credit, update) and the composition
+of a training step from them.
+"""
 
 import dataclasses
 import functools
@@ -26,7 +28,9 @@ from jaxcredit.train.update import TrainState, make_update
 
 
 class Programs(NamedTuple):
-    """Compiled programs of an experiment, and the shapes and shardings of their arrays. Each compiles at its first call."""
+    """Compiled programs of an experiment, and the shapes and shardings of their arrays. Each
+    compiles at its first call.
+    """
 
     state: (
         TrainState  # shapes, on a mesh with shardings: to restore into, or to lower programs with
@@ -48,7 +52,9 @@ class Programs(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Functions of a training step in their order, between the collection of a rollout and the next."""
+    """Functions of a training step in their order, between the collection of a rollout and the
+    next.
+    """
 
     annotate: Callable[[TrainState, Collected], Rollout]  # the rollout with its signals
     credit: Callable[[Rollout], dict[str, jax.Array]]  # columns: advantage and weights of tokens
@@ -56,7 +62,9 @@ class Step(NamedTuple):
 
 
 def compose_step(exp: Experiment, programs: Programs) -> Step:
-    """Training step of an experiment: annotators, estimator, and update of the annotators' states and of the policy."""
+    """Training step of an experiment: annotators, estimator, and update of the annotators' states
+    and of the policy.
+    """
     learned = programs.learned
 
     def annotate(state: TrainState, collected: Collected) -> Rollout:
@@ -79,9 +87,11 @@ def compose_step(exp: Experiment, programs: Programs) -> Step:
 def make_collector(
     exp: Experiment, programs: Programs, batches: Batches
 ) -> Callable[..., Callable[[], Collected]]:
-    """Collector of an experiment's rollouts, `collect(params, key, indices)() -> Collected`: see `single_turn`.
+    """Collector of an experiment's rollouts, `collect(params, key, indices)() -> Collected`: see
+    `single_turn`.
 
-    With `exp.max_sampling_rounds` above 1, further prompts are drawn from `batches`: see `dynamic_sampling`.
+    With `exp.max_sampling_rounds` above 1, further prompts are drawn from `batches`: see
+    `dynamic_sampling`.
     """
     collect = single_turn(
         programs.sample,
@@ -107,7 +117,8 @@ def build(exp: Experiment) -> Programs:
     if shardings.mesh:
         cfg = dataclasses.replace(cfg, layout=_layout(shardings.mesh, exp.rules))
     attention, reason = choose_attention(cfg)
-    # The choice is part of the compiled programs and must not depend on the device that is asked later.
+    # The choice is part of the compiled programs and must not depend on the device that is asked
+    # later.
     cfg = dataclasses.replace(cfg, attention=attention)
 
     def logprob(weights, rollout: FilledRollout, temperature: float = exp.temperature):
@@ -143,7 +154,9 @@ def build(exp: Experiment) -> Programs:
 
 
 def supervised_programs(plan: Warmup, programs: Programs) -> tuple[Callable, Callable]:
-    """Programs of the warm-up: `begin(params, key) -> TrainState` with its optimizer, and the `update` that minimizes -log p of demonstrations."""
+    """Programs of the warm-up: `begin(params, key) -> TrainState` with its optimizer, and the
+    `update` that minimizes -log p of demonstrations.
+    """
     begin, _, state_shardings = _start(programs.state.params, plan.optimizer, {})
     logprob = functools.partial(programs.logprob, temperature=1.0)
     update = make_update(
@@ -256,7 +269,9 @@ def _initializer(
     begin: Callable,
     state_shardings: PyTree,
 ) -> Callable:
-    """Function from a random key to the TrainState before the first step, with random or loaded parameters."""
+    """Function from a random key to the TrainState before the first step, with random or loaded
+    parameters.
+    """
 
     def init(key) -> TrainState:
         weights_key, key = jax.random.split(key)
@@ -281,7 +296,8 @@ def _initializer(
 def _start(
     weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]
 ) -> tuple[Callable, TrainState, Any]:
-    """The program (params, key) -> TrainState, the shapes of that state, and its shardings (None on one device).
+    """The program (params, key) -> TrainState, the shapes of that state, and its shardings (None on
+    one device).
 
     Args:
         weights: shapes of the parameters, on a mesh with shardings.
@@ -321,8 +337,9 @@ def _start(
 def compiler_options() -> dict | None:
     """Compiler options of the programs for the available devices; None: the defaults.
 
-    On a CPU, LLVM's optimization level 2 compiles faster than the default level 3. The programs are as fast, and their results differ at
-    most in the last bit. An optimization level set in XLA_FLAGS takes precedence.
+    On a CPU, LLVM's optimization level 2 compiles faster than the default level 3. The programs are
+    as fast, and their results differ at most in the last bit. An optimization level set in
+    XLA_FLAGS takes precedence.
     """
     level = "xla_backend_optimization_level"
     if mesh.available()[0].platform != "cpu" or level in os.environ.get("XLA_FLAGS", ""):

@@ -18,7 +18,9 @@ from jaxcredit.train.update import TrainState
 
 
 class CheckpointRollouts(NamedTuple):
-    """Rollouts of a checkpoint's policy, with its log-probabilities and its run's credit. N groups of R rows of T tokens."""
+    """Rollouts of a checkpoint's policy, with its log-probabilities and its run's credit. N groups
+    of R rows of T tokens.
+    """
 
     rollout: Rollout
     logp: np.ndarray  # [N, R, T]: log-probabilities of the trainer, 0 on prompt and padding
@@ -56,9 +58,11 @@ def sample_from_checkpoint(
     step: int | None = None,
     seed: int = 0,
 ) -> CheckpointRollouts:
-    """New rollouts of training problems by the policy of a checkpoint, with the signals and the credit of its run.
+    """New rollouts of training problems by the policy of a checkpoint, with the signals and the
+    credit of its run.
 
-    They are sampled as in training, but without dynamic sampling, and with all prompts in the largest bucket.
+    They are sampled as in training, but without dynamic sampling, and with all prompts in the
+    largest bucket.
 
     Args:
         exp: the experiment of the run.
@@ -107,6 +111,7 @@ def _restore(
         saved = checkpoints.restore(shapes, step=step, partial=True)
     if saved is None:
         raise FileNotFoundError(
-            f"{folder} holds no usable checkpoint yet: let the run reach its first save (every {exp.save_every} steps)"
+            f"{folder} holds no usable checkpoint yet: let the run reach its first save (every "
+            f"{exp.save_every} steps)"
         )
     return saved[0], saved[2]

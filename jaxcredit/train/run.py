@@ -1,4 +1,6 @@
-"""A run: a folder with a lock, resumed or begun with a warm-up, in which the training loop writes metrics and checkpoints."""
+"""A run: a folder with a lock, resumed or begun with a warm-up, in which the training loop writes
+metrics and checkpoints.
+"""
 
 import contextlib
 import dataclasses
@@ -46,14 +48,16 @@ def run(
 ) -> dict[str, Any]:
     """Train an experiment in a run folder and return its last metrics.
 
-    Invalid arguments are refused before any file of the folder is changed, except for the lock file.
+    Invalid arguments are refused before any file of the folder is changed, except for the lock
+    file.
 
     Args:
         exp: the experiment.
         folder: run folder, or gs://BUCKET/... address.
         resume: continue from the newest usable checkpoint, if there is one.
         overwrite: delete a run in `folder` first. A folder that is not a run is refused.
-        source: config, args, credit and options (from `cli.loading.experiment`), kept in the folder with copies of the files.
+        source: config, args, credit and options (from `cli.loading.experiment`), kept in the folder
+            with copies of the files.
         profile: first and last step of a profiler trace, written to `folder/profile`.
 
     Raises:
@@ -121,19 +125,23 @@ def _check_folder(run_folder: RunFolder, resume: bool, overwrite: bool) -> None:
         run_folder.check_removable()
     elif run_folder.kind() == "other":
         raise FileExistsError(
-            f"{run_folder.address} holds files that do not belong to a run: choose another --run name, or move them away"
+            f"{run_folder.address} holds files that do not belong to a run: choose another --run "
+            "name, or move them away"
         )
     elif not resume and (
         (run_folder.path / file_names.METRICS).exists() or Checkpoints.exist(run_folder.checkpoints)
     ):
         raise FileExistsError(
-            f"{run_folder.address} holds a run already: go on with --resume auto, or choose another --run name"
+            f"{run_folder.address} holds a run already: go on with --resume auto, or choose "
+            "another --run name"
         )
 
 
 @contextlib.contextmanager
 def _locked(run_folder: RunFolder, resume: bool, preemption: Preemption) -> Iterator[Lock | None]:
-    """Context with the run folder's lock, held by process 0 (None in others). Blocks until acquired; creates and marks a new folder."""
+    """Context with the run folder's lock, held by process 0 (None in others). Blocks until
+    acquired; creates and marks a new folder.
+    """
     lock, waited = None, False
     if jax.process_index() == 0:
         run_folder.path.mkdir(parents=True, exist_ok=True)
@@ -167,7 +175,9 @@ def _locked(run_folder: RunFolder, resume: bool, preemption: Preemption) -> Iter
 
 
 def _on_process_0(check: Callable[[], Any]) -> bool:
-    """Result of `check()` in process 0, broadcast to all processes. An exception in it is raised in all of them."""
+    """Result of `check()` in process 0, broadcast to all processes. An exception in it is raised in
+    all of them.
+    """
     result, error = False, None
     if jax.process_index() == 0:
         try:
@@ -212,7 +222,8 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
     with contextlib.suppress(OSError):
         if (folder / file_names.CONFIG_COPY).read_bytes() != Path(source["config"]).read_bytes():
             notes.append(
-                f"WARNING: from step {step} on this run has another config file: {source['config']} is not the copy in config.py"
+                f"WARNING: from step {step} on this run has another config file: "
+                f"{source['config']} is not the copy in config.py"
             )
     return notes
 
@@ -220,7 +231,9 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
 def _prepare(
     exp: Experiment, programs: Programs, state: TrainState, batches: Batches, run: RunServices
 ) -> TrainState:
-    """State before the first step of a new run, after its warm-up (if any), evaluation and checkpoint of step 0."""
+    """State before the first step of a new run, after its warm-up (if any), evaluation and
+    checkpoint of step 0.
+    """
     metrics, warmup_checkpoints = {}, None
     with contextlib.ExitStack() as stack:
         if exp.warmup:
@@ -244,7 +257,8 @@ def _prepare(
         metrics |= eval_metrics
         if exp.warmup and metrics["eval/greedy_accuracy"] == 0:
             warnings.warn(
-                "after the warm-up no held-out problem is solved: reinforcement has nothing to reinforce; warm up longer",
+                "after the warm-up no held-out problem is solved: reinforcement has nothing to "
+                "reinforce; warm up longer",
                 stacklevel=2,
             )
         run.metrics.log_samples(0, examples)
@@ -286,7 +300,9 @@ def _warm_up(
 
 
 def _config_values(exp: Experiment) -> dict:
-    """Fields of the experiment for config.json, with the numbers of problems in place of the task's problems."""
+    """Fields of the experiment for config.json, with the numbers of problems in place of the task's
+    problems.
+    """
     task = {
         "name": exp.task.name,
         "train": len(exp.task.train),

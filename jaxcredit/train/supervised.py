@@ -1,4 +1,6 @@
-"""Supervised warm-up: training on demonstrations before reinforcement learning. The loss is -log p of the demonstrated answers."""
+"""Supervised warm-up: training on demonstrations before reinforcement learning. The loss is -log p
+of the demonstrated answers.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -23,7 +25,8 @@ def demonstrations(
     max_new_tokens: int,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Rollout:
-    """Rollout of demonstrated answers, one row per prompt, with the columns of a sampled rollout. Each answer ends with the stop token.
+    """Rollout of demonstrated answers, one row per prompt, with the columns of a sampled rollout.
+    Each answer ends with the stop token.
 
     Args:
         tokenizer: encodes prompts with `chat` and answers with `encode`.
@@ -39,7 +42,8 @@ def demonstrations(
     longest = max(answers, key=len)
     if len(longest) > max_new_tokens:
         raise ValueError(
-            f"a demonstration has {len(longest)} tokens and answers may have max_new_tokens = {max_new_tokens}: raise max_new_tokens, "
+            f"a demonstration has {len(longest)} tokens and answers may have max_new_tokens = "
+            f"{max_new_tokens}: raise max_new_tokens, "
             "or shorten the demonstration"
         )
     prompt, prompt_valid = bucketed(
@@ -86,10 +90,12 @@ def warm_up(
     saves: Checkpoints | None = None,
     stop: Preemption | None = None,
 ) -> tuple[TrainState, int]:
-    """Supervised training until the held-out accuracy reaches `exp.warmup.until`, for at most `exp.warmup.steps` steps.
+    """Supervised training until the held-out accuracy reaches `exp.warmup.until`, for at most
+    `exp.warmup.steps` steps.
 
-    The returned state has the trained parameters, a new optimizer state and new states of annotators, so that a reference policy is the
-    policy after the warm-up. A resumed warm-up computes the same numbers as an uninterrupted one.
+    The returned state has the trained parameters, a new optimizer state and new states of
+    annotators, so that a reference policy is the policy after the warm-up. A resumed warm-up
+    computes the same numbers as an uninterrupted one.
 
     Args:
         exp: the experiment; `exp.warmup` must be set.
@@ -97,8 +103,8 @@ def warm_up(
         state: initial state; its arrays are donated.
         accuracy: `accuracy(params)`, the held-out accuracy in 0..1.
         say: called with lines of progress.
-        saves: checkpoints of the warm-up, written every `saves.every` steps, at its end and at a request to stop. A warm-up that was
-            saved there is continued.
+        saves: checkpoints of the warm-up, written every `saves.every` steps, at its end and at a
+            request to stop. A warm-up that was saved there is continued.
         stop: requests to stop.
 
     Returns:
@@ -114,7 +120,8 @@ def warm_up(
     batches = Batches(len(exp.task.demos), min(plan.batch, len(exp.task.demos)), exp.seed)
     key = jax.random.wrap_key_data(state.key)
     warm_state = begin(state.params, key)
-    # `evaluated`: the accuracy of the current step was computed before the save, and training goes on.
+    # `evaluated`: the accuracy of the current step was computed before the save, and training goes
+    # on.
     step, ended, evaluated = 0, plan.steps < 1, True
     if saves and (saved := saves.restore(warm_state)):
         warm_state, side, step = saved
@@ -153,7 +160,8 @@ def warm_up(
                 raise interrupt() from None
             shown = f"loss {float(loss):.3f}  " if np.isfinite(loss) else ""
             say(
-                f"warm-up {step}/{plan.steps}  {shown}greedy accuracy {reached:.3f} (until {plan.until:g})"
+                f"warm-up {step}/{plan.steps}  {shown}greedy accuracy {reached:.3f} (until "
+                f"{plan.until:g})"
             )
             ended = reached >= plan.until or step == plan.steps
         evaluated = True

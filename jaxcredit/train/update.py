@@ -1,4 +1,6 @@
-"""Policy update: gradient accumulation over microbatches and one optimizer step per minibatch, in one compiled program."""
+"""Policy update: gradient accumulation over microbatches and one optimizer step per minibatch, in
+one compiled program.
+"""
 
 import dataclasses
 import functools
@@ -71,16 +73,19 @@ def make_update(
 ) -> Callable[[TrainState, Rollout, Columns | Array], tuple[TrainState, dict[str, Array]]]:
     """Compiled policy update, `update(state, rollout, credit) -> (state, metrics)`.
 
-    For each minibatch, the gradient is the sum of the gradients of the aggregate's numerators, divided by the sum of its denominators. A
-    step whose gradient or update is not finite changes nothing and is counted in the metric `skipped`. With LoRA adapters (policy.lora),
-    only the adapters are trained. With a single optimizer step, the old log-probabilities are those of that step, so that the importance
-    ratio is 1. With several, they are computed once, before the first.
+    For each minibatch, the gradient is the sum of the gradients of the aggregate's numerators,
+    divided by the sum of its denominators. A step whose gradient or update is not finite changes
+    nothing and is counted in the metric `skipped`. With LoRA adapters (policy.lora), only the
+    adapters are trained. With a single optimizer step, the old log-probabilities are those of that
+    step, so that the importance ratio is 1. With several, they are computed once, before the first.
 
-    The argument `state` is donated. The metrics are arrays on the device. The rollout must satisfy `Rollout.check`, which is not called
-    here: a policy mispredicts rows with holes in their `token_mask`.
+    The argument `state` is donated. The metrics are arrays on the device. The rollout must satisfy
+    `Rollout.check`, which is not called here: a policy mispredicts rows with holes in their
+    `token_mask`.
 
     Args:
-        logprob: `logprob(params, rollout)` gives `logp` and `entropy` of the last S columns; the loss uses these columns only.
+        logprob: `logprob(params, rollout)` gives `logp` and `entropy` of the last S columns; the
+            loss uses these columns only.
         objective: loss of a token.
         aggregate: reduction of the losses to a numerator and a denominator.
         optimizer: an optax transformation.
@@ -88,10 +93,13 @@ def make_update(
         beta: weight of `kl`, at least 0; above 0, the rollout must have the signal `ref_logp`.
         entropy_bonus: weight of the entropy, at least 0.
         minibatch: prompts per optimizer step, shuffled in every epoch; None: all.
-        micro_batch: prompts per forward and backward pass; None: the minibatch. Gradients are accumulated in float32.
+        micro_batch: prompts per forward and backward pass; None: the minibatch. Gradients are
+            accumulated in float32.
         epochs: passes over the rollout.
-        sharding: sharding of arrays [N, ...] in the forward pass; None: chosen by the compiler, which is right without shuffling.
-        state_shardings: shardings of the TrainState, from `mesh.state_shardings`; None on one device.
+        sharding: sharding of arrays [N, ...] in the forward pass; None: chosen by the compiler,
+            which is right without shuffling.
+        state_shardings: shardings of the TrainState, from `mesh.state_shardings`; None on one
+            device.
         compiler_options: those of `jax.jit`.
     """
     param_shardings = None if state_shardings is None else lora.split(state_shardings.params)[1]
@@ -100,7 +108,9 @@ def make_update(
         return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
     def numerator(frozen, trainable, data):
-        """Sum of the losses over a microbatch, and its statistics, among them the aggregate's denominator."""
+        """Sum of the losses over a microbatch, and its statistics, among them the aggregate's
+        denominator.
+        """
         rollout, columns, old = constrain(data)
         with jax.named_scope("forward"):
             out = logprob(lora.join(frozen, trainable), rollout)
@@ -186,23 +196,28 @@ def make_update(
 
 
 def _sizes(N, minibatch, micro_batch, sharding):
-    """Prompts per minibatch and per microbatch; a ValueError if they do not divide each other or the shards do not divide them."""
+    """Prompts per minibatch and per microbatch; a ValueError if they do not divide each other or
+    the shards do not divide them.
+    """
     M = minibatch or N
     m = micro_batch or M
     if N % M or M % m:
         raise ValueError(
-            f"{N} prompts a rollout, {M} a minibatch, {m} a micro-batch: make each a multiple of the next, so that no prompt is left over"
+            f"{N} prompts a rollout, {M} a minibatch, {m} a micro-batch: make each a multiple of "
+            "the next, so that no prompt is left over"
         )
     shards = 1 if sharding is None else N // sharding.shard_shape((N,))[0]
     if m % shards:
         raise ValueError(
-            f"a pass over {m} prompts leaves some of {shards} shards of the prompts without: make micro_batch a multiple of {shards}"
+            f"a pass over {m} prompts leaves some of {shards} shards of the prompts without: make "
+            f"micro_batch a multiple of {shards}"
         )
     return M, m
 
 
 def _gradient(numerator, params, data, pieces, param_shardings):
-    """Gradient, loss and statistics of a minibatch, accumulated over `pieces` microbatches in float32.
+    """Gradient, loss and statistics of a minibatch, accumulated over `pieces` microbatches in
+    float32.
 
     Gradient and loss are sums of numerators over the sum of the denominators.
     """
@@ -234,7 +249,9 @@ def _gradient(numerator, params, data, pieces, param_shardings):
 
 
 def _batch(rollout, columns, old):
-    """Arguments of the objective: the last S columns of rollout and credit, with the old log-probabilities [N, R, S]."""
+    """Arguments of the objective: the last S columns of rollout and credit, with the old
+    log-probabilities [N, R, S].
+    """
     S = old.shape[-1]
     fields = {
         **columns,
@@ -261,7 +278,8 @@ def _token_stats(objective, logp, entropy, batch) -> Stats:
     def largest(x):
         return jnp.max(jnp.where(active, x, 0), initial=0).astype(jnp.float32)
 
-    # A token counts as clipped if its advantage is non-zero but its loss has no gradient. This definition holds for any objective.
+    # A token counts as clipped if its advantage is non-zero but its loss has no gradient. This
+    # definition holds for any objective.
     gradient = jax.grad(lambda x: jnp.sum(objective(x, batch)))(logp)
     clipped = (gradient == 0) & (batch.advantage != 0)
     gap = jnp.abs(batch.logp - batch.sampler_logp)

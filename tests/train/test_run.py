@@ -17,10 +17,13 @@ from micro_experiment import ITEMS, build, experiment, score
 from run_metrics import metrics_without_times
 
 from jaxcredit import credit
+from jaxcredit.parallel import params
+from jaxcredit.policy import transformer
 from jaxcredit.policy.tokenizer import Chars
 from jaxcredit.tasks import Task
 from jaxcredit.train.experiment import Warmup
 from jaxcredit.train.failures import Diverged, OutOfMemory
+from jaxcredit.train.programs import build as build_programs
 from jaxcredit.train.programs import compose_step
 from jaxcredit.train.restore import restore_params
 from jaxcredit.train.run import Stopped, run
@@ -240,6 +243,26 @@ def test_a_request_to_stop_while_a_reward_hangs_saves_the_last_whole_step(number
     run(change(exp, task=task()), tmp_path / "stopped", resume=True)
     run(change(exp, task=task()), tmp_path / "whole")
     assert metrics_without_times(tmp_path / "stopped") == metrics_without_times(tmp_path / "whole")
+
+
+def test_a_resume_reads_no_pretrained_weights_and_makes_no_other_state(tmp_path, monkeypatch):
+    loads = []
+
+    def load_params(shardings):
+        loads.append(shardings)
+        return jax.jit(lambda key: params.init(transformer.specs(exp.policy), key))(
+            jax.random.key(7)
+        )
+
+    exp = change(experiment(steps=2), load_params=load_params)
+    programs = build_programs(exp)
+    monkeypatch.setattr("jaxcredit.train.run.build", lambda exp: programs)
+    run(exp, tmp_path / "parts")
+    assert len(loads) == 1
+    run(change(exp, steps=4), tmp_path / "parts", resume=True)
+    assert len(loads) == 1
+    run(change(exp, steps=4), tmp_path / "whole")
+    assert metrics_without_times(tmp_path / "parts") == metrics_without_times(tmp_path / "whole")
 
 
 def poisoned(monkeypatch, batches):
