@@ -348,7 +348,7 @@ def report(args, _) -> None:
     if args.numbers_only:
         from rich.console import Console
 
-        table, config = report.numbers(local_path(args.run), args.run)
+        table, config = report.metrics_and_config(local_path(args.run), args.run)
         Console().print(table)
         print(config)
         return
