@@ -1,7 +1,8 @@
-"""Who matches whom: plans T [P, Q] between P predictions and Q gold entries, from scores S >= 0. `rows` and `cols` mark the real ones.
+"""Assignments between predictions and gold entries: plans [P, Q] computed from scores [P, Q] >= 0.
 
-Shapes are padded and static, so a batch of problems of any sizes is one `vmap`. A one-to-one plan holds zeros and ones and never
-matches a pair of score 0; a transport plan is spread over all pairs.
+`rows` [P] and `cols` [Q] mark existing entries. Shapes are padded and static, so problems of any
+sizes form a batch under `vmap`. A one-to-one plan holds zeros and ones and never matches a pair of
+score 0. A transport plan spreads weights over all pairs.
 """
 
 import jax
@@ -14,15 +15,30 @@ def greedy_assignment(
     rows: Bool[Array, "P"] | None = None,
     cols: Bool[Array, "Q"] | None = None,
 ) -> Float[Array, "P Q"]:
-    """The best pair, then the best of what is left, and so on; of equal scores the first in reading order. At least half of the optimum."""
+    """One-to-one plan that takes the best remaining pair until none is left.
+
+    Of equal scores the first in row-major order is taken. The total is at least half of the
+    optimum.
+
+    Args:
+        score: [P, Q] scores, >= 0.
+        rows: [P] predictions that exist. None: all.
+        cols: [Q] gold entries that exist. None: all.
+
+    Returns:
+        [P, Q] plan of zeros and ones.
+
+    >>> greedy_assignment(jnp.array([[0.9, 0.8], [0.8, 0.1]])).tolist()
+    [[1.0, 0.0], [0.0, 1.0]]
+    """
     P, Q = score.shape
 
     def take(_, state):
-        left, plan = state
-        place = jnp.argmax(left)
-        i, j = place // Q, place % Q
-        plan = plan.at[i, j].add(jnp.where(left[i, j] > 0, 1.0, 0.0).astype(score.dtype))
-        return left.at[i, :].set(0).at[:, j].set(0), plan
+        remaining, plan = state
+        best = jnp.argmax(remaining)
+        i, j = best // Q, best % Q
+        plan = plan.at[i, j].add(jnp.where(remaining[i, j] > 0, 1.0, 0.0).astype(score.dtype))
+        return remaining.at[i, :].set(0).at[:, j].set(0), plan
 
     start = _real(score, rows, cols), jnp.zeros_like(score)
     return jax.lax.fori_loop(0, min(P, Q), take, start)[1] if P and Q else start[1]
@@ -33,7 +49,21 @@ def optimal_assignment(
     rows: Bool[Array, "P"] | None = None,
     cols: Bool[Array, "Q"] | None = None,
 ) -> Float[Array, "P Q"]:
-    """The one-to-one plan of the largest sum_ij T_ij S_ij, by the Hungarian algorithm (optax.assignment)."""
+    """One-to-one plan of the largest total score, by the Hungarian algorithm.
+
+    Needs optax, which it imports when it is called.
+
+    Args:
+        score: [P, Q] scores, >= 0.
+        rows: [P] predictions that exist. None: all.
+        cols: [Q] gold entries that exist. None: all.
+
+    Returns:
+        [P, Q] plan of zeros and ones that maximizes sum_ij T_ij S_ij.
+
+    >>> optimal_assignment(jnp.array([[0.9, 0.8], [0.8, 0.1]])).tolist()
+    [[0.0, 1.0], [1.0, 0.0]]
+    """
     from optax.assignment import hungarian_algorithm
 
     S = _real(score, rows, cols)
@@ -49,11 +79,23 @@ def optimal_transport(
     reg: float = 0.1,
     iters: int = 200,
 ) -> Float[Array, "P Q"]:
-    """Entropic optimal transport between uniform marginals, by Sinkhorn's iterations on logarithms.
+    """Entropic optimal transport between uniform marginals, by Sinkhorn's iterations in log space.
 
-        max_T <T, S> + reg H(T)   with   sum_j T_ij = 1 / P,   sum_i T_ij = 1 / Q   over the real rows and columns
+        max_T <T, S> + reg H(T),   sum_j T_ij = 1 / P,   sum_i T_ij = 1 / Q
 
-    Row sums are exact; how close the column sums are tells how far it has converged.
+    P and Q count existing rows and columns. Row sums are exact. The error of the column sums
+    measures convergence.
+
+    Args:
+        score: [P, Q] scores S, >= 0.
+        rows: [P] predictions that exist. None: all.
+        cols: [Q] gold entries that exist. None: all.
+        reg: weight of the entropy, > 0. Smaller is closer to an assignment and converges more
+            slowly.
+        iters: number of iterations.
+
+    Returns:
+        [P, Q] transport plan.
     """
     a, b = (_log_uniform(x, n, score.dtype) for x, n in zip((rows, cols), score.shape, strict=True))
     real = jnp.isfinite(a)[:, None] & jnp.isfinite(b)
@@ -76,7 +118,23 @@ def match_rewards(
     penalty: float | Float[Array, ""] = 0.0,
     rows: Bool[Array, "P"] | None = None,
 ) -> Float[Array, "P"]:
-    """What each prediction earns: r_i = sum_j T_ij S_ij, or `penalty` where nothing was matched to it; 0 off `rows`."""
+    """Reward of each prediction from the entries that a plan matches to it.
+
+        r_i = sum_j T_ij S_ij,   or `penalty` if nothing is matched to i
+
+    Args:
+        plan: [P, Q] plan T.
+        score: [P, Q] scores S.
+        penalty: reward of an unmatched prediction.
+        rows: [P] predictions that exist; the others get 0. None: all.
+
+    Returns:
+        [P] rewards.
+
+    >>> score = jnp.array([[0.5, 0.0], [0.0, 0.0]])
+    >>> match_rewards(greedy_assignment(score), score, penalty=-1.0).tolist()
+    [0.5, -1.0]
+    """
     earned = jnp.where(plan > 0, plan * score, 0).sum(-1)
     earned = jnp.where((plan > 0).any(-1), earned, penalty)
     return earned if rows is None else jnp.where(rows, earned, 0)
@@ -97,5 +155,5 @@ def _lse(x, axis):
 
 
 def _finite(x):
-    """A potential of a row or column that is not real, or has no partner at all, moves nothing."""
+    """Potentials with 0 for rows and columns that do not exist or have no partner."""
     return jnp.where(jnp.isfinite(x) & (jnp.abs(x) < 1e29), x, 0)

@@ -1,11 +1,27 @@
-"""What a language model's attention says about its own text (arXiv 2510.13554). A map's entry [t, s] is how much t looks at s <= t."""
+"""Statistics of attention maps, arXiv 2510.13554.
+
+Entry [t, s] of a map is the weight of token s <= t in the attention of token t.
+"""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 
 def waad(attention: Float[Array, "*b T T"], window: int = 10) -> Float[Array, "*b T"]:
-    """Windowed average attention distance: how far back a token looks.  WAAD_t = sum_{s <= t} a_ts min(t - s, window)"""
+    """Windowed average attention distance: how far back a token attends.
+
+        WAAD_t = sum_{s <= t} a_ts min(t - s, window)
+
+    Args:
+        attention: [..., T, T] attention map.
+        window: distance at which the average is cut off, >= 1.
+
+    Returns:
+        [..., T] distances in tokens.
+
+    >>> waad(jnp.array([[1.0, 0.0], [0.5, 0.5]])).tolist()
+    [0.0, 0.5]
+    """
     return (attention * jnp.clip(_back(attention), 0, window)).sum(-1)
 
 
@@ -15,20 +31,39 @@ def fai(
     far: int = 100,
     where: Bool[Array, "*b T"] | None = None,
 ) -> Float[Array, "*b T"]:
-    """Future attention influence: how much later tokens look at this one.  FAI_s = mean_t a_ts,  s + near <= t <= s + far
+    """Future attention influence: mean attention of later tokens to each token.
 
-    The mean is over the t that exist, and real by `where`; 0 where none does.
+        FAI_s = mean_t a_ts,   s + near <= t <= s + far
+
+    Args:
+        attention: [..., T, T] attention map.
+        near: least distance of the later tokens.
+        far: largest distance of the later tokens.
+        where: [..., T] later tokens to average over. None: all.
+
+    Returns:
+        [..., T] influence, 0 where no later token is in range.
     """
-    back = _back(attention)
-    seen = jnp.broadcast_to((back >= near) & (back <= far), attention.shape)
-    seen = seen if where is None else seen & where[..., :, None]
-    return jnp.where(seen, attention, 0).sum(-2) / jnp.maximum(seen.sum(-2), 1)
+    distance = _back(attention)
+    in_range = jnp.broadcast_to((distance >= near) & (distance <= far), attention.shape)
+    in_range = in_range if where is None else in_range & where[..., :, None]
+    return jnp.where(in_range, attention, 0).sum(-2) / jnp.maximum(in_range.sum(-2), 1)
 
 
 def mean_attention_distance(
     attention: Float[Array, "*b T T"], where: Bool[Array, "*b T"] | None = None
 ) -> Float[Array, "*b"]:
-    """Mean distance at which a head looks.  d = mean_t sum_{s <= t} a_ts (t - s), over the real t"""
+    """Mean distance over which a head attends.
+
+        d = mean_t sum_{s <= t} a_ts (t - s)
+
+    Args:
+        attention: [..., T, T] attention map.
+        where: [..., T] tokens t to average over. None: all.
+
+    Returns:
+        [...] distance in tokens.
+    """
     distance = (attention * jnp.maximum(_back(attention), 0)).sum(-1)
     where = (
         jnp.ones(distance.shape, bool) if where is None else jnp.broadcast_to(where, distance.shape)
@@ -39,7 +74,16 @@ def mean_attention_distance(
 def local_and_global_maps(
     attention: Float[Array, "H T T"], share: float = 0.3, where: Bool[Array, "T"] | None = None
 ) -> tuple[Float[Array, "T T"], Float[Array, "T T"]]:
-    """The mean map of the `share` of heads that look least far back, and of those that look farthest (at least one of each)."""
+    """Mean attention map of the heads that attend least far, and of those that attend farthest.
+
+    Args:
+        attention: [H, T, T] attention map of each head.
+        share: share of the heads in each mean, in (0, 1]; at least one head.
+        where: [T] tokens to average distances over. None: all.
+
+    Returns:
+        [T, T] local map, [T, T] global map.
+    """
     count = max(1, int(share * attention.shape[0] + 1e-9))
     order = jnp.argsort(mean_attention_distance(attention, where))
     return attention[order[:count]].mean(0), attention[order[-count:]].mean(0)
@@ -47,5 +91,5 @@ def local_and_global_maps(
 
 def _back(attention):
     """[T, T]: t - s."""
-    place = jnp.arange(attention.shape[-1])
-    return place[:, None] - place
+    position = jnp.arange(attention.shape[-1])
+    return position[:, None] - position

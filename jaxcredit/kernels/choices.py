@@ -1,4 +1,4 @@
-"""Check of an argument that chooses by name."""
+"""Check of arguments that select by name."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,13 +8,13 @@ def check_choice(owner: str, name: str, value: Any, choices: Sequence[Any]) -> N
     """Raise a ValueError that lists the choices unless `value` is one of them.
 
     Args:
-        owner: the function that has the argument, for the message.
-        name: the argument.
+        owner: function that has the argument, for the message.
+        name: name of the argument.
         value: its value.
-        choices: the values allowed, such as `typing.get_args` of a `Literal`.
+        choices: the allowed values, such as `typing.get_args` of a `Literal`.
 
     Raises:
-        ValueError: the message names owner, argument, value and choices.
+        ValueError: the message has the owner, the argument, its value and the choices.
     """
     if not any(isinstance(value, type(choice)) and value == choice for choice in choices):
         raise ValueError(

@@ -1,4 +1,8 @@
-"""Where in an answer something is decided, pooled over groups: sums by place that can be added up over prompts and over steps."""
+"""Evidence of decisions: energy of the policy gradient by class of token position, over groups.
+
+A class of positions is called a place, such as a range of depths in the answer. The sums add up
+over prompts and over steps.
+"""
 
 from typing import NamedTuple
 
@@ -8,16 +12,20 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Evidence(NamedTuple):
-    """What groups say of each place."""
+    """Sums of the evidence of decisions at each place.
 
-    found: Float[
-        Array, "*B"
-    ]  # energy of the policy gradient there beyond chance: 0 in expectation where nothing is decided
-    noise: Float[Array, "*B"]  # what chance alone puts into a gradient there
-    square: Float[
-        Array, "*B"
-    ]  # sum over groups of found^2, which is the variance of `found` where nothing is decided
-    tokens: Float[Array, "*B"]  # how many the policy chose there
+    Attributes:
+        found: [B] energy of the policy gradient at the place beyond chance. 0 in expectation where
+            nothing is decided.
+        noise: [B] energy that chance alone puts into the gradient.
+        square: [B] sum over groups of found^2: the variance of `found` where nothing is decided.
+        tokens: [B] number of tokens that the policy sampled.
+    """
+
+    found: Float[Array, "*B"]
+    noise: Float[Array, "*B"]
+    square: Float[Array, "*B"]
+    tokens: Float[Array, "*B"]
 
 
 def gradient_coherence(
@@ -26,21 +34,33 @@ def gradient_coherence(
     mask: Bool[Array, "R T"],
     prefix: Int[Array, "R R"],
 ) -> Float[Array, "R T"]:
-    """How far peers who choose alike earn alike, beyond chance; each row has a share of its node.
+    """Squared length of the expected policy gradient at each token's node, estimated without bias.
 
         sum_c (n_c (mean_c - mean))^2 - s^2 (n - sum_c n_c^2 / n)
 
-    The first term is the squared gradient of a table with one row for the node, the second its mean over all deals of the node's rewards
-    (s^2 their variance over n - 1). So it estimates the squared length of the expected gradient, and nothing need be known of noise, of
-    other prompts or of the scale of rewards. Rows i and j meet in a node at column t if both choose there and prefix_ij >= t: with
-    `common_prefix` a node is a beginning, with T everywhere a column, whatever came before.
+    Sums run over the choices c at a node. The first term is the squared gradient of a table with
+    one row for the node. The second is its mean over all permutations of the node's rewards, s^2
+    being their variance over n - 1. Each row gets its share of its node. Rows i and j meet in a
+    node at column t if both sample there and prefix_ij >= t. With `common_prefix` a node is a
+    shared prefix; with T everywhere it is a column.
+
+    Args:
+        x: [R] return of each row.
+        tokens: [R, T] token ids.
+        mask: [R, T] tokens that the policy sampled.
+        prefix: [R, R] number of shared columns.
+
+    Returns:
+        [R, T] energies, of either sign.
     """
-    column, zero, there = (
+    column, zero, has_tokens = (
         jnp.arange(tokens.shape[1]),
         jnp.zeros(tokens.shape, x.dtype),
         mask.any(-1),
     )
-    x = jnp.where(there, x - jnp.where(there, x, 0).sum() / jnp.maximum(there.sum(), 1), 0)
+    x = jnp.where(
+        has_tokens, x - jnp.where(has_tokens, x, 0).sum() / jnp.maximum(has_tokens.sum(), 1), 0
+    )
 
     def meet(sums, other):  # one row after the other: nothing is larger than [R, T]
         y, chosen, shared, r = other
@@ -69,18 +89,43 @@ def bin_evidence(
     place: Int[Array, "R T"],
     places: int,
 ) -> Evidence:
-    """One group's sums by place. noise = sum v (1 - p), v the group's variance: E (1 - p) = 1 - sum_a pi_a^2 = E |score|^2 of a softmax."""
-    there = mask.any(-1)
-    n = jnp.maximum(there.sum(), 1)
-    far = jnp.where(there, x - jnp.where(there, x, 0).sum() / n, 0)
-    v = (far * far).sum() / jnp.maximum(n - 1, 1)
-    each = (coherent, jnp.where(mask, v * (1 - jnp.exp(logp)), 0), mask.astype(x.dtype))
-    found, noise, tokens = (jnp.zeros(places, x.dtype).at[place].add(y) for y in each)
+    """Evidence of one group, summed by place.
+
+        noise = sum v (1 - p),   v = variance of x in the group
+
+    E (1 - p) = 1 - sum_a pi_a^2 is the expected squared score of a softmax.
+
+    Args:
+        coherent: [R, T] energies from `gradient_coherence`.
+        x: [R] return of each row.
+        logp: [R, T] log-probability of each token.
+        mask: [R, T] tokens that the policy sampled.
+        place: [R, T] place of each token, 0..places-1.
+        places: number of places B.
+
+    Returns:
+        Arrays [B].
+    """
+    has_tokens = mask.any(-1)
+    n = jnp.maximum(has_tokens.sum(), 1)
+    centered = jnp.where(has_tokens, x - jnp.where(has_tokens, x, 0).sum() / n, 0)
+    v = (centered * centered).sum() / jnp.maximum(n - 1, 1)
+    terms = (coherent, jnp.where(mask, v * (1 - jnp.exp(logp)), 0), mask.astype(x.dtype))
+    found, noise, tokens = (jnp.zeros(places, x.dtype).at[place].add(y) for y in terms)
     return Evidence(found, noise, found * found, tokens)
 
 
 def accumulate_evidence(old: Evidence, new: Evidence, decay: float | Float[Array, ""]) -> Evidence:
-    """decay * old + new, a running total; squares fade by decay^2."""
+    """Running total of evidence: decay * old + new. Squares decay by decay^2.
+
+    Args:
+        old: running total.
+        new: evidence of a new batch.
+        decay: factor of the old total, in [0, 1].
+
+    Returns:
+        The new total.
+    """
     return Evidence(
         *(
             b + a * (decay * decay if name == "square" else decay)
@@ -90,14 +135,23 @@ def accumulate_evidence(old: Evidence, new: Evidence, decay: float | Float[Array
 
 
 def evidence_weights(e: Evidence, least: float | Float[Array, ""] = 0.1) -> Float[Array, "B"]:
-    """Weights with mean 1 over the tokens, by the places' signal over noise, shrunk to their mean as far as chance scatters them.
+    """Weights of places by signal over noise, with mean 1 over tokens, shrunk toward their mean.
 
-        s_b = found_b / noise_b,   e_b^2 = square_b / noise_b^2,   m = sum found / sum noise,   <y> = sum_b noise_b y_b / sum noise
-        tau^2 = max(0, <(s - m)^2 - e^2>),   z_b = max(0, m + tau^2 / (tau^2 + e_b^2) (s_b - m)) + <e^2>^(1/2)
+        s_b = found_b / noise_b,   e_b^2 = square_b / noise_b^2,   m = sum found / sum noise
+        <y> = sum_b noise_b y_b / sum noise,   tau^2 = max(0, <(s - m)^2 - e^2>)
+        z_b = max(0, m + tau^2 / (tau^2 + e_b^2) (s_b - m)) + <e^2>^(1/2)
         w_b ~ least + (1 - least) z_b / max z
 
-    Of all weights by place, those as signal over noise give the whole gradient the largest ratio of the two. The shrinkage is that of a
-    random-effects mean (DerSimonian and Laird). Places that do not differ beyond chance weigh nearly alike; before any evidence, 1.
+    Weights proportional to signal over noise maximize that ratio of the whole gradient. The
+    shrinkage is that of a random-effects mean (DerSimonian and Laird 1986). Places that differ by
+    no more than chance get nearly equal weights.
+
+    Args:
+        e: evidence, arrays [B].
+        least: smallest weight relative to the largest, in [0, 1].
+
+    Returns:
+        [B] weights; 1 without evidence.
     """
     total = e.noise.sum()
     share = e.noise / jnp.where(total > 0, total, 1)

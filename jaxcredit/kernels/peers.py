@@ -1,7 +1,9 @@
-"""A baseline is a mean over peers. Most of the literature differs only in who the peers are: equal numbers in `by` belong together.
+"""Baselines: statistics over the peers of each unit, and units relative to them.
 
-All axes are flattened: the units of one group are compared with each other whatever their shape. `by=None` makes everybody a peer and
-costs one reduction; otherwise it is one equality matrix and one matmul, meant for at most about a thousand units.
+A unit is one entry of an array; its peers are the units with an equal number in `by` (None: all
+units). Axes are flattened, so units of one group are compared whatever their shape. `by=None` costs
+one reduction. Otherwise the cost is one equality matrix and one product, meant for about a thousand
+units; `center_by_role` sorts instead.
 """
 
 import jax
@@ -11,9 +13,8 @@ from jaxtyping import Array, Bool, Float, Int
 from jaxcredit.kernels.masked import masked_mean, root
 from jaxcredit.kernels.precision import floor_power_of_two, rounding_bound
 
-Slack = (
-    Float[Array, "..."] | None
-)  # differences up to it are rounding: one number, or one for each unit
+# Differences up to it count as rounding: one number, or one for each unit.
+Slack = Float[Array, "..."] | None
 
 
 def mean_by(
@@ -23,9 +24,21 @@ def mean_by(
     *,
     leave_one_out: bool = False,
 ) -> Float[Array, "*s"]:
-    """The mean of each unit's peers: m_i = sum_{j in P(i)} x_j / |P(i)|, and 0 off `where`.
+    """Mean of each unit's peers, 0 off `where`.
 
-    With `leave_one_out` a unit is not its own peer; one without any peers then keeps its own value, so that nothing is left of it.
+        m_i = sum_{j in P(i)} x_j / |P(i)|
+
+    Args:
+        x: [...] values.
+        by: [...] partition: units with equal numbers are peers. None: all are.
+        where: [...] units that exist. None: all.
+        leave_one_out: exclude the unit itself. A unit without other peers keeps its own value.
+
+    Returns:
+        [...] means.
+
+    >>> mean_by(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 1])).tolist()
+    [2.0, 2.0, 5.0]
     """
     where = jnp.ones(x.shape, bool) if where is None else where
     return jnp.where(where, x - center(x, by, where, leave_one_out=leave_one_out), 0)
@@ -39,12 +52,34 @@ def center(
     leave_one_out: bool = False,
     slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """x_i - m_i: exactly 0 for a unit alone and for equal peers of any value, and 0 off `where`. Leave-one-out is n/(n-1) times that.
+    """Difference of each unit from the mean of its peers.
 
-    Peers are equal where they differ by no more than `return_rounding`, as in `standardize`.
+        x_i - m_i
+
+    Exactly 0 for a unit without other peers, for peers that are equal, and off `where`. The
+    leave-one-out difference is n / (n - 1) times the plain one.
+
+    Args:
+        x: [...] values.
+        by: [...] partition: units with equal numbers are peers. None: all are.
+        where: [...] units that exist. None: all.
+        leave_one_out: exclude the unit itself from the mean.
+        slack: differences up to it count as rounding, one number or one for each unit. Pass
+            `rounding_bound` of the magnitudes from which each x was summed. None: the bound for
+            |x|, which is too small for a sum of gains and losses that cancel.
+
+    Returns:
+        [...] centered values.
+
+    >>> center(jnp.array([1.0, 0.0, 0.0, 1.0])).tolist()
+    [0.5, -0.5, -0.5, 0.5]
     """
-    far, n, unit = _far(x, by, where, slack)
-    return far * unit * (n / jnp.maximum(n - 1, 1)).astype(x.dtype) if leave_one_out else far * unit
+    centered, n, unit = _centered(x, by, where, slack)
+    return (
+        centered * unit * (n / jnp.maximum(n - 1, 1)).astype(x.dtype)
+        if leave_one_out
+        else centered * unit
+    )
 
 
 def std_by(
@@ -55,10 +90,25 @@ def std_by(
     ddof: int = 0,
     slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """The standard deviation of each unit's peers, s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof); 0 off `where`, and where the
-    peers are equal up to `return_rounding`, as in `standardize`: .1 + .2 + .3 and .3 + .2 + .1 are one return."""
-    far, n, unit = _far(x, by, where, slack)
-    std = _std(far, n, by, where, ddof) * unit
+    """Standard deviation of each unit's peers, 0 off `where` and where the peers are equal.
+
+        s_i^2 = sum_{j in P(i)} (x_j - m_i)^2 / (|P(i)| - ddof)
+
+    Args:
+        x: [...] values.
+        by: [...] partition: units with equal numbers are peers. None: all are.
+        where: [...] units that exist. None: all.
+        ddof: degrees of freedom taken off the number of peers.
+        slack: differences up to it count as rounding, as for `center`.
+
+    Returns:
+        [...] standard deviations.
+
+    >>> std_by(jnp.array([1.0, 3.0, 5.0]), jnp.array([0, 0, 1])).tolist()
+    [1.0, 1.0, 0.0]
+    """
+    centered, n, unit = _centered(x, by, where, slack)
+    std = _std(centered, n, by, where, ddof) * unit
     return std if where is None else jnp.where(where, std, 0)
 
 
@@ -71,22 +121,37 @@ def standardize(
     eps: float = 1e-6,
     slack: Slack = None,
 ) -> Float[Array, "*s"]:
-    """(x_i - m_i) / (s_i + eps), with eps outside the root; exactly 0, value and gradient, where the peers are equal or there are none.
+    """Units relative to their peers in standard deviations, the advantage of GRPO.
 
-    Peers are equal where all of them lie within `return_rounding`, the largest of theirs: give `rounding` of the magnitudes that each x was added
-    up from. None is that of |x| itself, which is too little for a sum of gains and losses that cancel.
+        (x_i - m_i) / (s_i + eps)
+
+    Exactly 0, value and gradient, where the peers are equal or there are none.
+
+    Args:
+        x: [...] values.
+        by: [...] partition: units with equal numbers are peers. None: all are.
+        where: [...] units that exist. None: all.
+        ddof: degrees of freedom taken off the number of peers.
+        eps: added to the deviation, outside the root.
+        slack: differences up to it count as rounding, as for `center`.
+
+    Returns:
+        [...] standardized values.
+
+    >>> standardize(jnp.array([1.0, 0.0, 0.0, 1.0]), eps=0.0).tolist()
+    [1.0, -1.0, -1.0, 1.0]
     """
-    far, n, unit = _far(x, by, where, slack)
-    std = _std(far, n, by, where, ddof) * unit
-    return jnp.where(std > 0, far * unit / jnp.where(std > 0, std + eps, 1), 0)
+    centered, n, unit = _centered(x, by, where, slack)
+    std = _std(centered, n, by, where, ddof) * unit
+    return jnp.where(std > 0, centered * unit / jnp.where(std > 0, std + eps, 1), 0)
 
 
-def _far(x, by, where, slack):
-    """Each unit's distance to its peers' mean, how many they are, and the power of two that the distance is measured in.
+def _centered(x, by, where, slack):
+    """Distance to the peers' mean in units of a power of two, the number of peers, and that unit.
 
-    The distance to one of the peers (the largest) is taken before averaging: equal values then differ by exactly 0 from each other,
-    where seven times 0.7 over seven is not 0.7, and a common offset is gone before anything is summed. In units of about the peers'
-    range no square overflows or vanishes.
+    The distance to the largest peer is taken before averaging: equal values then differ by exactly
+    0, and a common offset is gone before anything is summed. In units of about the peers' range no
+    square overflows or vanishes.
     """
     real = jnp.ones(x.shape, bool) if where is None else where
     top, low = _largest(x, by, real), -_largest(-x, by, real)
@@ -102,13 +167,19 @@ def _far(x, by, where, slack):
     return jnp.where(real, far - _sum(far, by, real) / n, 0), n, unit
 
 
-def _std(far, n, by, where, ddof):
-    left = n - ddof
-    return root(jnp.where(left > 0, _sum(far * far, by, where) / jnp.where(left > 0, left, 1), 0))
+def _std(centered, n, by, where, ddof):
+    denominator = n - ddof
+    return root(
+        jnp.where(
+            denominator > 0,
+            _sum(centered * centered, by, where) / jnp.where(denominator > 0, denominator, 1),
+            0,
+        )
+    )
 
 
 def _largest(x, by, real):
-    """The maximum over each unit's peers; -inf where there are none."""
+    """Maximum over each unit's peers, -inf where there are none."""
     if by is None:
         return jnp.max(x, where=real, initial=-jnp.inf)
     return jnp.max(jnp.where(_same(by, real), x.reshape(-1), -jnp.inf), -1).reshape(x.shape)
@@ -132,9 +203,23 @@ def _same(by, real):
 def variance_parts(
     x: Float[Array, "*s"], by: Int[Array, "*s"], where: Bool[Array, "*s"] | None = None
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
-    """Var_G, Var_S and what lies between: Var_G - Var_S = 1/n sum_k n_k (mean_k - mean)^2 >= 0 (arXiv 2510.06214).
+    """Variance of a group, its part within strata and its part between them.
 
-    Var_G is the variance of x - mean, Var_S that of x - mean_k, k the stratum of each. The third number is computed from the means.
+        Var_G - Var_S = 1/n sum_k n_k (mean_k - mean)^2 >= 0
+
+    Var_G is the variance around the group's mean, Var_S that around the mean of each unit's stratum
+    k. Source: arXiv 2510.06214.
+
+    Args:
+        x: [...] values.
+        by: [...] stratum of each unit.
+        where: [...] units that exist. None: all.
+
+    Returns:
+        Var_G, Var_S, and their difference, computed from the means.
+
+    >>> [float(v) for v in variance_parts(jnp.array([0.0, 2.0, 4.0, 6.0]), jnp.array([0, 0, 1, 1]))]
+    [5.0, 1.0, 4.0]
     """
     whole, within = center(x, where=where), center(x, by, where)
     whole, within, between = (masked_mean(y * y, where) for y in (whole, within, whole - within))

@@ -1,4 +1,4 @@
-"""Rounding errors of float sums, relative to the magnitudes of the terms (the sum itself may cancel to 0)."""
+"""Rounding errors of float sums, from the magnitudes of their terms (the sum may cancel to 0)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,22 @@ from jaxtyping import Array, Bool, Float
 
 
 def rounding_bound(size: Float[Array, "*s"], terms: int | Array = 1) -> Float[Array, "*s"]:
-    """Bound on the difference between float sums of the same numbers in different orders.  4 (1 + sqrt terms) eps size
+    """Bound on the difference between float sums of the same numbers in different orders.
 
-    The bound is rigorous up to 24 terms. Beyond them it is many standard deviations of the rounding error, which grows as a random walk.
+        4 (1 + sqrt(terms)) eps size,   eps that of float32 or of a coarser dtype
+
+    The bound is rigorous up to 24 terms. Beyond them it is many standard deviations of the rounding
+    error, which grows as a random walk.
 
     Args:
-        size: [...] sum of the terms' magnitudes.
+        size: [...] sum of the magnitudes of the terms, >= 0.
         terms: number of terms.
+
+    Returns:
+        [...] bound, >= 0.
+
+    >>> float(rounding_bound(jnp.float32(8.0))) == 64 * float(jnp.finfo(jnp.float32).eps)
+    True
     """
     eps = min(jnp.finfo(size.dtype).eps, jnp.finfo(jnp.float32).eps)
     return 4 * eps * (1 + jnp.sqrt(jnp.asarray(terms, size.dtype))) * size
@@ -21,15 +30,22 @@ def rounding_bound(size: Float[Array, "*s"], terms: int | Array = 1) -> Float[Ar
 def merge_equal(
     x: Float[Array, "*b G"], slack: Float[Array, "*b G"], where: Bool[Array, "*b G"]
 ) -> Float[Array, "*b G"]:
-    """Values with those that differ by no more than rounding set equal, so that == and > compare them exactly.
+    """Values with those set equal that differ by no more than rounding, so that == and > are exact.
 
-    Each x_i becomes 0 if |x_i| <= slack_i, else the x_j of least slack with |x_i - x_j| <= max(slack_i, slack_j). All pairs along the last
-    axis are compared.
+    Each x_i becomes 0 if |x_i| <= slack_i, else the x_j of least slack with
+    |x_i - x_j| <= max(slack_i, slack_j). All pairs along the last axis are compared.
 
     Args:
         x: [..., G] values.
         slack: [..., G] bound on the rounding error of each value, >= 0.
-        where: [..., G] entries to compare; the others are returned unchanged and no value is replaced by them.
+        where: [..., G] entries to compare. The others are returned unchanged and replace no value.
+
+    Returns:
+        [..., G] merged values.
+
+    >>> x, slack = jnp.array([1.0, 1.25, 3.0]), jnp.array([0.25, 0.5, 0.5])
+    >>> merge_equal(x, slack, jnp.ones(3, bool)).tolist()
+    [1.0, 1.0, 3.0]
     """
     near = where[..., None, :] & (
         jnp.abs(x[..., :, None] - x[..., None, :])
@@ -44,12 +60,21 @@ def merge_equal(
 def floor_power_of_two(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Largest power of two <= |x|; 1 if |x| is 0, subnormal or not finite. Its gradient is 0.
 
-    Division by it is exact. Dividing numbers by the binade of their scale keeps their squares in the range of float32, which the squares of
-    1e20 and 1e-25 leave.
+    Division by a power of two is exact. Divided by that of their scale, numbers of any magnitude
+    have squares in the range of float32.
+
+    Args:
+        x: [...] floats.
+
+    Returns:
+        [...] powers of two.
+
+    >>> floor_power_of_two(jnp.array([5.0, -0.3, 0.0])).tolist()
+    [4.0, 0.25, 1.0]
     """
-    info, word = jnp.finfo(x.dtype), jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    exponent = ((1 << info.nexp) - 1) << info.nmant
+    finfo, uint = jnp.finfo(x.dtype), jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    exponent = ((1 << finfo.nexp) - 1) << finfo.nmant
     power = jax.lax.bitcast_convert_type(
-        jax.lax.bitcast_convert_type(x, word) & jnp.asarray(exponent, word), x.dtype
+        jax.lax.bitcast_convert_type(x, uint) & jnp.asarray(exponent, uint), x.dtype
     )
     return jnp.where((power > 0) & jnp.isfinite(power), power, 1)

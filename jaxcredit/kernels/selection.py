@@ -1,4 +1,4 @@
-"""The largest entries of many rows at once, without sorting them."""
+"""Selection of the largest entries of many rows without sorting, and of segments and votes."""
 
 import jax
 import jax.numpy as jnp
@@ -8,23 +8,34 @@ from jaxtyping import Array, Bool, Float, Int
 def kth_largest(
     x: Float[Array, "*b T"], k: Int[Array, "*b"], where: Bool[Array, "*b T"] | None = None
 ) -> Float[Array, "*b"]:
-    """The k-th largest real entry of each row (last axis), exactly; infinity where k < 1. There must be k real entries.
+    """k-th largest selected entry of each row, exactly; infinity where k < 1.
 
-    Found bit by bit: the largest number that at least k entries reach. So many passes over the data are cheaper than a sort on every
-    kind of device, nothing of the size of x is made, and a row that is spread over devices moves only counts.
+    The value is found bit by bit, as the largest number that at least k entries reach. This needs
+    no temporary of the size of x, and a row sharded over devices exchanges counts only.
+
+    Args:
+        x: [..., T] floats.
+        k: [...] rank, at most the number of selected entries.
+        where: [..., T] entries to read. None: all.
+
+    Returns:
+        [...] values.
+
+    >>> float(kth_largest(jnp.array([3.0, 1.0, 2.0]), jnp.int32(2)))
+    2.0
     """
-    word = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
-    top = jnp.asarray(1, word) << (8 * word.itemsize - 1)
-    bits = jax.lax.bitcast_convert_type(x + 0, word)  # -0 becomes 0
+    uint = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+    top = jnp.asarray(1, uint) << (8 * uint.itemsize - 1)
+    bits = jax.lax.bitcast_convert_type(x + 0, uint)  # -0 becomes 0
     key = jnp.where(bits >= top, ~bits, bits | top)  # in the order of the numbers
     where = jnp.ones(x.shape, bool) if where is None else where
 
-    def step(i, found):
-        higher = found | (top >> i.astype(word))
-        return jnp.where((where & (key >= higher[..., None])).sum(-1) >= k, higher, found)
+    def step(i, prefix):
+        higher = prefix | (top >> i.astype(uint))
+        return jnp.where((where & (key >= higher[..., None])).sum(-1) >= k, higher, prefix)
 
-    found = jax.lax.fori_loop(0, 8 * word.itemsize, step, jnp.zeros(x.shape[:-1], word))
-    value = jax.lax.bitcast_convert_type(jnp.where(found >= top, found & ~top, ~found), x.dtype)
+    prefix = jax.lax.fori_loop(0, 8 * uint.itemsize, step, jnp.zeros(x.shape[:-1], uint))
+    value = jax.lax.bitcast_convert_type(jnp.where(prefix >= top, prefix & ~top, ~prefix), x.dtype)
     return jnp.where(k >= 1, value, jnp.inf)
 
 
@@ -33,12 +44,26 @@ def top_share(
     share: float | Float[Array, ""],
     where: Bool[Array, "*b T"] | None = None,
 ) -> Bool[Array, "*b T"]:
-    """The ceil(share n) largest of each row's n real entries, at least one; entries equal to the last of them come along."""
+    """Mask of the largest entries of each row, a given share of them.
+
+    Selects the ceil(share n) largest of the n entries under `where`, at least one. Entries equal to
+    the least selected one are selected too.
+
+    Args:
+        x: [..., T] floats.
+        share: share of the entries, in (0, 1].
+        where: [..., T] entries to read. None: all.
+
+    Returns:
+        [..., T] mask.
+
+    >>> top_share(jnp.array([3.0, 1.0, 2.0, 0.0]), 0.5).tolist()
+    [True, False, True, False]
+    """
     where = jnp.ones(x.shape, bool) if where is None else where
     n = where.sum(-1)
-    k = jnp.minimum(
-        n, jnp.maximum(1, jnp.floor(share * n + 0.9999).astype(n.dtype))
-    )  # 0.2 * 15 is 3, and not one more for rounding
+    # The ceiling, except that 0.2 * 15 is 3 whatever its rounding.
+    k = jnp.minimum(n, jnp.maximum(1, jnp.floor(share * n + 0.9999).astype(n.dtype)))
     return where & (x >= kth_largest(x, k, where)[..., None])
 
 
@@ -50,11 +75,27 @@ def split_at_uncertainty(
     interval: int = 5,
     most: int | None = None,
 ) -> Int[Array, "*b T"]:
-    """Segments that hold `interval` uncertain tokens each, p_t < rho, and begin with one.  segment_t = ceil(u_t / interval) - 1
+    """Segments of a row that hold equal numbers of uncertain tokens and begin with one.
 
-    u_t counts the policy's uncertain tokens up to t. What comes before the first belongs to no segment (-1), as what the policy did
-    not choose; the last may hold fewer, or all the rest with `most` segments. A value before the segment is a value at the cut.
-    SPO, arXiv 2505.23564, and its released code.
+        segment_t = ceil(u_t / interval) - 1,   u_t = number of tokens up to t with p < rho
+
+    Tokens before the first uncertain one belong to no segment (-1), as do tokens that the policy
+    did not sample. The last segment may hold fewer uncertain tokens. Source: SPO, arXiv 2505.23564,
+    and its released code.
+
+    Args:
+        logp: [..., T] log-probability of each token.
+        mask: [..., T] tokens that the policy sampled.
+        rho: probability below which a token is uncertain, in (0, 1).
+        interval: uncertain tokens of a segment, >= 1.
+        most: largest number of segments; the last one takes the rest. None: no limit.
+
+    Returns:
+        [..., T] segment of each token, -1 outside any.
+
+    >>> p = jnp.array([0.99, 0.5, 0.99, 0.5])
+    >>> split_at_uncertainty(jnp.log(p), jnp.ones(4, bool), interval=1).tolist()
+    [-1, 0, 0, 1]
     """
     uncertain = mask & (logp < jnp.log(rho))
     segment = (jnp.cumsum(uncertain, -1, dtype=jnp.int32) - 1) // interval
@@ -63,5 +104,18 @@ def split_at_uncertainty(
 
 
 def vote(marks: Bool[Array, "C *s"], share: float | Float[Array, ""] = 0.5) -> Bool[Array, "*s"]:
-    """1[sum_c marks_c >= max(1, share C)]: share=1 is the intersection of the judges, 0.5 their majority (a tie counts), 0 the union."""
+    """Decision of several judges by a quorum.
+
+        1[sum_c marks_c >= max(1, share C)]
+
+    Args:
+        marks: [C, ...] marks of C judges.
+        share: quorum. 1: all judges, 0.5: half of them, 0: any one.
+
+    Returns:
+        [...] decisions.
+
+    >>> vote(jnp.array([[True, True], [True, False], [False, False]])).tolist()
+    [True, False]
+    """
     return marks.sum(0) >= jnp.maximum(1, share * marks.shape[0])

@@ -1,28 +1,60 @@
-"""What learned signals are fitted to: losses and targets of value heads, reward models and return decompositions, as pure functions.
+"""Losses and targets of value heads, reward models and preference models.
 
-Each loss answers with a numerator and a denominator that add up over prompts, like the aggregates of `jaxcredit.losses`.
+Losses of a group return a numerator and a denominator, which add up over prompts as the aggregates
+of `jaxcredit.losses` do.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jaxcredit.kernels.segments import segment_sum
+from jaxcredit.kernels.segments import Group, segment_sum
 
 
 def progress_loss(
     parts: Float[Array, "G K"], R: Float[Array, "G"], where: Bool[Array, "G K"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(sum_k c_ik - R_i)^2, averaged over trajectories: a return is taken apart into what its steps gave (SPA, arXiv 2505.20732)."""
-    there = where.any(-1)
-    gap = jnp.where(there, jnp.where(where, parts, 0).sum(-1) - R, 0)
-    return (gap * gap).sum(), there.sum().astype(gap.dtype)
+    """Squared error between the sum of a trajectory's step contributions and its return.
+
+        (sum_k c_ik - R_i)^2,   averaged over trajectories
+
+    Source: SPA, arXiv 2505.20732.
+
+    Args:
+        parts: [G, K] predicted contribution c of each step.
+        R: [G] return of each trajectory.
+        where: [G, K] steps that took place.
+
+    Returns:
+        Sum of the squares, number of trajectories.
+    """
+    took_place = where.any(-1)
+    gap = jnp.where(took_place, jnp.where(where, parts, 0).sum(-1) - R, 0)
+    return (gap * gap).sum(), took_place.sum().astype(gap.dtype)
 
 
 def implicit_step_rewards(
-    prm_logp: Float[Array, "R T"], ref_logp: Float[Array, "R T"], group, *, beta: float = 0.05
+    prm_logp: Float[Array, "R T"],
+    ref_logp: Float[Array, "R T"],
+    group: Group,
+    *,
+    beta: float = 0.05,
 ) -> Float[Array, "G K"]:
-    """beta sum_{t in step} (log p_prm - log p_ref): the step rewards that a preference-trained model implies (arXiv 2509.19199)."""
+    """Step rewards implied by a model trained on preferences.
+
+        beta sum_{t in step} (log p_prm - log p_ref)
+
+    Source: OPRL, arXiv 2509.19199.
+
+    Args:
+        prm_logp: [R, T] log-probability under the trained model.
+        ref_logp: [R, T] log-probability under its reference model.
+        group: rollout of one prompt.
+        beta: scale of the rewards, > 0.
+
+    Returns:
+        [G, K] rewards.
+    """
     gap = jnp.where(group.action_mask, prm_logp, 0) - jnp.where(group.action_mask, ref_logp, 0)
     return jnp.where(group.segment_mask, beta * segment_sum(gap, group), 0)
 
@@ -30,7 +62,9 @@ def implicit_step_rewards(
 def bradley_terry_loss(
     better: Float[Array, "*b"], worse: Float[Array, "*b"] | float
 ) -> Float[Array, "*b"]:
-    """Negative log-likelihood of a preference under the Bradley-Terry model: -log sigmoid(better - worse).
+    """Negative log-likelihood of a preference under the Bradley-Terry model.
+
+        -log sigmoid(better - worse)
 
     Args:
         better: [...] score of the preferred item.
@@ -39,7 +73,7 @@ def bradley_terry_loss(
     Returns:
         [...] loss, >= 0; log 2 for equal scores.
 
-    >>> float(bradley_terry_loss(jnp.float32(1.0), jnp.float32(1.0))).__round__(4)
+    >>> round(float(bradley_terry_loss(jnp.float32(1.0), jnp.float32(1.0))), 4)
     0.6931
     """
     return jax.nn.softplus(worse - better)
@@ -48,9 +82,18 @@ def bradley_terry_loss(
 def trajectory_preference_loss(
     Q: Float[Array, "G"], R: Float[Array, "G"], where: Bool[Array, "G"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """-log sigmoid(Q_w - Q_l) over all pairs of the group with R_w > R_l, and how many they are: DPO between whole trajectories.
+    """DPO between whole trajectories: `bradley_terry_loss` over all pairs with R_w > R_l.
 
-    OPRL, arXiv 2509.19199. Q is a trajectory's implied reward: the sum of its steps' in the paper, their mean in the released code.
+    Source: OPRL, arXiv 2509.19199. Q is the sum of the steps' implied rewards in the paper, their
+    mean in the released code.
+
+    Args:
+        Q: [G] implied reward of each trajectory.
+        R: [G] return of each trajectory.
+        where: [G] trajectories that took place.
+
+    Returns:
+        Sum of the losses, number of pairs.
     """
     pair = (R[:, None] > R) & where[:, None] & where
     loss = jnp.where(pair, bradley_terry_loss(jnp.where(pair, Q[:, None] - Q, 0), 0.0), 0)
@@ -64,17 +107,60 @@ def td_target(
     *,
     gamma: float = 0.95,
 ) -> Float[Array, "*s"]:
-    """r + gamma V(s'), and r alone where the episode is over (ArCHer, arXiv 2402.19446). A loss holds it fixed."""
+    """One-step TD target, the reward alone at the end of an episode.
+
+        r + gamma V(s')
+
+    Source: ArCHer, arXiv 2402.19446.
+
+    Args:
+        reward: [...] reward r.
+        after: [...] value V(s') of the next state.
+        done: [...] True where the episode is over.
+        gamma: discount factor in [0, 1].
+
+    Returns:
+        [...] targets.
+
+    >>> done = jnp.array([False, True])
+    >>> td_target(jnp.array([1.0, 1.0]), jnp.array([2.0, 2.0]), done, gamma=0.5).tolist()
+    [2.0, 1.0]
+    """
     return reward + gamma * jnp.where(done, 0, after)
 
 
 def expectile(u: Float[Array, "*s"], tau: float = 0.9) -> Float[Array, "*s"]:
-    """|tau - 1[u < 0]| u^2: half the squared error at tau = 1/2, an optimistic mean above it (IQL, arXiv 2110.06169)."""
+    """Expectile loss of an error: asymmetric squares.
+
+        |tau - 1[u < 0]| u^2
+
+    tau = 1/2 gives half the squared error, larger tau an optimistic regression. Source: IQL, arXiv
+    2110.06169.
+
+    Args:
+        u: [...] error, target minus prediction.
+        tau: expectile in (0, 1).
+
+    Returns:
+        [...] losses.
+
+    >>> expectile(jnp.array([2.0, -2.0]), tau=0.75).tolist()
+    [3.0, 1.0]
+    """
     return jnp.where(u < 0, 1 - tau, tau) * u * u
 
 
 def polyak(target: PyTree, new: PyTree, *, tau: float = 0.1) -> PyTree:
-    """(1 - tau) target + tau new, leaf by leaf: 1 copies, 0 freezes."""
+    """Polyak averaging of parameters: (1 - tau) target + tau new, leaf by leaf.
+
+    Args:
+        target: parameters of the target network.
+        new: parameters of the trained network.
+        tau: step size in [0, 1]. 1 copies `new`, 0 keeps `target`.
+
+    Returns:
+        Parameters with the dtypes of `target`.
+    """
     return jax.tree.map(lambda a, b: ((1 - tau) * a + tau * b).astype(a.dtype), target, new)
 
 
@@ -86,9 +172,22 @@ def distilled_advantage(
     *,
     coef: float = 0.05,
 ) -> Float[Array, "*b T"]:
-    """A_t - coef (log p_t - log p_teacher,t) where `where` holds, A_t elsewhere.
+    """Advantage with an on-policy distillation term on the selected tokens.
 
-    On-policy distillation of failures (HyperEyes, arXiv 2605.07177, and its released code): `where` marks the tokens of wrong answers.
+        A_t - coef (log p_t - log p_teacher,t)
+
+    Source: HyperEyes, arXiv 2605.07177, and its released code, where the tokens of wrong answers
+    are selected.
+
+    Args:
+        advantage: [..., T] advantages A.
+        logp: [..., T] log-probability under the student.
+        teacher_logp: [..., T] log-probability under the teacher.
+        where: [..., T] tokens with the term.
+        coef: weight of the term, >= 0.
+
+    Returns:
+        [..., T] advantages.
     """
     gap = jnp.where(where, logp, 0) - jnp.where(where, teacher_logp, 0)
     return advantage - coef * gap
@@ -104,13 +203,27 @@ def two_path_weights(
     to_size: bool = False,
     inverted: bool = False,
 ) -> Float[Array, "*b G"]:
-    """How much each trajectory of a group counts on its path: right ones are imitated, wrong ones corrected by the teacher.
+    """Weights of a group's trajectories: right ones are imitated, a teacher corrects wrong ones.
 
-        w ~ PPL^(1/temperature) over the right ones,   w ~ PPL_teacher^(-1/temperature) over the wrong ones;   each path sums to 1
+        w ~ PPL^(1/temperature) over the right ones, PPL_teacher^(-1/temperature) over the wrong
+        ones
 
-    SCOPE, arXiv 2604.10688; logp are mean log-probabilities of the tokens, so PPL = exp(-logp). Right answers the student finds unlikely
-    and wrong ones the teacher understands count most. Released code sums each path to its size (`to_size`), and as configured turns the
-    student's weights round, against its comment and the paper (`inverted`). 0 off `where`.
+    Each of the two sums to 1. Right answers that the student finds unlikely and wrong ones that the
+    teacher finds likely have the largest weights. Source: SCOPE, arXiv 2604.10688. The released
+    code sums each to its number of trajectories (`to_size`) and, as configured, inverts the
+    student's weights (`inverted`), unlike the paper.
+
+    Args:
+        logp: [..., G] mean log-probability of the tokens under the student; PPL = exp(-logp).
+        teacher_logp: [..., G] mean log-probability of the tokens under the teacher.
+        correct: [..., G] trajectories that are right.
+        where: [..., G] trajectories that took place; the others get 0. None: all.
+        temperature: > 0; larger is more uniform.
+        to_size: let the weights of each path sum to its number of trajectories.
+        inverted: prefer right answers that the student finds likely.
+
+    Returns:
+        [..., G] weights.
     """
     where = jnp.ones(correct.shape, bool) if where is None else where
     right, wrong = correct & where, ~correct & where
@@ -119,7 +232,7 @@ def two_path_weights(
 
 
 def _softmax(x, where, to_size):
-    top = jnp.max(x, -1, keepdims=True, where=where, initial=-jnp.inf)
-    e = jnp.where(where, jnp.exp(jnp.where(where, x - top, 0)), 0)
-    w = e / jnp.maximum(e.sum(-1, keepdims=True), 1)
-    return w * where.sum(-1, keepdims=True) if to_size else w
+    largest = jnp.max(x, -1, keepdims=True, where=where, initial=-jnp.inf)
+    exponential = jnp.where(where, jnp.exp(jnp.where(where, x - largest, 0)), 0)
+    weight = exponential / jnp.maximum(exponential.sum(-1, keepdims=True), 1)
+    return weight * where.sum(-1, keepdims=True) if to_size else weight
