@@ -30,8 +30,8 @@ def shapley(group: Rollout, *, orders: int = 0, seed: int = 0):
     The agents' values sum to v(all agents) - v(no agents). They are exact for up to
     eight agents with `orders=0`, else estimated from sampled orders.
 
-    Signals: coalition [N, G, 2^A], the trajectory's outcome v for each set of agents
-    (bit a of the index: agent a is in the set); agent [N, G, K] (int).
+    Signals: coalition [N, G, S], the trajectory's outcome v for each of the S = 2^A sets
+    of agents (bit a of the index: agent a is in the set); agent [N, G, K] (int).
 
     Args:
         orders: int >= 0, number of joining orders sampled. 0: exact up to eight agents,

@@ -26,8 +26,8 @@ def tp_grpo(
 
     R_i is the sum of trajectory i's rewards. A thought is a segment.
 
-    Signals: error e [N, G, K]. In a right answer 1 marks a wrong thought. In a wrong answer 1 marks
-    a thought that agrees with the answer, and 0 one that does not.
+    Signals: error [N, G, K], e. In a right answer 1 marks a wrong thought. In a wrong answer 1
+    marks a thought that agrees with the answer, and 0 one that does not.
 
     Args:
         alpha: float, penalty of a wrong thought. The paper's value is not known.

@@ -86,7 +86,9 @@ def sploo(
         Advantage [N, R, T]. It is 0 in a group with one trajectory or with equal returns.
 
     Named settings in this module: p0 (the default), safe, mid, bold, l1 and l1_bold.
-    `jaxcredit.credit.PRESETS` has the names that `--credit` accepts. No paper.
+    `jaxcredit.credit.PRESETS` has the names that `--credit` accepts.
+
+    Source: our own method. No paper.
     """
     trajectories, row, token_mask = trajectory_mask(group), group.row, group.token_mask
     R, T = outcome(group), group.action_mask.shape[-1]
