@@ -52,7 +52,9 @@ def test_metadata_is_complete(name):
     assert method.paper or "no paper" in getattr(catalogue, name).__doc__.lower()
     assert method.scope in ("group", "batch") and method.fidelity in ("paper", "code", "ours")
     assert method.granularity in ("token", "segment", "step", "turn", "trajectory", "agent")
-    assert method.family == getattr(catalogue, name).__module__.split(".")[-2], "family is the folder"
+    assert method.family == getattr(catalogue, name).__module__.split(".")[-2], (
+        "family is the folder"
+    )
     assert all(SIGNALS[signal].axes == axes for signal, axes in method.needs.items())
 
 
