@@ -26,7 +26,9 @@ def surprise(group, *, power: float = 1.0):
 
 
 def experiment(power: float = 1.0, steps: int = 60, seed: int = 0):
-    """:param power: exponent of the surprise; larger: more credit for rare tokens; 0 is GRPO
+    """Config of this estimator.
+
+    :param power: exponent of the surprise; larger: more credit for rare tokens; 0 is GRPO
     :param steps: optimizer steps after the warm-up
     :param seed: seed of the initial weights and of the sampling"""
     return dataclasses.replace(

@@ -127,10 +127,10 @@ def credit_heatmaps(
     *,
     wide: int = 5,
 ) -> Picture:
-    """Heat maps of token credit, one for each estimator: blue for positive credit, red for
-    negative.
+    """Heat maps of token credit, one for each estimator.
 
-    The colors of each map are relative to its largest magnitude.
+    Positive credit is blue, negative credit is red. The colors of each map are relative to its
+    largest magnitude.
 
     Args:
         credit: [answers, tokens] for each estimator's name; column t is the credit of an answer's

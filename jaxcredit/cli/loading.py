@@ -121,8 +121,7 @@ def _print_head(text: str) -> None:
 
 
 def module(path: str, origin: str | None = None) -> Any:
-    """Module loaded from a Python file, under a unique name, so that a config called numpy.py does
-    not replace numpy.
+    """Module loaded from a Python file under a unique name: numpy.py does not replace numpy.
 
     A process that unpickles one of the module's functions must first call
     `module(*FILES[function.__module__])`.
@@ -178,8 +177,9 @@ def name(path: str, origin: str | None = None) -> str:
 
 
 def _add_folder(folder: str) -> None:
-    """Add a config's folder to sys.path, after installed packages and before the folders of other
-    configs.
+    """Add a config's folder to sys.path.
+
+    It comes after installed packages and before the folders of other configs.
     """
     if folder in sys.path and folder not in FOLDERS:
         return  # added by the user
@@ -280,9 +280,7 @@ def _foreign(run: str, path: Path) -> str:
 
 
 def _source(path: Path, run: str) -> dict[str, Any]:
-    """Content of a run's source.json: path of its config, the options given to it, and the
-    estimator given with --credit.
-    """
+    """Content of a run's source.json: path of its config, its options, and its --credit."""
     try:
         source = json.loads(path.read_bytes())
         valid = isinstance(source["config"], str) and isinstance(source["credit"], str | None)
@@ -300,8 +298,9 @@ def _source(path: Path, run: str) -> dict[str, Any]:
 
 
 def load_run(source: str, step: int | None = None):
-    """Experiment, compiled programs, parameters and step of a run's checkpoint, or of a config
-    before any training.
+    """Experiment, compiled programs, parameters and step of a run's checkpoint.
+
+    For a config the parameters are those before any training.
 
     Args:
         source: run folder, or config file.

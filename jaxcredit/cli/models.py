@@ -1,6 +1,4 @@
-"""Command `models`: published models that the decoder computes, with parameters and memory counted
-from their shapes.
-"""
+"""Command `models`: list of published models that the decoder computes."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -93,9 +91,7 @@ def row(name: str, hub: str, cfg: Config) -> dict:
 
 
 def idle(tree: PyTree, cfg: Config) -> int:
-    """Number of parameters that one token does not use: those of the experts that it is not routed
-    to.
-    """
+    """Number of parameters in the experts that a token is not routed to."""
     experts = [p for p in jax.tree.leaves(tree) if "expert" in p.axes]
     return sum(
         params.count(p) // cfg.experts * (cfg.experts - cfg.experts_per_token) for p in experts

@@ -1,5 +1,4 @@
-"""Building blocks of the commands' parsers: help formatting, options that several commands share,
-and argparse types.
+"""Parts of the commands' parsers: help formatting, shared options, and argparse types.
 
 Each command is declared and run in one file of this package: see `command`.
 """

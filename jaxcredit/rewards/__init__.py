@@ -14,7 +14,7 @@ from jaxcredit.rewards.question_answering.adasearch import (
 )
 from jaxcredit.rewards.question_answering.kg_path import distinct_share, kg_path, path_coverage
 from jaxcredit.rewards.question_answering.re_searcher import re_searcher, re_searcher_turns
-from jaxcredit.rewards.question_answering.reseek import ideal_judgements, kept, reseek
+from jaxcredit.rewards.question_answering.reseek import ideal_judgements, reseek, useful_results
 from jaxcredit.rewards.question_answering.search_r1 import retrieved, search_r1, well_formed
 from jaxcredit.rewards.reasoning.adaptive_thinking import adaptive_thinking, preferred_mode
 from jaxcredit.rewards.reasoning.gtalign import (
@@ -48,7 +48,6 @@ __all__ = [
     "gtalign_utilities",
     "ideal_judgements",
     "jaccard",
-    "kept",
     "kg_path",
     "knows",
     "length_window",
@@ -77,5 +76,6 @@ __all__ = [
     "train_long_think_short",
     "trust",
     "trust_grpo",
+    "useful_results",
     "well_formed",
 ]

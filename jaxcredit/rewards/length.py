@@ -43,8 +43,7 @@ def train_long_think_short(
 
 
 def overlong(length: float, longest: float, *, cushion: float) -> float:
-    """Soft overlong punishment of DAPO: 0 up to longest - cushion, falling linearly to -1 at
-    longest.
+    """Soft overlong punishment of DAPO: from 0 at longest - cushion linearly to -1 at longest.
 
     arXiv 2503.14476.
 

@@ -1,5 +1,4 @@
-"""Intrinsic rewards for messages, learned from a judge: ONI, arXiv 2410.23022 and its released
-code.
+"""Intrinsic rewards for messages from a judge: ONI, arXiv 2410.23022 and its released code.
 
 The three reward functions `by_table`, `by_classifier` and `by_ranking` make the signal `verdict` of
 the estimator `oni`. `preference_loss` trains the model behind `by_ranking`.

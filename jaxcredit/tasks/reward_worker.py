@@ -53,8 +53,9 @@ class Outcome(NamedTuple):
 
 
 class Progress:
-    """Index and start time of the current call, in memory shared by two processes. Index -1: no
-    call.
+    """Index and start time of the current call, in memory shared by two processes.
+
+    The index is -1 if there is no call.
     """
 
     SIZE = 24
@@ -168,8 +169,9 @@ async def _awaited(
 
 
 class _Marked:
-    """Awaitable that records in `progress` when it occupies the event loop, so that a blocking one
-    is identified.
+    """Awaitable that records in `progress` when it occupies the event loop.
+
+    A call that blocks the loop is identified by the record.
     """
 
     def __init__(self, inner: Any, index: int, progress: Progress):
@@ -194,8 +196,9 @@ class _Marked:
 
 
 def read(value: Any, count: int) -> Outcome:
-    """Outcome of a call that returned `value`: scored if it is `count` finite numbers up to
-    LARGEST, unscored if it is None.
+    """Outcome of a call that returned `value`.
+
+    Scored if `value` is `count` finite numbers up to LARGEST, unscored if it is None.
     """
     if value is None:
         return Outcome("unscored")

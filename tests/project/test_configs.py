@@ -78,7 +78,7 @@ from jaxcredit.cli import loading
 tasks.number_sorting = functools.cache(tasks.number_sorting)  # seconds, and the same for all
 for config in sys.argv[1:]:
     for steps in range(1, 13):
-        exp = find.experiment(config, ["--steps", str(steps)])[0]
+        exp = loading.experiment(config, ["--steps", str(steps)])[0]
         weights = {"w": jnp.ones((2, 2))}
         change, _ = exp.optimizer.update(weights, exp.optimizer.init(weights), weights)
         assert exp.steps == steps and bool(jnp.isfinite(change["w"]).all()), config

@@ -360,8 +360,8 @@ def test_reseek():
     assert rewards.reseek([], [], 0.0) == [0]
     # What was judged useless cannot matter: any text in its place leaves the same context.
     assert (
-        rewards.kept(["a", "b", "c"], [True, False, True])
-        == rewards.kept(["a", "other", "c"], [True, False, True])
+        rewards.useful_results(["a", "b", "c"], [True, False, True])
+        == rewards.useful_results(["a", "other", "c"], [True, False, True])
         == ["a", "c"]
     )
 

@@ -35,8 +35,7 @@ def re_searcher(
 def re_searcher_turns(
     reflections: Sequence[bool], verdicts: Sequence[bool], outcome: float, *, weight: float = 0.2
 ) -> list[float]:
-    """Rewards of the turns: weight / n for each of n searches with the right reflection, then
-    outcome.
+    """Rewards of the turns: weight / n for each right reflection of n, then the outcome.
 
     Args:
         reflections: the policy's statement for each search, whether it reached its goal.

@@ -40,11 +40,11 @@ def ideal_judgements(score: Sequence[float], *, threshold: float = 0.5) -> list[
     return [s >= threshold for s in score]
 
 
-def kept(found: Sequence[str], judged: Sequence[bool]) -> list[str]:
+def useful_results(results: Sequence[str], judged: Sequence[bool]) -> list[str]:
     """Search results that stay in the context: those judged useful.
 
     Args:
-        found: the search results.
+        results: the search results.
         judged: the policy's judgement of each.
     """
-    return [result for result, useful in zip(found, judged, strict=True) if useful]
+    return [result for result, useful in zip(results, judged, strict=True) if useful]

@@ -33,8 +33,9 @@ def call_score(predicted: Call, gold: Call) -> float:
 
 
 def match_scores(predicted: Sequence[Call], gold: Sequence[Call]) -> np.ndarray:
-    """Similarities of all pairs of calls, for `match_rewards` or, as a soft matching,
-    `kernels.optimal_transport`.
+    """Similarities of all pairs of calls.
+
+    `match_rewards` makes rewards of them, and `kernels.transport` a soft matching.
 
     Args:
         predicted: P calls of the policy.

@@ -136,7 +136,11 @@ NAMES = {
     "tasks.addition": {"value": "final_integer"},
     "tasks.grade_school": {"final": "final_number"},
     "tasks.jsonl": {"items_of": "read_items"},
-    "rewards": {"normalised": "normalized", "normalised_process": "normalized_process"},
+    "rewards": {
+        "kept": "useful_results",
+        "normalised": "normalized",
+        "normalised_process": "normalized_process",
+    },
     "signals": {"alike": "sequence_classes", "calls": "segment_counts"},
     "signals.decision_points": {
         "same_beginning": "same_prefix",
