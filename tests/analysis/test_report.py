@@ -1,4 +1,4 @@
-"""The checklist of real runs of a micro policy: what they tell is there, what they cannot tell is asked, and the numbers are theirs."""
+"""Reports of small runs: every point has an answer or a question, and the numbers are the run's."""
 
 import dataclasses
 import io
@@ -72,7 +72,7 @@ def test_every_point_is_filled_or_asked(runs):
         assert full[n][0], n
     for n in (10, 11, 14, 23):
         assert not bare[n][0], n
-    for n in (6, 12, 13, 19):  # no run can tell
+    for n in (6, 12, 13, 19):  # no run answers these
         assert not full[n][0], n
 
 
@@ -111,7 +111,7 @@ def test_numbers_are_the_runs_own(runs):
         (
             [{"time/sample_s": 3, "time/reward_s": 1}] * 2,
             "sampling and waiting for the update 6, judging 2",
-        ),  # before update_s was measured
+        ),  # made before update_s was measured
         (
             [{"time/sample_s": 3}, {"time/sample_s": 3, "time/update_s": 2}],
             "sampling and waiting for the update 8, judging 0",
@@ -140,7 +140,7 @@ def test_a_report_shows_hostile_text_as_text(tmp_path):
             records.log(step, {"reward": 0.5})
     text = report.markdown(exp, build(exp), folder)
     assert not [c for c in text if unicodedata.category(c) == "Cc" and c != "\n"]
-    assert len(re.findall(r"^- \[", text, re.M)) == 25  # no point is forged
+    assert len(re.findall(r"^- \[", text, re.M)) == 25  # the hostile text adds no point
     code = re.sub(r"(?<!\\)(`+)(?!`).*?(?<!`)\1(?!`)", "", text)
     assert not re.search(r"(?<!\\)(<script|\[x\]\(y)", code)
 

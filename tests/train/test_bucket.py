@@ -1,4 +1,4 @@
-"""Runs in a bucket: a stand-in for Google's storage speaks its protocol to gcsfs and to TensorStore."""
+"""Runs in a bucket, with a fake server of Google Cloud Storage for gcsfs and TensorStore."""
 
 import json
 import os
@@ -22,14 +22,14 @@ from jaxcredit.train.runs import storage as store
 from jaxcredit.train.runs.checkpoint import CheckpointError, Checkpoints, CheckpointWarning, verify
 from jaxcredit.train.runs.json_lines import read_metrics
 
-# Read when gcsfs is imported: without credentials it cannot ask of what kind a bucket is.
+# gcsfs reads this at import: without credentials it cannot query the type of a bucket.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 gcsfs = pytest.importorskip("gcsfs")
 
 
 @pytest.fixture(scope="module")
 def storage():
-    """The bucket `shelf`, for this process and those it starts."""
+    """Bucket `shelf`, for this process and its children."""
     server = Server("shelf")
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with pytest.MonkeyPatch.context() as patch:
@@ -92,7 +92,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(storage):
     flipped = bytearray(storage.cat_file(biggest[4]["name"]))
     flipped[len(flipped) // 2] ^= 1
     storage.pipe_file(biggest[4]["name"], bytes(flipped))
-    storage.rm("gs://shelf/hurt/00000005/manifest.json")  # as if killed
+    storage.rm("gs://shelf/hurt/00000005/manifest.json")  # as after an interrupted save
     said = [verify(f"gs://shelf/hurt/0000000{s}") for s in (1, 2, 3, 4, 5)]
     for words, text in zip(
         ("", "is missing", "bytes instead of", "the checksum of", "no manifest"), said, strict=True
@@ -109,7 +109,7 @@ def test_a_damaged_one_is_named_and_the_one_before_is_used(storage):
         checkpoints.wait()
         assert not storage.exists(
             "gs://shelf/hurt/00000005"
-        )  # half a save is swept away by the next
+        )  # the next save deletes an incomplete one
         with pytest.raises(CheckpointError, match="is damaged"):
             checkpoints.restore(state(0), step=3)
 
@@ -188,23 +188,25 @@ def test_records_wait_for_a_bucket_that_is_out_of_reach(storage, monkeypatch):
         )
         with pytest.warns(
             UserWarning,
-            match=r"gs://shelf/late cannot be written \(OSError: unplugged\): its newest records are in ",
+            match=r"gs://shelf/late cannot be written \(OSError: unplugged\): "
+            "its newest records are in ",
         ):
             place.push()
         with (
             pytest.warns(UserWarning),
             pytest.raises(
                 OSError,
-                match="gs://shelf/late lacks files that are only in .*, and a download would overwrite them",
+                match="gs://shelf/late lacks files that are only in .*, "
+                "and a download would overwrite them",
             ),
         ):
             place.pull()
     assert not storage.exists("gs://shelf/late") and place._has_unsent_files
-    place.pull()  # sends first
+    place.pull()  # uploads first
     assert (
         storage.cat_file("gs://shelf/late/metrics.jsonl") == b"{}\n" and not place._has_unsent_files
     )
-    storage.pipe_file("gs://shelf/late/metrics.jsonl", b"[]\n")  # another machine went on
+    storage.pipe_file("gs://shelf/late/metrics.jsonl", b"[]\n")  # written by another machine
     (place.path / "old.txt").write_text("")
     assert (home.local_path("gs://shelf/late") / "metrics.jsonl").read_text() == "[]\n" and not (
         place.path / "old.txt"
@@ -267,4 +269,4 @@ def test_two_processes_without_a_common_disk_keep_their_run_in_a_bucket(storage,
     assert any("ocdbt.process_1" in name for name in names(storage, "gs://shelf/jobs/micro"))
     assert verify("gs://shelf/jobs/micro/checkpoints/00000003") == ""
     assert [line["step"] for line in read_metrics("gs://shelf/jobs/micro")] == [0, 1, 2, 3]
-    assert not list(tmp_path.glob("jaxcredit-*"))  # what was sent is gone from the machine
+    assert not list(tmp_path.glob("jaxcredit-*"))  # uploaded files are deleted locally

@@ -148,7 +148,7 @@ def test_a_damaged_newest_is_named_and_skipped(tmp_path, damage, which):
     saved(tmp_path)
     damage(which(tmp_path / "00000030"))
     with Checkpoints(tmp_path) as ckpt:
-        if ckpt.steps() == [10, 20]:  # without a manifest it never was a checkpoint
+        if ckpt.steps() == [10, 20]:  # a folder without a manifest is not a checkpoint
             got, side, step = ckpt.restore(make_state())
         else:
             with pytest.warns(CheckpointWarning, match="00000030 .*skipped"):
@@ -157,7 +157,7 @@ def test_a_damaged_newest_is_named_and_skipped(tmp_path, damage, which):
         assert_same(got, make_state(20))
         with pytest.raises(CheckpointError, match="00000030 .*choose another"):
             ckpt.restore(make_state(), step=30)
-        # The run goes on from 20: the damaged one must not stand in the way of its successor.
+        # The run continues from 20, and replaces the damaged checkpoint of step 30.
         ckpt.save(30, make_state(31), {"at": 31})
         assert ckpt.restore(make_state())[1]["at"] == 31
 
@@ -230,7 +230,7 @@ def test_no_room_is_seen_before_anything_is_written(tmp_path, monkeypatch):
             with pytest.raises(CheckpointError, match="disk is full"):
                 ckpt.wait()
             assert ckpt.restore(make_state())[2] == 1
-        ckpt.save(3, make_state(3))  # space was freed: the run is whole again
+        ckpt.save(3, make_state(3))  # space was freed: the error is cleared
         ckpt.wait()
         assert ckpt.steps() == [1, 3]
 
@@ -255,7 +255,7 @@ def test_no_room_in_the_middle_of_a_write(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tiny_disk(tmp_path):
-    """Four megabytes of real file system; only root may mount one."""
+    """File system of four megabytes, which only root can mount."""
     libc = ctypes.CDLL(ctypes.util.find_library("c"), use_errno=True)
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -282,7 +282,7 @@ def test_a_disk_that_is_really_full(tiny_disk, monkeypatch):
     got, _, step = ckpt.restore(noise(0, 1))
     assert step == 1
     assert_same(got, noise(1, 1))
-    ckpt.save(3, noise(3, 1))  # what the failed save had written was given back
+    ckpt.save(3, noise(3, 1))  # the failed save has freed its space
     ckpt.close()
     assert ckpt.steps() == [1, 3]
 

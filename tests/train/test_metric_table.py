@@ -54,7 +54,7 @@ states.provides = ("state",)
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    """Names of all metrics of the smallest run and of a run with every feature that adds metrics."""
+    """Metrics of the smallest run, and of a run with every feature that adds metrics."""
     from micro_experiment import ITEMS, experiment, score
 
     plain, several = experiment(steps=1), experiment(steps=2, beta=0.1, critic=True)
@@ -105,7 +105,7 @@ def test_the_page_is_the_table():
 
 @pytest.mark.parametrize("module", [console, plots, report], ids=lambda module: module.__name__)
 def test_readers_name_only_metrics_of_the_table(module):
-    """Strings that look like metrics: those in calls that look a metric up, and those with "time/" or "eval/"."""
+    """Checked are arguments of look-ups, and strings that begin with "time/" or "eval/"."""
     tree = ast.parse(Path(module.__file__).read_text())
     calls = {"series", "column", "total", "_mean", "_last"}
     names = set()

@@ -1,4 +1,5 @@
-"""Optional outputs: what they show is literal, what they keep stays small, and what breaks in them ends no run."""
+"""Console, plots, TensorBoard and host logs: literal names, constant memory, and failures that do
+not end a run."""
 
 import contextlib
 import dataclasses
@@ -67,7 +68,7 @@ def test_names_on_the_console_are_literal(tmp_path, name, in_terminal):
         records.note(name)
         records.log(1, {"reward": 0.5})
     text = console.file.getvalue()
-    # In the note, the title and the caption; a caption is folded, and a note may have several lines.
+    # The name is in the note, the title and the folded caption; a note may have several lines.
     assert "".join(text.split()).count("".join(literal(name).split())) >= 3 - ("\n" in name)
     assert "\n1  forged" not in text
     assert (folder / "curves.png").exists()
@@ -89,7 +90,9 @@ def test_names_in_pictures_are_literal(tmp_path, usetex, monkeypatch):
                 records.log(1, {"reward": 0.5, ACCURACY: 0.5})
                 records.log(2, {"reward": 0.5, ACCURACY: 0.5})
         table, _ = plots.compare(sorted(tmp_path.iterdir()), tmp_path / "out.png")
-        picture = pictures.credit_heatmaps({NAMES[0]: np.ones((1, 1))}, [[0]], [1.0], lambda t: NAMES[1])
+        picture = pictures.credit_heatmaps(
+            {NAMES[0]: np.ones((1, 1))}, [[0]], [1.0], lambda t: NAMES[1]
+        )
         picture.savefig(io.BytesIO())
     names = [literal(n.replace("/", "|")) for n in NAMES]
     legend = [t.get_text() for t in seen[-1].axes[0].get_legend().get_texts()]
@@ -137,7 +140,7 @@ def test_held_out_reward_is_shown_where_it_is_not_the_accuracy():
 
 def test_what_a_run_keeps_does_not_grow(tmp_path):
     class Counted(dict):
-        """A line that counts how often it is looked into."""
+        """Line that counts its look-ups."""
 
         looks = 0
 
@@ -197,7 +200,7 @@ def test_pictures_of_long_runs_are_thinned(tmp_path, monkeypatch):
     assert {x.get_xdata()[-1] for x in seen[0].axes[0].get_lines()[:2]} == {n - 1}
     assert (
         max(seen[1].axes[1].get_lines()[0].get_ydata()) == 1
-    )  # the one step that shines is not lost
+    )  # the only step with a reward is drawn
     assert table.texts[0][4:6] == [str(int(0.9 * n)), f"{n:,}"]
 
 
@@ -205,7 +208,7 @@ def test_pictures_of_long_runs_are_thinned(tmp_path, monkeypatch):
 
 
 class Broken(io.StringIO):
-    """A console that breaks at its `after`-th write."""
+    """Stream whose writes raise after the first `after` ones."""
 
     def __init__(self, error, after=0):
         super().__init__()
@@ -240,7 +243,7 @@ def play(folder, steps=5, console=None):
 @pytest.mark.parametrize("error", BREAKS.values(), ids=BREAKS.keys())
 @pytest.mark.parametrize("after", [0, 5])
 def test_a_broken_console_is_said_once(tmp_path, error, after):
-    # Where nobody reads a pipe, rich leads the process' own standard output elsewhere: a stand-in spares that of the tests.
+    # For a pipe without a reader, rich redirects the process's standard output: replace it.
     with (
         pytest.warns(UserWarning, match="the console failed") as said,
         contextlib.redirect_stdout(io.StringIO()),
@@ -299,7 +302,7 @@ def test_warnings_are_lines_of_the_host_log(tmp_path):
 
 @pytest.mark.parametrize("trace", ["0", "1"])
 def test_warnings_of_commands_are_plain_text(monkeypatch, capsys, trace):
-    def command(typed):  # pytest keeps warnings to itself: what they would be shown as
+    def command(typed):  # pytest captures warnings: print their format
         print(
             warnings.formatwarning(UserWarning("first\x1b[2J\nsecond"), UserWarning, __file__, 7),
             file=sys.stderr,
@@ -394,9 +397,7 @@ def test_no_standard_stream_ends_a_run(tmp_path, kind, streams, env):
         to = stack.enter_context(open(path, "a")).fileno() if path else write_end
 
         command = [sys.executable, "-c", CHILD, tmp_path / "done", terminal.__file__]
-        if (
-            kind == "closed"
-        ):  # by a shell: a child of a process that runs JAX must not run Python before its exec
+        if kind == "closed":  # by a shell, because a fork of a process with JAX must not run Python
             command = [
                 "sh",
                 "-c",

@@ -1,4 +1,4 @@
-"""`plan` says what the compiler says of the programs that really run, before there are any weights; and GSM8K with Qwen3 by its config."""
+"""`jaxcredit plan`: memory equals that of the programs of a run; a config for GSM8K with Qwen3."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from jaxcredit.train.planning import plan
 
 QWEN = str(CONFIGS / "gsm8k_qwen3.py")
 
-# In a process of its own: the shape checks of the tests want arrays in a Rollout, plan puts shapes there.
+# A separate process, because the tests' type checks want arrays in a Rollout, and plan uses shapes.
 DRIVER = """
 import dataclasses, io, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -82,15 +82,15 @@ def told(tmp_path_factory):
 
 @pytest.mark.slow
 def test_bytes_are_those_of_the_programs_that_run(told):
-    assert told["live"] < 100  # no weights were made
-    assert told["state"] == told["resident"]  # on one device, of what really lies there
+    assert told["live"] < 100  # no weights were created
+    assert told["state"] == told["resident"]  # bytes on one device
     assert set(told["need"]) == {"sample", "evaluate", "signals", "credit", "update"}
     for name, real in told["real"].items():
         assert sum(told["need"][name][:3]) == pytest.approx(sum(real), rel=0.1), name
     sample, _, _, beside = told["need"]["sample"]
     assert (
         told["state"] <= sample + beside < told["state"] * 1.2
-    )  # parameters are arguments, the rest of the state lies beside them
+    )  # parameters are arguments, the rest of the state is resident
 
 
 @pytest.mark.slow
@@ -134,7 +134,7 @@ def folder(tmp_path):
 
 @pytest.mark.slow
 def test_qwen3_on_gsm8k_from_a_folder(folder):
-    """The path of the real model: weights and tokenizer of a checkpoint, bfloat16, a mesh of 2 x 2."""
+    """Weights and tokenizer of a checkpoint, bfloat16, a mesh of 2 x 2."""
     lines(folder, "train", 1, "Count. " * 200)
     words = [
         "--checkpoint",

@@ -80,7 +80,7 @@ def test_metrics_are_fetched_one_step_late_and_at_a_flush(tmp_path):
     with MetricsWriter(tmp_path, steps=3, console=quiet()) as records:
         records.log(1, metrics(1))
         assert read_metrics(tmp_path) == []
-        records.log(1, {"eval/greedy_accuracy": 0.5})  # the same step: one object
+        records.log(1, {"eval/greedy_accuracy": 0.5})  # the same step: one line
         records.log(2, metrics(2))
         assert [line["step"] for line in read_metrics(tmp_path)] == [1]
         assert read_metrics(tmp_path)[0]["eval/greedy_accuracy"] == 0.5

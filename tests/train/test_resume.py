@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was never stopped, bit for bit, in everything but the clock."""
+"""A run that is killed and resumed has the metrics of an uninterrupted one, bit for bit."""
 
 import os
 import random
@@ -14,7 +14,7 @@ from run_metrics import metrics_without_times
 KILLS = int(os.environ.get("JAXCREDIT_KILLS", "5"))  # .ci/night has 50
 
 CONFIG = '''
-"""Three letters backward; a reward for every right letter, so that every step learns something."""
+"""Three letters backward, with a reward for every correct letter."""
 import itertools
 import optax
 from jaxcredit.train.experiment import Experiment, Warmup
@@ -37,8 +37,8 @@ def experiment(steps: int = 40, seed: int = 0) -> Experiment:
     )
 '''
 
-# `hang` is the step inside whose save the process stops, between the arrays and the manifest, until it is killed. Steps take milliseconds
-# here: `pace` slows them down, those of the warm-up too, to where a signal can be aimed.
+# hang: step whose save waits between arrays and manifest until the process is killed.
+# pace: seconds by which each step, also of the warm-up, is delayed, so that a signal can hit it.
 DRIVER = """
     import sys, time
     from jaxcredit.cli import main as cli
@@ -62,7 +62,7 @@ DRIVER = """
 
 
 class Job:
-    """`jaxcredit train` in a process of its own, with one compilation cache for all of a module's jobs."""
+    """`jaxcredit train` in a separate process, with a compilation cache shared by the module."""
 
     def __init__(self, home, run, *, hang=-1, pace=0.0, steps=40):
         env = {
@@ -103,7 +103,7 @@ class Job:
             time.sleep(0.005)
 
     def reaches(self, step):
-        # The file may still hold steps from before the restored checkpoint: those do not count as reached by this process.
+        # Steps in the file before the restored checkpoint do not count as reached by this process.
         self.until(
             lambda: (
                 self.metrics.exists()
@@ -127,7 +127,7 @@ def home(tmp_path_factory):
     assert [line["step"] for line in whole] == list(range(41))
     assert (
         len({line["loss"] for line in whole[1:]}) > 20
-    )  # it learns, so that a repeated or a skipped step would show
+    )  # it learns, so that a repeated or skipped step changes the metrics
     return home
 
 
@@ -145,7 +145,7 @@ def checkpoint(home, run, step):
 @pytest.mark.slow
 def test_killed_inside_a_save_then_asked_to_stop(home):
     job = Job(home, "hurt", hang=10, pace=0.05)
-    job.reaches(random.randint(11, 13))  # the run goes on while the save of step 10 is in the air
+    job.reaches(random.randint(11, 13))  # the run continues during the save of step 10
     job.until(lambda: (checkpoint(home, "hurt", 10) / "side.json").exists())
     assert job.end(signal.SIGKILL) == -signal.SIGKILL
     assert not (checkpoint(home, "hurt", 10) / "manifest.json").exists()
@@ -164,7 +164,7 @@ def test_killed_inside_a_save_then_asked_to_stop(home):
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(-(-KILLS // 10)))
 def test_killed_at_random_moments(home, seed):
-    """SIGKILLs by the clock, at most ten a run, in whatever the process does then: importing, compiling, sampling, saving, resuming."""
+    """SIGKILLs at random times, at most ten a run, during imports, compilation, steps and saves."""
     rng, run = random.Random(seed), f"random{seed}"
     for _ in range(min(10, KILLS - 10 * seed)):
         job = Job(home, run, pace=0.05)

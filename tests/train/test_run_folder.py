@@ -1,4 +1,4 @@
-"""Run folders: names that lead elsewhere, foreign folders, refused resumes, damaged files, a second trainer, deletion meanwhile."""
+"""Run folders: invalid names, other folders, refused resumes, damaged files, locks, deletion."""
 
 import ast
 import dataclasses
@@ -60,7 +60,7 @@ def contents(folder) -> dict:
 
 
 def test_names_of_files_are_written_in_one_module():
-    """No string of the trainer is the name of a file of a run folder, but in file_names.py."""
+    """Modules take names of files in a run folder from file_names.py."""
     names = {value for name, value in vars(file_names).items() if name.isupper()}
     names &= {name for name in names if "." in name} | {"hosts", "tensorboard", "checkpoints"}
     package = Path(file_names.__file__).parents[2]
@@ -282,7 +282,7 @@ def held(folder, **fields):
 
 
 def dead() -> int:
-    """The id of a process that has ended."""
+    """Id of a process that has ended."""
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     return process.pid
@@ -361,7 +361,7 @@ def test_the_heartbeat_moves_and_a_lost_lock_stops_its_holder(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.01)
     (tmp_path / LOCK).unlink()
-    lock.check()  # a lock alone may be deleted: a later heartbeat writes it again
+    lock.check()  # a deleted lock file is written again by a later heartbeat
     while not (tmp_path / LOCK).exists():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -465,7 +465,7 @@ def saved(tmp_path):
 
 
 def tampered(name, text):
-    """A file of the newest checkpoint replaced, and its manifest made to agree."""
+    """Replace a file of the newest checkpoint, and adapt the manifest."""
 
     def change(folder):
         newest = folder / "00000003"
@@ -522,7 +522,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_one_of_before_is_taken(saved
     ):
         assert checkpoints.restore(state(0)) is None
     side = json.loads((saved / "00000003/side.json").read_text())
-    del side["run"]  # as it was before runs had an identity
+    del side["run"]  # as in checkpoints made before runs had ids
     tampered("side.json", json.dumps(side))(saved)
     with Checkpoints(saved, run="another") as checkpoints:
         assert checkpoints.restore(state(0))[2] == 3

@@ -1,4 +1,4 @@
-"""What made a run: options kept, compared and masked, and copies of the files that its config imports."""
+"""Source of a run: recorded, compared and masked options, and copies of imported files."""
 
 import dataclasses
 import functools
@@ -258,7 +258,7 @@ def test_a_kept_copy_is_imported_in_place_of_a_file_that_is_changed_or_gone(
         (project / "pack_n/deep.py").write_text("Y = 'new'\n")
     mod = find.module(str(run / "config.py"), str(project / "main.py"))
     assert (mod.helper_n.later(), mod.pack_n.deep.Y, mod.pack_n.inner.Y) == ("old", "old", "old")
-    assert mod.helper_n.FILE == str(project / "helper_n.py")  # data beside it is still found
+    assert mod.helper_n.FILE == str(project / "helper_n.py")  # data files in its folder are found
     if after == "changed":
         mod = find.module(str(project / "main.py"))
         assert (mod.helper_n.later(), mod.pack_n.deep.Y) == ("new", "new")

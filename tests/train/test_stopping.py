@@ -1,4 +1,4 @@
-"""Requests to stop, whenever they come: what is saved, what is said, and that the resumed run is the run that never stopped."""
+"""Requests to stop: saved state, messages, and resumed runs equal to uninterrupted ones."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ def one_compile(monkeypatch):
 
 
 def warm(steps=2):
-    """A warm-up of six steps, looked at every second one, saved every second one."""
+    """Warm-up of six steps, evaluated and saved every second step."""
     plan = Warmup(steps=6, batch=16, until=2.0, every=2, optimizer=optax.adam(1e-2))
     return dataclasses.replace(
         experiment(steps=steps),
@@ -49,7 +49,8 @@ def whole(tmp_path_factory):
     return folder
 
 
-# Calls during which the request comes: three looks in the warm-up, one at its end, then two steps, each with answers that are judged.
+# Calls during which the request arrives: evaluations in and after the warm-up, then scoring in two
+# steps.
 MOMENTS = {
     "the first step of the warm-up": (
         warmup,
@@ -77,7 +78,7 @@ MOMENTS = {
 
 
 def asking(monkeypatch, where, name, call, signum=signal.SIGTERM):
-    """Send this process a signal inside the given call of a function."""
+    """Send this process a signal in the given call of a function."""
     real, calls = getattr(where, name), 0
 
     def asked(*args, **kwargs):

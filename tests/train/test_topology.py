@@ -1,4 +1,4 @@
-"""Plans for TPUs that are not here, and what a compiled program sends."""
+"""Plans for TPU topologies, and bytes that compiled programs send."""
 
 import os
 import subprocess
@@ -17,8 +17,9 @@ from jaxcredit.cli import main as cli
 from jaxcredit.parallel import mesh
 from jaxcredit.train.planning import collectives, memory, topology
 
-# As the compiler of TPUs writes it: a loop whose condition holds its length, groups by axes, lists, strides; a gather that goes on
-# beside other work and stands in each piece of it; a scatter as a sum of which a part is kept; a kernel that speaks in lines.
+# HLO text of the TPU compiler: a loop whose condition holds its length; groups by axes, lists and
+# strides; an asynchronous gather that appears in several computations; a reduce-scatter as an
+# all-reduce of which a part is used; a Pallas kernel whose configuration has several lines.
 TPU = """HloModule jit_step, num_partitions=8
 
 %body (p: (s32[], bf16[8,16])) -> (s32[], bf16[8,16]) {
@@ -97,7 +98,7 @@ def test_bytes_sent_between_slices():
 
 
 def test_bytes_sent_by_a_program_that_runs():
-    """Five turns, each of which gathers [16, 8] float32 over four devices; and one sum over all eight."""
+    """Five iterations that gather [16, 8] float32 over four devices, and a sum over all eight."""
     devices = mesh.make({"fsdp": 4, "tensor": 2})
     cut, whole = (NamedSharding(devices, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
 
@@ -128,7 +129,7 @@ def test_without_libtpu_the_error_names_the_mend(monkeypatch, capsys):
 
 
 def test_a_line_through_two_batches():
-    """Bytes of a batch: 10 + 3 a prompt; the largest that 31 hold is 7, unless the third compilation takes more than the line says."""
+    """10 + 3 n bytes for n prompts: 7 fit into 31, unless the third compilation needs more."""
 
     class Exp:
         mesh, rules, group_size = {"fsdp": 4}, mesh.fsdp, 2
@@ -149,9 +150,9 @@ def test_a_line_through_two_batches():
     try:
         assert "28 prompts (56 rows)" in largest() and asked == [1, 2, 7]
         assert "less than 28 prompts" in largest(more=1)
-        assert "not one prompt" in largest(refuse=1) and "4 prompts in one pass (the compiler refuses two" in largest(
-            refuse=2
-        )
+        assert "not one prompt" in largest(
+            refuse=1
+        ) and "4 prompts in one pass (the compiler refuses two" in largest(refuse=2)
     finally:
         memory.with_batch_size = original
 
@@ -165,7 +166,7 @@ def test_what_the_compiler_says_when_it_refuses():
 
 @pytest.mark.slow
 def test_two_plans_for_tpus(tmp_path):
-    """Every program of a small run fits v5e:2x2; Qwen3-8B, whose state alone is larger than its chips, does not, and the plan says why."""
+    """A small run fits v5e:2x2. Qwen3-8B does not, because its state is larger than the chips."""
     pytest.importorskip("libtpu", reason=NO_LIBTPU)
     start = [sys.executable, "-c", "from jaxcredit.cli.main import main; main()", "plan"]
     env = {**os.environ, "PYTHONPATH": str(HELPERS)}
@@ -185,7 +186,7 @@ def test_two_plans_for_tpus(tmp_path):
     assert "of 15.75 GiB a device" in text and "each device sends fsdp: " in text and "FLOP" in text
     code, text = told(
         MICRO, "--slices", "2", "--fsdp", "2", on="2xv5e:2x2"
-    )  # only sums cross the network between slices
+    )  # only all-reduces cross the network between slices
     assert (
         code == 0
         and "mesh {'data': 2, 'fsdp': 2, 'tensor': 2}" in text

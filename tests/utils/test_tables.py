@@ -1,4 +1,4 @@
-"""Tables at narrow widths: every number and name is printed whole, and what is left out is named. Progress of long commands."""
+"""Tables at narrow widths: uncut numbers and names, and omitted columns. Progress bars."""
 
 import io
 import re
@@ -27,7 +27,7 @@ def printed(sheet, width: int) -> str:
 
 
 def lines(text: str) -> list[list[str]]:
-    """The cells of each printed line of a table's body."""
+    """Cells of each printed line of a table's body."""
     return [
         [part.strip() for part in line.strip("│").split("│")]
         for line in text.splitlines()
@@ -36,7 +36,7 @@ def lines(text: str) -> list[list[str]]:
 
 
 def columns(text: str) -> list[str]:
-    """What stands in each column, from top to bottom; cells that go on in the next line are one text."""
+    """Text of each column; cells that continue in the next line are one text."""
     tables = re.split(r"(?m)^└.*$", text)
     return [
         " ".join(" ".join(column).split())
@@ -46,7 +46,7 @@ def columns(text: str) -> list[str]:
 
 
 def whole(sheet: Sheet, text: str, titles=None) -> None:
-    """Every cell, in some column, whole."""
+    """Every cell is printed in some column without a break."""
     printed_columns = columns(text)
     for i, column in enumerate(sheet.columns):
         for row in sheet.rows:
@@ -86,13 +86,13 @@ def test_the_arena_cuts_no_number_and_no_name(width):
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_an_arena_of_some_families_says_nothing_of_the_others_estimators(width):
-    """The quick list has other estimators in each family: a part of the table has no empty rows."""
+    """Partial tables have no empty rows."""
     found = [matrix.Cell(f, n, numbers(1.0)) for f, names in matrix.QUICK.items() for n in names]
     assert all(any(row[1:]) for row in lines(printed(matrix.table(found), width)))
 
 
 def listed(sheet, width):
-    """The titles that are printed or named as left out."""
+    """Titles that are printed or listed as left out."""
     shown, left_out = sheet.split(width)
     return [sheet.columns[i].title for group in shown for i in group], [
         sheet.columns[i].title for i in left_out
@@ -119,7 +119,7 @@ def test_a_list_names_the_columns_that_it_leaves_out(name, width):
         left_out
     )
     whole(sheet, text, shown)
-    if left_out:  # as wide as it says, it leaves out nothing
+    if left_out:  # at the width that the line names, nothing is left out
         needed = int(re.search(r"terminal of (\d+) columns", last)[1])
         assert not sheet.split(needed)[1] and sheet.split(needed - 1)[1]
 
@@ -174,7 +174,7 @@ def test_the_first_columns_stand_in_every_part():
     text = printed(sheet, 60)
     parts = len(sheet.split(60)[0])
     assert parts > 2 and text.count("KeyBranch") == text.count("c_pre = 1") == parts
-    assert 0 < text.count("Twin") < parts  # not where it has no numbers
+    assert 0 < text.count("Twin") < parts  # not in partial tables without its numbers
     whole(sheet, text)
 
 
@@ -199,7 +199,7 @@ def test_progress_is_a_line_every_few_seconds_where_there_is_no_terminal():
         tell("Key[bold]Branch", 3, 8)
         assert said.wait(20)
         said.clear()
-        assert said.wait(20)  # it goes on by itself
+        assert said.wait(20)  # refreshed without calls
     assert re.search(r"^arena: Key\[bold\]Branch 3 of 8 \(\d+ s\)$", console.file.getvalue(), re.M)
     assert not any(t.name.startswith("progress") for t in threading.enumerate())
 
