@@ -97,5 +97,10 @@ def _attend(q: Array, parts, cfg) -> Array:
 
 
 def softcap(x: Array, cap: float) -> Array:
-    """cap * tanh(x / cap), bounded by `cap` (Gemma 2, 2408.00118); cap 0: x unchanged."""
+    """Soft cap cap * tanh(x / cap) of Gemma 2 (2408.00118).
+
+    Args:
+        x: scores or logits `[...]`.
+        cap: bound of the absolute value; 0: x is returned unchanged.
+    """
     return cap * jnp.tanh(x / cap) if cap else x

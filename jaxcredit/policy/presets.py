@@ -55,7 +55,13 @@ class Preset:
 
 
 def published(hub: str, family: dict[str, Any], **fields: Any) -> Preset:
-    """Preset of a model from the fields of its family and its own, which take precedence."""
+    """Preset of a published model.
+
+    Args:
+        hub: id of its checkpoint on the Hugging Face hub.
+        family: fields of Config that its family shares.
+        fields: fields of its own, which take precedence.
+    """
     return Preset(hub, family | fields)
 
 

@@ -22,18 +22,28 @@ class Tokenizer(Protocol):
     """Interface of a tokenizer.
 
     `vocab_size`: number of ids, 0 .. vocab_size - 1. `pad_id`: id of padding. `stop_ids`: ids that
-    end a response; `decode` drops them. `encode` adds no special tokens. `chat` gives the ids of a
-    conversation with the generation prompt. `save` writes a Hugging Face tokenizer into a folder.
+    end a response; `decode` drops them.
     """
 
     vocab_size: int
     pad_id: int
     stop_ids: tuple[int, ...]
 
-    def encode(self, text: str) -> list[int]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def chat(self, messages: str | Messages) -> list[int]: ...
-    def save(self, folder: str | os.PathLike) -> None: ...
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        ...
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids, without special tokens."""
+        ...
+
+    def chat(self, messages: str | Messages) -> list[int]:
+        """Ids of a conversation, including the generation prompt. A string is one user turn."""
+        ...
+
+    def save(self, folder: str | os.PathLike) -> None:
+        """Write a Hugging Face tokenizer into a folder."""
+        ...
 
 
 class Chars:

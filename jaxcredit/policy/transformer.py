@@ -53,7 +53,13 @@ def rms_norm(x: Array, weight: Array, eps: float) -> Array:
 
 @jax.named_scope("layer_norm")
 def norm(x: Array, weight: Array, cfg: Config) -> Array:
-    """`rms_norm` with the scale `cfg.norm_offset + weight`."""
+    """`rms_norm` with the scale `cfg.norm_offset + weight`.
+
+    Args:
+        x: activations `[..., D]`, or heads `[..., h]`.
+        weight: `[D]` or `[h]`.
+        cfg: the policy's Config.
+    """
     return rms_norm(
         x, weight.astype(jnp.float32) + cfg.norm_offset if cfg.norm_offset else weight, cfg.norm_eps
     )
@@ -257,6 +263,11 @@ def constrain(x: Array, cfg: Config, *last: str | None) -> Array:
     """Sharding constraint: first dimension by "batch", last dimensions by the logical axes `last`.
 
     Dimensions between are replicated. Without `cfg.layout` x is returned as it is.
+
+    Args:
+        x: activations `[N, ...]`.
+        cfg: the policy's Config.
+        last: logical axes of the last dimensions; None: replicated.
     """
     if cfg.layout is None:
         return x
@@ -275,7 +286,16 @@ def layer_params(params: PyTree) -> PyTree:
 
 @jax.named_scope("embed")
 def embed(params: PyTree, tokens: Int[Array, "*B"], cfg: Config) -> Array:
-    """Token embeddings times `cfg.embed_scale`, `[..., D]`."""
+    """Token embeddings times `cfg.embed_scale`.
+
+    Args:
+        params: parameters in the dtype of the computation.
+        tokens: token ids `[...]`.
+        cfg: the policy's Config.
+
+    Returns:
+        Embeddings `[..., D]`.
+    """
     x = params["embed"][tokens]
     if cfg.layout is not None:
         # The lookup is sharded by width: every device embeds all tokens. Then they are sharded by
@@ -325,7 +345,16 @@ def forward_layers(
 
 @jax.named_scope("logits")
 def unembed(params: PyTree, h: Array, cfg: Config) -> Float[Array, "*B V"]:
-    """Logits in float32 of hidden states `[..., D]`; ids in `cfg.forbidden` get -inf."""
+    """Logits of hidden states; ids in `cfg.forbidden` get -inf.
+
+    Args:
+        params: parameters in the dtype of the computation.
+        h: hidden states after the final norm `[..., D]`.
+        cfg: the policy's Config.
+
+    Returns:
+        Logits `[..., V]`, float32.
+    """
     w = params["embed"].T if cfg.tied else params["unembed"]
     logits = softcap(jnp.matmul(h, w, preferred_element_type=jnp.float32), cfg.logit_cap)
     if cfg.forbidden:

@@ -192,16 +192,15 @@ def config(path: str | os.PathLike | Header, **overrides: Any) -> Config:
     if m.text("general.architecture", None) != "llama":
         raise ValueError(
             f"{file.path}: GGUF architecture {shown(file.meta.get('general.architecture'))} is not "
-            "supported, only 'llama': "
-            "take the safetensors of this model and policy.pretrained.load"
+            "supported, only 'llama': load its safetensors with policy.formats.pretrained.load"
         )
     scaled = (
         m.text("llama.rope.scaling.type", "none") != "none" or "rope_freqs.weight" in file.tensors
     )
     if scaled or "llama.expert_count" in file.meta:
         raise ValueError(
-            f"{file.path}: scaled rope and experts are not read from GGUF: take the safetensors "
-            "and policy.pretrained.load"
+            f"{file.path}: scaled rope and experts are not read from GGUF: load the safetensors "
+            "with policy.formats.pretrained.load"
         )
     heads, width = m.size("llama.attention.head_count"), m.size("llama.embedding_length")
     kv_heads = m.size("llama.attention.head_count_kv", heads)

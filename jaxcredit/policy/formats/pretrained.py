@@ -253,7 +253,17 @@ def export(
 
 
 def check_tokenizer(tokenizer: Tokenizer, cfg: Config) -> None:
-    """Raise a ValueError if the tokenizer has more ids than the embedding has rows."""
+    """Raise unless every id of the tokenizer has a row in the embedding.
+
+    Checkpoints may pad their embedding, so that it has more rows than the tokenizer ids.
+
+    Args:
+        tokenizer: the tokenizer.
+        cfg: Config of the checkpoint.
+
+    Raises:
+        ValueError: the tokenizer has more ids.
+    """
     if tokenizer.vocab_size > cfg.vocab:
         raise ValueError(
             f"the tokenizer has {tokenizer.vocab_size} ids, but the checkpoint embeds {cfg.vocab}: "
