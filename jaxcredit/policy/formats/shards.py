@@ -114,7 +114,7 @@ def _index(path: Path) -> dict[str, str]:
             or "\\" in file
         ):
             raise ValueError(
-                f"{path}: weight_map assigns {few([name])} to {shown(file)}, expected the name of "
+                f"{path}: in weight_map {few([name])} is in {shown(file)}, expected the name of "
                 "a .safetensors file in the same folder: "
                 "download it again"
             )
