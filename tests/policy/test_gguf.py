@@ -16,8 +16,7 @@ from jaxcredit.parallel import params
 from jaxcredit.policy import presets, sampler
 from jaxcredit.policy.formats import gguf, pretrained
 
-# GGUF. The oracle is llama.cpp's own converter: how it permutes the rows of q and k, and its
-# writer.
+# Expected values come from llama.cpp's gguf package: its writer and its permutation of q and k.
 
 
 def test_gguf_is_the_same_model(tmp_path):

@@ -45,7 +45,7 @@ PUBLISHED = {
 }
 
 
-def sight(width: int) -> int:
+def vision_parameters(width: int) -> int:
     """Parameters of Gemma 3's vision tower (SigLIP, 27 layers of width 1152) and its projector."""
     d, f = 1152, 4304
     layer = 4 * (d * d + d) + (d * f + f) + (f * d + d) + 2 * 2 * d
@@ -56,7 +56,7 @@ def test_presets_have_the_published_number_of_parameters():
     rows = {row["name"]: row for row in listing.rows()}
     counted = {name: row["parameters"] for name, row in rows.items()}
     for name in ("gemma3_4b", "gemma3_12b", "gemma3_27b"):
-        counted[name] += sight(rows[name]["width"])
+        counted[name] += vision_parameters(rows[name]["width"])
     assert counted == PUBLISHED
     assert presets.qwen3_8b(dtype="bfloat16", layers=2).dtype == "bfloat16"
     active = {

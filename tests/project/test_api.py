@@ -1,6 +1,8 @@
-"""The public API: names and signatures of every package face equal tests/project/api.txt, and no face hides one of its own modules.
+"""The public API: names and signatures of every package face equal tests/project/api.txt, and no
+face hides one of its own modules.
 
-`python tests/project/test_api.py` rewrites the list. A removed or changed line is a breaking change and belongs in CHANGELOG.md.
+`python tests/project/test_api.py` rewrites the list. A removed or changed line is a breaking change
+and belongs in CHANGELOG.md.
 """
 
 import ast
@@ -22,7 +24,9 @@ KNOWN: set[str] = set()
 
 
 def faces() -> Iterator[ModuleType]:
-    """Every package below jaxcredit, itself included, whose `__init__` defines `__all__`, and the plain modules that it exports."""
+    """Every package below jaxcredit, itself included, whose `__init__` defines `__all__`, and the
+    plain modules that it exports.
+    """
     for init in sorted((ROOT / "jaxcredit").rglob("__init__.py")):
         package = importlib.import_module(".".join(init.relative_to(ROOT).parent.parts))
         if hasattr(package, "__all__"):
@@ -36,8 +40,9 @@ def faces() -> Iterator[ModuleType]:
 
 
 def public(face: ModuleType) -> list[str]:
-    """Names of `__all__`, and those that the `__init__` imports as themselves (`from x import y as y`); of a plain module its functions
-    and classes, unless it has `__all__`."""
+    """Names of `__all__`, and those that the `__init__` imports as themselves (`from x import y as
+    y`); of a plain module its functions and classes, unless it has `__all__`.
+    """
     if not hasattr(face, "__all__"):
         return sorted(
             name
@@ -54,7 +59,9 @@ def public(face: ModuleType) -> list[str]:
 
 
 def definition(value) -> ast.stmt:
-    """Syntax tree of a function or class, as its file has it: annotations read the same in every version of Python and jax."""
+    """Syntax tree of a function or class, as its file has it: annotations read the same in every
+    version of Python and jax.
+    """
     return ast.parse(textwrap.dedent(inspect.getsource(inspect.unwrap(value)))).body[0]
 
 
@@ -66,7 +73,9 @@ def call(node: ast.FunctionDef | ast.AsyncFunctionDef) -> str:
 
 
 def described(name: str, value) -> Iterator[str]:
-    """The lines of one public name: a function's signature; a class with its fields and methods; else the type of the value."""
+    """The lines of one public name: a function's signature; a class with its fields and methods;
+    else the type of the value.
+    """
     if inspect.ismodule(value):
         yield f"{name}: module"
     elif inspect.isclass(value) and value.__module__.startswith("jaxcredit"):

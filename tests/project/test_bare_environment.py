@@ -1,4 +1,4 @@
-"""The README's commands in processes without the tests' environment: no flags of XLA, no settings of jax."""
+"""README's commands in processes without the environment variables of the tests."""
 
 import os
 import re
@@ -11,19 +11,21 @@ import pytest
 from paths import ROOT
 from run_metrics import metrics_without_times
 
-OURS = re.compile(
+PREFIXES = re.compile(
     r"(XLA|JAX|TF|TPU|CUDA|MPL|PYTEST|HF|LIBTPU)_?"
-)  # whatever conftest.py, or a caller, could have set
+)  # prefixes of variables that change how jax runs
 
 
 def bare(cache: Path) -> dict[str, str]:
-    """This process's environment without what changes how jax runs; compiled programs are kept in a folder of the test's own."""
-    kept = {name: value for name, value in os.environ.items() if not OURS.match(name)}
+    """The environment without variables that change how jax runs, with a compilation cache of the
+    test.
+    """
+    kept = {name: value for name, value in os.environ.items() if not PREFIXES.match(name)}
     return kept | {"XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(ROOT)}
 
 
 def typed(words: str | list[str], cwd: Path, cache: Path) -> subprocess.CompletedProcess:
-    """A command line in a folder that has the project's configs and tests."""
+    """Run a command line in a folder with links to the configs and the tests."""
     for name in ("configs", "tests"):
         if not (cwd / name).exists():
             (cwd / name).symlink_to(ROOT / name)
@@ -41,7 +43,7 @@ def typed(words: str | list[str], cwd: Path, cache: Path) -> subprocess.Complete
 
 
 def good(words: str | list[str], cwd: Path, cache: Path) -> str:
-    """What it prints, once it ended well."""
+    """Output of a command line that exits with 0."""
     done = typed(words, cwd, cache)
     assert done.returncode == 0 and "Traceback" not in done.stderr, (
         f"{words}\n{done.stdout}\n{done.stderr}"
@@ -50,7 +52,7 @@ def good(words: str | list[str], cwd: Path, cache: Path) -> str:
 
 
 def big(cache: Path) -> set[Path]:
-    """The kept programs that always take long enough to be kept."""
+    """Cached programs that always take long enough to compile to be cached."""
     return {
         file
         for file in cache.rglob("*-cache")
@@ -69,7 +71,9 @@ def cache(tmp_path_factory):
     ids=len,
 )
 def test_plan_on_this_machine(options, tmp_path, cache):
-    """Compiler options of a CPU are set here: a jit that has some may not be traced inside another."""
+    """Without XLA_FLAGS the CPU programs have compiler options, which a jit inside another jit may
+    not have.
+    """
     said = good(
         ["jaxcredit", "plan", "tests/helpers/micro_experiment.py", *options], tmp_path, cache
     )
@@ -83,7 +87,7 @@ def test_a_run_and_what_is_asked_of_it(tmp_path, cache):
     kept = big(cache)
     good(f"{train} b", tmp_path, cache)
     assert len(kept) >= 3
-    assert big(cache) == kept  # nothing that takes long is compiled twice
+    assert big(cache) == kept  # no slow compilation a second time
     cold, warm = (metrics_without_times(tmp_path / "runs" / name) for name in "ab")
     assert cold == warm and len(cold) == 3
     for command in (
@@ -95,8 +99,8 @@ def test_a_run_and_what_is_asked_of_it(tmp_path, cache):
         assert good(f"jaxcredit {command}", tmp_path, cache)
 
 
-LATER = {  # what is not run here, and why
-    "--topology": "libtpu may not be here: tests/train/test_topology.py",
+LATER = {  # options that are not run here: the reason
+    "--topology": "libtpu may be missing: tests/train/test_topology.py",
     "--checkpoint": "weights from the hub",
     "smollm2": "weights from a package",
     "--model": "a compilation of minutes, tests/train/test_plan.py has a small one",
@@ -106,7 +110,7 @@ LATER = {  # what is not run here, and why
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_every_command_of_the_readme(tmp_path, cache):
-    """With fewer steps, and every training in a folder of its own."""
+    """The commands with few steps, each training in its own folder."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
     lines = [
         part

@@ -1,4 +1,6 @@
-"""The base install is the library; what the trainer and other parts need is declared by extra, and named when it is missing."""
+"""The base install is the library. Other imports are declared by an extra, which the error of a
+missing package names.
+"""
 
 import ast
 import importlib
@@ -19,14 +21,14 @@ from jaxcredit.train.runs import storage as store
 from jaxcredit.utils import extras
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# What jax itself requires, and jaxtyping.
+# Requirements of jax and jaxtyping.
 BASE = {"jax", "jaxlib", "jaxtyping", "numpy", "ml_dtypes", "opt_einsum", "scipy", "wadler_lindig"}
-# Names of distributions that differ from what is imported.
+# Distributions with another name than their package.
 DISTRIBUTION = {"orbax": "orbax-checkpoint", "libtpu": "jax[tpu]"}
 
 
 def imported(folder: str = "jaxcredit") -> dict[str, set[str]]:
-    """The packages, not Python's own, that the files of a folder import anywhere, with the files."""
+    """{package: files that import it} for the third-party packages that a folder imports anywhere."""
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -139,7 +141,7 @@ def test_a_missing_package_is_an_error_that_names_its_extra(package, monkeypatch
 
 
 def test_others_imports_are_left_alone(monkeypatch):
-    """A library that tries an optional import, or asks whether a package is there, hears what it would hear without jaxcredit."""
+    """Optional imports of other libraries fail as they do without jaxcredit."""
     hide_packages(monkeypatch, "gguf", "optax")
     assert importlib.util.find_spec("gguf") is None
     with pytest.raises(ModuleNotFoundError) as told:

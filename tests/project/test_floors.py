@@ -1,4 +1,6 @@
-"""Imports point downward: each room imports only the rooms that the table allows, inside functions too, and no modules form a circle."""
+"""Allowed imports: each folder imports only the folders that the table allows, also inside
+functions; no import circles.
+"""
 
 import ast
 from collections.abc import Iterator
@@ -6,7 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2] / "jaxcredit"
 
-# Room: the rooms that its modules may import. `utils` is free of JAX and open to every room that is not part of the base library.
+# Folder: the folders that its modules may import. `utils` is free of JAX; every folder outside of
+# the base library may import it.
 ALLOWED = {
     "utils": "",
     "kernels": "",
@@ -41,7 +44,7 @@ EXCEPTIONS: set[str] = set()
 
 
 def modules() -> dict[str, Path]:
-    """Dotted name below `jaxcredit` of every module; a package goes by its folder's name."""
+    """{dotted name below jaxcredit: file} of every module; a package has the name of its folder."""
     named = {
         path: path.relative_to(ROOT).with_suffix("").parts for path in sorted(ROOT.rglob("*.py"))
     }
@@ -77,10 +80,10 @@ def graph() -> dict[str, set[str]]:
 
 def allowed(importer: str, imported: str) -> bool:
     """Whether the tables allow an import."""
-    room, other = importer.partition(".")[0], imported.partition(".")[0]
-    if room != other:
-        return other in ALLOWED[room].split()
-    if room != "train" or "train" in (importer, imported):
+    folder, other = importer.partition(".")[0], imported.partition(".")[0]
+    if folder != other:
+        return other in ALLOWED[folder].split()
+    if folder != "train" or "train" in (importer, imported):
         return True
     floor = {name: n for n, line in enumerate(TRAIN) for name in line.split()}
     inner, below = (name.split(".")[1] for name in (importer, imported))
@@ -88,7 +91,9 @@ def allowed(importer: str, imported: str) -> bool:
 
 
 def circles(edges: dict[str, set[str]]) -> set[str]:
-    """The modules that remain when those that import none of the remaining are removed again and again."""
+    """Modules on a circle of imports: what remains after repeatedly removing modules without
+    remaining imports or importers.
+    """
     left = {name: set(others) for name, others in edges.items()}
     while free := {name for name, others in left.items() if not others & left.keys()}:
         left = {name: others for name, others in left.items() if name not in free}
@@ -100,7 +105,7 @@ def circles(edges: dict[str, set[str]]) -> set[str]:
 def test_every_import_is_allowed():
     broken = {f"{a} {b}" for a, others in graph().items() for b in others if not allowed(a, b)}
     assert broken - EXCEPTIONS == set(), (
-        "import a lower room, or move the code: see docs/architecture.md"
+        "import only allowed folders, or move the code: see docs/architecture.md"
     )
     assert EXCEPTIONS <= broken, (
         f"no longer broken, delete from EXCEPTIONS: {sorted(EXCEPTIONS - broken)}"
@@ -108,15 +113,15 @@ def test_every_import_is_allowed():
 
 
 def test_no_modules_form_a_circle():
-    # A package's `__init__` imports its modules, which may import the package itself for its name only.
+    # A package's `__init__` imports its modules; a module may import its package by name only.
     assert circles(graph()) == set()
 
 
-def test_the_package_has_at_most_fifteen_rooms():
-    rooms = {
+def test_the_package_has_at_most_fifteen_folders():
+    folders = {
         path.stem
         for path in ROOT.iterdir()
         if path.name not in ("__pycache__", "__init__.py", "py.typed")
     }
-    assert rooms == ALLOWED.keys() - {"__init__"}
-    assert len(rooms) <= 15
+    assert folders == ALLOWED.keys() - {"__init__"}
+    assert len(folders) <= 15

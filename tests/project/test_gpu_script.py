@@ -1,4 +1,6 @@
-"""`.ci/gpu` in its dry form, and what it keeps of a stage that hangs, dies or is cut short."""
+"""`.ci/gpu`: the dry run, and the results that it keeps of a stage that hangs, dies or reaches its
+time limit.
+"""
 
 import importlib.machinery
 import importlib.util
@@ -67,7 +69,7 @@ def test_outcomes_of_tests_are_read_from_one_process_and_from_many(tmp_path):
         "[gw3] [ 70%] PASSED tests/test_b.py::test_y[1-2] ",
         "[gw0] [ 80%] FAILED tests/test_b.py::test_z ",
         "[gw0] [ 90%] SKIPPED tests/test_b.py::test_w ",
-        "FAILED tests/test_b.py::test_z - AssertionError",  # the summary: counted already
+        "FAILED tests/test_b.py::test_z - AssertionError",  # in the summary, already counted
         "0.98s call     tests/test_a.py::test_x",
     )
     failed = [result["label"] for line in lines for result in read(line + "\n")]

@@ -1,4 +1,6 @@
-"""launch/: signals reach the trainer, and every scheduler's word for who is who is understood."""
+"""Launch scripts: signals reach the trainer, and process counts come from each scheduler's
+variables.
+"""
 
 import functools
 import json
@@ -17,7 +19,8 @@ from jaxcredit.train.runs.preemption import Preemption
 __all__ = ["metadata"]  # a fixture
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("env/*.sh"), *LAUNCH.glob("slurm/*.sbatch")])
 
-# A trainer of five lines: says what it was told, then waits for SIGTERM and leaves as the real one does.
+# A stand-in for the trainer: prints its arguments and environment, waits for SIGTERM and exits as
+# the trainer does.
 TRAINER = """#!{python}
 import json, os, signal, sys, time
 def leave(*_):
@@ -51,7 +54,7 @@ def test_bash_reads_it(script):
 
 
 def test_sigterm_reaches_the_trainer(bin):
-    """The process that was started becomes the trainer, and what the trainer leaves with is what the scheduler sees."""
+    """entry.sh keeps its process id when it starts the trainer, and exits with the trainer's code."""
     words = ["train", "a config.py", "--run", "a"]
     env = clean(bin, JAXCREDIT_DEVICE="cpu")
     job = subprocess.Popen(
@@ -62,8 +65,8 @@ def test_sigterm_reaches_the_trainer(bin):
         start_new_session=True,
     )
     try:
-        told = json.loads(job.stdout.readline())
-        assert told["pid"] == job.pid and told["words"] == words
+        done = json.loads(job.stdout.readline())
+        assert done["pid"] == job.pid and done["words"] == words
         job.send_signal(signal.SIGTERM)
         assert job.wait(30) == Preemption.EXIT == 143
     finally:
@@ -74,14 +77,14 @@ def test_sigterm_reaches_the_trainer(bin):
 
 
 def test_without_a_device_it_says_which_there_are(bin):
-    told = sh(LAUNCH / "entry.sh", "train", env=clean(bin, JAXCREDIT_DEVICE="npu"))
-    assert told.returncode == 2 and "set it to tpu, gpu or cpu" in told.stderr
-    told = sh(
+    done = sh(LAUNCH / "entry.sh", "train", env=clean(bin, JAXCREDIT_DEVICE="npu"))
+    assert done.returncode == 2 and "set it to tpu, gpu or cpu" in done.stderr
+    done = sh(
         LAUNCH / "entry.sh",
         "train",
         env={"PATH": "/usr/bin:/bin", "HOME": "/", "JAXCREDIT_DEVICE": "cpu"},
     )
-    assert told.returncode == 2 and "install it" in told.stderr
+    assert done.returncode == 2 and "install it" in done.stderr
 
 
 @pytest.mark.parametrize("device", ["cpu", "gpu", "tpu"])
@@ -100,7 +103,7 @@ def test_settings_of_a_device(bin, device, tmp_path):
     env = settings()
     assert env["JAX_PLATFORMS"].split(",")[0] == {"cpu": "cpu", "gpu": "cuda", "tpu": "tpu"}[device]
     assert env["JAX_COMPILATION_CACHE_DIR"] == f"{tmp_path}/.cache/jaxcredit"
-    assert "XLA_FLAGS" not in env and "LIBTPU_INIT_ARGS" not in env  # off unless asked for
+    assert "XLA_FLAGS" not in env and "LIBTPU_INIT_ARGS" not in env  # only with JAXCREDIT_FLAGS
     mine = settings(
         JAX_PLATFORMS="x",
         JAX_COMPILATION_CACHE_DIR="gs://mine",
@@ -116,7 +119,7 @@ def test_settings_of_a_device(bin, device, tmp_path):
 
 @pytest.mark.slow
 def test_jaxlib_knows_the_gpu_flags():
-    """It ends the process at a flag that it does not know, on a CPU too."""
+    """jaxlib ends the process at an unknown flag, also on a CPU."""
     flags = sh(
         "bash",
         "-c",
@@ -184,7 +187,9 @@ WORLDS = {
 
 @pytest.mark.parametrize("world", WORLDS)
 def test_who_is_who(bin, world):
-    """The same answer that `jax.distributed` gives itself on these systems (jax/_src/clusters), worked out by hand."""
+    """The process counts equal those of jax.distributed on these systems (jax/_src/clusters),
+    computed by hand.
+    """
     given, want = WORLDS[world]
     program(
         bin / "scontrol",
@@ -217,12 +222,12 @@ def joined(env):
 
 
 def test_half_a_world_is_an_error(bin):
-    told = sh(
+    done = sh(
         LAUNCH / "entry.sh",
         "train",
         env=clean(bin, JAXCREDIT_DEVICE="cpu", JAXCREDIT_PROCESSES="2"),
     )
-    assert told.returncode and "JAXCREDIT_COORDINATOR" in told.stderr
+    assert done.returncode and "JAXCREDIT_COORDINATOR" in done.stderr
 
 
 def test_a_tpu_vm_asks_its_metadata_server(bin, metadata):
@@ -257,10 +262,8 @@ def test_a_worker_starts_says_how_it_is_and_stops(bin, tmp_path):
     assert work("stop").stdout == work("status").stdout == "exit 143\n"
     assert work("start", "train").returncode == 0
     pid = until(lambda: (tmp_path / ".jaxcredit/pid").read_text())
-    os.kill(
-        os.getpgid(int(pid)), signal.SIGKILL
-    )  # the shell that would have written down the exit code
+    os.kill(os.getpgid(int(pid)), signal.SIGKILL)  # the shell that would record the exit code
     os.kill(int(pid), signal.SIGKILL)
     assert until(lambda: work("status").stdout == "lost\n")
     (tmp_path / ".jaxcredit/boot").write_text("another\n")
-    assert work("status").stdout == "idle\n"  # a machine that was restarted knows nothing
+    assert work("status").stdout == "idle\n"  # after a reboot

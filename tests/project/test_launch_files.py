@@ -1,4 +1,6 @@
-"""launch/: manifests, task files, pins and the container file are what their readers take, and the README says how far that was tried."""
+"""Manifests, task files, pins and the container file in launch/ are valid; launch/README.md lists
+how each file was tested.
+"""
 
 import re
 import shlex
@@ -20,7 +22,8 @@ VALUES = {"RUN": "a", "IMAGE": "registry.example/jaxcredit:tpu", "BUCKET": "runs
 
 # GKE
 
-# What a JobSet (jobset.x-k8s.io/v1alpha2) may have, of which kind; Job specs inside are left to kubernetes-validate.
+# Fields of a JobSet (jobset.x-k8s.io/v1alpha2) and their types. kubernetes-validate checks the Job
+# specs inside.
 JOBSET = {
     "network": {"enableDNSHostnames": bool, "subdomain": str, "publishNotReadyAddresses": bool},
     "failurePolicy": {
@@ -44,16 +47,17 @@ JOBSET = {
 }
 
 
-def held_against(schema, value, where="spec"):
+def check_schema(schema, value, where="spec"):
+    """`value` has only fields of `schema`, with its types."""
     if isinstance(schema, dict):
         assert isinstance(value, dict), where
         for name, part in value.items():
-            assert name in schema, f"{where} knows no {name}"
-            held_against(schema[name], part, f"{where}.{name}")
+            assert name in schema, f"{where} has no field {name}"
+            check_schema(schema[name], part, f"{where}.{name}")
     elif isinstance(schema, list):
         assert isinstance(value, list), where
         for i, part in enumerate(value):
-            held_against(schema[0], part, f"{where}[{i}]")
+            check_schema(schema[0], part, f"{where}[{i}]")
     else:
         assert isinstance(value, schema), f"{where} is {value!r}, not a {schema.__name__}"
 
@@ -70,7 +74,7 @@ JOBSETS = sorted(path.name for path in (LAUNCH / "gke").glob("*.yaml"))
 def test_a_jobset_is_one(name):
     made = jobset(name)
     assert (made["apiVersion"], made["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    held_against(JOBSET, made["spec"])
+    check_schema(JOBSET, made["spec"])
     for rule in made["spec"]["failurePolicy"]["rules"]:
         assert rule["action"] in (
             "FailJobSet",
@@ -89,7 +93,7 @@ def test_a_jobset_is_one(name):
 def test_its_jobs_are_jobs(name):
     validate = pytest.importorskip(
         "kubernetes_validate",
-        reason="kubernetes-validate is not here (pip install 'jaxcredit[launch]'): Job specs were not checked",
+        reason="kubernetes-validate is not installed (pip install 'jaxcredit[launch]'): Job specs not checked",
     )
     for replicated in jobset(name)["spec"]["replicatedJobs"]:
         job = {
@@ -106,7 +110,9 @@ def test_its_jobs_are_jobs(name):
 
 @pytest.mark.parametrize("name", JOBSETS)
 def test_a_polite_stop_is_no_failure(name):
-    """Exit 143 and a node taken away end the Job for a reason that restarts the set without counting; a crash counts."""
+    """Exit code 143 and a lost node restart the JobSet without counting; a crash counts as a
+    restart.
+    """
     spec = jobset(name)["spec"]
     (replicated,) = spec["replicatedJobs"]
     job = replicated["template"]["spec"]
@@ -122,7 +128,8 @@ def test_a_polite_stop_is_no_failure(name):
     assert nodes["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert spec["failurePolicy"]["rules"][0]["action"] == "RestartJobSetAndIgnoreMaxRestarts"
     assert spec["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
-    # A Job's pod failure policy needs pods that are not restarted in place; and one failed pod is enough, for the others wait for it.
+    # A pod failure policy requires restartPolicy Never. One failed pod is enough, because the other
+    # pods wait for it.
     assert pod["restartPolicy"] == "Never" and job["backoffLimit"] == 0
     assert "command" not in trainer and shlex.join(trainer["args"]).endswith(
         "--run a --runs /runs --resume auto"
@@ -181,7 +188,7 @@ def test_a_task_recovers(path):
     assert {name for name, value in task["envs"].items() if value is None} == {
         "RUN",
         "BUCKET",
-    }  # to be given with --env
+    }  # given by --env
 
 
 @pytest.mark.slow
@@ -189,16 +196,16 @@ def test_a_task_recovers(path):
 def test_skypilots_own_loader_takes_it(path, tmp_path):
     pytest.importorskip(
         "sky",
-        reason="SkyPilot is not here (pip install skypilot, 320 MB): its files were held against our own schema only",
+        reason="SkyPilot is not installed (pip install skypilot, 320 MB): its loader was not run",
     )
     load = "import sys, sky, yaml; sky.Task.from_yaml_config(yaml.safe_load(open(sys.argv[1])), env_overrides=dict(RUN='a', BUCKET='b'))"
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text().replace("\nrun:", "\nrunn:"))
     for file, good in [(path, True), (wrong, False)]:
-        told = subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-c", load, str(file)], capture_output=True, text=True, cwd=ROOT
         )
-        assert (told.returncode == 0) == good, told.stderr
+        assert (done.returncode == 0) == good, done.stderr
 
 
 # Pins and the container
@@ -214,16 +221,16 @@ def pins():
 
 
 def test_every_dependency_is_pinned():
-    told, pinned = project(), pins()
-    extras = told["optional-dependencies"]
+    table, pinned = project(), pins()
+    extras = table["optional-dependencies"]
     for text in [
-        *told["dependencies"],
+        *table["dependencies"],
         *(text for name in ("train", "tpu", "cuda", "data", "models") for text in extras[name]),
     ]:
         need = Requirement(text)
         name = re.sub("[-_.]+", "-", need.name.lower())
         assert name in pinned, (
-            f"{need.name} is not in launch/constraints.txt: make it again with the command on its top"
+            f"{need.name} is not in launch/constraints.txt: rewrite it with the command in its first lines"
         )
         assert need.specifier.contains(pinned[name]), (
             f"launch/constraints.txt has {name} {pinned[name]}, pyproject.toml wants {need.specifier}"
@@ -248,23 +255,21 @@ def test_the_container_file_copies_what_is_there():
         "ENTRYPOINT",
         "CMD",
     }
-    assert re.fullmatch(
-        r"ARG BASE=python:3\.\d+\.\d+-slim-\w+", lines[0]
-    )  # a whole version, never `latest`
+    assert re.fullmatch(r"ARG BASE=python:3\.\d+\.\d+-slim-\w+", lines[0])  # the full version
     for w in words:
         if w[0] == "COPY":
             assert all((ROOT / source).exists() for source in w[1:-1]), w
     (run,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN")]
     assert subprocess.run(["bash", "-n"], input=run, text=True, capture_output=True).stderr == ""
-    asked = set(
+    extras = set(
         re.search(r"gpu\) extra=(\S+)", run)[1].split(",")
         + re.search(r"tpu\) extra=(\S+)", run)[1].split(",")
     )
-    assert asked <= set(project()["optional-dependencies"])
+    assert extras <= set(project()["optional-dependencies"])
     assert (
         run.count("train,") == 3 and "$extra,train," in (LAUNCH / "install.sh").read_text()
-    )  # the base install is no trainer
-    assert lines[-2] == 'ENTRYPOINT ["launch/entry.sh"]'  # the form without a shell in between
+    )  # the trainer needs the extra
+    assert lines[-2] == 'ENTRYPOINT ["launch/entry.sh"]'  # the form without a shell
 
 
 # README
@@ -273,8 +278,8 @@ def test_the_container_file_copies_what_is_there():
 def test_the_readme_says_of_each_file_how_far_it_was_tried():
     text = (LAUNCH / "README.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", text, re.M)
-    here = {str(p.relative_to(LAUNCH)) for p in LAUNCH.rglob("*") if p.is_file()} - {"README.md"}
-    assert {name for name, _ in rows} == here
+    files = {str(p.relative_to(LAUNCH)) for p in LAUNCH.rglob("*") if p.is_file()} - {"README.md"}
+    assert {name for name, _ in rows} == files
     assert {how.strip() for _, how in rows} <= {
         "executed",
         "executed against a fake",

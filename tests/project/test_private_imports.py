@@ -1,4 +1,6 @@
-"""Imports of what a library does not promise to keep: each is listed with what is done in a version that lacks it, and that is run."""
+"""Imports of private or experimental modules: a list of each with the fallback where it is missing,
+and a test of each fallback.
+"""
 
 import ast
 import dataclasses
@@ -21,7 +23,7 @@ PRIVATE = re.compile(
     r"jax\.(experimental|interpreters|lib|extend)\b|jaxlib\b|orbax\.(?!checkpoint$)|.*\b_\w"
 )
 SPLASH = "jax.experimental.pallas.ops.tpu.splash_attention"
-# (file, module): what is done where the module is absent.
+# (file, module): the behavior if the module is missing.
 LISTED = {
     (
         "jaxcredit/parallel/compat.py",
@@ -51,7 +53,7 @@ LISTED = {
 
 
 def imports(text: str):
-    """Modules, and names out of modules, that a file imports, in programs inside its strings too."""
+    """Modules and names that a file imports, also in programs inside its strings."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -107,7 +109,7 @@ def test_such_a_line_is_found(line):
 
 @pytest.fixture
 def gone(monkeypatch):
-    """gone("a.b.c"): the module is imported no more."""
+    """Function that makes the import of a module fail until the end of the test."""
 
     def gone(name: str) -> None:
         parent, _, last = name.rpartition(".")
@@ -167,13 +169,18 @@ def test_no_splash_attention(gone):
     with mesh.planned(
         [SimpleNamespace(platform="tpu", client=SimpleNamespace(platform_version=""))]
     ):
-        assert fused.choose_attention(cfg) == ("plain", f"splash is not part of jax {jax.__version__}")
+        assert fused.choose_attention(cfg) == (
+            "plain",
+            f"splash is not part of jax {jax.__version__}",
+        )
         with pytest.raises(ValueError, match="use 'auto' or 'plain'"):
             fused.choose_attention(dataclasses.replace(cfg, attention="splash"))
 
 
 def test_values_of_all_processes():
-    """One process here; tests/parallel/test_parallel.py and tests/train/test_elastic.py have several."""
+    """In one process; tests/parallel/test_parallel.py and tests/train/test_elastic.py use several
+    processes.
+    """
     for x in (np.int32(3), np.float32(0.5), True, np.arange(6.0, dtype=np.float32).reshape(2, 3)):
         got = processes.all_gather(x)
         assert got.shape == (1, *np.shape(x)) and got.dtype == np.asarray(x).dtype

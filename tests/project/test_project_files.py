@@ -1,4 +1,6 @@
-"""Files for those who carry on the project: packaging, workflow, hooks, templates and pages name what exists."""
+"""Files for those who carry on the project: packaging, workflow, hooks, templates and pages name
+what exists.
+"""
 
 import ast
 import importlib
@@ -31,7 +33,9 @@ DEV = {distribution(need) for need in PROJECT["optional-dependencies"]["dev"]}
 
 
 def runs(command: str) -> bool:
-    """Whether a command line begins with a file of the project, Python, or a program that the extra dev installs."""
+    """Whether a command line begins with a file of the project, Python, or a program that the extra
+    dev installs.
+    """
     first = shlex.split(command)[0]
     if "/" in first:
         return os.access(ROOT / first, os.X_OK)
@@ -246,7 +250,9 @@ def pages_with_a_tree() -> list[Path]:
 
 
 def tree() -> str:
-    """One line for every package folder: its path and the first sentence of its `__init__` docstring."""
+    """One line for every package folder: its path and the first sentence of its `__init__`
+    docstring.
+    """
     lines = []
     for init in sorted(
         (ROOT / "jaxcredit").rglob("__init__.py"), key=lambda file: file.parent.parts

@@ -1,4 +1,6 @@
-"""The release check: build, install into a clean environment, run the README's examples outside the checkout, train two steps."""
+"""The release check: build, install into a clean environment, run README's examples outside the
+checkout, train two steps.
+"""
 
 import os
 import subprocess
@@ -10,9 +12,11 @@ from paths import ROOT
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)  # most of it is pip's
+@pytest.mark.timeout(1500)  # pip takes most of the time
 def test_the_release_check_passes(tmp_path):
-    """A package that was only ever imported from its checkout lacks files, dependencies or entry points that nobody misses there."""
+    """Files, dependencies or entry points may be missing from the wheel without being missed in the
+    checkout.
+    """
     env = {
         name: value
         for name, value in os.environ.items()

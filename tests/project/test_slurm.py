@@ -1,4 +1,6 @@
-"""launch/slurm/gpu.sbatch under a real Slurm of one node: two tasks of the real trainer, a polite stop, back into the queue, done."""
+"""launch/slurm/gpu.sbatch under a real Slurm of one node: two tasks of the trainer stop on request,
+are requeued, resume and finish.
+"""
 
 import json
 import os
@@ -16,7 +18,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 DAEMONS = ("munged", "slurmctld", "slurmd")
 SBIN = os.environ["PATH"] + ":/usr/sbin:/sbin"
 
-# Rewards take their time until there is a file `go`, so that the stop comes in the middle; nothing is saved but for it.
+# Rewards are slow until the file `go` exists, so that the stop comes in the middle of the run. Only
+# the stop saves.
 CONFIG = """
 import itertools, os, time
 import optax
@@ -76,7 +79,7 @@ def free(n):
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A cluster of this machine, which pretends to have eight GPUs; gives a function that calls its commands."""
+    """Function that runs a Slurm command on a cluster of this machine with eight simulated GPUs."""
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons need root: gpu.sbatch was not run")
     if missing := [name for name in DAEMONS if not shutil.which(name, path=SBIN)]:
@@ -116,11 +119,11 @@ def slurm(tmp_path):
             until(lambda: (at / "munge.sock").exists(), 10)
 
         def call(*words, **more):
-            told = subprocess.run(
+            done = subprocess.run(
                 words, env=env | more, capture_output=True, text=True, cwd=ROOT, timeout=60
             )
-            assert told.returncode == 0, told
-            return told.stdout
+            assert done.returncode == 0, done
+            return done.stdout
 
         until(lambda: "idle" in call("sinfo", "--noheader", "--format=%T"), 60)
         yield call
@@ -171,11 +174,11 @@ def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):
         until(lambda: len(steps()) > 3, 600)
         slurm(
             "scancel", "--signal=TERM", job
-        )  # to the tasks, as --signal does when the time is nearly up
+        )  # to the tasks, as --signal does before the time limit
         until(lambda: facts()["Restarts"] == "1", 300)
         stopped = steps()[-1]
         (tmp_path / "go").touch()
-        assert stopped % 10 == 0 and stopped < 40  # where the two compared notes
+        assert stopped % 10 == 0 and stopped < 40  # the tasks synchronize every ten steps
         until(lambda: facts()["JobState"] not in ("PENDING", "RUNNING", "COMPLETING"), 600)
         assert facts()["JobState"] == "COMPLETED" and facts()["ExitCode"] == "0:0"
     except BaseException:
@@ -189,4 +192,4 @@ def test_a_job_is_stopped_politely_requeued_and_done(slurm, tmp_path):
     )
     assert sorted(
         int(p.parent.name) for p in (tmp_path / "runs/a/checkpoints").glob("*/manifest.json")
-    ) == [stopped, 40]  # two are kept
+    ) == [stopped, 40]  # max_to_keep is 2

@@ -1,4 +1,6 @@
-"""launch/tpu_vm.sh and launch/babysit.sh, against a gcloud that writes down what it is told and whose workers are folders."""
+"""launch/tpu_vm.sh and launch/babysit.sh with a fake gcloud that records its arguments and has
+folders as workers.
+"""
 
 import functools
 import json
@@ -62,7 +64,7 @@ def test_tpu_vm_says_it_to_every_worker(cloud, tmp_path):
     words = run[-1].split("worker.sh start ")[1]
     assert (
         sh("bash", "-c", f"printf '%s\\n' {words}").stdout.splitlines() == command
-    )  # quoted for the shell over there
+    )  # quoted for the remote shell
     assert stop[:-1] == [*ssh, "--worker=all"] and logs[:-1] == [*ssh, "--worker=1"]
     assert delete == [*start, "queued-resources", "delete", "a", *where, "--force", "--quiet"]
 
@@ -83,7 +85,7 @@ def test_tpu_vm_says_it_to_every_worker(cloud, tmp_path):
 )
 def test_a_dry_run_prints_and_does_nothing(cloud, tmp_path, words):
     verb, *more = words.split()
-    told = sh(
+    done = sh(
         LAUNCH / "tpu_vm.sh",
         verb,
         "a",
@@ -93,9 +95,9 @@ def test_a_dry_run_prints_and_does_nothing(cloud, tmp_path, words):
         *more,
         env=clean(tmp_path / "bin", FAKE=str(cloud)),
     )
-    assert told.returncode == 0 and (
-        verb == "wait" or told.stdout.startswith("gcloud compute tpus ")
-    ), told
+    assert done.returncode == 0 and (
+        verb == "wait" or done.stdout.startswith("gcloud compute tpus ")
+    ), done
     assert calls(cloud) == []
 
 
@@ -112,61 +114,61 @@ def test_a_dry_run_prints_and_does_nothing(cloud, tmp_path, words):
     ],
 )
 def test_what_was_forgotten_is_named(cloud, tmp_path, words, mend):
-    told = sh(LAUNCH / "tpu_vm.sh", *words.split(), env=clean(tmp_path / "bin", FAKE=str(cloud)))
-    assert told.returncode == 2 and mend in told.stderr
+    done = sh(LAUNCH / "tpu_vm.sh", *words.split(), env=clean(tmp_path / "bin", FAKE=str(cloud)))
+    assert done.returncode == 2 and mend in done.stderr
     assert not (cloud / "state").exists()
 
 
 def test_no_answer_is_not_absence(tmp_path):
     program(tmp_path / "bin/gcloud", "#!/bin/sh\necho 'ERROR: the network is down' >&2; exit 1\n")
-    told = sh(LAUNCH / "tpu_vm.sh", "state", "a", "--zone", "z", env=clean(tmp_path / "bin"))
-    assert told.returncode == 1 and told.stdout == "" and "network is down" in told.stderr
+    done = sh(LAUNCH / "tpu_vm.sh", "state", "a", "--zone", "z", env=clean(tmp_path / "bin"))
+    assert done.returncode == 1 and done.stdout == "" and "network is down" in done.stderr
 
 
 @pytest.mark.slow
 def test_gcloud_itself_knows_these_commands(tmp_path):
-    """Its own parser, which asks nobody: `gcloud meta lint-gcloud-commands`."""
+    """`gcloud meta lint-gcloud-commands` parses each command without a network."""
     if not shutil.which("gcloud"):
-        pytest.skip("gcloud is not here: its options were checked against a fake only")
+        pytest.skip("gcloud is not installed: its options were checked with a fake only")
     vm = functools.partial(sh, LAUNCH / "tpu_vm.sh")
     where = ["a", "--zone", "z", "--project", "p", "--dry-run"]
-    said = [
+    printed = [
         vm("create", *where, "--type", "v6e-8", "--spot").stdout,
         *(vm(verb, *where).stdout for verb in ("state", "setup", "stop", "delete")),
     ]
-    commands = "".join(said).splitlines()
+    commands = "".join(printed).splitlines()
     assert len(commands) == 6
     env = clean(HOME=str(tmp_path), CLOUDSDK_CONFIG=str(tmp_path))
     for command, good in [
         *((command, True) for command in commands),
         (commands[0] + "--no-such-flag", False),
     ]:
-        told = json.loads(
+        done = json.loads(
             sh(
                 "gcloud", "meta", "lint-gcloud-commands", f"--command-string={command}", env=env
             ).stdout
         )[0]
-        assert told["success"] == good, told["error_message"]
+        assert done["success"] == good, done["error_message"]
 
 
-# In place of the trainer on a worker: notes that it began, and runs until `go` is there.
+# A stand-in for the trainer on a worker: records its start and runs until the file `go` exists.
 LONG = """#!{python}
 import signal, sys, time
 from pathlib import Path
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-said = dict(zip(sys.argv[1::2], sys.argv[2::2])) | dict(zip(sys.argv[2::2], sys.argv[3::2]))
-folder = Path(said["--runs"], said["--run"])
-with open(folder / "began", "a") as f: f.write(f"process {{said['--process']}} of {{said['--processes']}} resume {{said['--resume']}}\\n")
+options = dict(zip(sys.argv[1::2], sys.argv[2::2])) | dict(zip(sys.argv[2::2], sys.argv[3::2]))
+folder = Path(options["--runs"], options["--run"])
+with open(folder / "began", "a") as f: f.write(f"process {{options['--process']}} of {{options['--processes']}} resume {{options['--resume']}}\\n")
 while not (folder / "go").exists(): time.sleep(0.05)
 sys.exit({code})
 """
 
 
 def babysit(cloud, tmp_path, code, **more):
-    """A babysitter, and the run folder of what it watches, which ends with `code` when there is a file `go`."""
-    repo = (
-        tmp_path / "repo"
-    )  # workers get the last commit: one of our own, so that what is tested is what lies here
+    """babysit.sh as a process, and its run folder. The trainer exits with `code` when the folder
+    has a file `go`.
+    """
+    repo = tmp_path / "repo"  # workers get the last commit: a new repository with the present files
     shutil.copytree(LAUNCH, repo / "launch")
     me = ["-c", "user.name=test", "-c", "user.email=test"]
     for words in (["init"], ["add", "."], [*me, "commit", "-m", "as it is"]):
@@ -204,7 +206,9 @@ def trainers(cloud):
 
 
 def test_a_run_outlives_its_machines(cloud, tmp_path):
-    """Preempted once, crashed once, done: always the same run name, always resumed; and in the end nothing is left that costs money."""
+    """After a preemption and a crash the run resumes under its name. At the end the slice is
+    deleted.
+    """
     sitter, folder = babysit(cloud, tmp_path, code=0)
     try:
 
@@ -235,8 +239,8 @@ def test_a_run_outlives_its_machines(cloud, tmp_path):
         f"process {i} of 2 resume auto" for i in (0, 0, 0, 1, 1, 1)
     ]
     assert not (cloud / "state").exists()
-    said = (tmp_path / "said").read_text()
-    assert "taken away (SUSPENDED)" in said and "exit 137, exit 143" in said
+    log = (tmp_path / "said").read_text()
+    assert "taken away (SUSPENDED)" in log and "exit 137, exit 143" in log
     verbs = [" ".join(words[2:4]) for words in calls(cloud)]
     assert (
         verbs.count("queued-resources create")
@@ -262,5 +266,5 @@ def test_a_trainer_that_only_fails_is_given_up(cloud, tmp_path):
 
 def test_a_run_without_a_name_or_a_folder_is_not_watched(tmp_path):
     for words, missing in [("train x.py --runs r", "--run"), ("train x.py --run a", "--runs")]:
-        told = sh(LAUNCH / "babysit.sh", "a", "--zone", "z", "--", *words.split())
-        assert told.returncode == 2 and f"give the run {missing}:" in told.stderr
+        done = sh(LAUNCH / "babysit.sh", "a", "--zone", "z", "--", *words.split())
+        assert done.returncode == 2 and f"give the run {missing}:" in done.stderr
