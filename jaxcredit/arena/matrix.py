@@ -234,9 +234,9 @@ def run_selected(
     for name in family:
         if name.lower() not in known:
             similar = difflib.get_close_matches(name.lower(), known, 1)
-            hint = f"; did you mean {known[similar[0]].__name__}?" if similar else ""
+            hint = f"did you mean {known[similar[0]].__name__}? " if similar else ""
             families = ", ".join(f.__name__ for f in arena.FAMILIES)
-            raise ValueError(f"unknown family {name!r}{hint} Families: {families}")
+            raise ValueError(f"unknown family {name!r}; {hint}known: {families}")
     kinds = [known[name.lower()] for name in family] or arena.FAMILIES
     listed = (
         {f.__name__: (*(QUICK[f.__name__] if quick else ()), *own) for f in kinds}

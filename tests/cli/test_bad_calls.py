@@ -208,7 +208,7 @@ CALLS = {
         ["train", MICRO, "--processes", "2", "--process", "2"],
         "--process is the index of this one, from 0",
     ),
-    "a family": (["arena", "--family", "Key"], "no family is called 'Key'"),
+    "a family": (["arena", "--family", "Key"], "unknown family 'Key'; known: KeyBranch"),
     "a claim": (["claims", "--only", "nothing"], "--only nothing: no claim about this family"),
     "a model": (["models", "gpt5"], "unknown model gpt5"),
     "a topology": (["plan", MICRO, "--topology", "v9:1"], "v9:1"),
