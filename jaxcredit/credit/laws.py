@@ -387,19 +387,21 @@ def _differ(a, b, rollout, label_a, label_b, tolerance=2e-5):
         if bad.any():
             at = tuple(int(i) for i in np.argwhere(bad)[0])
             return (
-                f"{name}{list(at)} is {x[at]:.6g} {label_a}, {y[at]:.6g} {label_b} "
+                f"{name} of {_place(at)} is {x[at]:.6g} {label_a}, {y[at]:.6g} {label_b} "
                 f"({bad.sum()} tokens differ); {_rewards_of(rollout, at[0])}"
             )
     return None
 
 
 def _where(bad, rollout):
-    """First index at which a mask is True, their number, and the rewards of that prompt."""
+    """First place at which a mask is True, the number of places, and the rewards of that prompt."""
     bad = np.asarray(bad)
     at = tuple(int(i) for i in np.argwhere(bad)[0])
-    return (
-        f"at [prompt, row, token] = {list(at)} ({bad.sum()} tokens); {_rewards_of(rollout, at[0])}"
-    )
+    return f"at {_place(at)} ({bad.sum()} tokens); {_rewards_of(rollout, at[0])}"
+
+
+def _place(at):
+    return "prompt {}, row {}, token {}".format(*at)
 
 
 def _rewards_of(rollout, n):

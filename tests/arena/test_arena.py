@@ -1,4 +1,4 @@
-"""The arena's truth against every path of each world, walked in Python; its metrics against numbers done by hand; what must fail fails."""
+"""Exact values against enumeration of all paths, metrics against numbers by hand, the matrix."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ def solved(task, noise):
     return w, logits, arena.solve(w, logits)
 
 
-# Small members of every family, each with its rule in plain Python: what a sequence of tokens earns in expectation.
+# Small members of every family, with the expected reward of a sequence of tokens in plain Python.
 
 
 def hackable(tokens, _):
@@ -96,7 +96,10 @@ SMALL = {
 
 
 def paths(w, logits):
-    """Every path: its probability, its start, its (step, state, row, token, the policy's?) and what it earns in expectation."""
+    """All paths: probability, first state, steps, expected reward, and pi.
+
+    A step is (step, state, row, token, whether the policy wrote it).
+    """
     with np.errstate(over="ignore"):
         pi = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     T = w.row.shape[0]
@@ -127,7 +130,7 @@ def test_every_family_is_here():
 
 @pytest.mark.parametrize("name", SMALL)
 def test_values_and_gradient_equal_a_walk_over_every_path(name):
-    """Rewards follow the family's rule, V is the mean of what follows, and sum A grad log pi = sum R grad log pi to 1e-10."""
+    """Rewards, values and gradients equal a walk over all paths, to 1e-10."""
     task, rule = SMALL[name]
     with jax.enable_x64(True):
         P, A = task.policy().shape
@@ -180,13 +183,14 @@ def test_a_mean_over_tokens_is_hidden_credit():
         for t, s, row, a, _ in steps:
             expected[row] += p * exact.advantage[t, s, a] / len(steps) * (np.eye(4)[a] - pi[row])
     np.testing.assert_allclose(divided, expected, rtol=0, atol=1e-12)
-    # By value alone short and long are alike; divided by length, right answers are pulled short and wrong ones long.
+    # Value is the same for short and long; with division by length, right answers become short and
+    # wrong answers long.
     assert abs(exact.gradient[0, 0] - exact.gradient[0, 1]) < 1e-12
     assert divided[0, 0] > divided[0, 1] + 0.01 and divided[0, 3] > divided[0, 2] + 0.01
 
 
 def test_twin_deceives_whoever_reads_the_log_alone():
-    """Both worlds have one law of (act, reward): sign skill is chance in each. A replay from the hidden state tells them apart."""
+    """Estimators that read the log are at chance; a replay from the hidden state is not."""
     signs = {}
     for sign in (1.0, -1.0):
         batch = sample(arena.Twin(sign=sign), prompts=2000, group=8, key=jax.random.key(3))
@@ -215,7 +219,7 @@ def test_a_seed_is_a_batch():
     "name", [pytest.param(n, marks=() if n == "Lengths" else pytest.mark.slow) for n in SMALL]
 )
 def test_samples_are_of_the_world(name):
-    """Rollouts are well-formed, their mean is J, and exact credit's mean gradient is the exact gradient."""
+    """Rollouts are valid, with mean return J and the exact gradient from exact credit."""
     task = SMALL[name][0]
     batch = sample(task, prompts=2000, group=8, key=jax.random.key(5))
     rollout, mask = batch.rollout.check(), np.asarray(batch.rollout.action_mask)
@@ -249,7 +253,7 @@ def test_nature_writes_what_the_policy_is_not_credited_for():
 
 
 def remembering(T, V, width=5):
-    """A recurrent policy that remembers everything, and its parameters, in float64."""
+    """Parameters of a recurrent policy, and a function from parameters to its table of logits."""
     rng = np.random.default_rng(4)
     params = {
         k: jnp.asarray(rng.normal(size=s))
@@ -284,7 +288,7 @@ def test_exact_credit_of_a_token_tree_is_the_score_function():
             )(params, task),
             1e-10,
         )
-        # The tree by hand: the value of a prefix is the mean reward of the answers that begin with it.
+        # By hand: the value of a prefix is the mean reward of the answers that begin with it.
         exact = jax.jit(lambda task: arena.solve(task.world(), task.logits))(task)
         pi, sequences = np.exp(np.asarray(jax.nn.log_softmax(logits))), trees.answers(4, 3)
         offsets = [0, 1, 4, 13]
@@ -324,7 +328,7 @@ def test_the_transformer_is_enumerated():
     )(params, task)
     close(
         a, b, 2e-5
-    )  # its norms, softmax and logits are float32 in any dtype: the identity itself is held to 1e-10 above
+    )  # norms, softmax and logits are float32: the identity itself is tested to 1e-10 above
     row = jnp.array([[1, 2, 0, 2, 1, 0]])
     plain = transformer.logits(params, row, jnp.ones(row.shape, bool), cfg)[0]
     for t, place in enumerate(
@@ -350,7 +354,7 @@ def test_a_stop_token_ends_the_answer():
 
 @pytest.mark.parametrize("group", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_expectations_over_every_group(group):
-    """RLOO is unbiased and Dr.GRPO (G - 1)/G of it, to 1e-12; TEMPO, which has its own return in its values, leans a little."""
+    """RLOO is unbiased, Dr. GRPO is (G - 1)/G of the truth, to 1e-12; TEMPO is slightly biased."""
     with jax.enable_x64(True):
         _, make = remembering(3, 2)
         logits = jnp.asarray(np.random.default_rng(8).normal(size=(7, 2)))
@@ -443,7 +447,7 @@ def test_pairs_are_told_apart_where_intervals_overlap():
 
 
 def test_identification_by_hand():
-    """One state, two acts (A = 1/2, -1/2), then a decoy."""
+    """One state with two actions (A = 1/2, -1/2), then a decoy."""
     A = np.array([[[0.5, 0.0], [-0.5, 0.0]]] * 50)
     cell = np.array([[[0, 2], [1, 2]]] * 50)
     batch = SimpleNamespace(
@@ -523,7 +527,7 @@ def test_shapley_values_lean_where_the_reward_is_mixed_and_counterfactuals_do_no
 
 @pytest.mark.slow
 def test_delay_costs_grpo_its_length():
-    """gSNR falls as 1/T: slope in [-1.25, -0.85]."""
+    """gsnr falls as 1/T: the slope in log-log is within [-1.25, -0.85]."""
     g = [
         measured(arena.KeyBranch(at=2, T=T, c_pre=1.0), {"grpo": credit.grpo})[1]["grpo"]["gsnr"][0]
         for T in (8, 64)

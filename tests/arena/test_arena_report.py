@@ -1,4 +1,4 @@
-"""Sweeps, claims, learning curves and the HTML report, against numbers computed by hand and an HTML parser."""
+"""Sweeps, claims, learning curves and the HTML report, against numbers by hand and a parser."""
 
 import shutil
 import subprocess
@@ -238,7 +238,7 @@ def test_a_sweep_and_a_learner_of_a_small_world():
 
 
 def test_pooled_is_held_against_the_better_rival():
-    """By the credit of a cell and by its learners; a world without learners has no such row."""
+    """By credit and by learning; a family without learners counts for credit only."""
     draws = {
         name: np.full(21, x) + np.linspace(-0.01, 0.01, 21)
         for name, x in {"grpo": 1.0, "tempo": 2.0, "good": 3.0, "bad": 0.5}.items()
@@ -264,7 +264,7 @@ def test_pooled_is_held_against_the_better_rival():
 
 @pytest.mark.slow
 def test_pooled_evidence_finds_a_key_that_prefixes_cannot(monkeypatch):
-    """Where all answers part before the key, TEMPO has nothing to go by, and leave-one-out as much as anywhere."""
+    """If all answers branch before the key, TEMPO finds nothing; pooled evidence finds the key."""
     monkeypatch.setattr(pooled_evidence, "LEARNERS", ("grpo", "tempo", "pooled"))
     monkeypatch.setattr(pooled_evidence, "GROUPS", (16, 256))
     key = arena.KeyBranch(**{"c_pre": np.float32(0.5), "q": np.float32(0.1)})

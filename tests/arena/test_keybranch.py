@@ -1,4 +1,4 @@
-"""KeyBranch's closed forms against enumeration of every sequence, and what two estimators make of it."""
+"""Closed forms of KeyBranch against enumeration of all sequences, and two estimators in it."""
 
 import itertools
 from functools import partial
@@ -14,7 +14,7 @@ from jaxcredit.arena.worlds import keybranch as kb
 
 
 def enumerate_all(logits, at, p_hi, p_lo):
-    """Every sequence with its probability and its chance of success, in float64."""
+    """All sequences with their probability and success probability, in float64."""
     pi = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     T, V = pi.shape
     for seq in itertools.product(range(V), repeat=T):
@@ -26,7 +26,7 @@ def enumerate_all(logits, at, p_hi, p_lo):
 
 
 def conditional_value(world, prefix):
-    """E[success | the first tokens are prefix]."""
+    """Success probability given a prefix."""
     mine = [(p, r) for seq, p, r in world if seq[: len(prefix)] == prefix]
     return sum(p * r for p, r in mine) / sum(p for p, _ in mine)
 
@@ -113,7 +113,7 @@ def test_the_gradient_of_a_group_is_the_loop():
 
 @pytest.mark.slow
 def test_tempo_wins_with_shared_prefixes_and_loses_without():
-    """CREDIT_ARENA d.5: where nothing branches before the key TEMPO's gSNR is over twice GRPO's; where all does it is less."""
+    """Without branches before the key TEMPO's gsnr is over twice GRPO's; with them it is lower."""
     ratio = {c: _gsnr(credit.tempo, c) / _gsnr(credit.grpo, c) for c in (1.0, 0.5)}
     assert ratio[1.0] > 2 and ratio[0.5] < 1, ratio
 

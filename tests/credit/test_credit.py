@@ -1,4 +1,4 @@
-"""Each estimator against a float64 loop written from its formula, the worked examples of its paper, and what reduces to what."""
+"""Estimators against float64 loops of their formulas, examples of their papers, reductions."""
 
 from functools import partial
 
@@ -76,7 +76,7 @@ def test_tempo_example():
 
 
 def test_pure_example():
-    """The separators and the end belong to no step (segment -1), as in the released code: 9 + 19 + 9 of 40, and 19 + 19 of 40."""
+    """Separators and the end are in no step (segment -1), as in the released code."""
     a = [0] * 9 + [-1] + [1] * 19 + [-1] + [2] * 9 + [-1]
     b = [0] * 19 + [-1] + [1] * 19 + [-1]
     rollout = one_prompt(
@@ -149,11 +149,11 @@ def test_ppo_example():
     assert_close(ppo(holes, whiten=False)["advantage"][0, 0], [0, 0.756, 0, 0.48, 0.4, 0])
 
 
-# ---------------------------------------------------------------- invariants and reductions; each is also seen to break
+# --------------------------------------------- invariants and reductions, and cases that break them
 
 
 def unshared(rollout):
-    """Every row begins with a token of its own."""
+    """Every row begins with a different token."""
     own = jnp.arange(rollout.tokens.shape[1])[:, None]
     return Rollout(
         **{
@@ -173,7 +173,10 @@ def test_tempo_gate_two_without_shared_prefixes_is_grpo():
 
 
 def test_tempo_is_grpo_where_no_answers_part():
-    """Every change lies on a column where some other row leaves; by the paper's gate each first own token carries one."""
+    """Value changes are on columns where another row branches off.
+
+    With gate=1 the first unshared token has one too.
+    """
     rollout = random_rollout(2)
     change = np.asarray(jnp.abs(tempo(rollout) - grpo(rollout)) > 0)
     key = np.where(rollout.token_mask, rollout.tokens, -1)
@@ -186,7 +189,7 @@ def test_tempo_is_grpo_where_no_answers_part():
 
 
 def test_tempo_telescopes_and_is_zero_at_every_node():
-    """sum_t TD_it = V(i, len_i) - mean r (r_i - mean r when y_i is nobody's prefix); the TDs of a node's members sum to 0."""
+    """sum_t TD_it = V(i, len_i) - mean r; the TDs of a node's members sum to 0."""
     rng = np.random.default_rng(0)
     tokens, r = rng.integers(0, 2, (7, 9)), rng.normal(size=7)
     tokens[:, -1] = np.arange(7)  # every answer ends in a way of its own
@@ -199,7 +202,7 @@ def test_tempo_telescopes_and_is_zero_at_every_node():
 
 
 def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefix_value():
-    """All 512 groups of three answers of three binary tokens, under a random policy with a logit for each prefix, in float64."""
+    """Exact expectation over all 512 groups of three answers of three binary tokens, in float64."""
     random = np.random.default_rng(1)
     answers = np.array(list(np.ndindex(2, 2, 2)))
     node = np.array(
@@ -237,7 +240,7 @@ def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefi
     plain = 2 * r[..., None] - r.mean(-1)[:, None, None] - V
 
     def gradient(A):
-        """E sum_it A_it grad log pi(y_it | y_i<t), one number a prefix: the slope along its logit."""
+        """E sum_it A_it grad log pi(y_it | y_i<t), for the logit of each prefix."""
         score = weight[:, None, None] * A * (answers - p_one)[groups]
         return np.bincount(node[groups].reshape(-1), score.reshape(-1))
 
@@ -248,7 +251,7 @@ def test_tempo_has_the_gradient_of_twice_the_reward_less_the_mean_less_the_prefi
 
 
 def test_tempo_credits_a_tool_token_to_nobody():
-    """Answers part inside what a tool wrote: the change of value there is nobody's, and what follows is unique and unshared."""
+    """Where answers branch at a tool's token, the change of value is credited to no token."""
     tokens = [[1, 5, 2, 3], [1, 6, 2, 3]]
     rollout = one_prompt([1, 0], tokens, action_mask=[[1, 0, 1, 1]] * 2)
     rollout = Rollout(**{**vars(rollout), "token_mask": jnp.ones((1, 2, 4), bool)})
@@ -329,7 +332,7 @@ def test_bfloat16_inputs_give_float32(name):
     assert {x.dtype for x in jax.tree.leaves(out)} == {jnp.dtype("float32")}
 
 
-# The lift widens what every estimator is given: some of each scope and of several columns say whether it does.
+# Estimators compute in at least float32: tested for some of each scope and of several columns.
 @pytest.mark.parametrize(
     "name",
     [

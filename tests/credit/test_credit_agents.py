@@ -1,4 +1,4 @@
-"""Agents and games: worked examples, what defines each rule, and what reduces to what; strata and what lies between them."""
+"""Agents, games and strata: worked examples, defining properties of each rule, and reductions."""
 
 import math
 from functools import partial
@@ -28,7 +28,7 @@ grpo, san = (jitted(getattr(catalogue, name)) for name in ("grpo", "san"))
 
 
 def team(reward, agent, real=None, **more):
-    """One prompt whose trajectories have a token for each segment."""
+    """One prompt; each segment of a trajectory has one token."""
     G, K = np.shape(reward)
     real = np.ones((G, K), bool) if real is None else np.asarray(real, bool)
     segment = np.where(real, np.arange(K), -1)
@@ -77,7 +77,7 @@ def test_mars_example():
 
 
 def test_mars_sums_before_it_normalises():
-    """Normalised turn by turn and then summed, the same games would be paid for their number of turns."""
+    """Normalizing each turn and then summing would reward the number of turns."""
     r = np.array([[0, -1], [0, 0.5]])
     apart = np.cumsum((r - r.mean())[:, ::-1], 1)[:, ::-1]
     assert_close(apart, [[-0.75, -0.875], [0.75, 0.625]])
@@ -281,7 +281,7 @@ def test_sampled_shapley_is_exact_over_all_orders_and_efficient_over_any():
 
 
 def test_shapley_of_pairs_needs_two_orders_and_of_nine_agents_is_sampled():
-    """An order and its reverse are exact where only pairs of agents interact; so is the credit's answer beyond eight agents then."""
+    """Sampled orders with their reverses are exact if only pairs of agents interact."""
     A = 9
     W = np.triu(np.random.default_rng(1).normal(size=(A, A)))
     bits = (np.arange(2**A)[:, None] >> np.arange(A)) & 1
@@ -403,7 +403,7 @@ def test_centred_outcomes_are_those_within_and_a_constant_of_the_stratum():
 
 
 def test_san_within_strata():
-    """Mean 0 and variance 1 in each stratum whose rewards differ, and so overall less the share of the others."""
+    """Mean 0 and variance 1 in each stratum whose rewards differ."""
     A = np.asarray(san(one_prompt(R7, stratum=S7), alpha=1.0, eps=0.0)[0, :, 0], np.float64)
     for k in (0, 1):
         assert_close([A[np.array(S7) == k].mean(), A[np.array(S7) == k].var()], [0, 1], 1e-5)

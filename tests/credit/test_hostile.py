@@ -1,6 +1,7 @@
-"""Estimators on hostile rollouts: finite, blind to the names of labels and to the order of a sum, and the same in any unit of reward.
+"""Estimators on extreme rollouts.
 
-GROUPS prompts of 8 trajectories a batch: 7 batches are 10^5 trajectories an estimator, which is for the slow stage.
+Credit is finite, and does not depend on the numbers of labels, the order of a sum or the unit of
+reward. A batch has GROUPS prompts of 8 trajectories; the slow tests use 7 batches, 10^5 trajectories.
 """
 
 import dataclasses
@@ -57,10 +58,10 @@ def run(name, rollout):
 
 
 def apart(a, b, whole_batch):
-    """The largest difference of two answers, relative to the largest number of the prompt (of the batch).
+    """Largest difference of two credits, relative to the largest number of the prompt (or batch).
 
-    Some programs of a CPU round numbers below 1.2e-38 to 0 and others keep them. Credit that is divided by a deviation of 0 plus eps = 1e-6
-    makes 1.2e-32 of that: differences count as parts of 1e-28 at least.
+    Some CPU programs flush numbers below 1.2e-38 to 0, others do not. Division by a deviation of 0
+    plus eps = 1e-6 makes 1.2e-32 of them, so differences are relative to at least 1e-28.
     """
     axes = (0, 1, 2) if whole_batch else (1, 2)
     size = np.maximum(np.abs(a).max(axes, keepdims=True), np.abs(b).max(axes, keepdims=True))
@@ -84,7 +85,10 @@ def examine(name, groups, batches):
 
 
 def order_of_a_sum(name, groups):
-    """Whoever does not care for the order of whole rewards, whose sums are exact, does not care for that of rewards that cancel."""
+    """Whether credit ignores the order of a trajectory's rewards; if so, rounding may not matter.
+
+    Integer rewards, whose sums are exact, decide that. Rewards that cancel are then permuted.
+    """
     method, rng = method_of(getattr(catalogue, name)), np.random.default_rng(3)
     base = synthetic(5, method.needs, N=groups, **SHAPE)
     real = np.asarray(base.segment_mask)
@@ -104,7 +108,10 @@ def order_of_a_sum(name, groups):
 
 
 def unit_of_rewards(name, groups):
-    """Whoever scales with the rewards, or not at all, from 1 to 16, does so up to 2^90 and, where it scales, down to 2^-80."""
+    """Whether credit scales with the rewards (or not at all) from 1 to 16.
+
+    If so, it must up to 2^90, and, if it scales, down to 2^-80.
+    """
     method, rng = method_of(getattr(catalogue, name)), np.random.default_rng(4)
     base = synthetic(6, method.needs, N=groups, **SHAPE)
     reward = np.where(base.segment_mask, np.round(rng.normal(size=base.segment_mask.shape), 2), 0)
@@ -159,7 +166,7 @@ def test_padding_does_not_leak_into_hostile_rollouts(name):
 
 
 def test_who_reads_outcomes_alone_is_found_out():
-    """The two tests above find out by themselves whom they concern: here is who must be among them."""
+    """The two tests above choose their estimators; these must be among them."""
     assert (
         order_of_a_sum("grpo", FEW)
         and order_of_a_sum("tempo", FEW)

@@ -1,4 +1,4 @@
-"""Knobs of estimators: annotated choices, messages for wrong values and unknown names, and one spelling for one idea."""
+"""Knobs of estimators: annotated choices, messages for wrong values and names, shared names."""
 
 import dataclasses
 import inspect
@@ -141,7 +141,7 @@ def test_utterance_rewards_list_their_forms():
 
 @pytest.mark.parametrize("old", ["mode", "divide", "normalise", "standardise", "standardize"])
 def test_division_by_the_deviation_has_one_spelling(old):
-    """`normalize` divides by the deviation of the group (or pool), `whiten` centers and scales over the batch."""
+    """`normalize` divides by the group's (pool's) deviation; `whiten` normalizes over the batch."""
     assert [name for name, knobs in KNOBS.items() if old in [k.name for k in knobs]] == (
         ["oprl"] if old == "mode" else []
     )

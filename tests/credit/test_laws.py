@@ -1,4 +1,4 @@
-"""Every estimator of the catalogue obeys every law, and every law catches somebody who breaks it."""
+"""Every estimator obeys every law, and every law finds an estimator that breaks it."""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +61,7 @@ def test_metadata_is_complete(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", catalogue.__all__)
 def test_a_hundred_thousand_rollouts_are_finite(name):
-    """10^5 random trajectories through one compiled program: credit and its gradient (of the bare function) are always numbers."""
+    """Credit of 10^5 random trajectories, and the gradient of the unlifted function, are finite."""
     credit = getattr(catalogue, name)
     method = method_of(credit)
 
@@ -113,31 +113,31 @@ def spread_all(x, batch):
 
 @per_group
 def honest(group):
-    """A mean."""
+    """Return less the group's mean."""
     return to_tokens(center(outcome(group), where=group.segment_mask.any(-1)), group)
 
 
 @per_group
 def by_position(group):
-    """The first row is special."""
+    """Depends on the order of rows."""
     return jnp.zeros(group.action_mask.shape).at[0].set(1.0)
 
 
 @per_group
 def by_padding(group):
-    """Divides by the bucket."""
+    """Depends on the padded length."""
     return to_tokens(outcome(group) / group.action_mask.shape[1], group)
 
 
 @per_group
 def explodes(group):
-    """0 / 0."""
+    """Divides 0 by 0."""
     return to_tokens(outcome(group) / (outcome(group) - outcome(group).mean()), group)
 
 
 @per_group(affine=True)
 def one_pass(group):
-    """E[x^2] - E[x]^2 loses everything to an offset."""
+    """Variance as E[x^2] - E[x]^2, which loses its digits to an offset."""
     R, there = outcome(group), group.segment_mask.any(-1)
     n = jnp.maximum(there.sum(), 1)
     mean, square = jnp.where(there, R, 0).sum() / n, jnp.where(there, R * R, 0).sum() / n
@@ -148,13 +148,13 @@ def one_pass(group):
 
 @per_group(zero_sum=True)
 def uneven(group):
-    """The outcome itself."""
+    """The return itself, which does not sum to 0."""
     return to_tokens(outcome(group), group)
 
 
 @per_group(zero_sum=True)
 def careless_mean(group):
-    """Seven times 0.7, over seven, is not 0.7."""
+    """A mean by division, which is not exact for equal rewards."""
     R, there = outcome(group), group.segment_mask.any(-1)
     return to_tokens(
         jnp.where(there, R - jnp.where(there, R, 0).sum() / jnp.maximum(there.sum(), 1), 0), group
@@ -163,7 +163,7 @@ def careless_mean(group):
 
 @per_batch
 def whole_batch(batch):
-    """Says so: fine."""
+    """Statistics over the batch, declared by per_batch."""
     return _sums(batch)
 
 
