@@ -1,4 +1,4 @@
-"""Baselines and token transforms: the examples of their papers, both readings where sources differ, and what reduces to what."""
+"""Baselines: examples of their papers, both forms of sources, reductions."""
 
 from functools import partial
 
@@ -31,7 +31,7 @@ def changed(rollout, **fields):
     return Rollout(**{**vars(rollout), **fields})
 
 
-# ---------------------------------------------------------------- other readings and knobs, against the loops
+# --------------------------------------------------------- other forms and knobs, against the loops
 
 READINGS = {
     "gpg paper": (gpg, LOOPS["gpg"], "", {"form": "paper"}),
@@ -78,7 +78,7 @@ READINGS = {
 }
 
 
-# Two programs a reading: those that are another formula, not another number, are asked in the fast stage.
+# Two programs for each form: only those with another formula are fast tests.
 FAST = ("gpg paper", "prime code", "hicra code", "rhythm local", "sploo evidence")
 
 
@@ -185,7 +185,7 @@ def test_gdpo_by_trajectory_counts_every_answer_once():
 
 
 def test_vapo_looks_further_the_longer_the_answer():
-    """lambda is 0, 0.8 and 0.98 at 20, 100 and 1000 tokens; a value that is 1 in one place only shows its decay."""
+    """lambda is 0, 0.8 and 0.98 at 20, 100 and 1000 tokens, by the decay of a single value."""
     length, lam = np.array([20, 100, 1000, 7]), np.array([0, 0.8, 0.98, 0])
     mask = jnp.asarray(np.arange(1000) < length[:, None])[:, None]
     zero = jnp.zeros(mask.shape)

@@ -1,4 +1,4 @@
-"""Critic estimators: worked examples, invariants, and reductions with and without their condition."""
+"""Critic estimators: worked examples, invariants, reductions with and without their condition."""
 
 import jax
 import jax.numpy as jnp

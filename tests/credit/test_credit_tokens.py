@@ -1,4 +1,4 @@
-"""Token estimators: worked examples, invariants, and reductions with and without their condition."""
+"""Token estimators: worked examples, invariants, reductions with and without their condition."""
 
 from functools import partial
 
@@ -93,7 +93,7 @@ def test_attention_examples():
 
 
 def test_rhythm_examples():
-    """The example's map: changes .5 .1 1.1 0, so the top one is token 2; token 0 is seen most."""
+    """Changes of WAAD are .5 .1 1.1 0, so token 2 is the top one; token 0 has the largest FAI."""
     waad, fai = [[0, 0.5, 0.4, 1.5, 1.5]] * 2, [[0.4, 0.133333, 0.3, 0.1, 0]] * 2
     rollout = one_prompt([1, 0], np.zeros((2, 5)), waad=waad, fai=fai)
     base = grpo(rollout)[0]
@@ -107,7 +107,7 @@ def test_rhythm_examples():
         fai=jnp.asarray([[[0.1, 0.1, 0.1, 0.1, 0.9]] * 2]),
         waad=jnp.asarray([[[0.1, 0.5, 0.4, 1.5, 0.0]] * 2]),
     )
-    # token 4 is an anchor that looks back little, introduced by token 3: they share its extra weight
+    # token 4 is an anchor with low WAAD, introduced by token 3: they share its extra weight
     gain = np.asarray(attention_rhythm(late, share=0.2, alpha=0.3)[0] / base)[0] - 1
     assert_close(gain, [0, 0, 0, 0.5 * 0.3, 0.5 * 0.7])
     assert_close(

@@ -1,4 +1,4 @@
-"""Docstrings of the estimators: every knob, signal and shape, the result and the source are stated."""
+"""Docstrings of estimators state every knob, signal and shape, the result and the source."""
 
 import inspect
 import re

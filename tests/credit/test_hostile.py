@@ -1,7 +1,7 @@
 """Estimators on extreme rollouts.
 
 Credit is finite, and does not depend on the numbers of labels, the order of a sum or the unit of
-reward. A batch has GROUPS prompts of 8 trajectories; the slow tests use 7 batches, 10^5 trajectories.
+reward. A batch has GROUPS prompts of 8 trajectories; the slow tests use 7 batches, that is 10^5.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""SPLOO and its reductions: worked examples, unbiasedness by enumeration, and properties of its evidence."""
+"""SPLOO and its reductions: worked examples, unbiasedness by enumeration, its evidence."""
 
 from functools import partial
 
@@ -125,7 +125,7 @@ def test_sploo_scales_with_rewards_and_ignores_a_shift():
 
 
 def test_sploo_never_sees_ones_own_future():
-    """b and the weight of i at t stay when i's reward, its tokens from t on and its length are replaced."""
+    """Baseline and weight of answer i at t do not depend on its reward or its tokens from t on."""
     rng = np.random.default_rng(3)
     knobs = {"lam": 1.0, "a": 4.0, "c": 0.2, "c_b": 1.2}
     N, G, T = 64, 8, 12
@@ -178,7 +178,7 @@ def test_sploo_never_sees_ones_own_future():
 
 
 def test_sploo_credit_of_an_ended_answer_and_of_twins():
-    """One answer ends where others go on; two are the same to the end and stay peers."""
+    """One answer ends early; two others are equal and stay peers to the end."""
     tokens = [[1, 2, 0, 0], [1, 2, 3, 4], [1, 2, 3, 4], [1, 2, 5, 6], [7, 8, 9, 9]]
     mask = np.array([[1, 1, 0, 0]] + [[1] * 4] * 4)
     rollout = one_prompt([1, 0, 1, 0, 0.5], tokens, action_mask=mask)
@@ -192,7 +192,7 @@ def test_sploo_credit_of_an_ended_answer_and_of_twins():
     )
 
 
-# Every group of four answers of three binary tokens, a random policy with a logit for each prefix, and a reward for each answer.
+# Every group of four answers of three binary tokens, random logits of prefixes, random rewards.
 ANSWERS = np.array(list(np.ndindex(2, 2, 2)))
 NODE = np.array([[0, 1 + y[0], 3 + 2 * y[0] + y[1]] for y in ANSWERS])
 GROUPS = np.array(list(np.ndindex(8, 8, 8, 8)))
@@ -207,7 +207,7 @@ def world():
 
 
 def expectation(world, **knobs):
-    """E sum_it A_it grad log pi, one number a prefix; and the true gradient."""
+    """E sum_it A_it grad log pi for each prefix, and the true gradient."""
     p_one, chance, r = world
     with jax.enable_x64(True):
         ones = jnp.ones((4096, 4, 3), bool)
@@ -238,7 +238,7 @@ def test_p0_is_exactly_unbiased(world):
 
 
 def test_safe_keeps_the_direction_in_every_state(world):
-    """Binary tokens have one direction a state: its sign stays and its size is at least that of the truth, at most 1 + a of it."""
+    """At each state the expected gradient is between 1 and 1 + a times the true one."""
     got, true, A = expectation(world, a=2.0, c=0.5, ramp=1.0)
     factor = got / true
     assert (factor > 1 - 1e-12).all() and (factor < 3).all() and factor.max() > 1.02
@@ -270,7 +270,7 @@ def test_l1_weighs_each_state_in_closed_form(world):
 
 
 def test_tempos_gradient_is_two_of_ours():
-    """In every child of every state: TEMPO's credit sums to (1 - 1/G) (rloo + (1 - 1/n)/(1 - 1/G) prefix leave-one-out)."""
+    """TEMPO's credit at each child of a prefix is a mixture of rloo and prefix rloo."""
     rng = np.random.default_rng(6)
     N, G, T = 20, 6, 7
     tokens, r = rng.integers(0, 2, (N, G, T)), rng.normal(size=(N, G))
