@@ -46,28 +46,30 @@ def bytes_sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
     """
     bodies, entry = _computations(text)
     # By channel: an asynchronous collective appears in each computation that overlaps with it.
-    seen: dict[str, tuple[str, float, str]] = {}
+    by_channel: dict[str, tuple[str, float, str]] = {}
 
     def walk(name: str, times: float) -> None:
         for line in bodies.get(name, ()):
-            if found := _OPERATION.match(line):
+            if match := _OPERATION.match(line):
                 # On TPUs, a reduce-scatter is an all-reduce of which a part is used.
-                scatter = found[2] == "all-reduce" and name.startswith("all-reduce-scatter")
-                kind, bytes, axis = _one(line, found[1], found[2], mesh)
-                kind, bytes = ("reduce-scatter", bytes / 2) if scatter else (kind, bytes)
+                scatter = match[2] == "all-reduce" and name.startswith("all-reduce-scatter")
+                kind, size, axis = _collective(line, match[1], match[2], mesh)
+                kind, size = ("reduce-scatter", size / 2) if scatter else (kind, size)
                 channel = _CHANNEL.search(line)
                 key = channel[1] if channel else f"{name} {line}"
-                if key not in seen or times * bytes < seen[key][1]:
-                    seen[key] = kind, times * bytes, axis
-            elif found := _BETWEEN.match(line):
-                kind, bytes, axis = _between(found[1], found[2].lower().replace("_", "-"), mesh)
-                seen[f"send {name} {line}"] = kind, times * bytes, axis
+                if key not in by_channel or times * size < by_channel[key][1]:
+                    by_channel[key] = kind, times * size, axis
+            elif match := _BETWEEN.match(line):
+                kind, size, axis = _between_slices(
+                    match[1], match[2].lower().replace("_", "-"), mesh
+                )
+                by_channel[f"send {name} {line}"] = kind, times * size, axis
             elif loop := _WHILE.search(line):
                 condition, body = loop.groups()
                 known = _TRIPS.search(line)
-                turns = int(known[1]) if known else _turns(bodies.get(condition, ()))
-                walk(condition, times * turns)
-                walk(body, times * turns)
+                iterations = int(known[1]) if known else _iterations(bodies.get(condition, ()))
+                walk(condition, times * iterations)
+                walk(body, times * iterations)
             elif (
                 " fusion(" in line
                 or " call(" in line
@@ -80,19 +82,19 @@ def bytes_sent(text: str, mesh: Mesh) -> dict[tuple[str, str], float]:
 
     walk(entry, 1)
     total: dict[tuple[str, str], float] = collections.defaultdict(float)
-    for kind, bytes, axis in seen.values():
-        total[kind, axis] += bytes
-    return {key: bytes for key, bytes in total.items() if bytes}
+    for kind, size, axis in by_channel.values():
+        total[kind, axis] += size
+    return {key: size for key, size in total.items() if size}
 
 
-def sum_by_axis(bytes: dict[tuple[str, str], float]) -> dict[str, float]:
+def sum_by_axis(sent: dict[tuple[str, str], float]) -> dict[str, float]:
     """Sum over the kinds of collectives: bytes by mesh axis.
 
     >>> sum_by_axis({("all-gather", "fsdp"): 2.0, ("all-reduce", "fsdp"): 1.0})
     {'fsdp': 3.0}
     """
     total: dict[str, float] = collections.defaultdict(float)
-    for (_, axis), n in bytes.items():
+    for (_, axis), n in sent.items():
         total[axis] += n
     return dict(total)
 
@@ -103,10 +105,10 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
         if (
             current is None
             and line.rstrip().endswith("{")
-            and (found := re.match(r"(ENTRY )?%?([\w.\-]+) ", line))
+            and (match := re.match(r"(ENTRY )?%?([\w.\-]+) ", line))
         ):
-            current = bodies.setdefault(found[2], [])
-            entry = found[2] if found[1] else entry
+            current = bodies.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
         elif line.rstrip() == "}":  # not "}}", which may end the configuration of a Pallas kernel
             current = None
         elif current is not None:
@@ -114,7 +116,7 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _turns(condition: Iterable[str]) -> int:
+def _iterations(condition: Iterable[str]) -> int:
     """Iterations of a loop: the largest constant of its condition."""
     return max(
         [int(n) for line in condition for n in re.findall(r" s32\[\]\S* constant\((\d+)\)", line)],
@@ -122,22 +124,22 @@ def _turns(condition: Iterable[str]) -> int:
     )
 
 
-def _one(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
+def _collective(line: str, out: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
     group = _group(line, mesh.size)
     shapes = [_nbytes(*shape) for shape in _ARRAY.findall(out)]
     # An asynchronous start returns operand and result; the larger one is the whole array.
     whole = max(shapes, default=0) if "-start(" in line else sum(shapes)
     g = len(group)
     if kind == "collective-permute":
-        bytes = whole
+        size = whole
     elif kind == "reduce-scatter":
-        bytes = whole * (g - 1) * (1 / g if "-start(" in line else 1)
+        size = whole * (g - 1) * (1 / g if "-start(" in line else 1)
     else:
-        bytes = whole * (g - 1) / g * (2 if kind == "all-reduce" else 1)
-    return kind, bytes, _axes(group, mesh)
+        size = whole * (g - 1) / g * (2 if kind == "all-reduce" else 1)
+    return kind, size, _axes(group, mesh)
 
 
-def _between(part: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
+def _between_slices(part: str, kind: str, mesh: Mesh) -> tuple[str, float, str]:
     slices = np.array(
         [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
     ).reshape(mesh.devices.shape)

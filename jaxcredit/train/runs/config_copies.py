@@ -23,7 +23,7 @@ def local_imports(file: Path) -> dict[str, Path]:
     Returns:
         {path relative to the folder: path}.
     """
-    base, found, todo = file.resolve().parent, {}, [(file, "")]
+    base, modules, todo = file.resolve().parent, {}, [(file, "")]
     while todo:
         path, package = todo.pop()
         for name in _imported(path, package):
@@ -37,13 +37,13 @@ def local_imports(file: Path) -> dict[str, Path]:
                     (f"{stem}/__init__.py", ".".join(parts[:i])),
                 ):
                     if (
-                        relative not in found
+                        relative not in modules
                         and (base / relative).is_file()
                         and (base / relative) != file.resolve()
                     ):
-                        found[relative] = base / relative
+                        modules[relative] = base / relative
                         todo.append((base / relative, inside))
-    return found
+    return modules
 
 
 def save_copies(file: Path, folder: Path) -> None:
@@ -70,12 +70,12 @@ def redirect_imports(file: Path, origin: Path) -> None:
     }
     if not copies:
         tops = {name.partition(".")[0] for name in _finder.copies}
-        beside = {
+        local = {
             top
             for top in tops
             if (origin.parent / f"{top}.py").is_file() or (origin.parent / top).is_dir()
         }
-        for name in [name for name in _finder.copies if name.partition(".")[0] in beside]:
+        for name in [name for name in _finder.copies if name.partition(".")[0] in local]:
             _forget(name)
         return
     for relative, path in copies.items():
