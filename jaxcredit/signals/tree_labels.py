@@ -6,7 +6,7 @@ All functions are for one group; use `jax.vmap` for several.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcredit.kernels import Tree, masked_mean, prefix_value, sum_up_tree
+from jaxcredit.kernels import ROOT, Tree, masked_mean, prefix_value, sum_up_tree
 
 
 def ovm(
@@ -150,7 +150,7 @@ def sibling_pairs(label: Bool[Array, "M"], tree: Tree) -> Bool[Array, "M M"]:
 
     Source: MALT, arXiv 2412.01928.
     """
-    exists = (tree.paths > 0) & (jnp.arange(label.shape[0]) > 0)
+    exists = (tree.paths > 0) & (jnp.arange(label.shape[0]) != ROOT)
     return (tree.parent[:, None] == tree.parent) & (label & exists)[:, None] & (~label & exists)
 
 

@@ -26,7 +26,7 @@ def malt(group: Rollout, *, leave_one_out: bool = False):
     a trajectory's rewards.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Args:
         leave_one_out: bool. True: the mean excludes n itself. False: it includes n.

@@ -4,7 +4,14 @@ from jaxtyping import Array, Bool, Float
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
-from jaxcredit.kernels import Tree, rounding_bound, segment_to_node, standardize, sum_down_tree
+from jaxcredit.kernels import (
+    ROOT,
+    Tree,
+    rounding_bound,
+    segment_to_node,
+    standardize,
+    sum_down_tree,
+)
 from jaxcredit.rollout import Rollout
 
 
@@ -37,7 +44,7 @@ def mars2(
     child of the root keeps r' = r.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Args:
         gamma: float, strength of the shaping; 0.5 in the released code.
@@ -70,7 +77,7 @@ def node_rewards(group: Rollout, tree: Tree) -> tuple[Float[Array, "M"], Bool[Ar
     does not count as a node.
     """
     M = tree.paths.shape[0]
-    exists = (tree.paths > 0) & (jnp.arange(M) > 0)
+    exists = (tree.paths > 0) & (jnp.arange(M) != ROOT)
     top = jnp.max(group.reward, where=group.segment_mask, initial=-jnp.inf)
     top = jnp.where(jnp.isfinite(top), top, 0)
     relative = jnp.where(group.segment_mask, group.reward - top, 0)
@@ -91,11 +98,11 @@ def shaped_rewards(
     r' is linear in the parent's r', so shaping in place is one recurrence from the root down.
     """
     M = r.shape[0]
-    parent = jnp.where(exists, tree.parent, M)
+    parent = jnp.where(exists, tree.parent, M)  # segment_sum drops M
     count, total = jax.ops.segment_sum(
         jnp.stack([exists.astype(r.dtype), jnp.where(exists, r, 0)], -1), parent, M
     )[tree.parent].T
-    has_siblings, has_parent = count > 1, exists & (tree.parent > 0)
+    has_siblings, has_parent = count > 1, exists & (tree.parent != ROOT)
     sibling_mean = jnp.where(has_siblings, (total - r) / jnp.maximum(count - 1, 1), 0)
     parent_weight = jnp.where(has_parent, jnp.where(has_siblings, 1 - lam, 1), 0)
     sibling_weight = jnp.where(exists & has_siblings, jnp.where(has_parent, lam, 1), 0)

@@ -34,7 +34,7 @@ def spo_tree(
     rewards.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Args:
         normalize: bool. False: the released code's "rloo". True: its "grpo".

@@ -14,7 +14,7 @@ def group_tree(group: Rollout) -> Tree:
 
     Args:
         group: one prompt's rollout with the signals node [G, K] (the node in which each segment
-            ends) and node_parent [M] (the parent of each node; node 0 is the root).
+            ends) and node_parent [M] (the parent of each node, -1 for the root, which is node 0).
 
     Returns:
         `jaxcredit.kernels.Tree` of M nodes.

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
-from jaxcredit.kernels import center, path_mean
+from jaxcredit.kernels import ROOT, center, path_mean
 from jaxcredit.rollout import Rollout, outcome, trajectory_mask
 
 
@@ -26,7 +26,7 @@ def tree_rl(group: Rollout, *, weighting: Literal["paper", "code", "none"] = "pa
     R_i is the sum of trajectory i's rewards. leaves_n is the number of trajectories through n.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Args:
         weighting: "paper" (the formula), "code" (each value is divided by the square root of its
@@ -49,7 +49,7 @@ def tree_rl(group: Rollout, *, weighting: Literal["paper", "code", "none"] = "pa
     tree = group_tree(group)
     R = center(outcome(group), where=trajectory_mask(group), leave_one_out=True)
     V = path_mean(R, tree)
-    V = V - V[0]  # the root's value, which is 0 up to rounding
+    V = V - V[ROOT]  # the root's value, which is 0 up to rounding
     sqrt_leaves = jnp.sqrt(jnp.maximum(tree.paths, 1).astype(V.dtype))
     V = V / sqrt_leaves if weighting == "code" else V
     A = V + (V - V[tree.parent])

@@ -34,7 +34,7 @@ def tree_rpo(
     R_i is the sum of trajectory i's rewards, which must lie in [0, 1] for the Bernoulli deviation.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Args:
         std: "bernoulli" (the formula) or "children" (the standard deviation of the siblings'

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from jaxcredit.credit.lift import per_group
 from jaxcredit.credit.trees.tree import NEEDS, edge_columns, group_tree
-from jaxcredit.kernels import path_mean
+from jaxcredit.kernels import ROOT, path_mean
 from jaxcredit.rollout import Rollout, outcome
 
 
@@ -25,7 +25,7 @@ def treeps_rag(group: Rollout):
     trajectory i's rewards. leaves_n is the number of trajectories through n.
 
     Signals: node [N, G, K] (int, the node in which each segment ends) and node_parent [N, M] (int,
-    the parent of each node; node 0 is the root).
+    the parent of each node, -1 for the root, which is node 0).
 
     Returns:
         Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
@@ -39,5 +39,5 @@ def treeps_rag(group: Rollout):
     """
     tree = group_tree(group)
     V = path_mean(outcome(group), tree)
-    A = ((V - V[0]) + (V - V[tree.parent])) / jnp.sqrt(jnp.maximum(tree.paths, 1))
+    A = ((V - V[ROOT]) + (V - V[tree.parent])) / jnp.sqrt(jnp.maximum(tree.paths, 1))
     return edge_columns(A, tree, group)
