@@ -12,7 +12,7 @@ def take(stream, n):
 
 
 def test_every_epoch_is_another_permutation_and_leaves_nothing_out():
-    # 3 epochs of 10 in batches of 4: 30 is not reached by whole batches, so the last epoch is cut at 28 draws.
+    # Whole batches of 4 end at 28 of 30 draws: the last of 3 epochs of 10 is cut.
     drawn = take(Batches(10, 4, seed=1), 15).ravel()
     epochs = drawn.reshape(6, 10)
     assert all(sorted(e) == list(range(10)) for e in epochs)

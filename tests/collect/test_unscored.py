@@ -1,4 +1,6 @@
-"""A reward that returns None leaves an answer unscored: it is in no statistic of its group, no loss and no mean, and is counted."""
+"""Unscored answers (a reward that returns None): excluded from statistics, loss and means, and
+counted.
+"""
 
 import dataclasses
 import warnings
@@ -33,7 +35,7 @@ def change(reward, **fields):
 
 
 def dull(meta):
-    """Prompts of which no answer is scored: a quarter of them."""
+    """Whether no answer to a prompt is scored: a quarter of the prompts."""
     return meta[0] == "a"
 
 
@@ -96,7 +98,7 @@ def test_what_is_unscored_did_not_take_place():
 
 @pytest.mark.parametrize("name", ["tempo", "grpo", "reinforce_pp", "sploo"])
 def test_an_unscored_answer_moves_nothing(name):
-    """The same step as in a group that never had it: whatever its tokens, its reward and its log-probabilities are."""
+    """A step is the same as without the unscored answer, whatever its tokens, reward and log-probs."""
     exp = change(abstains, credit=getattr(credit, name))
     programs, state, got = collected(exp)
     gone = ~got.rollout.segment_mask
@@ -170,7 +172,7 @@ def test_a_run_in_which_nothing_is_scored_learns_nothing_and_says_why(tmp_path):
     assert first["eval/unscored"] == 8 and first["eval/greedy_reward"] == 0
 
 
-# Rewards that say nothing
+# Groups without a signal
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def hidden(face: ModuleType) -> set[str]:
 
 def test_public_names_and_signatures_are_those_of_the_list():
     assert LIST.read_text() == listing(), (
-        f"the public API changed: `{COMMAND}` rewrites tests/project/api.txt; note a breaking change in CHANGELOG.md"
+        f"the public API changed: `{COMMAND}` rewrites tests/project/api.txt; "
+        "note a breaking change in CHANGELOG.md"
     )
 
 

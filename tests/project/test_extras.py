@@ -28,7 +28,7 @@ DISTRIBUTION = {"orbax": "orbax-checkpoint", "libtpu": "jax[tpu]"}
 
 
 def imported(folder: str = "jaxcredit") -> dict[str, set[str]]:
-    """{package: files that import it} for the third-party packages that a folder imports anywhere."""
+    """{package: files that import it} of the third-party packages that a folder imports."""
     found: dict[str, set[str]] = {}
     for file in sorted((ROOT / folder).rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -25,7 +25,8 @@ ALLOWED = {
     "train": "credit losses policy rollout tasks collect signals parallel kernels utils",
     "arena": "credit rollout kernels policy signals utils",
     "analysis": "train credit rollout tasks parallel utils",
-    "cli": "utils kernels losses rewards rollout credit parallel policy tasks collect signals train arena analysis",
+    "cli": "utils kernels losses rewards rollout credit parallel policy tasks collect signals train "
+    "arena analysis",
     "__init__": "credit kernels losses rollout utils",
 }
 # Inside train/ every module imports only modules of earlier lines.

@@ -54,7 +54,7 @@ def test_bash_reads_it(script):
 
 
 def test_sigterm_reaches_the_trainer(bin):
-    """entry.sh keeps its process id when it starts the trainer, and exits with the trainer's code."""
+    """entry.sh keeps its process id when it starts the trainer; the exit code is the trainer's."""
     words = ["train", "a config.py", "--run", "a"]
     env = clean(bin, JAXCREDIT_DEVICE="cpu")
     job = subprocess.Popen(

@@ -93,7 +93,7 @@ def test_a_jobset_is_one(name):
 def test_its_jobs_are_jobs(name):
     validate = pytest.importorskip(
         "kubernetes_validate",
-        reason="kubernetes-validate is not installed (pip install 'jaxcredit[launch]'): Job specs not checked",
+        reason="kubernetes-validate is not installed (pip install 'jaxcredit[launch]')",
     )
     for replicated in jobset(name)["spec"]["replicatedJobs"]:
         job = {
@@ -198,7 +198,10 @@ def test_skypilots_own_loader_takes_it(path, tmp_path):
         "sky",
         reason="SkyPilot is not installed (pip install skypilot, 320 MB): its loader was not run",
     )
-    load = "import sys, sky, yaml; sky.Task.from_yaml_config(yaml.safe_load(open(sys.argv[1])), env_overrides=dict(RUN='a', BUCKET='b'))"
+    load = (
+        "import sys, sky, yaml; task = yaml.safe_load(open(sys.argv[1])); "
+        "sky.Task.from_yaml_config(task, env_overrides=dict(RUN='a', BUCKET='b'))"
+    )
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(path.read_text().replace("\nrun:", "\nrunn:"))
     for file, good in [(path, True), (wrong, False)]:
@@ -230,10 +233,11 @@ def test_every_dependency_is_pinned():
         need = Requirement(text)
         name = re.sub("[-_.]+", "-", need.name.lower())
         assert name in pinned, (
-            f"{need.name} is not in launch/constraints.txt: rewrite it with the command in its first lines"
+            f"launch/constraints.txt lacks {need.name}: rewrite it with the command in its first lines"
         )
         assert need.specifier.contains(pinned[name]), (
-            f"launch/constraints.txt has {name} {pinned[name]}, pyproject.toml wants {need.specifier}"
+            f"launch/constraints.txt has {name} {pinned[name]}, "
+            f"pyproject.toml requires {need.specifier}"
         )
     for name in ("jaxlib", "libtpu", "jax-cuda13-plugin"):
         assert name in pinned

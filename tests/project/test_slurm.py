@@ -83,9 +83,7 @@ def slurm(tmp_path):
     if os.geteuid() != 0:
         pytest.skip("Slurm's daemons need root: gpu.sbatch was not run")
     if missing := [name for name in DAEMONS if not shutil.which(name, path=SBIN)]:
-        pytest.skip(
-            f"no {', '.join(missing)} here (on Debian: apt-get install slurm-wlm munge): gpu.sbatch was not run"
-        )
+        pytest.skip(f"{', '.join(missing)} not found (on Debian: apt-get install slurm-wlm munge)")
     at, host = tmp_path, socket.gethostname().split(".")[0]
     for name in ("state", "spool"):
         (at / name).mkdir()

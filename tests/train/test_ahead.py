@@ -1,4 +1,4 @@
-"""Answers sampled before the update of the step before."""
+"""Sampling ahead: answers sampled before the update of the previous step."""
 
 import dataclasses
 
@@ -63,7 +63,8 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
     order = "sample judge sample update judge sample update judge update sample judge update"
     assert " ".join(told) == order
 
-    # The same by hand, from the formula: step k's answers are sampled with the parameters before update k - 1 where that was asked for.
+    # The expected steps: with sampling ahead, the answers of step k come from the parameters before
+    # update k - 1.
     state, batches = (
         made.init(jax.random.key(0)),
         Batches(len(exp.task.train), exp.prompts_per_step, exp.seed),
@@ -83,7 +84,9 @@ def test_they_come_from_the_parameters_before_the_update_and_are_judged_after_it
 
 @pytest.mark.slow
 def test_what_is_old_is_weighed_by_whole_answers():
-    """The update's loss on answers of another sampler, from the formula: mean over tokens of -min(prod p / q, 2) A."""
+    """Loss on answers of an older policy, by its formula: mean over tokens of -min(prod p / q, 2)
+    A.
+    """
     made = programs.build(ahead())
     state, batches = made.init(jax.random.key(0)), Batches(48, 4, 0)
     rollout = make_collector(ahead(), made, batches)(

@@ -1,4 +1,4 @@
-"""A control: what is learned is learned from the reward. The same run with the rewards of each group shuffled stays where it was."""
+"""Control experiment: with the rewards of each group shuffled, the quickstart does not learn."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from jaxcredit.train.runs.json_lines import read_metrics
 
 
 def shuffled(credit):
-    """The same estimator on rewards that were dealt anew among the answers to each prompt: as many ones, for no reason."""
+    """The estimator on rewards that are randomly permuted within each group."""
 
     @functools.wraps(credit)
     def blind(rollout):

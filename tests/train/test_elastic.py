@@ -1,4 +1,6 @@
-"""A run goes on where there are fewer devices or processes, with the same numbers up to the order of sums; all processes stop as one."""
+"""Runs that continue on fewer devices or processes with the same metrics up to the order of sums;
+all processes stop at one step.
+"""
 
 import dataclasses
 import itertools
@@ -46,7 +48,7 @@ def experiment(steps: int = 6, fsdp: int = 8) -> Experiment:
         prompts_per_step=16, group_size=2, buckets=(4,), max_new_tokens=4, steps=steps, eval_every=10, save_every=50, mesh={"fsdp": fsdp},
     )
 '''
-# Steps take milliseconds: this makes them last, so that a signal can be aimed.
+# Slow steps, so that a signal can hit a given step.
 SLOWLY = """
     import sys, time
     from jaxcredit.cli import main as cli

@@ -1,4 +1,6 @@
-"""Run folders of version 0.1: configs with the old import paths and names, options under their old names."""
+"""Run folders of version 0.1: configs with the old import paths and names, options under their old
+names.
+"""
 
 import json
 import subprocess

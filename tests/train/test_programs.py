@@ -22,7 +22,7 @@ def test_only_a_cpu_is_told_how_to_compile_and_not_against_the_users_flags(monke
 
 
 def test_what_compiles_is_told(monkeypatch):
-    """An option that does not exist is an error of every program that heard of it."""
+    """Every program gets the compiler options: an unknown option is an error in each."""
     monkeypatch.setattr(programs, "compiler_options", lambda: {"xla_nonsense": 1})
     exp = experiment()
     made = programs.build(exp)

@@ -1,4 +1,4 @@
-"""Whole runs of a micro policy: what they leave behind, what they refuse, and what is lost when something goes wrong (nothing)."""
+"""Whole runs of a micro policy: files, refused settings, and complete recovery after errors."""
 
 import dataclasses
 import gzip
@@ -54,7 +54,7 @@ def task(reward=score, items=ITEMS, **fields):
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """The folder of a run of six steps, and how many programs had been compiled when each step was logged."""
+    """Folder of a run of six steps, and the number of compiled programs at each logged step."""
     folder, log, counts = tmp_path_factory.mktemp("run") / "micro", MetricsWriter.log, {}
 
     def counted(self, step, metrics):
@@ -162,7 +162,8 @@ def test_a_finished_run_resumed_stays_as_it_is(done):
     assert (done[0] / "metrics.jsonl").read_bytes() == before
 
 
-# Whatever the reward does at the fifth batch, steps 1 to 4 and the checkpoint of step 4 are there, and the run goes on from it.
+# Errors of the reward in the fifth batch: steps 1 to 4 and their checkpoint remain, and the run
+# resumes from it.
 
 
 def raises(meta, text):
@@ -170,7 +171,7 @@ def raises(meta, text):
 
 
 def alarms(meta, text):
-    """Uses the alarm of its process, as math-verify does, and hangs."""
+    """A reward that sets an alarm signal, as math-verify does, and hangs."""
     signal.alarm(5)
     signal.alarm(0)
     time.sleep(1e6)
@@ -338,7 +339,7 @@ def test_too_little_memory_is_told_with_what_to_change(tmp_path, monkeypatch):
     assert "OutOfMemory" in (tmp_path / "hosts/00000.log").read_text()
 
 
-# What cannot work is said before anything is built.
+# Errors that are raised before anything is compiled.
 
 BAD = {
     "a missing signal": (
@@ -407,7 +408,7 @@ def test_ppo_trains_without_peers_with_its_critic_while_a_reference_holds_it(tmp
 
 
 def test_dynamic_sampling_keeps_mixed_groups_and_counts_what_it_cost(tmp_path):
-    """A tenth of the groups have no signal by construction; three rounds are plenty."""
+    """A tenth of the groups have no signal; three sampling rounds suffice."""
     dull = {item["meta"] for item in ITEMS[::4]}
     reward = lambda meta, text, ids: 0.0 if meta in dull else score(meta, text, ids)  # noqa: E731
     run(change(task=task(reward), max_sampling_rounds=6), tmp_path)

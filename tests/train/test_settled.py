@@ -1,4 +1,6 @@
-"""Sampling from weights that lie otherwise than in training: moved by one program, the same answers, nothing gathered for a token."""
+"""Sampling with another sharding than training: same answers, one resharding a rollout, no
+all-gather a token.
+"""
 
 import dataclasses
 

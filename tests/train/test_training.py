@@ -1,4 +1,6 @@
-"""Every estimator trains: rollout, credit and update on eight devices, and it beats its own credit put on the wrong tokens."""
+"""Every estimator trains on eight devices, and learns faster than with its credit on the wrong
+tokens.
+"""
 
 import functools
 
@@ -20,9 +22,11 @@ N, G, P, V, STEPS = 8, 32, 2, 2, 16
 
 @functools.cache
 def world(**pay):
-    """The programs that all estimators share: begin, play, update and the chance of the paid token; the batch lies over eight devices.
+    """Programs shared by all estimators: initial state, rollout, update, probability of the paid
+    token.
 
-    The policy is a table, a distribution for each place: credit on a wrong place teaches nothing about the right one.
+    The policy is a table with one distribution a position, so that credit on a wrong position does
+    not affect the key token. The batch is sharded over eight devices.
     """
     devices = mesh.make({"fsdp": 8})
     batch, everywhere = (
@@ -83,11 +87,11 @@ def world(**pay):
     )
 
 
-def elsewhere(answer, key):
-    """The same credit on the wrong tokens: moved inside each trajectory or, where those have nearly one number each, between them.
+def misplaced(answer, key):
+    """The columns with the advantages on wrong tokens: permuted within each row.
 
-    Nearly: HICRA adds a fifth on planning tokens, more praise and less blame, which in the mean is worth nothing to them; OTB's baselines
-    of the places differ as little.
+    Rows whose advantages are nearly constant are permuted across trajectories instead. HICRA and
+    OTB, for example, vary little within a row.
     """
     A = answer["advantage"]
     inside = jax.random.permutation(key, A[..., P:], axis=-1, independent=True)
@@ -97,28 +101,32 @@ def elsewhere(answer, key):
 
 
 def learn(credit, **pay):
-    """Mean reward of each step, and how much more likely the paid token became by each update than by one with the credit misplaced."""
+    """Mean reward of each step, and the gain of each update over one with misplaced credit.
+
+    The gain is the difference in the probability of the paid token.
+    """
     begin, play, update, chance, batch = world(**pay)
     judge = jax.jit(lambda rollout: columns(credit(rollout), rollout), out_shardings=batch)
-    move = jax.jit(elsewhere, out_shardings=batch)
-    state, earned, ahead = begin(), [], []
+    move = jax.jit(misplaced, out_shardings=batch)
+    state, rewards, gains = begin(), [], []
     for step in range(STEPS):
         rollout = play(state.params, jax.random.key(100 + step))
         answer = judge(rollout)
         assert len(answer["advantage"].addressable_shards) == 8
-        earned.append(
+        rewards.append(
             float((rollout.tokens[..., P + key_token_world.KEY] == key_token_world.RIGHT).mean())
         )
-        misled, _ = update(
+        other, _ = update(
             jax.tree.map(jnp.copy, state), rollout, move(answer, jax.random.key(step))
         )
         state, _ = update(state, rollout, answer)
-        ahead.append(float(chance(state.params) - chance(misled.params)))
-    return np.array(earned), np.array(ahead)
+        gains.append(float(chance(state.params) - chance(other.params)))
+    return np.array(rewards), np.array(gains)
 
 
 QUICK = ("tempo", "gigpo", "grpo")
-# What a method is made for: judged turns, a best answer that is alone, a beginning that holds the decision, no hope for later gains.
+# Rewards and knobs that a method needs: rewards of turns, a single best answer, a prefix that
+# contains the key token, no credit for later gains.
 WORLDS = {"scrl": {"by_turn": True}, "mars2": {"by_turn": True}, "passk": {"tie_breaker": 0.01}}
 KNOBS = {"pppo": {"eta": 0.5}, "vsrm": {"gamma": 0.0}}
 
@@ -128,10 +136,10 @@ KNOBS = {"pppo": {"eta": 0.5}, "vsrm": {"gamma": 0.0}}
     [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in catalogue.__all__],
 )
 def test_every_estimator_trains(name):
-    earned, ahead = learn(
+    rewards, gains = learn(
         functools.partial(getattr(catalogue, name), **KNOBS.get(name, {})), **WORLDS.get(name, {})
     )
-    assert earned[-4:].mean() > earned[0] + 0.2, f"it does not learn: {np.round(earned, 2)}"
-    assert ahead.mean() > ahead.std() / len(ahead) ** 0.5, (
-        f"no better than misplaced: {np.round(ahead, 4)}"
+    assert rewards[-4:].mean() > rewards[0] + 0.2, f"it does not learn: {np.round(rewards, 2)}"
+    assert gains.mean() > gains.std() / len(gains) ** 0.5, (
+        f"no better than misplaced: {np.round(gains, 4)}"
     )

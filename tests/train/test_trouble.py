@@ -1,4 +1,6 @@
-"""What is said when a run cannot go on, and what its clock, its FLOPs and its hosts' logs say while it does. Whole runs are in test_run."""
+"""Messages of runs that cannot continue; step times, FLOPs and the logs of the hosts. Whole runs
+are in test_run.py.
+"""
 
 import dataclasses
 import json
@@ -46,7 +48,7 @@ def test_how_much_was_asked_for(said, size):
 
 @pytest.fixture
 def sixteen(monkeypatch):
-    """A micro experiment of 16 prompts on a device of 10 MB, a hundredth of which is its state."""
+    """A micro experiment of 16 prompts on a device of 10 MB, whose state takes a hundredth of it."""
     exp = dataclasses.replace(experiment(group=8), prompts_per_step=16, max_new_tokens=64)
     made = programs.build(exp)
     monkeypatch.setattr(advice, "device_memory", lambda *_: 10_000_000)
@@ -150,7 +152,9 @@ def test_peaks_go_by_the_longest_name():
 
 
 def test_flops_by_enumeration():
-    """Every matmul of every token, every pair that attends, and the logits of the rows' tokens, one by one."""
+    """FLOPs counted one by one: all matmuls of each token, all attended pairs, the logits of the
+    answers.
+    """
     cfg = dataclasses.replace(experiment().policy, layers=3, kv_heads=1)
     weights = sum(
         int(np.prod(p.shape))

@@ -1,4 +1,6 @@
-"""The update: what a step must not depend on, how many steps are taken, and what is kept when one goes wrong."""
+"""The update: independence of shards, micro-batches and padding; number of optimizer steps; skipped
+non-finite steps.
+"""
 
 import dataclasses
 import functools
@@ -27,7 +29,7 @@ AGGREGATES = {
 
 
 def logprob(params, rollout):
-    """A policy of bigrams: enough to have log-probabilities, entropies and gradients that mix all tokens."""
+    """A bigram policy: log-probabilities, entropies and gradients depend on all tokens."""
     hidden = jnp.tanh(params["embed"][rollout.tokens[..., :-1]] @ params["mix"])
     logits = jax.nn.log_softmax((hidden @ params["out"]).astype(jnp.float32))[..., -S:, :]
     logp = jnp.take_along_axis(logits, rollout.tokens[..., -S:, None], -1)[..., 0]
@@ -44,7 +46,7 @@ def a_policy(seed=0, dtype=jnp.float32):
 
 
 def a_rollout(seed=0):
-    """Ragged answers, one prompt without any: uneven over the prompts, so that a mean of means would show."""
+    """Ragged answers, none for one prompt. Unequal lengths expose a mean of means."""
     rng = np.random.default_rng(seed)
     length = rng.integers(0, S + 1, (N, R, 1))
     length[3] = 0
@@ -138,7 +140,7 @@ def test_minibatches_and_epochs_are_the_same_on_eight_devices_and_nothing_moves_
 
 
 def test_every_device_does_its_share_of_a_micro_batch():
-    """The compiled forward of a piece of 8 prompts sees 1 of them a device: a shuffle or a cut must not gather them."""
+    """The compiled forward of 8 prompts has 1 prompt a device: no gather by shuffling or slicing."""
     seen = []
 
     def watched(params, rollout):
@@ -183,7 +185,9 @@ def test_the_stated_number_of_steps_over_whole_prompts_each_once_an_epoch():
 
 @pytest.mark.slow
 def test_minibatches_are_a_permutation_that_changes_with_the_step():
-    """Plain SGD on a loss whose gradient is the same everywhere adds up all prompts: each must have been there once."""
+    """With SGD and a constant gradient the parameters sum over the prompts: each is used once an
+    epoch.
+    """
     rollout, credit = a_rollout()
 
     def linear(params, rollout):
@@ -340,7 +344,7 @@ def test_a_rollout_without_any_token_moves_nothing():
 
 
 def test_bfloat16_parameters_keep_their_dtype_and_accumulate_in_float32():
-    """64 equal gradients of 2^-9 beside one of 1: a bfloat16 sum would stay at 1."""
+    """One gradient of 1 and 64 of 2^-9, which a sum in bfloat16 would lose."""
     rollout, _ = a_rollout()
     tall = jax.tree.map(lambda x: jnp.concatenate([x] * 4)[:, :1], rollout)
     tall = dataclasses.replace(
