@@ -114,7 +114,7 @@ def metrics_and_config(folder: Path, name: str) -> tuple[Any, str]:
     summary = Summary(iterate_metrics(folder))
     if not summary.last:
         raise ValueError(
-            f"{name} has no {file_names.METRICS} with a finished step: "
+            f"{name} holds no {file_names.METRICS} with a finished step: "
             "name the folder of a run, such as runs/quickstart"
         )
     config = folder / file_names.CONFIG

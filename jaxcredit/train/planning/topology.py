@@ -52,7 +52,7 @@ def tpu_topology(name: str) -> Topology:
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-1")
     jax.config.update("jax_platforms", "cpu")  # all other computations
-    slices, one = re.fullmatch(r"(?:(\d+)x)?(.+)", name, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess] (matches all)
+    slices, one = re.fullmatch(r"(?:(\d+)x)?(.+)", name, re.S).groups()  # pyright: ignore[reportOptionalMemberAccess]
     several = {"num_slices": int(slices)} if slices else {}
     try:
         devices = compat.tpu_devices(one, **several)

@@ -131,7 +131,7 @@ def _grouped(folders: list[Path]) -> dict[str, list[History]]:
         history = History(iterate_metrics(folder), (ACCURACY, "reward", "tokens"))
         if not len(history):
             raise FileNotFoundError(
-                f"{folder} has no {file_names.METRICS} with a finished step: "
+                f"{folder} holds no {file_names.METRICS} with a finished step: "
                 "name folders of runs, such as runs/quickstart"
             )
         identity = _identity(folder) or str(folder)
