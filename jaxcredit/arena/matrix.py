@@ -116,7 +116,8 @@ def run(
         A `Cell` for each control and each estimator of each family.
 
     Raises:
-        ValueError: fewer than 2 prompts or answers.
+        ValueError: fewer than 2 prompts or answers, or a family in which all answers of each group
+            have the same outcome.
     """
     families = [f() for f in arena.FAMILIES] if families is None else families
     estimators = known_estimators() if estimators is None else estimators
@@ -172,8 +173,11 @@ def _measured_controls(task, drawn, seed, *, weights) -> dict[str, dict[str, met
         name: evaluate(task, batch, x, needs=(), weights=weights, logits=logits, blocks=blocks)
         for name, x in control_credits(batch, seed).items()
     }
-    broadcast = controls["broadcast"]
-    assert not isinstance(broadcast, str), f"{type(task).__name__}: {broadcast}"
+    if isinstance(controls["broadcast"], str):
+        raise ValueError(
+            f"{type(task).__name__}: all answers of a group have the same outcome, in each of "
+            f"{len(batch.rollout.tokens)} groups; sample more groups (prompts) or answers (group)"
+        )
     return controls
 
 

@@ -588,6 +588,12 @@ def test_the_quick_list_is_of_this_library():
         matrix.run_selected(["Twin"], quick=True, prompts=1)
 
 
+def test_groups_without_differences_are_an_error_with_the_fix():
+    family = arena.HackablePRM(good=0.0, bad=0.0, filler=0.0, need=2, horizon=4)
+    with pytest.raises(ValueError, match="HackablePRM: all answers .* 3 groups; sample more"):
+        matrix.run([family], {}, prompts=3, group=2, resamples=5)
+
+
 @pytest.mark.slow
 def test_a_number_or_a_reason_in_every_cell():
     estimators = {"grpo": credit.grpo, "san": credit.san, "igpo": credit.igpo}

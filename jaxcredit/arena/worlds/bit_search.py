@@ -41,17 +41,15 @@ class BitSearch:
         # State: a bit mask of known bits; the next bit is 1 after a leak.
         m, T = self.bits, self.turns
         t, s, a = grid(T, 2 ** (m + 1), m + self.decoys + self.leaks)
-        learnt = jnp.where(
-            a < m, 1 << jnp.minimum(a, m), jnp.where(a >= m + self.decoys, 1 << m, 0)
-        )
+        after = jnp.where(a < m, 1 << jnp.minimum(a, m), jnp.where(a >= m + self.decoys, 1 << m, 0))
         e, eta = jnp.maximum(jnp.asarray(self.noise, float), 1e-12), self.eta
         sure = (1 - e) ** eta / ((1 - e) ** eta + e**eta)
-        known = self._known(s | learnt)
+        known = self._known(s | after)
         return world(
             T,
             2 ** (m + 1),
             a.size,
-            next=s | learnt,
+            next=s | after,
             segment=t,
             chance=(t == T - 1) * sure**known * 0.5 ** (m - known),
         )
