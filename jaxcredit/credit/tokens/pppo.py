@@ -34,7 +34,7 @@ def pppo(group: Rollout, *, eta: float = 0.15, ddof: int = 0, eps: float = 1e-6)
 
     Args:
         eta: float in (0, 1], the share of the answer that is the beginning. The paper
-            grows it from 0.15 to 0.35 (`jaxcredit.signals.retention`).
+            grows it from 0.15 to 0.35 (`jaxcredit.signals.schedules.retention`).
         ddof: int, 0 or 1. The variance divides by n - ddof.
         eps: float >= 0, added to the standard deviation.
 
