@@ -4,7 +4,9 @@
     advantage = credit.tempo(rollout, gate=2)             # a knob
     columns = credit.columns(credit.ppo(rollout), rollout)  # advantage, weight, clip, target
 
-`__all__` lists the estimators; none needs to be registered.
+The first argument of an estimator is a `Rollout` of N prompts. Axes in the docstrings: N prompts,
+R rows, T tokens, G trajectories, K segments. `__all__` lists the estimators; none needs to be
+registered.
 """
 
 from jaxcredit.credit.agents.coma import coma
