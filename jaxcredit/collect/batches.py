@@ -1,6 +1,4 @@
-"""Batches of prompts: a seeded, endless and resumable stream of prompt indices, and padding of
-prompts to buckets.
-"""
+"""Batches of prompts: a resumable stream of prompt indices, and padding of prompts to buckets."""
 
 from collections.abc import Sequence
 
@@ -10,8 +8,9 @@ from jaxtyping import Bool, Int
 
 
 class Batches:
-    """Endless iterator over batches of prompt indices, int64 [batch]. Every epoch is a new
-    permutation of range(size).
+    """Endless iterator over batches of prompt indices, int64 [batch].
+
+    Every epoch is a new permutation of range(size).
 
     Batch k is a function of (size, batch, seed, k), so all processes get the same batches and the
     state is k. Epochs are concatenated: if `batch` does not divide `size`, one batch holds the last
@@ -68,8 +67,7 @@ class Batches:
 def bucketed(
     prompts: Sequence[Sequence[int]], buckets: Sequence[int], *, pad: int = 0
 ) -> tuple[Int[np.ndarray, "N P"], Bool[np.ndarray, "N P"]]:
-    """Token lists, left-padded to the smallest bucket that holds the longest of them, and the mask
-    of their tokens.
+    """Prompts left-padded to the smallest bucket that holds them all, and the mask of their tokens.
 
     With several processes, pass the global batch and cut `local_slice` afterwards: all processes
     must agree on the bucket.

@@ -1,6 +1,4 @@
-"""Dynamic sampling (DAPO): sampling of further prompts in place of groups whose rewards are all
-equal.
-"""
+"""Dynamic sampling (DAPO): replacement of groups whose rewards are all equal."""
 
 from collections.abc import Callable
 
@@ -20,8 +18,9 @@ from jaxcredit.rollout import AXES, Rollout
 def dynamic_sampling(
     collect: Callable, next_indices: Callable[[], np.ndarray], rounds: int, sharding=None
 ) -> Callable[..., Callable[[], Collected]]:
-    """Collector that keeps groups with unequal rewards and samples further prompts until the batch
-    is full (DAPO, arXiv 2503.14476).
+    """Collector of groups with unequal rewards, in one or several rounds (DAPO, arXiv 2503.14476).
+
+    Each round samples further prompts, until the batch is full.
 
     If the rounds run out first, groups without a signal fill the batch; their advantage is 0. The
     metrics count all sampled tokens and all dropped groups. All processes stop in the same round,
@@ -65,8 +64,9 @@ def dynamic_sampling(
 
 
 def _concatenate_groups(groups: list[tuple[Collected, int]], metrics: dict, sharding) -> Collected:
-    """One Collected of single groups, each given as a batch and its index there. Shorter prompts
-    are left-padded to the longest bucket.
+    """One batch of single groups, each given as its batch and its index there.
+
+    Shorter prompts are left-padded to the longest bucket.
     """
     T = max(batch.rollout.tokens.shape[-1] for batch, _ in groups)
     # Each batch is copied to the host once, though several groups may come from it.

@@ -1,6 +1,4 @@
-"""Rollouts of one turn: each prompt is sampled in a group of answers, and each answer is scored
-once.
-"""
+"""Rollouts of one turn: a group of answers is sampled for each prompt, and each is scored once."""
 
 import functools
 import time
@@ -57,9 +55,7 @@ def single_turn(
     """
 
     def collect(params, key, indices) -> Callable[[], Collected]:
-        """Dispatch sampling for the prompts of all processes; each process feeds and scores its own
-        share.
-        """
+        """Dispatch sampling for the prompts of all processes; each process feeds its own share."""
         items = [task.train[int(i)] for i in indices]
         own = local_slice(len(indices))
         # The bucket depends on the longest prompt of all processes, so the global batch is padded
@@ -115,8 +111,7 @@ def single_turn(
 
 @functools.partial(jax.jit, static_argnames="sharding")
 def assemble(prompt, prompt_valid, drawn, reward, scored, sharding=None) -> Rollout:
-    """Rollout of prompts [N, P] and their sampled answers [N, R, S]: rows of T = P + S columns,
-    prompt first.
+    """Rollout of prompts [N, P] and sampled answers [N, R, S], as rows of T = P + S tokens.
 
     Args:
         prompt: token ids, left-padded.

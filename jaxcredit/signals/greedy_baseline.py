@@ -18,11 +18,11 @@ from jaxcredit.tasks.answers import decode_and_score
 def greedy(
     task: Task, tokenizer, *, max_new_tokens: int, timeout_s: float = 10.0, workers: int = 1
 ) -> Callable:
-    """Annotator of `greedy_reward` [N]: the task's reward for the policy's greedy answer to each
-    prompt (ReMax, arXiv 2310.10505).
+    """Annotator of `greedy_reward` [N], the reward of the policy's greedy answer to each prompt.
 
-    It costs one more sampled answer per prompt. If the reward leaves the greedy answer unscored
-    (None), the mean over the scored answers of the group takes its place.
+    This is the baseline of ReMax (arXiv 2310.10505). It costs one more sampled answer per prompt.
+    If the reward leaves the greedy answer unscored (None), the mean over the scored answers of the
+    group takes its place.
 
     Args:
         task: the experiment's task.

@@ -9,9 +9,7 @@ __all__ = ["Experiment", "Warmup"]
 
 
 def __getattr__(name: str):
-    """Import `Experiment` and `Warmup` at first use: reading a run folder does not need their
-    dependencies.
-    """
+    """Lazy import of `Experiment` and `Warmup`, whose dependencies a run folder does not need."""
     if name in __all__:
         from jaxcredit.train import experiment
 

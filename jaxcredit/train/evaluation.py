@@ -1,6 +1,4 @@
-"""Evaluation on held-out problems: greedy accuracy during training, and the statistics of
-`jaxcredit eval`.
-"""
+"""Evaluation on held-out problems, during training and for `jaxcredit eval`."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -37,11 +35,10 @@ class Answers(NamedTuple):
 def evaluate_greedy(
     exp: Experiment, programs: Programs, params: Any
 ) -> tuple[dict[str, float], list[dict]]:
-    """Metrics of greedy answers to the held-out problems, over all processes, and a few answers of
-    this process as examples.
+    """Metrics of greedy answers to the held-out problems, and a few answers as examples.
 
-    Accuracy is the share of scored answers with a reward of at least 1. Unscored answers are
-    counted, but in neither mean.
+    Metrics are means over all processes, examples are of this process. Accuracy is the share of
+    scored answers with a reward of at least 1. Unscored answers are counted, but in neither mean.
     """
     items, batch = exp.held_out()
     answers = _answer_all(exp, programs, programs.greedy, params, items, batch)
@@ -99,8 +96,9 @@ def sample_answers(
 def evaluation_summary(
     exp: Experiment, programs: Programs, params: Any, k: int, *, seed: int = 0
 ) -> dict:
-    """Statistics of greedy and of `k` sampled answers to the held-out problems: see
-    `tasks.statistics.summary`.
+    """Statistics of greedy and of `k` sampled answers to the held-out problems.
+
+    See `tasks.statistics.summary` for the result.
     """
     items, batch = exp.held_out()
     greedy = _answer_all(exp, programs, programs.greedy, params, items, batch)
@@ -129,8 +127,7 @@ def answer_batches(
     timeout_s: float = 10.0,
     workers: int = 1,
 ) -> Iterator[Answers]:
-    """Answers to `items`, one batch after the other; each process yields those of its own share of
-    a batch.
+    """Answers to `items` in batches; each process yields the answers to its share of a batch.
 
     Args:
         draw: compiled sampler, `draw(params, prompt, valid, key)`.

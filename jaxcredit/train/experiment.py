@@ -176,7 +176,8 @@ class Experiment:
             )
         if self.beta and "ref_logp" not in self.provided():
             raise ValueError(
-                f'beta = {self.beta} weighs a KL to a reference: add signals={{"reference": signals.reference()}}, or set beta = 0'
+                f"beta = {self.beta} weighs a KL to a reference: add "
+                'signals={"reference": signals.reference()}, or set beta = 0'
             )
         if self.tokenizer.vocab_size > self.policy.vocab:
             raise ValueError(

@@ -1,6 +1,4 @@
-"""Error messages of runs that cannot continue: gradients that are not finite, too little memory,
-implicit transfers.
-"""
+"""Errors of a run: gradients that are not finite, too little memory, implicit transfers."""
 
 import contextlib
 import re
@@ -22,9 +20,7 @@ class OutOfMemory(RuntimeError):
 
 
 class Diverged(RuntimeError):
-    """Too many steps in a row had no finite gradient. The message names the first array that is not
-    finite.
-    """
+    """Too many steps in a row had no finite gradient; the message names the first such array."""
 
 
 class ImplicitTransfer(RuntimeError):
@@ -32,8 +28,11 @@ class ImplicitTransfer(RuntimeError):
 
 
 def skipped_steps(exp: Experiment, history: Sequence[dict]) -> int:
-    """Number of steps at the end of `history` (metrics by step) of which no optimizer step had a
-    finite gradient.
+    """Number of steps at the end of `history` without any finite gradient.
+
+    Args:
+        exp: the experiment.
+        history: metrics of consecutive steps.
     """
     updates = exp.epochs * exp.prompts_per_step // (exp.minibatch or exp.prompts_per_step)
     count = 0
@@ -45,8 +44,9 @@ def skipped_steps(exp: Experiment, history: Sequence[dict]) -> int:
 
 
 class FlatRewards:
-    """Warning, once per run, if all rewards of several steps are equal, so that no estimator has a
-    learning signal.
+    """Warning, once per run, if all rewards of several steps are equal.
+
+    No estimator has a learning signal then.
     """
 
     STEPS = 5
@@ -63,7 +63,10 @@ class FlatRewards:
         if not last[-1]["length"]:
             cause = "the reward left every answer unscored (None)"
         elif reward >= 1:
-            cause = f"every answer earned {reward:g}. Take harder problems, or a reward that tells good answers apart"
+            cause = (
+                f"every answer earned {reward:g}. Take harder problems, or a reward that tells "
+                "good answers apart"
+            )
         else:
             cause = (
                 f"every answer earned {reward:g}. Read a few answers in samples.jsonl: if none is "
@@ -86,8 +89,7 @@ def explain_nonfinite(
     steps: int,
     saved: list[int],
 ) -> str:
-    """Message that names the first array of a step that is not finite, in order of computation, and
-    a fix.
+    """Message that names the first non-finite array of a step, in order of computation, and a fix.
 
     Args:
         exp: the experiment.
@@ -100,7 +102,8 @@ def explain_nonfinite(
     """
     array, fix = _first_nonfinite(programs, params, rollout, columns)
     if saved:
-        state = f"Nothing of these steps was learned; checkpoints of steps {', '.join(map(str, saved))} are good"
+        steps_saved = ", ".join(map(str, saved))
+        state = f"Nothing of these steps was learned; checkpoints of steps {steps_saved} are good"
     else:
         state = "Nothing was saved yet"
     return (
@@ -157,16 +160,13 @@ def _first_nonfinite(
 
 @jax.jit
 def _count_nonfinite(x, *masks):
-    """Number of elements that are not finite, under the first mask of the same shape; padding may
-    hold anything.
-    """
+    """Number of elements that are not finite, under the first mask of the same shape."""
     mask = next((mask for mask in masks if mask.shape == x.shape), True)
     return (~jnp.isfinite(x) & mask).sum()
 
 
 def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callable) -> Callable:
-    """`work` as a span `name` of the profiler, whose out-of-memory errors list the options to
-    change.
+    """`work` as a profiler span, with out-of-memory errors that list the options to change.
 
     Args:
         exp: the experiment.
@@ -200,14 +200,16 @@ def with_oom_advice(exp: Experiment, programs: Programs, name: str, work: Callab
 
 @contextlib.contextmanager
 def no_implicit_transfers(name: str) -> Iterator[None]:
-    """Context in which `name` (credit or update) may not copy arrays between host and device
-    implicitly, for example by `float(x)`.
+    """Context that refuses implicit copies between host and device, for example by `float(x)`.
 
     Such a copy would block the host in every step. `jax.device_put` and `jax.device_get` are
     allowed.
 
+    Args:
+        name: what runs in the context, for the message.
+
     Raises:
-        ImplicitTransfer: it does.
+        ImplicitTransfer: an array was copied implicitly.
     """
     try:
         with jax.transfer_guard("disallow"):

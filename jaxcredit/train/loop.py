@@ -1,6 +1,4 @@
-"""The training loop: sample, annotate, assign credit, update, evaluate, record and save, once per
-step.
-"""
+"""The training loop: sample, assign credit, update, evaluate, record and save, once per step."""
 
 import functools
 from typing import NamedTuple, NoReturn
@@ -35,8 +33,12 @@ from jaxcredit.train.update import TrainState
 
 
 class Stopped(SystemExit):
-    """Exit after a request to stop: `step` is the last step, `saved` describes the saved state and
-    `code` is the exit status.
+    """Exit after a request to stop.
+
+    Attributes:
+        code: exit status.
+        step: last step.
+        saved: description of the saved state.
     """
 
     def __init__(self, code: int, step: int, saved: str = ""):
@@ -65,12 +67,10 @@ def train(
     *,
     start: int = 0,
 ) -> TrainState:
-    """Training from step `start` + 1 to step `exp.steps`, with evaluations, metrics and
-    checkpoints; returns the last state.
+    """Train from step `start` + 1 to step `exp.steps` and return the last state.
 
-    With `exp.sample_ahead`, the answers of a step are sampled before the update of the step before
-    and scored during that update. A request to stop interrupts the sampling of a step, whose
-    prompts are sampled again after a resume; later in a step, the step is completed.
+    With `exp.sample_ahead`, answers are sampled before the update of the step before and scored
+    during it. A request to stop interrupts sampling; at other times the step is completed first.
 
     Raises:
         Stopped: SIGTERM or Ctrl-C ended the run after saving.
@@ -138,13 +138,7 @@ def train(
 
         # Warn or stop, if nothing is learned or a stop was requested.
         flat_rewards.check(run.metrics.recent)
-        skipped = skipped_steps(exp, run.metrics.recent)
-        if skipped >= exp.max_skipped_steps:
-            run.checkpoints.wait()
-            saved = run.checkpoints.steps()
-            raise Diverged(
-                explain_nonfinite(exp, programs, state.params, rollout, columns, skipped, saved)
-            )
+        _check_finite(exp, programs, run, state, rollout, columns)
         if stopping and not last:
             _stop(run, step)
     return state
@@ -152,8 +146,7 @@ def train(
 
 @jax.jit
 def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    """Metrics of a rollout and its credit: rewards, lengths, groups without a signal, shared
-    prefixes, and the credit's magnitude.
+    """Metrics of a rollout (rewards, lengths, signal, shared prefixes) and of its credit's size.
 
     Answers that the reward left unscored are counted in `unscored` and in no mean.
     `groups_unscored` counts groups without a scored answer; they have no weight in the loss.
@@ -177,9 +170,7 @@ def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str
 
 
 def _sampling_key(state: TrainState, step: int) -> jax.Array:
-    """Random key of a step's sampling: a function of the run's key and the step, so that a resumed
-    run samples the same answers.
-    """
+    """Random key of a step's sampling, a function of the run's key and the step only."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key), step - 1)
 
 
@@ -199,15 +190,31 @@ def _publish(run: RunServices) -> None:
 def _save(
     run: RunServices, step: int, state: TrainState, position: dict, *, stopping: bool
 ) -> None:
-    """Publish the metrics, then start the save of a checkpoint. `position` is the state of the
-    batch iterator.
-    """
+    """Publish the metrics, then start a save; `position` is the state of the batch iterator."""
     if run.lock and _is_remote(run):
         run.lock.check()
     _publish(run)
     run.checkpoints.save(step, state, {"batches": position})
     requested = stopping or run.preemption.stop_requested
     run.host.log(f"save step {step}{', asked to stop' if requested else ''}")
+
+
+def _check_finite(
+    exp: Experiment,
+    programs: Programs,
+    run: RunServices,
+    state: TrainState,
+    rollout: Rollout,
+    columns: dict,
+) -> None:
+    """Raise Diverged, with a diagnosis of this step, after too many steps without an update."""
+    skipped = skipped_steps(exp, run.metrics.recent)
+    if skipped >= exp.max_skipped_steps:
+        run.checkpoints.wait()
+        saved = run.checkpoints.steps()
+        raise Diverged(
+            explain_nonfinite(exp, programs, state.params, rollout, columns, skipped, saved)
+        )
 
 
 def _stop(run: RunServices, step: int) -> NoReturn:
@@ -217,7 +224,5 @@ def _stop(run: RunServices, step: int) -> NoReturn:
 
 
 def _is_remote(run: RunServices) -> bool:
-    """Whether the run folder is in a bucket. Its lock is checked at every save instead of every
-    step: each check is a request.
-    """
+    """Whether the run folder is in a bucket, where each check of the lock is a request."""
     return isinstance(run.folder, BucketRunFolder)

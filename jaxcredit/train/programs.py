@@ -1,6 +1,4 @@
-"""Compiled programs of an experiment (initialization, sampling, credit, update) and the composition
-of a training step from them.
-"""
+"""Compiled programs of an experiment, and the composition of a training step from them."""
 
 import dataclasses
 import functools
@@ -28,9 +26,7 @@ from jaxcredit.train.update import TrainState, make_update
 
 
 class Programs(NamedTuple):
-    """Compiled programs of an experiment, and the shapes and shardings of their arrays. Each
-    compiles at its first call.
-    """
+    """Programs of an experiment, each compiled at its first call, and shapes of their arrays."""
 
     state: (
         TrainState  # shapes, on a mesh with shardings: to restore into, or to lower programs with
@@ -52,9 +48,7 @@ class Programs(NamedTuple):
 
 
 class Step(NamedTuple):
-    """Functions of a training step in their order, between the collection of a rollout and the
-    next.
-    """
+    """Functions of a training step after the collection of its rollout, in their order."""
 
     annotate: Callable[[TrainState, Collected], Rollout]  # the rollout with its signals
     credit: Callable[[Rollout], dict[str, jax.Array]]  # columns: advantage and weights of tokens
@@ -62,9 +56,7 @@ class Step(NamedTuple):
 
 
 def compose_step(exp: Experiment, programs: Programs) -> Step:
-    """Training step of an experiment: annotators, estimator, and update of the annotators' states
-    and of the policy.
-    """
+    """Training step of an experiment: annotators, estimator, update of annotators and policy."""
     learned = programs.learned
 
     def annotate(state: TrainState, collected: Collected) -> Rollout:
@@ -87,11 +79,10 @@ def compose_step(exp: Experiment, programs: Programs) -> Step:
 def make_collector(
     exp: Experiment, programs: Programs, batches: Batches
 ) -> Callable[..., Callable[[], Collected]]:
-    """Collector of an experiment's rollouts, `collect(params, key, indices)() -> Collected`: see
-    `single_turn`.
+    """Collector of an experiment's rollouts, `collect(params, key, indices)() -> Collected`.
 
-    With `exp.max_sampling_rounds` above 1, further prompts are drawn from `batches`: see
-    `dynamic_sampling`.
+    See `single_turn`. With `exp.max_sampling_rounds` above 1, further prompts are drawn from
+    `batches`: see `dynamic_sampling`.
     """
     collect = single_turn(
         programs.sample,
@@ -117,8 +108,7 @@ def build(exp: Experiment) -> Programs:
     if shardings.mesh:
         cfg = dataclasses.replace(cfg, layout=_layout(shardings.mesh, exp.rules))
     attention, reason = choose_attention(cfg)
-    # The choice is part of the compiled programs and must not depend on the device that is asked
-    # later.
+    # Stored in the config, so that it does not depend on the devices at compile time.
     cfg = dataclasses.replace(cfg, attention=attention)
 
     def logprob(weights, rollout: FilledRollout, temperature: float = exp.temperature):
@@ -154,9 +144,7 @@ def build(exp: Experiment) -> Programs:
 
 
 def supervised_programs(plan: Warmup, programs: Programs) -> tuple[Callable, Callable]:
-    """Programs of the warm-up: `begin(params, key) -> TrainState` with its optimizer, and the
-    `update` that minimizes -log p of demonstrations.
-    """
+    """Programs of the warm-up: `begin(params, key) -> TrainState`, and `update` for -log p."""
     begin, _, state_shardings = _start(programs.state.params, plan.optimizer, {})
     logprob = functools.partial(programs.logprob, temperature=1.0)
     update = make_update(
@@ -269,9 +257,7 @@ def _initializer(
     begin: Callable,
     state_shardings: PyTree,
 ) -> Callable:
-    """Function from a random key to the TrainState before the first step, with random or loaded
-    parameters.
-    """
+    """Function from a random key to the first TrainState, with random or loaded parameters."""
 
     def init(key) -> TrainState:
         weights_key, key = jax.random.split(key)
@@ -296,8 +282,9 @@ def _initializer(
 def _start(
     weights: PyTree, optimizer: optax.GradientTransformation, learned: Mapping[str, Any]
 ) -> tuple[Callable, TrainState, Any]:
-    """The program (params, key) -> TrainState, the shapes of that state, and its shardings (None on
-    one device).
+    """Program `begin(params, key) -> TrainState`, and that state's shapes and shardings.
+
+    The shardings are None on one device.
 
     Args:
         weights: shapes of the parameters, on a mesh with shardings.

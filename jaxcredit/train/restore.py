@@ -18,9 +18,7 @@ from jaxcredit.train.update import TrainState
 
 
 class CheckpointRollouts(NamedTuple):
-    """Rollouts of a checkpoint's policy, with its log-probabilities and its run's credit. N groups
-    of R rows of T tokens.
-    """
+    """Rollouts of a checkpoint's policy: N groups of R rows of T tokens."""
 
     rollout: Rollout
     logp: np.ndarray  # [N, R, T]: log-probabilities of the trainer, 0 on prompt and padding
@@ -58,8 +56,7 @@ def sample_from_checkpoint(
     step: int | None = None,
     seed: int = 0,
 ) -> CheckpointRollouts:
-    """New rollouts of training problems by the policy of a checkpoint, with the signals and the
-    credit of its run.
+    """New rollouts by the policy of a checkpoint, with the signals and the credit of its run.
 
     They are sampled as in training, but without dynamic sampling, and with all prompts in the
     largest bucket.

@@ -1,6 +1,4 @@
-"""A run: a folder with a lock, resumed or begun with a warm-up, in which the training loop writes
-metrics and checkpoints.
-"""
+"""A run: training in a locked run folder, from the start or from a checkpoint."""
 
 import contextlib
 import dataclasses
@@ -139,8 +137,9 @@ def _check_folder(run_folder: RunFolder, resume: bool, overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(run_folder: RunFolder, resume: bool, preemption: Preemption) -> Iterator[Lock | None]:
-    """Context with the run folder's lock, held by process 0 (None in others). Blocks until
-    acquired; creates and marks a new folder.
+    """Context with the run folder's lock, held by process 0 (None in others).
+
+    Blocks until the lock is acquired; creates and marks a new folder.
     """
     lock, waited = None, False
     if jax.process_index() == 0:
@@ -175,9 +174,7 @@ def _locked(run_folder: RunFolder, resume: bool, preemption: Preemption) -> Iter
 
 
 def _on_process_0(check: Callable[[], Any]) -> bool:
-    """Result of `check()` in process 0, broadcast to all processes. An exception in it is raised in
-    all of them.
-    """
+    """Result of `check()` in process 0, broadcast to all processes, as are its exceptions."""
     result, error = False, None
     if jax.process_index() == 0:
         try:
@@ -231,9 +228,7 @@ def _changes(source: Mapping[str, Any], folder: Path, step: int) -> list[str]:
 def _prepare(
     exp: Experiment, programs: Programs, state: TrainState, batches: Batches, run: RunServices
 ) -> TrainState:
-    """State before the first step of a new run, after its warm-up (if any), evaluation and
-    checkpoint of step 0.
-    """
+    """State of a new run after its warm-up (if any), evaluation and checkpoint of step 0."""
     metrics, warmup_checkpoints = {}, None
     with contextlib.ExitStack() as stack:
         if exp.warmup:
@@ -281,7 +276,7 @@ def _warm_up(
     run: RunServices,
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, int]:
-    """State after the warm-up, and the warm-up's number of steps. A request to stop raises Stopped."""
+    """State after the warm-up, and its number of steps. A request to stop raises Stopped."""
     try:
         return warm_up(
             exp,
@@ -300,9 +295,7 @@ def _warm_up(
 
 
 def _config_values(exp: Experiment) -> dict:
-    """Fields of the experiment for config.json, with the numbers of problems in place of the task's
-    problems.
-    """
+    """Fields of the experiment for config.json; of the task, the numbers of problems."""
     task = {
         "name": exp.task.name,
         "train": len(exp.task.train),

@@ -1,6 +1,4 @@
-"""Supervised warm-up: training on demonstrations before reinforcement learning. The loss is -log p
-of the demonstrated answers.
-"""
+"""Supervised warm-up on demonstrations: the loss is -log p of the demonstrated answers."""
 
 from collections.abc import Callable, Sequence
 
@@ -25,8 +23,7 @@ def demonstrations(
     max_new_tokens: int,
     sharding: jax.sharding.Sharding | None = None,
 ) -> Rollout:
-    """Rollout of demonstrated answers, one row per prompt, with the columns of a sampled rollout.
-    Each answer ends with the stop token.
+    """Rollout of demonstrated answers, one row per prompt, each ended by the stop token.
 
     Args:
         tokenizer: encodes prompts with `chat` and answers with `encode`.
@@ -90,12 +87,11 @@ def warm_up(
     saves: Checkpoints | None = None,
     stop: Preemption | None = None,
 ) -> tuple[TrainState, int]:
-    """Supervised training until the held-out accuracy reaches `exp.warmup.until`, for at most
-    `exp.warmup.steps` steps.
+    """Supervised training until the held-out accuracy reaches `exp.warmup.until`.
 
-    The returned state has the trained parameters, a new optimizer state and new states of
-    annotators, so that a reference policy is the policy after the warm-up. A resumed warm-up
-    computes the same numbers as an uninterrupted one.
+    It takes at most `exp.warmup.steps` steps. The returned state has the trained parameters, a new
+    optimizer state and new states of annotators, so that a reference policy is the policy after the
+    warm-up. A resumed warm-up computes the same numbers as an uninterrupted one.
 
     Args:
         exp: the experiment; `exp.warmup` must be set.
@@ -120,8 +116,7 @@ def warm_up(
     batches = Batches(len(exp.task.demos), min(plan.batch, len(exp.task.demos)), exp.seed)
     key = jax.random.wrap_key_data(state.key)
     warm_state = begin(state.params, key)
-    # `evaluated`: the accuracy of the current step was computed before the save, and training goes
-    # on.
+    # `evaluated`: the accuracy of the current step is known, so training goes on.
     step, ended, evaluated = 0, plan.steps < 1, True
     if saves and (saved := saves.restore(warm_state)):
         warm_state, side, step = saved

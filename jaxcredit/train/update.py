@@ -1,6 +1,4 @@
-"""Policy update: gradient accumulation over microbatches and one optimizer step per minibatch, in
-one compiled program.
-"""
+"""Policy update: gradient accumulation over microbatches, one optimizer step per minibatch."""
 
 import dataclasses
 import functools
@@ -108,9 +106,7 @@ def make_update(
         return tree if sharding is None else jax.lax.with_sharding_constraint(tree, sharding)
 
     def numerator(frozen, trainable, data):
-        """Sum of the losses over a microbatch, and its statistics, among them the aggregate's
-        denominator.
-        """
+        """Sum of the losses over a microbatch, with (that sum, its denominator, statistics)."""
         rollout, columns, old = constrain(data)
         with jax.named_scope("forward"):
             out = logprob(lora.join(frozen, trainable), rollout)
@@ -196,9 +192,7 @@ def make_update(
 
 
 def _sizes(N, minibatch, micro_batch, sharding):
-    """Prompts per minibatch and per microbatch; a ValueError if they do not divide each other or
-    the shards do not divide them.
-    """
+    """Prompts per minibatch and per microbatch, or a ValueError if they do not fit N."""
     M = minibatch or N
     m = micro_batch or M
     if N % M or M % m:
@@ -216,8 +210,7 @@ def _sizes(N, minibatch, micro_batch, sharding):
 
 
 def _gradient(numerator, params, data, pieces, param_shardings):
-    """Gradient, loss and statistics of a minibatch, accumulated over `pieces` microbatches in
-    float32.
+    """Gradient, loss and statistics of a minibatch, accumulated over microbatches in float32.
 
     Gradient and loss are sums of numerators over the sum of the denominators.
     """
@@ -249,9 +242,7 @@ def _gradient(numerator, params, data, pieces, param_shardings):
 
 
 def _batch(rollout, columns, old):
-    """Arguments of the objective: the last S columns of rollout and credit, with the old
-    log-probabilities [N, R, S].
-    """
+    """Last S columns of rollout and credit, with the old log-probabilities [N, R, S]."""
     S = old.shape[-1]
     fields = {
         **columns,
