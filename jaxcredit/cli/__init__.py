@@ -1,1 +1,1 @@
-"""The command line: `jaxcredit train`, `plan`, `eval` ...."""
+"""The command line `jaxcredit`: one file for each group of commands."""
