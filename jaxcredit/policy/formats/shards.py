@@ -114,9 +114,8 @@ def _index(path: Path) -> dict[str, str]:
             or "\\" in file
         ):
             raise ValueError(
-                f"{path}: in weight_map {few([name])} is in {shown(file)}, expected the name of "
-                "a .safetensors file in the same folder: "
-                "download it again"
+                f"{path}: by weight_map {few([name])} is in {shown(file)}, expected the name of a "
+                ".safetensors file in the same folder: download it again"
             )
     return file_of
 
