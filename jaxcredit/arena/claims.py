@@ -381,7 +381,7 @@ def truncation(*, T: int = 4, k: int = 4000, seeds: int = 8) -> Finding:
 def run(
     tests: Sequence[ClaimTest] = CLAIM_TESTS,
     *,
-    tell: progress.Tell = progress.silent,
+    tell: progress.ProgressCallback = progress.no_progress,
     **settings,
 ) -> list[Finding]:
     """Measure tests in parallel threads; `tell` is a progress callback.
@@ -389,7 +389,7 @@ def run(
     `settings` are keywords of `measure`.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        findings = progress.each(
+        findings = progress.parallel_map(
             pool, partial(measure, **settings), tests, tell, lambda e: e.sweep.title
         )
         return [*sum(findings, []), truncation()]

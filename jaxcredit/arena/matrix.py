@@ -96,7 +96,7 @@ def run(
     group: int = 16,
     seed: int = 0,
     resamples: int = 200,
-    tell: progress.Tell = progress.silent,
+    tell: progress.ProgressCallback = progress.no_progress,
 ) -> list[Cell]:
     """Measure estimators and controls in families of worlds.
 
@@ -139,7 +139,7 @@ def run(
     cells, done, total = [], itertools.count(1), sum(map(len, names))
     # Threads: compilation releases Python's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        drawn = progress.each(
+        drawn = progress.parallel_map(
             pool,
             lambda task: _Drawn(
                 *jax.block_until_ready(sample_family(task, seed=seed, prompts=prompts, group=group))

@@ -259,14 +259,17 @@ def measure(
 
 
 def run(
-    sweeps: Sequence[Sweep] = SWEEPS, *, tell: progress.Tell = progress.silent, **settings
+    sweeps: Sequence[Sweep] = SWEEPS,
+    *,
+    tell: progress.ProgressCallback = progress.no_progress,
+    **settings,
 ) -> list[Curve]:
     """Measure sweeps in parallel threads; `tell` is a progress callback.
 
     `settings` are keywords of `measure`.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return progress.each(
+        return progress.parallel_map(
             pool, partial(measure, **settings), sweeps, tell, lambda sweep: sweep.title
         )
 

@@ -17,21 +17,24 @@ PACE_S = 5.0  # seconds between lines
 
 T = TypeVar("T")
 U = TypeVar("U")
-Tell = Callable[..., None]  # (current work, parts done = 0, number of parts = 0: unknown)
+# (current work, number of parts done = 0, number of parts = 0: unknown) -> None
+ProgressCallback = Callable[..., None]
 
 
-def silent(what: str, done: int = 0, of: int = 0) -> None:
-    """No-op progress callback."""
+def no_progress(what: str, done: int = 0, of: int = 0) -> None:
+    """Progress callback without effect."""
 
 
 @contextlib.contextmanager
-def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) -> Iterator[Tell]:
+def shown(
+    title: str, console: Console | None = None, pace_s: float = PACE_S
+) -> Iterator[ProgressCallback]:
     """Context with a progress callback, which several threads may call.
 
     Failures of the output are ignored.
 
-    with progress.shown("arena") as tell:
-        cells = matrix.run(tell=tell)
+        with progress.shown("arena") as tell:
+            cells = matrix.run(tell=tell)
 
     Args:
         title: the first words of the bar or line.
@@ -43,7 +46,7 @@ def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) ->
     try:
         teller = make(title, console, pace_s)
     except (OSError, ValueError):  # a closed stream
-        yield silent
+        yield no_progress
         return
     try:
         yield teller.tell
@@ -52,14 +55,24 @@ def shown(title: str, console: Console | None = None, pace_s: float = PACE_S) ->
             teller.close()
 
 
-def each(
-    pool: Executor, work: Callable[[T], U], items: Sequence[T], tell: Tell, name: Callable[[T], str]
+def parallel_map(
+    pool: Executor,
+    work: Callable[[T], U],
+    items: Sequence[T],
+    tell: ProgressCallback,
+    name: Callable[[T], str],
 ) -> list[U]:
-    """Parallel map with progress: `[work(item) for item in items]`, computed by `pool`.
+    """Parallel map with progress: `[work(item) for item in items]`.
 
     Args:
+        pool: executor of threads.
+        work: function of an item.
+        items: the items.
         tell: progress callback, called after each item.
         name: name of an item for the callback.
+
+    Returns:
+        Results in the order of the items.
     """
     done = itertools.count(1)
     tell("", 0, len(items))

@@ -231,7 +231,7 @@ def test_each_tells_of_every_item():
 
     heard = []
     with ThreadPoolExecutor(4) as pool:
-        squares = progress.each(
+        squares = progress.parallel_map(
             pool, lambda x: x * x, range(20), lambda *said: heard.append(said), str
         )
     assert squares == [x * x for x in range(20)] and heard[0] == ("", 0, 20)
