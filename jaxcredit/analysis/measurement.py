@@ -50,9 +50,9 @@ def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int =
         sizes = np.asarray(diagnostics.pool_sizes(rollout["state"], rollout.segment_mask))
         numbers["anchor_median"] = float(np.median(sizes[sizes > 0])) if sizes.any() else 0.0
     if "value" in rollout.signals:
-        numbers["critic_explains"] = float(diagnostics.explained(rollout))
+        numbers["critic_explains"] = float(diagnostics.explained_variance(rollout))
     if logp is not None:
-        gap = diagnostics.gap(rollout, jnp.asarray(logp))
+        gap = diagnostics.logp_difference(rollout, jnp.asarray(logp))
         numbers |= {name: float(x) for name, x in gap.items()}
     rewards = np.asarray(outcome(rollout))[np.asarray(rollout.segment_mask.any(-1))]
     numbers["two_valued"] = float(len(np.unique(rewards)) <= 2)
@@ -60,7 +60,7 @@ def measure(rollout: Rollout, logp: Any = None, *, draws: int = 300, seed: int =
     longest = int(rollout.action_mask.sum(-1).max())
     depths = [depth for depth in diagnostics.DEPTHS if depth < longest]
     modal = sums["modal"].sum(0)
-    lengths = jax.device_get(jax.jit(diagnostics.by_outcome)(rollout))
+    lengths = jax.device_get(jax.jit(diagnostics.lengths_by_outcome)(rollout))
     if rollout.reward.shape[-1] == 1:
         lengths = {name: x for name, x in lengths.items() if name.startswith("tokens")}
     return Measurement(
@@ -82,10 +82,10 @@ def _estimates(sums: dict[str, np.ndarray], draws: int, seed: int) -> dict[str, 
     N = len(sums["groups"])
     counts = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=draws)
     resampled = [
-        diagnostics.read({name: weights @ x for name, x in sums.items()}) for weights in counts
+        diagnostics.statistics({name: weights @ x for name, x in sums.items()}) for weights in counts
     ]
     estimates: dict[str, Estimate | float] = {}
-    for name, value in diagnostics.read({name: x.sum(0) for name, x in sums.items()}).items():
+    for name, value in diagnostics.statistics({name: x.sum(0) for name, x in sums.items()}).items():
         values = [numbers[name] for numbers in resampled if name in numbers] or [value]
         low, high = np.quantile(values, [0.025, 0.975])
         estimates[name] = Estimate(value, float(low), float(high))

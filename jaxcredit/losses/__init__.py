@@ -1,7 +1,8 @@
-"""Losses: loss = aggregate(objective(logp, batch) + beta * kl(logp, batch), batch), three independent choices of pure functions.
+"""Losses: aggregate(objective(logp, batch) + beta * kl(logp, batch), batch).
 
-Objectives and KL estimators return one number per token. Aggregates return a numerator and a denominator, which both add up over
-micro-batches, data shards and hosts, so that one division at the end gives the same number however the batch was cut.
+Objectives and KL estimators return one number per token. Aggregates return a numerator and a
+denominator, which both add up over micro-batches, data shards and hosts. One division at the end
+gives the same loss however the batch was split. Preference losses work on whole answers.
 """
 
 from jaxcredit.losses.aggregates import constant, sequence_mean, sequence_sum, token_mean

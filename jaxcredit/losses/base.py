@@ -8,40 +8,67 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 PerToken = Float[Array, "N R S"]
-Objective = Callable[..., PerToken]  # (logp, batch, *, knobs)
-Aggregate = Callable[
-    ..., tuple[Float[Array, ""], Float[Array, ""]]
-]  # (loss, batch) -> numerator, denominator
+# (logp, batch, *, knobs) -> loss of each token
+Objective = Callable[..., PerToken]
+# (loss, batch) -> numerator, denominator
+Aggregate = Callable[..., tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Batch:
-    """The response columns of whole prompts: all that a loss may look at besides the log-probabilities it moves."""
+    """Response columns of N prompts with R rows of S tokens: all that a loss reads besides `logp`.
 
-    action_mask: Bool[Array, "*N R S"]  # tokens the policy chose
-    logp: Float[
-        Array, "*N R S"
-    ]  # under the policy before this rollout's first step (old, proximal)
+    Attributes:
+        action_mask: [N, R, S] True on tokens that the policy sampled.
+        logp: [N, R, S] log-probability under the policy before the first update on this rollout
+            (the old or proximal policy).
+        advantage: [N, R, S] advantage of each token.
+        weight: [N, R, S] weight of each token, >= 0. Tokens of weight 0 count in neither numerator
+            nor denominator.
+        clip: [N, R, S] factor on the objective's clip range, >= 0; 1 leaves it unchanged.
+        segment: [N, R, S] segment of each token, -1 outside any.
+        ref_logp: [N, R, S] log-probability under the reference policy or the teacher. None: absent.
+        sampler_logp: [N, R, S] log-probability as the sampler computed it. None: absent.
+        target: [N, R, S] regression target of a value model. None: absent.
+    """
+
+    action_mask: Bool[Array, "*N R S"]
+    logp: Float[Array, "*N R S"]
     advantage: Float[Array, "*N R S"]
-    weight: Float[Array, "*N R S"]  # >= 0; 0 leaves the loss and its denominator
-    clip: Float[Array, "*N R S"]  # scales how far a token may move; 1 is the objective's own width
-    segment: Int[Array, "*N R S"]  # -1 outside any
-    ref_logp: Float[Array, "*N R S"] | None = None  # under the reference policy
-    sampler_logp: Float[Array, "*N R S"] | None = None  # as the sampler computed it
-    target: Float[Array, "*N R S"] | None = None  # what a critic should regress to
+    weight: Float[Array, "*N R S"]
+    clip: Float[Array, "*N R S"]
+    segment: Int[Array, "*N R S"]
+    ref_logp: Float[Array, "*N R S"] | None = None
+    sampler_logp: Float[Array, "*N R S"] | None = None
+    target: Float[Array, "*N R S"] | None = None
 
 
 def divide(numerator: Float[Array, "*n"], denominator: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """numerator / denominator, and 0 where nothing was counted, in value and in gradient."""
+    """Division that gives 0, value and gradient, where the denominator is not positive.
+
+    Args:
+        numerator: [...] sums.
+        denominator: [...] counts or weights, >= 0.
+
+    Returns:
+        [...] quotients.
+
+    >>> divide(jnp.array([1.0, 5.0]), jnp.array([2.0, 0.0])).tolist()
+    [0.5, 0.0]
+    """
     some = denominator > 0
     return jnp.where(some, numerator / jnp.where(some, denominator, 1), 0)
 
 
 def on_mask(batch, x):
-    """At least float32, and exactly 0 off the mask: `where` comes before any exp, so that padding makes no NaN, not even in a gradient."""
+    """x in float32 or wider, exactly 0 off the action mask.
+
+    The mask is applied before any exp, so padding makes no NaN, in gradients neither.
+    """
     return jnp.where(batch.action_mask, x.astype(jnp.promote_types(x.dtype, jnp.float32)), 0)
 
 
 def loss_weight(batch):
+    """Weight of each token, 0 off the action mask."""
     return on_mask(batch, batch.weight)

@@ -1,4 +1,10 @@
-"""Policy objectives, one number per token. Their ratios are taken over the tokens that the policy chose."""
+"""Policy objectives: losses of single tokens, to be minimized.
+
+Notation: A = batch.advantage, p = exp(logp), p_old = exp(batch.logp), rho = p / p_old,
+c = batch.clip, sg = stop_gradient. Every objective takes `logp` [N, R, S] and a `Batch` and returns
+[N, R, S], exactly 0 off the action mask. Log-ratios are limited to +-20 before exp unless a
+docstring says otherwise.
+"""
 
 import functools
 
@@ -11,38 +17,90 @@ from jaxcredit.losses.kl import log_ratio_to_reference
 
 
 def reinforce(logp: PerToken, batch: Batch) -> PerToken:
-    """-A log p, the likelihood-ratio gradient (Williams 1992)."""
+    """Likelihood-ratio objective: -A log p (Williams 1992).
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages.
+
+    Returns:
+        [N, R, S] losses.
+    """
     return on_mask(batch, -batch.advantage * on_mask(batch, logp))
 
 
 def nll(logp: PerToken, batch: Batch) -> PerToken:
-    """-log p: supervision of whatever has weight. The advantage is not looked at."""
+    """Negative log-likelihood -log p, for supervised training. Ignores the advantage.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch; its weights select the tokens.
+
+    Returns:
+        [N, R, S] losses.
+    """
     return on_mask(batch, -on_mask(batch, logp))
 
 
 def ppo_clip(
     logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.2, dual: float | None = None
 ) -> PerToken:
-    """max(-A rho, -A clip(rho, 1 - low c, 1 + high c)), rho = p / p_old, c = batch.clip; where A < 0 at most -A dual (dual > 1, often 3).
+    """Clipped surrogate objective of PPO, with separate bounds and optional dual clip.
 
-    arXiv 1707.06347; low < high is clip-higher, 2503.14476; dual clip is 1912.09729. The log-ratio is clamped to +-20.
+        max(-A rho, -A clip(rho, 1 - low c, 1 + high c)),   at most -A dual where A < 0
+
+    Sources: arXiv 1707.06347; low < high is clip-higher, DAPO, 2503.14476; dual clip, 1912.09729.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages and old log-probabilities.
+        low: width of the clip range below 1, in [0, 1].
+        high: width of the clip range above 1, >= 0.
+        dual: bound of the ratio for negative advantages, > 1, often 3. None: no bound.
+
+    Returns:
+        [N, R, S] losses.
     """
     return on_mask(batch, _clipped(jnp.exp(_log_ratio(logp, batch)), batch, low, high, dual))
 
 
 def cispo(logp: PerToken, batch: Batch, *, low: float = 1.0, high: float = 0.28) -> PerToken:
-    """-sg(clip(rho, 1 - low c, 1 + high c)) A log p: every token keeps a gradient, clipped only in size.
+    """Clipped importance weights on REINFORCE: every token keeps a gradient of limited size.
 
-    arXiv 2506.13585, which bounds the ratio from above alone (low = 1) and leaves the number open.
+        -sg(clip(rho, 1 - low c, 1 + high c)) A log p
+
+    Source: CISPO, arXiv 2506.13585, which bounds the ratio from above alone (low = 1) and does not
+    give the number.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages and old log-probabilities.
+        low: width of the clip range below 1.
+        high: width of the clip range above 1.
+
+    Returns:
+        [N, R, S] losses.
     """
     rho = jnp.clip(jnp.exp(_log_ratio(logp, batch)), 1 - low * batch.clip, 1 + high * batch.clip)
     return on_mask(batch, -jax.lax.stop_gradient(rho) * batch.advantage * on_mask(batch, logp))
 
 
 def gspo(logp: PerToken, batch: Batch, *, low: float = 3e-4, high: float = 4e-4) -> PerToken:
-    """ppo_clip on s_t = sg(s) p_t / sg(p_t), s = exp(mean_t log rho_t) over the row's tokens, at most e^10. Meant for sequence_mean.
+    """Clipped surrogate objective with one ratio per row, in its token form (GSPO-token).
 
-    arXiv 2507.18071, the token form (GSPO-token): the same gradient as the sequence form where a row has one advantage.
+        ppo_clip on s_t = sg(s) p_t / sg(p_t),   s = exp(mean_t log rho_t), at most e^10
+
+    The mean runs over the row's sampled tokens. If a row has one advantage, the gradient is that of
+    the sequence form. Meant for `sequence_mean`. Source: arXiv 2507.18071.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages and old log-probabilities.
+        low: width of the clip range below 1.
+        high: width of the clip range above 1.
+
+    Returns:
+        [N, R, S] losses.
     """
     stop = jax.lax.stop_gradient
     mean = _row_mean(_log_ratio(logp, batch, bound=None), batch)
@@ -53,10 +111,22 @@ def gspo(logp: PerToken, batch: Batch, *, low: float = 3e-4, high: float = 4e-4)
 
 
 def turn_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0.28) -> PerToken:
-    """ppo_clip with one ratio a turn, rho = exp(mean over the turn's tokens of log p / p_old), held to its own width c = batch.clip.
+    """Clipped surrogate objective with one ratio per turn (A2TGPO).
 
-    A2TGPO, arXiv 2605.06200; a turn is a segment of the row, and its tokens share one loss. The widths are not known to us for sure.
-    Turns of one token give ppo_clip. Tokens outside any segment keep their own ratio.
+        ppo_clip on rho = exp(mean over the turn's tokens of log p / p_old)
+
+    A turn is a segment of the row, clipped in its own range by c. Tokens outside any segment keep
+    their own ratio. Source: arXiv 2605.06200; the default widths are ours, the paper's are not
+    certain.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages, old log-probabilities and segments.
+        low: width of the clip range below 1.
+        high: width of the clip range above 1.
+
+    Returns:
+        [N, R, S] losses.
     """
     return on_mask(
         batch,
@@ -70,23 +140,46 @@ def turn_clip(logp: PerToken, batch: Batch, *, low: float = 0.2, high: float = 0
 
 
 def gmpo(logp: PerToken, batch: Batch, *, low: float = 0.4, high: float = 0.4) -> PerToken:
-    """-mean_t(A) exp(mean_t l_t), l_t = s min(s log rho, s clip(log rho, -low c, high c)), s = sign A; the same for all tokens of a row.
+    """Geometric-mean policy optimization: geometric mean of a row's clipped ratios.
 
-    arXiv 2507.20673: the geometric mean of the ratios, each clipped where it gains. Meant for sequence_mean.
+        -mean_t(A) exp(mean_t l_t),   l_t = s min(s log rho, s clip(log rho, -low c, high c)),   s =
+        sign A
+
+    All tokens of a row have the same loss. Meant for `sequence_mean`. Source: arXiv 2507.20673.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages and old log-probabilities.
+        low: width of the clip range of the log-ratio below 0.
+        high: width of the clip range of the log-ratio above 0.
+
+    Returns:
+        [N, R, S] losses.
     """
     log_rho, sign = _log_ratio(logp, batch), jnp.sign(batch.advantage)
-    kept = sign * jnp.minimum(
+    clipped = sign * jnp.minimum(
         sign * log_rho, sign * jnp.clip(log_rho, -low * batch.clip, high * batch.clip)
     )
-    return on_mask(batch, -_row_mean(batch.advantage, batch) * jnp.exp(_row_mean(kept, batch)))
+    return on_mask(batch, -_row_mean(batch.advantage, batch) * jnp.exp(_row_mean(clipped, batch)))
 
 
 def sapo(
     logp: PerToken, batch: Batch, *, positive: float = 1.0, negative: float = 1.05
 ) -> PerToken:
-    """-A (4 / tau) sigmoid(tau (rho - 1)), tau by the sign of A: a soft gate in the clip's place, of slope 1 at rho = 1.
+    """Soft adaptive policy optimization: a sigmoid gate of slope 1 at rho = 1 instead of the clip.
 
-    arXiv 2511.20347.
+        -A (4 / tau) sigmoid(tau (rho - 1)),   tau by the sign of A
+
+    Source: arXiv 2511.20347.
+
+    Args:
+        logp: [N, R, S] log-probability under the policy.
+        batch: batch with advantages and old log-probabilities.
+        positive: tau of tokens with A > 0.
+        negative: tau of the other tokens.
+
+    Returns:
+        [N, R, S] losses.
     """
     tau = jnp.where(batch.advantage > 0, positive, negative)
     gate = 4 / tau * jax.nn.sigmoid(tau * (jnp.exp(_log_ratio(logp, batch)) - 1))
@@ -94,9 +187,18 @@ def sapo(
 
 
 def distill(logp: PerToken, batch: Batch) -> PerToken:
-    """rho sg(log p - log p_teacher), rho = p / p_old: sampled by the student, its gradient is that of KL(p || p_teacher).
+    """On-policy distillation: the gradient of KL(p || p_teacher), from the student's own tokens.
 
-    On-policy distillation; the teacher's log-probabilities are `ref_logp`. The advantage is not looked at.
+        rho sg(log p - log p_teacher)
+
+    Ignores the advantage.
+
+    Args:
+        logp: [N, R, S] log-probability under the student.
+        batch: batch with old log-probabilities; `ref_logp` has those of the teacher.
+
+    Returns:
+        [N, R, S] losses.
     """
     return on_mask(
         batch,
@@ -106,9 +208,19 @@ def distill(logp: PerToken, batch: Batch) -> PerToken:
 
 
 def scope(logp: PerToken, batch: Batch) -> PerToken:
-    """-rho on right answers (advantage > 0), `distill` on the others: imitate oneself or be corrected. Meant for sequence_sum.
+    """Imitation of right answers and distillation of wrong ones.
 
-    SCOPE, arXiv 2604.10688. The trajectory's weight (`kernels.two_path_weights`) comes as batch.weight.
+        -rho where A > 0, else `distill`
+
+    Meant for `sequence_sum`, with `kernels.two_path_weights` as weights. Source: SCOPE, arXiv
+    2604.10688.
+
+    Args:
+        logp: [N, R, S] log-probability under the student.
+        batch: batch; `ref_logp` has the log-probabilities of the teacher.
+
+    Returns:
+        [N, R, S] losses.
     """
     return jnp.where(
         batch.advantage > 0, on_mask(batch, -jnp.exp(_log_ratio(logp, batch))), distill(logp, batch)
@@ -118,21 +230,33 @@ def scope(logp: PerToken, batch: Batch) -> PerToken:
 def truncated_importance(
     objective: Objective, *, cap: float = 2.0, sequence: bool = False
 ) -> Objective:
-    """The objective times sg(min(exp(log p_trainer - log p_sampler), cap)): they may compute with different numerics, or one be older.
+    """Objective with truncated importance weights, for a sampler that differs from the trainer.
 
-    Per token, or with the row's whole log-ratio (`sequence`), which alone corrects for what an older sampler wrote before and after.
-    p_trainer is the old policy, batch.logp, so that w = 1 where the two agree, also after several optimizer steps. The rule is verl's
-    rollout correction; the cap of 2 is its common value.
+        sg(min(exp(log p_old - log p_sampler), cap)) objective
+
+    The two differ by their numerics, or because the sampler is older. p_old is the policy before
+    the first update on the rollout, so the weight stays the same over several optimizer steps. The
+    rule is verl's rollout correction; the cap of 2 is its common value.
+
+    Args:
+        objective: the objective to correct.
+        cap: largest weight, >= 1.
+        sequence: use the log-ratio of the whole row, which also corrects for the tokens before and
+            after, instead of each token's own.
+
+    Returns:
+        An objective, which needs `batch.sampler_logp`.
     """
 
     def weighted(logp: PerToken, batch: Batch, **knobs) -> PerToken:
         if batch.sampler_logp is None:
             raise ValueError(
-                "truncated_importance needs the sampler's log-probabilities: pass sampler_logp=rollout.logp to the Batch"
+                "truncated_importance needs the sampler's log-probabilities: "
+                "pass sampler_logp=rollout.logp to the Batch"
             )
-        gap = on_mask(batch, batch.logp) - on_mask(batch, batch.sampler_logp)
-        gap = jnp.sum(gap, -1, keepdims=True) if sequence else gap
-        factor = jnp.minimum(jnp.exp(jnp.clip(gap, -20.0, 20.0)), cap)
+        log_ratio = on_mask(batch, batch.logp) - on_mask(batch, batch.sampler_logp)
+        log_ratio = jnp.sum(log_ratio, -1, keepdims=True) if sequence else log_ratio
+        factor = jnp.minimum(jnp.exp(jnp.clip(log_ratio, -20.0, 20.0)), cap)
         return jax.lax.stop_gradient(factor) * objective(logp, batch, **knobs)
 
     return functools.update_wrapper(weighted, objective)
@@ -150,11 +274,10 @@ def _row_mean(x, batch):
 
 
 def _turn_mean(x, batch):
-    """The mean over the tokens of the same segment of the row, whose tokens follow each other but for holes."""
+    """Mean over the sampled tokens of the same segment of the row; x outside any segment."""
     inside = batch.action_mask & (batch.segment >= 0)
-    turn = jnp.maximum(
-        jnp.cumsum(is_run_start(batch.segment, inside), -1) - 1, 0
-    )  # the turns of a row, numbered without gaps
+    # Turns of each row, numbered without gaps.
+    turn = jnp.maximum(jnp.cumsum(is_run_start(batch.segment, inside), -1) - 1, 0)
     S = x.shape[-1]
 
     def mean(x, inside, turn):

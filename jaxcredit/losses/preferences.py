@@ -1,4 +1,4 @@
-"""Losses on pairs: of two answers one is better. Rewards are implicit, beta log p / p_ref, so there is no reward model."""
+"""Losses on preferences between answers, with implicit rewards beta log p / p_ref."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,21 @@ def implicit_reward(
     *,
     beta: float = 0.1,
 ) -> Float[Array, "*b"]:
-    """beta sum_t (log p_t - log p_ref,t) over the answer's own tokens."""
+    """Implicit reward of an answer: beta sum_t (log p_t - log p_ref,t).
+
+    Args:
+        logp: [..., T] log-probability under the policy.
+        ref_logp: [..., T] log-probability under the reference policy.
+        mask: [..., T] tokens of the answer.
+        beta: scale of the reward, > 0.
+
+    Returns:
+        [...] rewards.
+
+    >>> logp, ref_logp = jnp.array([-1.0, -2.0]), jnp.array([-2.0, -2.0])
+    >>> float(implicit_reward(logp, ref_logp, jnp.ones(2, bool), beta=0.5))
+    0.5
+    """
     return beta * jnp.where(mask, jnp.where(mask, logp, 0) - jnp.where(mask, ref_logp, 0), 0).sum(
         -1
     )
@@ -28,10 +42,22 @@ def dpo(
     *,
     beta: float = 0.1,
 ) -> Float[Array, "*b"]:
-    """-log sigmoid(beta [(log p(y+) - log p_ref(y+)) - (log p(y-) - log p_ref(y-))]), from whole answers' log-probabilities.
+    """Direct preference optimization, from log-probabilities of whole answers.
 
-    Direct preference optimisation, arXiv 2305.18290. Where the two answers share a beginning, as the sibling calls of iTool
-    (arXiv 2501.09766) do, its log-probabilities cancel: what comes after the divergence moves alone.
+        -log sigmoid(beta [(log p(y+) - log p_ref(y+)) - (log p(y-) - log p_ref(y-))])
+
+    If the two answers share a prefix, as sibling calls of iTool (arXiv 2501.09766) do, its
+    log-probabilities cancel. Source: arXiv 2305.18290.
+
+    Args:
+        better: [...] log-probability of the preferred answer y+ under the policy.
+        worse: [...] log-probability of the other answer y- under the policy.
+        ref_better: [...] log-probability of y+ under the reference policy.
+        ref_worse: [...] log-probability of y- under the reference policy.
+        beta: scale of the implicit rewards, > 0.
+
+    Returns:
+        [...] losses.
     """
     return bradley_terry_loss(beta * (better - ref_better), beta * (worse - ref_worse))
 
@@ -44,9 +70,21 @@ def mode_loss(
     short: int,
     temperature: float = 1.0,
 ) -> Float[Array, "*b"]:
-    """softplus(-s (z_long - z_short) / temperature), s = 1 where long thinking is preferred, -1 short, 0 neither (and no gradient).
+    """Preference between long and short thinking, on the logits of an answer's first token.
 
-    On the logits of an answer's first token, which says how long it will think, under a prompt that does not. Our design: Adaptive deep
-    reasoning, arXiv 2505.20101, is known to us without its formula.
+        softplus(-s (z_long - z_short) / temperature)
+
+    The first token selects the length of the thinking. Our design after Adaptive deep reasoning,
+    arXiv 2505.20101, whose formula is not known to us.
+
+    Args:
+        logits: [..., V] logits z of the first token.
+        preference: [...] s: 1 prefers long, -1 short, 0 neither (no gradient).
+        long: token id that begins long thinking.
+        short: token id that begins short thinking.
+        temperature: > 0.
+
+    Returns:
+        [...] losses.
     """
     return jax.nn.softplus(-preference * (logits[..., long] - logits[..., short]) / temperature)

@@ -1,4 +1,4 @@
-"""The data structure `Rollout`, the axes of its fields, and the table of signals that it may carry."""
+"""The data structure `Rollout`, the axes of its fields, and the table of signals."""
 
 from jaxcredit.rollout.rollout import (
     FilledRollout,

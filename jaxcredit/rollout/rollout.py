@@ -69,12 +69,14 @@ class Rollout:
             return self.signals[name]
         if name not in SIGNALS:
             raise KeyError(
-                f"no signal is called {name!r}; known signals: {', '.join(SIGNALS)} (add a row to jaxcredit.SIGNALS)"
+                f"no signal is called {name!r}; known signals: {', '.join(SIGNALS)} "
+                "(add a row to jaxcredit.SIGNALS)"
             )
         axes, _, meaning, maker = SIGNALS[name]
         raise KeyError(
-            f"this credit needs the signal {name!r} ({meaning}; shape [N {axes}]), which the rollout does not carry. "
-            f"It carries: {', '.join(self.signals) or 'none'}. Set signals[{name!r}]; in an experiment add "
+            f"this credit needs the signal {name!r} ({meaning}; shape [N {axes}]), which the "
+            f"rollout does not carry. It carries: {', '.join(self.signals) or 'none'}. "
+            f"Set signals[{name!r}]; in an experiment add "
             + (f"signals={{{maker}}}." if maker else "an annotator of your own that provides it.")
         )
 
@@ -92,7 +94,8 @@ class Rollout:
         G = self.reward.shape[-2]
         if self.row is None and R != G:
             raise ValueError(
-                f"{R} rows but {G} trajectories: say which trajectory each row belongs to with row=[N, R]"
+                f"{R} rows but {G} trajectories: say which trajectory each row belongs to with "
+                "row=[N, R]"
             )
         row = (
             jnp.broadcast_to(jnp.arange(R, dtype=jnp.int32), (*lead, R))
@@ -145,11 +148,12 @@ class Rollout:
     def check(self: AnyRollout) -> AnyRollout:
         """Check that the fields fit together. Returns the rollout.
 
-        Every estimator and the policy accept a checked rollout. Checked are the shapes; that rewards
-        are finite, at most `validation.LARGEST_RETURN` in a trajectory, and none precedes the first
-        token that the policy sampled; that tokens, segments and rows are in range; and that the
-        tokens of a row are contiguous after left padding, since the policy counts positions. Values
-        are checked only if they are concrete: under `jax.jit` only the shapes are.
+        Every estimator and the policy accept a checked rollout. Checked are the shapes; that
+        rewards are finite, at most `validation.LARGEST_RETURN` in a trajectory, and none precedes
+        the first token that the policy sampled; that tokens, segments and rows are in range; and
+        that the tokens of a row are contiguous after left padding, since the policy counts
+        positions. Values are checked only if they are concrete: under `jax.jit` only the shapes
+        are.
 
         Raises:
             ValueError: the message has the field, the index and the fix.
@@ -226,7 +230,14 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
 
 def return_rounding(group: Rollout) -> Float[Array, "*N G"]:
-    """Bound on the rounding error of each trajectory's return: `kernels.rounding` of its rewards' magnitudes."""
+    """Bound on the rounding error of each trajectory's return, from its rewards' magnitudes.
+
+    Args:
+        group: a rollout, of one prompt or of N.
+
+    Returns:
+        [G], or [N, G] for N prompts.
+    """
     size = jnp.abs(jnp.where(group.segment_mask, group.reward, 0))
     return rounding_bound(size.sum(-1), (size > 0).sum(-1))
 

@@ -51,52 +51,72 @@ class Signal(NamedTuple):
     maker: str = ""
 
 
+# One shape for each name.
 SIGNALS: dict[str, Signal] = {
-    "value": Signal("G K", "f", "critic or Monte Carlo value before the segment"),
+    "value": Signal("G K", "f", "value before the segment, from a critic or Monte Carlo"),
     "token_value": Signal(
-        "R T", "f", "critic or Monte Carlo value before the token", '"critic": signals.critic()'
+        "R T",
+        "f",
+        "value before the token, from a critic or Monte Carlo",
+        '"critic": signals.critic()',
     ),
-    "value_plan": Signal("G K", "f", "planner's critic before the turn"),
-    "value_switch": Signal("G K", "f", "switch head's value of the turn"),
-    "subgoal": Signal("G K", "i", "subgoal each turn serves; equal numbers belong together"),
+    "value_plan": Signal("G K", "f", "value before the turn, from the planner's critic"),
+    "value_switch": Signal("G K", "f", "value of the turn, from the switch head"),
+    "subgoal": Signal(
+        "G K", "i", "subgoal that the turn serves; turns of one subgoal have equal numbers"
+    ),
     "kind": Signal(
-        "R T", "i", "part of a turn a token is: 0 thought, 1 subgoal, 2 switch, 3 action"
+        "R T",
+        "i",
+        "part of a turn that the token belongs to: 0 thought, 1 subgoal, 2 switch, 3 action",
     ),
-    "state": Signal("G K", "i", "equal where two turns began in the same environment state"),
+    "state": Signal(
+        "G K", "i", "environment state in which the turn began; equal states have equal numbers"
+    ),
     "stratum": Signal(
         "G",
         "i",
-        "structural class of a trajectory, for example its number of tool calls",
+        "structural class of the trajectory, for example its number of tool calls",
         '"strata": signals.strata()',
     ),
-    "agent": Signal("G K", "i", "who acted in the segment"),
-    "gain": Signal("G K", "f", "information gain of each turn"),
-    "info": Signal("G K+1", "f", "potentials between turns whose differences are the gains"),
-    "process": Signal("G K", "f", "a process reward model's score of the segment, in [-1, 1]"),
-    "error": Signal("G K", "f", "1 where the segment was marked wrong, else 0"),
-    "verdict": Signal("G K", "f", "a judge's mark of the segment"),
-    "node": Signal("G K", "i", "tree node each segment ends in"),
-    "node_parent": Signal("M", "i", "parent of each tree node, -1 at the root"),
-    "turn_parent": Signal("G K", "i", "equal for siblings of one truncated step"),
-    "pivot": Signal("G", "i", "segment from which a corrected attempt differs from the first"),
-    "pair": Signal("G", "i", "the partner of a paired rollout"),
-    "components": Signal("G C", "f", "the parts a trajectory's reward is made of, one column each"),
-    "anytime": Signal(
-        "G K", "f", "mean score of the answers that were forced at the end of the segment"
+    "agent": Signal("G K", "i", "agent that acted in the segment"),
+    "gain": Signal("G K", "f", "information gain of the turn"),
+    "info": Signal(
+        "G K+1", "f", "potentials between turns, whose differences are the information gains"
     ),
-    "macro": Signal("R T", "i", "macro action a token belongs to; equal numbers belong together"),
+    "process": Signal("G K", "f", "score of the segment by a process reward model, in [-1, 1]"),
+    "error": Signal("G K", "f", "1 where the segment was marked wrong, else 0"),
+    "verdict": Signal("G K", "f", "mark of the segment by a judge"),
+    "node": Signal("G K", "i", "tree node in which the segment ends"),
+    "node_parent": Signal("M", "i", "parent of the tree node, -1 at the root"),
+    "turn_parent": Signal(
+        "G K", "i", "truncated step that the segment continues; siblings have equal numbers"
+    ),
+    "pivot": Signal(
+        "G", "i", "first segment in which a corrected attempt differs from the original"
+    ),
+    "pair": Signal("G", "i", "trajectory with which this one is paired"),
+    "components": Signal("G C", "f", "components of the trajectory's reward, one column each"),
+    "anytime": Signal(
+        "G K", "f", "mean score of answers that were forced at the end of the segment"
+    ),
+    "macro": Signal(
+        "R T", "i", "macro action that the token belongs to; equal numbers belong together"
+    ),
     "continued": Signal(
-        "G", "f", "how many continuations of the trajectory's beginning were right"
+        "G", "f", "number of continuations of the trajectory's prefix that were right"
     ),
     "planning": Signal("R T", "i", "1 on tokens that plan, else 0"),
     "decision_weight": Signal(
         "R T",
         "f",
-        "relative weight of the token's place: how much was decided in such places in earlier steps",
+        "weight of the token's place, by how much such places decided in earlier steps",
         '"decision": signals.decision()',
     ),
     "prob_square": Signal(
-        "R T", "f", "sum over the vocabulary of the squared probabilities the token was drawn from"
+        "R T",
+        "f",
+        "sum over the vocabulary of the squared probabilities of the token's distribution",
     ),
     "better_logp": Signal(
         "R T", "f", "log-probability under a prompt that asks for a better answer"
@@ -106,44 +126,50 @@ SIGNALS: dict[str, Signal] = {
         "R T", "f", "log-probability under the model that is an implicit process reward"
     ),
     "progress": Signal(
-        "G K", "f", "the part of the outcome that a learned decomposition gives to the segment"
+        "G K", "f", "part of the outcome that a learned decomposition assigns to the segment"
     ),
-    "grounded": Signal("G K", "f", "how executable the segment's action was"),
+    "grounded": Signal("G K", "f", "degree to which the segment's action was executable"),
     "achieved": Signal("G K", "f", "1 where the segment reached a subgoal, else 0"),
-    "seen": Signal("G K", "f", "how often the segment's message had been seen, itself included"),
-    "action_value": Signal("G K", "f", "critic's value of the action taken in the segment"),
+    "seen": Signal(
+        "G K", "f", "number of times that the segment's message occurred so far, itself included"
+    ),
+    "action_value": Signal(
+        "G K", "f", "value of the action that was taken in the segment, from a critic"
+    ),
     "mixing": Signal(
         "G K",
         "f",
-        "how much of the segment's action value reaches the team's: slope of a mixing network",
+        "slope of a mixing network: derivative of the team's value by the segment's action value",
     ),
     "answer_weight": Signal(
-        "G", "f", "how reliable the trajectory's answer is, among the group's answers"
+        "G", "f", "reliability of the trajectory's answer among the group's answers"
     ),
-    "density": Signal("G", "f", "share of what was retrieved that is useful"),
-    "attribution": Signal("G K D", "f", "a judge's mark of the segment in each dimension"),
-    "score": Signal("G D", "f", "the episode's score in each dimension"),
-    "choice": Signal("G K", "i", "which of its choices the agent took"),
-    "choice_value": Signal("G K U", "f", "value of each choice the agent had, the others' fixed"),
-    "choice_prob": Signal("G K U", "f", "probability of each choice the agent had"),
+    "density": Signal("G", "f", "share of the retrieved text that is useful"),
+    "attribution": Signal("G K D", "f", "mark of the segment by a judge, in each dimension"),
+    "score": Signal("G D", "f", "score of the episode, in each dimension"),
+    "choice": Signal("G K", "i", "index of the choice that the agent took"),
+    "choice_value": Signal(
+        "G K U", "f", "value of each choice of the agent, with the choices of others fixed"
+    ),
+    "choice_prob": Signal("G K U", "f", "probability of each choice of the agent"),
     "coalition": Signal(
         "G S", "f", "value of each set of agents; bit a of the index says whether agent a is in it"
     ),
-    "utility": Signal("G A", "f", "what the trajectory was worth to each agent"),
+    "utility": Signal("G A", "f", "utility of the trajectory for each agent"),
     "greedy_reward": Signal(
         "",
         "f",
         "reward of the greedy answer to the prompt",
         '"greedy": signals.greedy(task, tokenizer, max_new_tokens=max_new_tokens)',
     ),
-    "counterfactual": Signal("G K", "f", "outcome with this segment's action replaced"),
+    "counterfactual": Signal("G K", "f", "outcome with the segment's action replaced"),
     "ref_logp": Signal(
         "R T", "f", "log-probability under the reference policy", '"reference": signals.reference()'
     ),
     "entropy": Signal(
         "R T",
         "f",
-        "entropy of the distribution the token was drawn from, in nats",
+        "entropy of the distribution from which the token was sampled, in nats",
         '"entropy": signals.entropy()',
     ),
     "waad": Signal("R T", "f", "windowed average attention distance"),

@@ -1,4 +1,4 @@
-"""Random rollouts in which whatever is ragged, missing or equal in practice is so: what the laws and the tests feed to credit."""
+"""Random rollouts for tests: ragged rows, padding, missing trajectories, ties, shared prefixes."""
 
 from collections.abc import Iterable
 
@@ -30,12 +30,28 @@ def synthetic(
     dtype: str = "float32",
     kinds: tuple[int, ...] = (0, 1, 2, 3),
 ) -> Rollout:
-    """N random groups of R rows. What is ragged, missing or equal in practice is so here.
+    """Random rollout with the irregularities of real ones.
 
-    Prompts are left-padded and equal in a group; answers have 0 to T - prompt tokens of few kinds (so prefixes are shared), holes
-    that tools wrote, up to K segments; a group may have a single real trajectory, or none; where nothing took place there is junk.
-    `kinds` draws each prompt's rewards: 0 zeros and ones, 1 normal, 2 all equal to some number, 3 normal with ties.
-    With G < R, each row beyond the G-th continues a random trajectory.
+    Prompts are left-padded and equal within a group. Responses have 0 to T - prompt tokens from a
+    small vocabulary, so that prefixes are shared, with gaps written by tools and up to K segments.
+    A group may have one existing trajectory, or none. Padding holds junk. With G < R, each row
+    beyond the G-th continues a random trajectory.
+
+    Args:
+        seed: seed of the generator.
+        needs: names of the signals to draw, from `SIGNALS`.
+        N: number of prompts.
+        R: rows per prompt.
+        T: tokens per row.
+        K: segments per trajectory.
+        G: trajectories per prompt, at most R. None: R.
+        prompt: columns of the prompt.
+        dtype: dtype of rewards, log-probabilities and float signals.
+        kinds: kinds of rewards, one drawn for each prompt: 0 zeros and ones, 1 normal, 2 all equal
+            to one number, 3 normal with ties.
+
+    Returns:
+        A rollout with all fields written out.
     """
     # numpy, not jax.random: a random program takes longer to compile than all laws take to check.
     rng, G, S = np.random.default_rng(seed), R if G is None else G, T - prompt
@@ -58,24 +74,24 @@ def synthetic(
     length = np.minimum(
         np.where(flip((N, R), 0.3), S, draw((N, R), 0, S + 1)), longest
     ) * np.take_along_axis(took_place, row, -1)
-    place = np.arange(T) - prompt
-    answer = (place >= 0) & (place < length[..., None])
-    most = np.zeros((N, G), int)
-    np.maximum.at(most, (np.arange(N)[:, None], row), length)
-    parts = np.clip(draw((N, G), 1, K + 1), 1, np.maximum(most, 1))
+    position = np.arange(T) - prompt
+    answer = (position >= 0) & (position < length[..., None])
+    longest_of_trajectory = np.zeros((N, G), int)
+    np.maximum.at(longest_of_trajectory, (np.arange(N)[:, None], row), length)
+    parts = np.clip(draw((N, G), 1, K + 1), 1, np.maximum(longest_of_trajectory, 1))
     pieces = np.maximum(length, 1)[..., None]
     segment = np.where(
         answer,
-        np.clip(place * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1),
+        np.clip(position * np.take_along_axis(parts, row, -1)[..., None] // pieces, 0, K - 1),
         -1,
     )
     hole = np.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
-    before = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
+    after_left_padding = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
     tokens = np.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
     tokens = np.where(
         flip((N, 1, 1), 0.15), tokens[:, :1], tokens
     )  # groups of one answer, cut at different lengths
-    tokens = np.where(place < 0, tokens[:, :1], tokens)
+    tokens = np.where(position < 0, tokens[:, :1], tokens)
 
     real = took_place[..., None] & (np.arange(K) < parts[..., None])
     kind = np.asarray(kinds)[draw((N, 1, 1), 0, len(kinds))]
@@ -96,11 +112,11 @@ def synthetic(
     sizes = {"N": N, "R": R, "T": T, "G": G, "K": K, "K+1": K + 1, "M": K * G + 1, **EXTENTS}
     signals = {}
     for name in needs:
-        axes, sort, *_ = SIGNALS[name]
+        axes, kind_of_numbers, *_ = SIGNALS[name]
         shape = (N, *(sizes[a] for a in axes.split()))
         signals[name] = (
             draw(shape, 0, 3).astype(np.int32)
-            if sort == "i"
+            if kind_of_numbers == "i"
             else rng.uniform(-1, 1, shape).astype(jnp.dtype(dtype))
         )
     if {"node", "node_parent"} & set(needs):
@@ -113,28 +129,28 @@ def synthetic(
         reward=jnp.asarray(np.where(real, reward, 1e3), dtype),
         segment_mask=jnp.asarray(real),
         row=jnp.asarray(row, jnp.int32),
-        token_mask=jnp.asarray(answer | (before & (place < 0))),
+        token_mask=jnp.asarray(answer | (after_left_padding & (position < 0))),
         done=jnp.asarray(flip((N, G), 0.7)),
     )
     return rollout.with_signals(**{name: jnp.asarray(x) for name, x in signals.items()})
 
 
 def _tree(rng, real, M):
-    """Paths from a root, node 0, that share their beginnings: `node` [N, G, K] where each segment ends, and `node_parent` [N, M]."""
+    """Random paths from a root that share prefixes: `node` [N, G, K] and `node_parent` [N, M]."""
     N, G, K = real.shape
     node, parent = (
         np.full((N, G, K), M, np.int32),
         np.full((N, M), 7, np.int32),
     )  # junk, where no node is
     for n in range(N):
-        parent[n, 0], born = -1, 1
+        parent[n, 0], count = -1, 1
         for g in range(G):
-            at = 0
+            current = 0
             for k in range(real[n, g].sum()):
-                siblings = np.flatnonzero(parent[n, :born] == at)
+                siblings = np.flatnonzero(parent[n, :count] == current)
                 if len(siblings) and rng.random() < 0.6:
-                    at = int(rng.choice(siblings))
+                    current = int(rng.choice(siblings))
                 else:
-                    parent[n, born], at, born = at, born, born + 1
-                node[n, g, k] = at
+                    parent[n, count], current, count = current, count, count + 1
+                node[n, g, k] = current
     return {"node": node, "node_parent": parent}

@@ -1,4 +1,4 @@
-"""Equivalent rollouts (reordered, padded, with rescaled rewards), between which the laws compare the outputs of an estimator."""
+"""Equivalent rollouts (reordered, padded, with rescaled rewards), for the laws of estimators."""
 
 import dataclasses
 from collections.abc import Callable
@@ -33,7 +33,9 @@ def reordered(rollout: Rollout, axis: str, order: np.ndarray) -> Rollout:
 
 
 def padded(rollout: Rollout, axis: str, by: int = 3) -> Rollout:
-    """Rollout with one axis lengthened by entries that the masks exclude. Arrays without a mask of their own are filled with junk.
+    """Rollout with one axis lengthened by entries that the masks exclude.
+
+    What the masks exclude is filled with junk.
 
     Args:
         rollout: N prompts.
@@ -55,7 +57,7 @@ def padded(rollout: Rollout, axis: str, by: int = 3) -> Rollout:
 
 
 def rewarded(rollout: Rollout, a: float, b: float) -> Rollout:
-    """Rollout whose returns are a R + b. The offset b is added to the reward of the last segment that took place."""
+    """Rollout whose returns are a R + b, with b added to the last segment that took place."""
     K = rollout.segment_mask.shape[-1]
     last = rollout.segment_mask & (
         jnp.arange(K) == jnp.where(rollout.segment_mask, jnp.arange(K), -1).max(-1, keepdims=True)
@@ -70,7 +72,9 @@ def like(rollout: Rollout, seed: int) -> Rollout:
 
 
 def map_arrays(fn: Callable[[str, list[str], np.ndarray], np.ndarray], rollout: Rollout) -> Rollout:
-    """Rollout with a function applied to each field and each signal. Fields that are None stay None.
+    """Rollout with a function applied to each field and each signal.
+
+    Fields that are None stay None.
 
     Args:
         fn: fn(name, axes, array) -> array. `axes` are those of the array, such as ["N", "R", "T"].

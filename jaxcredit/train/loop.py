@@ -165,7 +165,7 @@ def rollout_metrics(rollout: Rollout, columns: dict[str, jax.Array]) -> dict[str
         "truncated": 1 - masked_mean(rollout.done.astype(jnp.float32), scored),
         "signal_group_fraction": (highest > lowest).mean(),
         "credit_rms": jnp.sqrt(masked_mean(columns["advantage"] ** 2, mask)),
-        **diagnostics.live(rollout),
+        **diagnostics.step_metrics(rollout),
     }
 
 

@@ -1,4 +1,4 @@
-"""Examples in the docstrings of kernels and losses give the results that they show."""
+"""Examples in docstrings of the package, of kernels and of losses give the results that they show."""
 
 import doctest
 import importlib
@@ -9,9 +9,12 @@ import pytest
 from jaxcredit import kernels, losses
 
 MODULES = [
-    f"{package.__name__}.{module.name}"
-    for package in (kernels, losses)
-    for module in pkgutil.iter_modules(package.__path__)
+    "jaxcredit",
+    *(
+        f"{package.__name__}.{module.name}"
+        for package in (kernels, losses)
+        for module in pkgutil.iter_modules(package.__path__)
+    ),
 ]
 
 

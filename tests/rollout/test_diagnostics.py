@@ -15,7 +15,7 @@ read = functools.cache(lambda: jax.jit(diagnostics.sums))
 
 
 def numbers(rollout):
-    return diagnostics.read(
+    return diagnostics.statistics(
         jax.tree.map(lambda x: np.asarray(x, np.float64).sum(0), read()(rollout))
     )
 
@@ -69,7 +69,7 @@ def test_absent_answers_and_lengths_by_hand():
     assert (
         told["length"] == pytest.approx((9 + 4) / 3) and told["branchings"] == 2
     )  # at the second token, and where the second ends
-    got = jax.device_get(jax.jit(diagnostics.by_outcome)(rollout))
+    got = jax.device_get(jax.jit(diagnostics.lengths_by_outcome)(rollout))
     assert {k: float(v) for k, v in got["tokens_better"].items()} == {
         "count": 2,
         "min": 3,
@@ -90,13 +90,13 @@ def test_strata_anchors_gap_and_critic_by_hand():
         diagnostics.pool_sizes(rollout["state"], rollout.segment_mask)[0],
         [[4, 2], [4, 1], [4, 4], [1, 2]],
     )
-    gap = diagnostics.gap(rollout, rollout.logp.at[0, 0, 0].set(0.6))
+    gap = diagnostics.logp_difference(rollout, rollout.logp.at[0, 0, 0].set(0.6))
     assert [float(gap[k]) for k in ("gap_mean", "gap_max", "gap_off")] == pytest.approx(
         [0.05, 0.6, 1 / 12], rel=1e-5
     )
     to_go = jnp.asarray([[1, 0], [2, 1], [1, 1], [0, 0]], jnp.float32)[None]
-    assert float(diagnostics.explained(rollout.with_signals(value=to_go + 3))) == pytest.approx(1)
-    assert float(diagnostics.explained(rollout.with_signals(value=0 * to_go))) == pytest.approx(0)
+    assert float(diagnostics.explained_variance(rollout.with_signals(value=to_go + 3))) == pytest.approx(1)
+    assert float(diagnostics.explained_variance(rollout.with_signals(value=0 * to_go))) == pytest.approx(0)
 
 
 def walk(rows, rewards, start, depths):
@@ -161,7 +161,7 @@ def test_the_tree_is_walked_right(G):
 
 
 def test_what_every_step_of_a_run_logs():
-    live = jax.jit(diagnostics.live)(by_hand(FOUR, [1, 1, 0, 0]))
+    live = jax.jit(diagnostics.step_metrics)(by_hand(FOUR, [1, 1, 0, 0]))
     assert float(live["modal_share"]) == pytest.approx(2 / 4)  # half of three tokens is two
     assert float(live["singleton_branch_fraction"]) == pytest.approx(
         4 / 9

@@ -87,11 +87,11 @@ def _with(**fields):
                 "token_mask": [[[1, 1, 1, 1, 0], [1, 1, 0, 1, 1]]],
                 "action_mask": [[[0, 1, 1, 1, 0], [0, 1, 0, 1, 1]]],
             },
-            r"valid\[0, 1\] has a hole before column 3",
+            r"token_mask\[0, 1\] has a hole before column 3",
         ),
         (
             {"token_mask": [[[1, 1, 1, 1, 0], [1, 1, 1, 1, 0]]]},
-            r"mask\[0, 1, 4\] is True where valid is False",
+            r"action_mask\[0, 1, 4\] is True where token_mask is False",
         ),
         ({"tokens": [[[9, 1, -100, 3, -100], [9, 1, 4, 5, 6]]]}, r"tokens\[0, 0, 2\] is -100"),
         ({"row": [[0, 2]]}, r"row\[0, 1\] is 2, but there are 2 trajectories"),
