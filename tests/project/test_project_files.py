@@ -236,6 +236,15 @@ def test_the_glossary_is_in_alphabetical_order_with_one_sentence_a_term():
     )
 
 
+# Tests
+
+
+def test_names_of_test_files_are_unique():
+    """pytest imports test files by their names, as they are in no package."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
 # Trees of folders in Markdown
 
 TREE = re.compile(r"(?<=<!-- tree -->\n).*?(?=<!-- /tree -->)", re.S)
