@@ -34,8 +34,7 @@ def san(group: Rollout, *, alpha: float = 0.6, ddof: int = 0, eps: float = 1e-6)
         Advantage [N, R, T], the same for all tokens of a trajectory. The
         trajectories of a group sum to 0.
 
-    A stratum with one trajectory, or with equal returns, has a first term of 0; the
-    second term then gives the only credit.
+    In a stratum with one trajectory, or with equal returns, the first term is 0.
 
     Source: Stratified GRPO, arXiv 2510.06214.
     """

@@ -20,8 +20,8 @@ def archer(group: Rollout, *, baseline: bool = False):
         A_k = Q(s_k, a_k) - V(s_k)
 
     Signals: action_value [N, G, K] (Q) and value [N, G, K] (V); with `baseline` also
-    token_value [N, R, T]. With double critics take the smaller of the two in both
-    signals, or A is biased. `kernels.td_target`, `kernels.polyak` and (offline)
+    token_value [N, R, T]. With two critics, use the smaller value in both
+    signals; otherwise A is biased. `kernels.td_target`, `kernels.polyak` and (offline)
     `kernels.expectile` train the critics. The rollout's own reward is not used.
 
     Args:

@@ -84,7 +84,7 @@ def hae(
         A dict of "advantage" and "target", both [N, R, T]. Action tokens get A^L,
         subgoal tokens that begin a subgoal A^H, switch tokens A^S; thoughts and
         repeated subgoals get 0. The target is advantage plus value before whitening;
-        tokens of no level have V_low's target.
+        tokens that belong to no level get the target of V_low.
 
     Raises:
         ValueError: `switch` is not one of its values.

@@ -37,9 +37,9 @@ def ma_rlhf(
 
     Signals: token_value [N, R, T] and macro [N, R, T] (int, from the functions of
     `jaxcredit.signals.macro`). Consecutive policy tokens of a row with equal numbers
-    are one macro action. By perplexity, a macro action is a run of tokens whose
-    perplexity under the reference does not rise: the token at which it rises begins
-    the next one, and an equal perplexity does not.
+    are one macro action. `signals.macro.perplexity` begins a new action
+    at each token that is less probable under the reference model than the policy
+    token before it; a token of equal probability continues the action.
 
     Args:
         gamma: float in [0, 1], discount for each macro action, not for each token.

@@ -29,8 +29,8 @@ def ppo(
         delta_t = r_t + gamma V_(t+1) - V_t,   A_t = delta_t + gamma lam A_(t+1)
         target_t = A_t + V_t
 
-    A segment's reward is earned at its last policy token. t + 1 is the policy's next
-    token: tokens of tools take no time. A later row of a trajectory continues the row
+    A segment's reward is earned at its last policy token. Tool tokens are
+    skipped: t + 1 is the policy's next token. A later row of a trajectory continues the row
     before it.
 
     Signals: token_value [N, R, T].

@@ -50,7 +50,7 @@ def attention_rhythm(
             the paper.
         alpha: float in [0, 1], the part of a dominated anchor's gain that moves to its
             planning token; our choice, as the paper's value is not known to us.
-        window: int >= 1, tokens between an anchor and its planning token; our choice.
+        window: int >= 1, tokens between an anchor in D and its planning token; our choice.
         base: the credit A, an estimator of one prompt.
 
     Returns:

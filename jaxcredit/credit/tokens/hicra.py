@@ -25,7 +25,7 @@ def hicra(
     form: Literal["paper", "code"] = "paper",
     share: float = 0.3,
 ):
-    """Base credit raised at planning tokens: more when positive, less blame otherwise.
+    """Base credit plus a share of its magnitude at planning tokens.
 
         A'_it = A_it + alpha |A_it| at planning tokens, else A_it
 

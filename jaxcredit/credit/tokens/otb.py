@@ -25,8 +25,8 @@ def otb(group: FilledRollout, *, zero_tail: bool = False, eps: float = 1e-8):
     Signals: prob_square [N, R, T] (sum_v pi_v^2); pi of the chosen token is exp(logp).
 
     Args:
-        zero_tail: bool. A row alone in its column gets 0 (False, released code) or its
-            whole return (True).
+        zero_tail: bool. A token in a column where no other row has one gets 0 (False,
+            released code), or its whole return, because its baseline is 0 (True).
         eps: float >= 0, added to each W. With no uncertainty the baseline is then the
             mean return.
 

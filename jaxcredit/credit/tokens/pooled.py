@@ -20,10 +20,9 @@ def pooled(group: Rollout, *, base: Credit = BASE):
 
         A'_it = w_it A_it
 
-    Signals: decision_weight [N, R, T], the weight w (`signals.decision`). It depends on
-    earlier steps and on data known before the token is chosen. Hence it is a constant
-    of the state for this batch: the direction of each state's gradient stays that of
-    the base, and only states are weighted against each other. With `base=credit.sploo`
+    Signals: decision_weight [N, R, T], the weight w (`signals.decision`). It does
+    not depend on this batch's rewards nor on the token itself. So it scales each
+    state's gradient and keeps the direction that the base gives it. With `base=credit.sploo`
     (preset p0) that direction is exact: E g = sum_s d_s w_s D_s, where d_s is the
     probability of visiting s and D_s its exact gradient.
 

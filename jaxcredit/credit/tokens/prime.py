@@ -42,7 +42,8 @@ def prime(
         b_i  = mean_(j != i) m_j
         A_it = sum_(s >= t) gamma^(s-t) (r_is - b_i) + outcome_weight (R_i - mean_(j != i) R_j)
 
-    form="code" replaces r_is - b_i by n / (n - 1) (r_is - mean_j m_j).
+    form="code" replaces r_is - b_i by n / (n - 1) (r_is - mean_j m_j), where n is the
+    number of trajectories in the group.
 
     Signals: prm_logp [N, R, T] (log-probability under the implicit reward model) and
     ref_logp [N, R, T].
