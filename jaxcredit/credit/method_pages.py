@@ -23,9 +23,8 @@ def page(row: dict[str, Any]) -> str:
         row: a row of `catalogue.methods`.
     """
     implementation = resolve(row["implemented"]) if row["implemented"] else None
-    method = (
-        method_of(implementation) if row["implemented"].startswith("jaxcredit.credit.") else None
-    )
+    is_estimator = row["implemented"].startswith("jaxcredit.credit.")
+    method = method_of(implementation) if implementation and is_estimator else None
     text = "not implemented here"
     if implementation:
         text = inspect.getdoc(implementation) or row["title"]
