@@ -82,7 +82,8 @@ def _estimates(sums: dict[str, np.ndarray], draws: int, seed: int) -> dict[str, 
     N = len(sums["groups"])
     counts = np.random.default_rng(seed).multinomial(N, np.full(N, 1 / N), size=draws)
     resampled = [
-        diagnostics.statistics({name: weights @ x for name, x in sums.items()}) for weights in counts
+        diagnostics.statistics({name: weights @ x for name, x in sums.items()})
+        for weights in counts
     ]
     estimates: dict[str, Estimate | float] = {}
     for name, value in diagnostics.statistics({name: x.sum(0) for name, x in sums.items()}).items():

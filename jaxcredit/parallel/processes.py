@@ -30,7 +30,11 @@ def all_gather(x: np.typing.ArrayLike) -> np.ndarray:
 
 
 def replicated(x: jax.Array) -> np.ndarray:
-    """Full value, on the host of every process, of an array sharded over several processes."""
+    """Full value, on the host of every process, of an array sharded over several processes.
+
+    Args:
+        x: array with a NamedSharding, as every jitted function on a mesh returns it.
+    """
     sharding = x.sharding
     assert isinstance(sharding, NamedSharding)
     return np.asarray(
@@ -65,7 +69,10 @@ def local_slice(n: int, *, process: int | None = None, processes: int | None = N
 
 
 def all_process_sum(count: float) -> float:
-    """Sum of `count` over all processes, in float32, of the type of `count`. A collective."""
+    """Sum of `count` over all processes, converted to the type of `count`. A collective.
+
+    The sum is computed in float32. With one process `count` is returned as it is.
+    """
     if jax.process_count() == 1:
         return count
     return type(count)(all_gather(np.float32(count)).sum())
@@ -76,10 +83,11 @@ def to_global_array(x: np.ndarray, sharding: jax.sharding.Sharding | None = None
 
     Args:
         x: rows `[n, ...]` of this process.
-        sharding: sharding of the global array; None: the default device.
+        sharding: sharding of the global array; None: `x` on the default device of this process.
 
     Returns:
-        Array `[processes * n, ...]`, if the sharding splits the rows over all processes.
+        Array `[processes * n, ...]` if the sharding splits the rows over all processes, `[n, ...]`
+        if it replicates them.
     """
     if sharding is None:
         return jax.device_put(x)

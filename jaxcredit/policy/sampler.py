@@ -40,7 +40,7 @@ UNROLL_MAX_LAYERS = 8
 def prefill(
     params: PyTree, prompt: Int[Array, "N P"], valid: Bool[Array, "N P"], cfg: Config
 ) -> tuple[Float[Array, "N D"], tuple[Array, Array]]:
-    """Last hidden state and KV cache of each prompt.
+    """Hidden state of the last column, after the final norm, and KV cache of each prompt.
 
     Args:
         params: parameters in the dtype of the computation.
@@ -49,7 +49,7 @@ def prefill(
         cfg: the policy's Config.
 
     Returns:
-        Hidden state `[N, D]` of the last token; keys `[L, N, K, h, P]` and values `[L, N, K, P,
+        Hidden state `[N, D]`, undefined for a prompt without valid tokens; keys `[L, N, K, h, P]` and values `[L, N, K, P,
         h]`.
     """
     h, cache = forward(params, prompt, valid, cfg, lambda k, v: (k[:, :, 0], v[:, :, 0]))
@@ -64,8 +64,8 @@ def filter_logits(
     Args:
         logits: `[..., V]`.
         top_k: keep the k largest logits, and those equal to the k-th; 0: all.
-        top_p: then keep the smallest set of likeliest tokens whose probability is at least top_p,
-            in (0, 1]; 1: all.
+        top_p: then keep the smallest set of likeliest tokens whose probability, renormalized after
+            top-k, is at least top_p, in (0, 1], and those equal to the last; 1: all.
 
     >>> filter_logits(jnp.array([1.0, 3.0, 2.0]), top_k=2).tolist()
     [-inf, 3.0, 2.0]
@@ -102,6 +102,8 @@ def sample(
 ) -> dict[str, Array]:
     """Sample `rows` continuations of each prompt. The loop ends early when all rows have ended.
 
+    `cfg` and the keyword arguments are static: every new value compiles a program.
+
     Args:
         params: parameters of the policy.
         prompt: token ids `[N, P]`, left-padded.
@@ -117,8 +119,9 @@ def sample(
         stop: token ids that end a row; the stop token belongs to it.
 
     Returns:
-        `tokens` (0 after the end of a row), `logp` and `mask` `[N, R, S]`, and `done` `[N, R]`:
-        whether the row ended with a stop token. `logp` is in nats, of softmax(logits / temperature)
+        `tokens`, `logp` and `mask` `[N, R, S]`, and `done` `[N, R]`. `mask` is True on sampled
+        tokens, the stop token included; `tokens` and `logp` are 0 elsewhere. `done` is True where
+        the row ended with a stop token. `logp` is in nats, of softmax(logits / temperature)
         before top-k and top-p. In greedy decoding it is that of temperature 1.
     """
     N, P = prompt.shape

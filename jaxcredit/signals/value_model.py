@@ -17,7 +17,7 @@ from jaxcredit.signals.reference_policy import at_response
 
 
 class Head(nn.Module):
-    """Value head, hidden state [..., D] -> value [...].
+    """Flax module of the value head: hidden states [..., D] to values [...].
 
     The output layer is initialized to 0, so that an untrained critic predicts 0.
 
@@ -34,11 +34,12 @@ class Head(nn.Module):
 
 
 def states(params, rollout: FilledRollout, cfg, S: int) -> Float[Array, "N R S D"]:
-    """Last hidden states of the policy before each response token.
+    """Hidden states of the policy, after the final norm, before each response token.
 
     Args:
         params: the policy's parameters.
-        rollout: filled rollout [N, R, T].
+        rollout: filled rollout [N, R, T]: prompt columns, equal in all rows of a prompt, then S
+            response columns.
         cfg: the policy's configuration; D is its `width`.
         S: number of response columns.
 
@@ -82,7 +83,10 @@ def critic(
     steps: int = 4,
     features: Callable[..., Array] = states,
 ) -> Callable:
-    """Annotator of the signal `token_value` [N, R, T]: a learned value before each token.
+    """Annotator of the signal `token_value` [N, R, T]: a learned value before each policy token.
+
+    A config has `signals={"critic": signals.critic()}`. The signal is 0 on tokens that the policy
+    did not sample.
 
     The head is fitted to the column `target` of an estimator with a critic (`credit.ppo` and
     others) by `value_loss` over the policy's tokens. No gradient reaches the policy. The signal

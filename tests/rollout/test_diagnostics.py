@@ -95,8 +95,12 @@ def test_strata_anchors_gap_and_critic_by_hand():
         [0.05, 0.6, 1 / 12], rel=1e-5
     )
     to_go = jnp.asarray([[1, 0], [2, 1], [1, 1], [0, 0]], jnp.float32)[None]
-    assert float(diagnostics.explained_variance(rollout.with_signals(value=to_go + 3))) == pytest.approx(1)
-    assert float(diagnostics.explained_variance(rollout.with_signals(value=0 * to_go))) == pytest.approx(0)
+    assert float(
+        diagnostics.explained_variance(rollout.with_signals(value=to_go + 3))
+    ) == pytest.approx(1)
+    assert float(
+        diagnostics.explained_variance(rollout.with_signals(value=0 * to_go))
+    ) == pytest.approx(0)
 
 
 def walk(rows, rewards, start, depths):

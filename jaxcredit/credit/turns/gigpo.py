@@ -54,17 +54,18 @@ def gigpo(
             code's "mean_std_norm"). False: not ("mean_norm").
         pool: "trajectory" (mean R counts each trajectory once) or "steps" (it counts each turn
             once, so that long trajectories weigh more; the released code's default).
-        singleton: outcome term of a group with one trajectory (with one turn, for pool="steps"):
+        singleton: outcome term if only one trajectory of the group took place (one turn, for pool="steps"):
             "zero" (0) or "raw" (R_i, the released code).
         ddof: int, 0 or 1, for `normalize`. The variance divides by n - ddof; released code takes 1.
         eps: float >= 0, for `normalize`. Added to the standard deviation.
 
     Returns:
-        Advantage [N, R, T], the same for all tokens of a turn. Tokens outside any turn get the
-        outcome term alone.
+        Advantage [N, R, T], the same for all policy tokens of a turn. Policy tokens outside any
+        turn get the outcome term alone.
 
     Raises:
-        ValueError: `pool` or `singleton` is not one of its values.
+        ValueError: `pool` or `singleton` is not one of its values, or a group has fewer than 2
+            trajectories.
 
     Source: GiGPO, arXiv 2505.10978, and its released code.
     """

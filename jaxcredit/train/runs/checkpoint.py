@@ -1,9 +1,10 @@
 """Checkpoints of the training state, saved by Orbax in the background and verified by a manifest.
 
-A checkpoint is a folder `STEP/` with the arrays (`arrays/`), `side.json` (position of the batch
+A checkpoint is a folder named after its step, padded with zeros to 8 digits, with the arrays (`arrays/`), `side.json` (position of the batch
 iterator, run id, shapes) and `manifest.json`, which has size and checksum of every other file. The
 manifest is written last. A folder without a manifest is not a checkpoint, so that an interrupted
-save is never restored. Older checkpoints are deleted after the manifest of a newer one is stored.
+save is never restored. Once the manifest is stored, checkpoints of later steps and those beyond
+`max_to_keep` are deleted.
 """
 
 import concurrent.futures
@@ -49,6 +50,11 @@ class Checkpoints:
         every: number of steps between saves.
         max_to_keep: number of the newest checkpoints that are not deleted.
         run: unique id of the run. Checkpoints with another id count as damaged. None: any id.
+
+    The `with` block ends with `close`; after an exception a failed save is only a warning.
+
+    Raises:
+        ValueError: `every` or `max_to_keep` is below 1.
     """
 
     def __init__(
@@ -75,7 +81,7 @@ class Checkpoints:
 
     @staticmethod
     def exist(folder: str | os.PathLike) -> bool:
-        """Whether the folder contains any checkpoint, complete or not."""
+        """Whether the folder contains a folder, such as a complete or an incomplete checkpoint."""
         return bool(storage.open_storage(folder).folders())
 
     def __enter__(self) -> "Checkpoints":
@@ -85,7 +91,7 @@ class Checkpoints:
         self.close(quiet=kind is not None)
 
     def due(self, step: int) -> bool:
-        """Whether the run saves at a step."""
+        """Whether `step` is a multiple of `every`, 0 included."""
         return step % self.every == 0
 
     def steps(self) -> list[int]:
@@ -99,13 +105,17 @@ class Checkpoints:
     def save(self, step: int, state: Any, side: dict | None = None) -> None:
         """Copy the state to the host, and write it in the background.
 
-        A second call for the same step has no effect. The metrics of the step have to be written
+        The call has no effect if `step` is the last one that was saved or restored. Otherwise an
+        existing checkpoint of `step` is replaced, and those of later steps are deleted. The metrics of the step have to be written
         before (`MetricsWriter.flush`), so that a resumed run finds them.
 
         Args:
             step: number of the step.
             state: pytree of arrays, PRNG keys and numbers.
-            side: JSON value to restore with the state.
+            side: dict of JSON values to restore with the state.
+
+        Raises:
+            TypeError: `side` is not JSON.
         """
         self._finish_pending()
         if step == self._last:
@@ -142,7 +152,7 @@ class Checkpoints:
         """Finish the pending save and end the threads.
 
         Args:
-            quiet: warn instead of raising if the save failed, while another exception propagates.
+            quiet: True: a failed save is a CheckpointWarning. False: its CheckpointError is raised.
         """
         try:
             self._finish_pending() if quiet else self.wait()
@@ -151,7 +161,11 @@ class Checkpoints:
             self._orbax.close()
 
     def delete_all(self) -> None:
-        """Delete all checkpoints of the folder, after the pending save."""
+        """Wait for the pending save, then delete the folder with all its content.
+
+        Raises:
+            CheckpointError: the newest save failed. Nothing is deleted.
+        """
         self.wait()
         if jax.process_index() == 0:
             for step in self.steps():
@@ -163,7 +177,7 @@ class Checkpoints:
     ) -> tuple[Any, dict, int] | None:
         """Restore the newest checkpoint that agrees with its manifest, or that of `step`.
 
-        A damaged checkpoint is skipped with a warning.
+        With `step=None`, damaged checkpoints are skipped with a CheckpointWarning.
 
         Args:
             like: state, or its shapes (`jax.ShapeDtypeStruct` with shardings) on any mesh. The
@@ -172,10 +186,12 @@ class Checkpoints:
             partial: whether `like` may be a part of the saved state, such as {"params": ...}.
 
         Returns:
-            (state, side, step); None if there is no usable checkpoint.
+            (state, side, step), where side is {} if none was saved; None if there is no usable
+            checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint of `step` is damaged, or `like` has other shapes.
+            CheckpointError: the checkpoint of `step` is absent or damaged, or names, shapes or
+                dtypes of `like` differ from the saved ones.
         """
         self._finish_pending()
         if step is None:
@@ -277,10 +293,11 @@ class Checkpoints:
 
 
 def verify(folder: str | os.PathLike) -> str:
-    """Description of the damage of a checkpoint; "" if every file has its size and checksum.
+    """Description of the damage of a checkpoint; "" if every file has its size and checksum, and the
+    side file has its fields.
 
     Args:
-        folder: path or gs:// address of the folder `STEP` of the checkpoint.
+        folder: path or gs:// address of the folder of the checkpoint, such as `checkpoints/00000010`.
     """
     parent, _, name = os.fspath(folder).rstrip("/").rpartition("/")
     return _damage(storage.open_storage(parent), name)

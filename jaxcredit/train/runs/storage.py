@@ -56,7 +56,8 @@ class Disk:
 
     def folders(self) -> list[str]:
         """Names of the folders in `root`."""
-        return [path.name for path in self.root.iterdir()] if self.root.exists() else []
+        entries = self.root.iterdir() if self.root.exists() else ()
+        return [path.name for path in entries if path.is_dir()]
 
     def has(self, name: str) -> bool:
         """Whether a file exists."""
