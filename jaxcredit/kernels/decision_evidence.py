@@ -62,16 +62,17 @@ def gradient_coherence(
         has_tokens, x - jnp.where(has_tokens, x, 0).sum() / jnp.maximum(has_tokens.sum(), 1), 0
     )
 
-    def meet(sums, other):  # one row after the other: nothing is larger than [R, T]
+    # A scan over rows: no temporary is larger than [R, T].
+    def meet(sums, other):
         y, chosen, shared, r = other
-        here = mask & chosen & (shared[:, None] >= column)
-        like = here & (tokens == y)
+        same_node = mask & chosen & (shared[:, None] >= column)
+        same_choice = same_node & (tokens == y)
         terms = (
-            here * 1.0,
-            jnp.where(here, r, 0),
-            jnp.where(here, r * r, 0),
-            like * 1.0,
-            jnp.where(like, r, 0),
+            same_node * 1.0,
+            jnp.where(same_node, r, 0),
+            jnp.where(same_node, r * r, 0),
+            same_choice * 1.0,
+            jnp.where(same_choice, r, 0),
         )
         return jax.tree.map(jnp.add, sums, terms), None
 

@@ -181,10 +181,10 @@ class FilledRollout(Rollout):
     `Rollout.filled` makes one. Estimators receive their groups in this form.
     """
 
-    # Required here, optional in the base class.
-    row: Int[Array, "*N R"]  # pyright: ignore[reportGeneralTypeIssues]
-    token_mask: Bool[Array, "*N R T"]  # pyright: ignore[reportGeneralTypeIssues]
-    done: Bool[Array, "*N G"]  # pyright: ignore[reportGeneralTypeIssues]
+    # Required here, optional in the base class: `field()` drops the inherited default.
+    row: Int[Array, "*N R"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
+    token_mask: Bool[Array, "*N R T"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
+    done: Bool[Array, "*N G"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
 
 
 def _shape(name, x, axes, hint):

@@ -8,13 +8,8 @@ import numpy as np
 from jaxcredit.rollout.rollout import Rollout
 from jaxcredit.rollout.signal_table import SIGNALS
 
-EXTENTS = {
-    "C": 3,
-    "D": 2,
-    "A": 3,
-    "S": 8,
-    "U": 4,
-}  # axes that only signals have: components, dimensions, agents, their sets, choices
+# Lengths of axes that only signals have: components, dimensions, agents, sets of agents, choices.
+EXTENTS = {"C": 3, "D": 2, "A": 3, "S": 8, "U": 4}
 
 
 def synthetic(
@@ -62,9 +57,8 @@ def synthetic(
     def flip(shape, p=0.5):
         return rng.random(shape) < p
 
-    size = np.where(
-        flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1)
-    )  # real trajectories of each group
+    # Number of existing trajectories of each group.
+    size = np.where(flip((N, 1), 0.3), draw((N, 1), 0, 2), draw((N, 1), 2, G + 1))
     took_place = np.argsort(rng.random((N, G)), -1) < size
     row = np.sort(
         np.concatenate([np.broadcast_to(np.arange(G), (N, G)), draw((N, R - G), 0, G)], -1), -1
@@ -88,9 +82,8 @@ def synthetic(
     hole = np.repeat(flip((N, R, -(-T // 2)), 0.15), 2, -1)[..., :T] & flip((N, 1, 1), 0.7)
     after_left_padding = np.arange(T) >= prompt - draw((N, 1, 1), 0, prompt + 1)
     tokens = np.where(flip((N, 1, 1), 0.2), draw((N, R, T), 0, 1000), draw((N, R, T), 0, 3))
-    tokens = np.where(
-        flip((N, 1, 1), 0.15), tokens[:, :1], tokens
-    )  # groups of one answer, cut at different lengths
+    # Some groups have one answer, cut at different lengths.
+    tokens = np.where(flip((N, 1, 1), 0.15), tokens[:, :1], tokens)
     tokens = np.where(position < 0, tokens[:, :1], tokens)
 
     real = took_place[..., None] & (np.arange(K) < parts[..., None])
@@ -103,9 +96,8 @@ def synthetic(
         [(flip((N, G, K)) & last) * 1.0, normal, equal],
         np.round(normal),
     )
-    first = np.full(
-        (N, G), K
-    )  # the first segment in which the policy chose a token: what came before it is not rewarded
+    # The first segment in which the policy sampled a token: earlier ones have no reward.
+    first = np.full((N, G), K)
     np.minimum.at(first, (np.arange(N)[:, None], row), np.where(answer & ~hole, segment, K).min(-1))
     reward = np.where((np.arange(K) < first[..., None]) & (first[..., None] < K), 0, reward)
 
@@ -138,10 +130,8 @@ def synthetic(
 def _tree(rng, real, M):
     """Random paths from a root that share prefixes: `node` [N, G, K] and `node_parent` [N, M]."""
     N, G, K = real.shape
-    node, parent = (
-        np.full((N, G, K), M, np.int32),
-        np.full((N, M), 7, np.int32),
-    )  # junk, where no node is
+    # Entries without a node keep junk.
+    node, parent = np.full((N, G, K), M, np.int32), np.full((N, M), 7, np.int32)
     for n in range(N):
         parent[n, 0], count = -1, 1
         for g in range(G):

@@ -11,7 +11,7 @@ import pytest
 import jaxcredit.credit as catalogue
 from jaxcredit.credit import laws, method_of, per_batch, per_group
 from jaxcredit.kernels import to_tokens
-from jaxcredit.rollout import Rollout, outcome
+from jaxcredit.rollout import AXES, FilledRollout, Rollout, outcome
 
 GOOD = laws.synthetic(0, ("stratum", "token_value"), N=3, R=4, T=12, K=2)
 FLAT = {"tokens": GOOD.tokens.reshape(12, 12), "action_mask": GOOD.action_mask.reshape(12, 12)}
@@ -236,3 +236,23 @@ def test_the_reward_of_a_segment_without_tokens_reaches_the_tokens_before_it(nam
     assert jnp.abs(a).max() > 0.1
     if name != "epo":  # which discounts turns
         np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_a_filled_rollout_has_every_field_under_jit_and_vmap_and_cannot_be_made_without():
+    rollout = _with(token_mask=[[[1, 1, 1, 1, 0], [1, 1, 1, 1, 1]]])
+    assert rollout.row is None and rollout.done is None
+    filled = jax.jit(lambda x: x.filled())(rollout)
+    assert type(filled) is FilledRollout and filled.done.all() and filled.row.tolist() == [[0, 1]]
+    types = []
+    jax.vmap(lambda group: types.append((type(group), group.row.shape)) or group.row)(filled)
+    assert types == [(FilledRollout, (2,))]
+    assert type(filled.with_signals(value=filled.reward).check()) is FilledRollout
+    with pytest.raises(TypeError, match="row"):
+        FilledRollout(**{k: v for k, v in vars(filled).items() if k != "row"})
+
+
+def test_every_field_has_its_axes_in_one_table():
+    fields = {field.name for field in dataclasses.fields(Rollout)} - {"signals"}
+    assert AXES.keys() == fields
+    for name, axes in AXES.items():
+        assert getattr(GOOD, name).ndim == 1 + len(axes.split())
