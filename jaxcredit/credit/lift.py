@@ -143,8 +143,8 @@ def per_group(fn: Callable | None = None, /, **metadata: Unpack[Metadata]) -> An
     other prompts, so prompts on different devices need no communication.
 
     Args:
-        fn: `fn(group, *, knobs)`, which returns [R, T] or a dict of such columns. Without it a
-            decorator is returned.
+        fn: `fn(group, *, knobs)`, which returns [R, T] or a dict of such columns. `group` is a
+            `FilledRollout` without the axis N. Without `fn` a decorator is returned.
         **metadata: fields of `Method`. `needs` are names in `jaxcredit.SIGNALS`, or a mapping
             from name to axes for signals of your own.
 

@@ -182,9 +182,9 @@ class FilledRollout(Rollout):
     """
 
     # Required here, optional in the base class: `field()` drops the inherited default.
-    row: Int[Array, "*N R"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
-    token_mask: Bool[Array, "*N R T"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
-    done: Bool[Array, "*N G"] = dataclasses.field()  # pyright: ignore[reportGeneralTypeIssues]
+    row: Int[Array, "*N R"] = dataclasses.field()  # pyright: ignore
+    token_mask: Bool[Array, "*N R T"] = dataclasses.field()  # pyright: ignore
+    done: Bool[Array, "*N G"] = dataclasses.field()  # pyright: ignore
 
 
 def _shape(name, x, axes, hint):

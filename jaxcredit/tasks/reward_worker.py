@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-# Largest magnitude of a reward: kernels.validation.LARGEST_RETURN, which this file cannot import.
+# Largest magnitude of a reward: rollout.validation.LARGEST_RETURN, which this file cannot import.
 LARGEST = 1e30
 AT_A_TIME = 64  # async rewards that one process awaits together
 

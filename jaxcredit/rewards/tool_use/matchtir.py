@@ -35,7 +35,7 @@ def call_score(predicted: Call, gold: Call) -> float:
 def match_scores(predicted: Sequence[Call], gold: Sequence[Call]) -> np.ndarray:
     """Similarities of all pairs of calls.
 
-    `match_rewards` makes rewards of them, and `kernels.transport` a soft matching.
+    `match_rewards` makes rewards of them, and `kernels.optimal_transport` a soft matching.
 
     Args:
         predicted: P calls of the policy.
