@@ -1,1 +1,1 @@
-"""Which estimator suits given rollouts, reports of runs, and pictures of token credit."""
+"""Recommendation of estimators for given rollouts, reports of runs, and pictures of token credit."""

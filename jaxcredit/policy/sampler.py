@@ -49,8 +49,8 @@ def prefill(
         cfg: the policy's Config.
 
     Returns:
-        Hidden state `[N, D]`, undefined for a prompt without valid tokens; keys `[L, N, K, h, P]` and values `[L, N, K, P,
-        h]`.
+        Hidden state `[N, D]`, undefined for a prompt without valid tokens; keys `[L, N, K, h, P]`
+        and values `[L, N, K, P, h]`.
     """
     h, cache = forward(params, prompt, valid, cfg, lambda k, v: (k[:, :, 0], v[:, :, 0]))
     return h[:, -1], cache

@@ -1,4 +1,4 @@
-"""Reward functions of the literature: plain functions of texts, tool calls and judgements.
+"""Reward functions of the literature: plain functions of texts, tool calls and judgments.
 
 They are building blocks for the reward function of a `Task`. `trust_grpo`, `trace` and
 `adaptive_thinking` take all answers to a prompt at once. Module `oni` has rewards that are learned
@@ -14,7 +14,7 @@ from jaxcredit.rewards.question_answering.adasearch import (
 )
 from jaxcredit.rewards.question_answering.kg_path import distinct_share, kg_path, path_coverage
 from jaxcredit.rewards.question_answering.re_searcher import re_searcher, re_searcher_turns
-from jaxcredit.rewards.question_answering.reseek import ideal_judgements, reseek, useful_results
+from jaxcredit.rewards.question_answering.reseek import ideal_judgments, reseek, useful_results
 from jaxcredit.rewards.question_answering.search_r1 import retrieved, search_r1, well_formed
 from jaxcredit.rewards.reasoning.adaptive_thinking import adaptive_thinking, preferred_mode
 from jaxcredit.rewards.reasoning.gtalign import (
@@ -46,7 +46,7 @@ __all__ = [
     "gtalign",
     "gtalign_read",
     "gtalign_utilities",
-    "ideal_judgements",
+    "ideal_judgments",
     "jaccard",
     "kg_path",
     "knows",

@@ -281,7 +281,7 @@ MISUSES = {
     ),
     "no such command": (["trian", MICRO], "invalid choice: 'trian'"),
     "no run folder": (["eval", "nowhere"], "nowhere is not a run folder (it has no source.json)"),
-    "a run without metrics": (["compare", "nowhere"], "has no metrics.jsonl"),
+    "a run without metrics": (["compare", "nowhere"], "nowhere holds no metrics.jsonl"),
     "a profile that ends before it begins": (
         ["train", MICRO, "--profile", "13:10"],
         "--profile 13:10: give the steps to trace as FIRST:LAST",

@@ -9,6 +9,7 @@ import pytest
 from paths import ROOT
 
 FILES = sorted((ROOT / "jaxcredit").rglob("*.py"))
+OLD_NAMES = "jaxcredit/train/runs/old_names.py"  # holds the old spellings
 # A docstring's first line is a noun phrase or a verb phrase, never a clause with one of these.
 QUESTION = re.compile(r"(What|Where|Which|How|Who|Whose|When)\b")
 BRITISH = re.compile(
@@ -33,12 +34,13 @@ def test_a_docstring_begins_with_what_is_computed(path):
     wrong = [
         f"{name}: {text.splitlines()[0]}" for name, text in documented(path) if QUESTION.match(text)
     ]
-    assert not wrong, "begin with a noun or a verb: CONTRIBUTING.md, the rule for writers"
+    assert not wrong, "begin with a noun or a verb: the rule for writers in CONTRIBUTING.md"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_american_spelling(path):
-    assert [match[0] for match in BRITISH.finditer(path.read_text())] == []
+    found = [match[0] for match in BRITISH.finditer(path.read_text())]
+    assert found == [] or str(path.relative_to(ROOT)) == OLD_NAMES
 
 
 def test_the_patterns_find_what_they_are_meant_to_find():

@@ -349,7 +349,7 @@ def test_what_a_search_returned_is_not_in_the_loss():
 
 
 def test_reseek():
-    ideal = rewards.ideal_judgements([0.9, 0.5, 0.1])
+    ideal = rewards.ideal_judgments([0.9, 0.5, 0.1])
     assert ideal == [True, True, False]
     assert rewards.reseek([True, False, False], ideal, 1.0, right=0.2, wrong=-0.3) == [
         0.2,

@@ -15,6 +15,7 @@ from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
 from jaxcredit.train import programs
 from jaxcredit.train.planning import plan
+from jaxcredit.train.planning.data_check import check_data
 
 QWEN = str(CONFIGS / "gsm8k_qwen3.py")
 
@@ -188,7 +189,7 @@ def test_without_a_checkpoint_there_is_a_plan_but_no_training():
         exp.max_new_tokens,
         exp.micro_batch,
     ) == (2, 8, (256,), 256, 2)
-    (good, text), *rest = plan.data(exp.check())
+    (good, text), *rest = check_data(exp.check())
     assert good is None and not rest and "--checkpoint FOLDER" in text
     with pytest.raises(ValueError, match="To train give --checkpoint FOLDER"):
         exp.load_params(None)

@@ -54,8 +54,8 @@ def gigpo(
             code's "mean_std_norm"). False: not ("mean_norm").
         pool: "trajectory" (mean R counts each trajectory once) or "steps" (it counts each turn
             once, so that long trajectories weigh more; the released code's default).
-        singleton: outcome term if only one trajectory of the group took place (one turn, for pool="steps"):
-            "zero" (0) or "raw" (R_i, the released code).
+        singleton: outcome term if only one trajectory of the group took place (one turn, for
+            pool="steps"): "zero" (0) or "raw" (R_i, the released code).
         ddof: int, 0 or 1, for `normalize`. The variance divides by n - ddof; released code takes 1.
         eps: float >= 0, for `normalize`. Added to the standard deviation.
 

@@ -15,23 +15,23 @@ def reseek(
     right: float = 0.1,
     wrong: float = -0.1,
 ) -> list[float]:
-    """Rewards of the turns: `right` or `wrong` for each judgement, then the outcome.
+    """Rewards of the turns: `right` or `wrong` for each judgment, then the outcome.
 
     Args:
-        judged: the policy's judgement of each search result, whether it is useful.
-        ideal: the right judgement of each search result, as from `ideal_judgements`.
+        judged: the policy's judgment of each search result, whether it is useful.
+        ideal: the right judgment of each search result, as from `ideal_judgments`.
         outcome: reward of the answer, which is the last turn.
-        right: reward of a judgement that agrees with the ideal one.
+        right: reward of a judgment that agrees with the ideal one.
         wrong: reward of one that does not.
 
     Returns:
-        One reward for each judgement and one for the answer.
+        One reward for each judgment and one for the answer.
     """
     return [right if j == i else wrong for j, i in zip(judged, ideal, strict=True)] + [outcome]
 
 
-def ideal_judgements(score: Sequence[float], *, threshold: float = 0.5) -> list[bool]:
-    """Ideal judgements: whether a reranker's score reaches a threshold.
+def ideal_judgments(score: Sequence[float], *, threshold: float = 0.5) -> list[bool]:
+    """Ideal judgments: whether a reranker's score reaches a threshold.
 
     Args:
         score: a reranker's score of each search result against the gold answer.
@@ -45,6 +45,6 @@ def useful_results(results: Sequence[str], judged: Sequence[bool]) -> list[str]:
 
     Args:
         results: the search results.
-        judged: the policy's judgement of each.
+        judged: the policy's judgment of each.
     """
     return [result for result, useful in zip(results, judged, strict=True) if useful]

@@ -1,8 +1,8 @@
 """Checkpoints of the training state, saved by Orbax in the background and verified by a manifest.
 
-A checkpoint is a folder named after its step, padded with zeros to 8 digits, with the arrays (`arrays/`), `side.json` (position of the batch
-iterator, run id, shapes) and `manifest.json`, which has size and checksum of every other file. The
-manifest is written last. A folder without a manifest is not a checkpoint, so that an interrupted
+A checkpoint is a folder named after its step, padded with zeros to 8 digits. It has the arrays
+(`arrays/`), `side.json` (position of the batch iterator, run id, shapes) and `manifest.json`, which
+has size and checksum of every other file. The manifest is written last. A folder without a manifest is not a checkpoint, so that an interrupted
 save is never restored. Once the manifest is stored, checkpoints of later steps and those beyond
 `max_to_keep` are deleted.
 """
@@ -106,8 +106,9 @@ class Checkpoints:
         """Copy the state to the host, and write it in the background.
 
         The call has no effect if `step` is the last one that was saved or restored. Otherwise an
-        existing checkpoint of `step` is replaced, and those of later steps are deleted. The metrics of the step have to be written
-        before (`MetricsWriter.flush`), so that a resumed run finds them.
+        existing checkpoint of `step` is replaced, and those of later steps are deleted. The metrics
+        of the step have to be written before (`MetricsWriter.flush`), so that a resumed run finds
+        them.
 
         Args:
             step: number of the step.
@@ -293,11 +294,12 @@ class Checkpoints:
 
 
 def verify(folder: str | os.PathLike) -> str:
-    """Description of the damage of a checkpoint; "" if every file has its size and checksum, and the
-    side file has its fields.
+    """Description of the damage of a checkpoint, "" if there is none.
+
+    In an undamaged checkpoint every file has its size and checksum, and the side file its fields.
 
     Args:
-        folder: path or gs:// address of the folder of the checkpoint, such as `checkpoints/00000010`.
+        folder: path or gs:// address of the its folder, such as `checkpoints/00000010`.
     """
     parent, _, name = os.fspath(folder).rstrip("/").rpartition("/")
     return _damage(storage.open_storage(parent), name)

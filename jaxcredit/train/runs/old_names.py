@@ -138,6 +138,7 @@ NAMES = {
     "tasks.jsonl": {"items_of": "read_items"},
     "rewards": {
         "kept": "useful_results",
+        "ideal_judgements": "ideal_judgments",
         "normalised": "normalized",
         "normalised_process": "normalized_process",
     },
