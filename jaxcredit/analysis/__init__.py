@@ -1,1 +1,1 @@
-"""Recommendation of estimators for given rollouts, reports of runs, and pictures of token credit."""
+"""Recommendation of estimators for rollouts, reports of runs, and pictures of token credit."""

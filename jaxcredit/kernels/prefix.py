@@ -18,8 +18,8 @@ def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[A
 
         L_ij = min {t : y_it != y_jt},   T for rows that never differ
 
-    Columns that are valid in neither row are equal (left padding, the tail of identical rows). A
-    column that is valid in one row only differs. No branch depends on data, so `vmap` adds no work
+    y_it is the token of row i at column t. Columns that are valid in neither row are equal (left
+    padding, the tail of identical rows). A column that is valid in one row only differs. No branch depends on data, so `vmap` adds no work
     and sharded prompts need no collective.
 
     Args:
@@ -67,7 +67,7 @@ def common_prefix_by_trajectory(
         trajectories: number of trajectories G.
 
     Returns:
-        [R, G] lengths.
+        [R, G] lengths; 0 for a trajectory without rows.
     """
     member = row[:, None] == jnp.arange(trajectories, dtype=row.dtype)
     return jnp.where(member, prefix[:, :, None], 0).max(1)
@@ -83,11 +83,12 @@ def prefix_value_changes(
     """Changes of a row's prefix value, one for each trajectory that the row leaves.
 
         d_ig = V(i, t+1) - V(i, t)   at t = shared_ig
-        V(i, t) = mean {R_g : g in M(i, t)},   M(i, t) = {g : shared_ig >= t}
+        V(i, t) = mean {R_g : g in M(i, t)},   M(i, t) = {g : where_g and shared_ig >= t}
 
-    M(i, t) are the trajectories that begin with the row's first t columns. Of several trajectories
-    left in the same column the first carries the change. Identical trajectories carry none. Rewards
-    are taken relative to the row's own, so equal rewards give exactly 0. Source: arXiv 2509.18314.
+    M(i, t) are the trajectories that begin with the row's first t columns. d is 0 for trajectories
+    that did not take place, for all but the first of several trajectories left in one column, and
+    where M(i, t+1) is empty, as in rows of padding. Rewards are taken relative to the row's own, so
+    equal rewards give exactly 0. Source: arXiv 2509.18314.
 
     Args:
         shared: [R, G] lengths from `common_prefix_by_trajectory`.
@@ -178,7 +179,7 @@ def prefix_value(
         row: [R] trajectory of each row. None: row i is trajectory i.
 
     Returns:
-        [R, T+1] values. A prefix of no existing trajectory has the row's own reward.
+        [R, T+1] values; 0 in rows of padding, whose prefixes no existing trajectory has.
     """
     R, T = tokens.shape
     row = jnp.arange(R) if row is None else row

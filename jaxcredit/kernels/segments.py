@@ -42,7 +42,7 @@ class Group(Protocol):
 
 
 def to_tokens(x: Float[Array, "G"] | Float[Array, "G K"], group: Group) -> Float[Array, "R T"]:
-    """Value of its trajectory or of its segment for each token.
+    """Value of each token's trajectory or segment.
 
     Args:
         x: [G], values of trajectories, or [G, K], values of segments.
@@ -108,7 +108,8 @@ def at_segment_end(x: Float[Array, "G K"], group: Group) -> Float[Array, "R T"]:
     """Values of segments on the last token that the policy sampled in each, 0 elsewhere.
 
     The value of a segment without such a token (a tool's verdict) is added to the last token that
-    the policy sampled in an earlier segment. It is dropped if there is none.
+    the policy sampled in any earlier segment of the same trajectory. It is dropped if there is
+    none. Segments that did not take place count as 0.
 
     Args:
         x: [G, K] values of segments.
@@ -137,11 +138,13 @@ def chain_rows(
 ) -> Float[Array, "R T"]:
     """Returns to go of single rows, continued through the later rows of their trajectory.
 
-        x'_t = x_t + decay^(policy tokens from t to the end of the row) x'_first(next row)
+        x'_t = x_t + decay^n x'_first(next row)
+
+    n is the number of policy tokens from t on, t included, to the end of the row.
 
     Args:
-        x: [R, T] returns that stop at the end of each row. They must pass through holes, so that
-            column 0 has the return of the row's first token.
+        x: [R, T] returns that stop at the end of each row. A token that the policy did not sample
+            has the return of the next sampled token of the row.
         decay: discount for each token of the policy, or one for each row as [R, 1].
         group: rollout of one prompt.
 
@@ -168,7 +171,7 @@ def _after_row(
 
 
 def rows_of(group: Group) -> Int[Array, "R"]:
-    """Trajectory of each row, written out if the group leaves it open."""
+    """Trajectory of each row; 0 to R - 1 if `group.row` is None."""
     return jnp.arange(group.action_mask.shape[0]) if group.row is None else group.row
 
 
@@ -222,9 +225,10 @@ def gae_over_rows(
         reward: [R, T] reward of each token.
         value: [R, T] value before each token.
         group: rollout of one prompt.
-        gamma: discount factor, or one for each token.
-        lam: lambda, or one for each token.
-        where: [R, T] tokens that are decisions. The others take the value of what follows them.
+        gamma: discount factor, a number or [R, T].
+        lam: lambda, a number or [R, T].
+        where: [R, T] tokens that are decisions. Reward and value of other tokens are ignored; their
+            advantage is that of the next decision.
 
     Returns:
         [R, T] advantages.

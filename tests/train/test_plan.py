@@ -14,7 +14,6 @@ from tiny_checkpoint import write_tiny_checkpoint
 from jaxcredit.cli import loading as find
 from jaxcredit.cli import main as cli
 from jaxcredit.train import programs
-from jaxcredit.train.planning import plan
 from jaxcredit.train.planning.data_check import check_data
 
 QWEN = str(CONFIGS / "gsm8k_qwen3.py")

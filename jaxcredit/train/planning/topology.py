@@ -44,7 +44,7 @@ def tpu_topology(name: str) -> Topology:
     if importlib.util.find_spec("libtpu") is None:
         raise extras.missing(
             "libtpu",
-            f"--topology {name} (without it the plan is for this machine's devices; no TPU is needed)",
+            f"--topology {name} (without it, the plan is for this machine; no TPU is needed)",
         )
     # Without these, libtpu waits for a cloud machine's metadata server, and cannot be loaded twice.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
