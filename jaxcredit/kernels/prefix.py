@@ -19,8 +19,8 @@ def common_prefix(tokens: Int[Array, "R T"], valid: Bool[Array, "R T"]) -> Int[A
         L_ij = min {t : y_it != y_jt},   T for rows that never differ
 
     y_it is the token of row i at column t. Columns that are valid in neither row are equal (left
-    padding, the tail of identical rows). A column that is valid in one row only differs. No branch depends on data, so `vmap` adds no work
-    and sharded prompts need no collective.
+    padding, the tail of identical rows). A column that is valid in one row only differs. No branch
+    depends on data, so `vmap` adds no work and sharded prompts need no collective.
 
     Args:
         tokens: [R, T] token ids, >= 0.

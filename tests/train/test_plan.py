@@ -190,7 +190,7 @@ def test_without_a_checkpoint_there_is_a_plan_but_no_training():
     ) == (2, 8, (256,), 256, 2)
     (good, text), *rest = check_data(exp.check())
     assert good is None and not rest and "--checkpoint FOLDER" in text
-    with pytest.raises(ValueError, match="To train give --checkpoint FOLDER"):
+    with pytest.raises(ValueError, match="To train, give --checkpoint FOLDER"):
         exp.load_params(None)
     with pytest.raises(ValueError, match="multiple of group"):
         find.experiment(QWEN, ["--rows", "20", "--group", "8"])

@@ -3,8 +3,8 @@
 A checkpoint is a folder named after its step, padded with zeros to 8 digits. It has the arrays
 (`arrays/`), `side.json` (position of the batch iterator, run id, shapes) and `manifest.json`, which
 has size and checksum of every other file. The manifest is written last. A folder without a manifest
-is not a checkpoint, so that an interrupted save is never restored. Once the manifest is stored, checkpoints of later steps and those beyond
-`max_to_keep` are deleted.
+is not a checkpoint, so that an interrupted save is never restored. Once the manifest is stored,
+checkpoints of later steps and those beyond `max_to_keep` are deleted.
 """
 
 import concurrent.futures
