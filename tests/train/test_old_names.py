@@ -117,3 +117,8 @@ def test_every_new_name_exists():
 )
 def test_functions_of_old_config_files_are_compared_by_name(old, new):
     assert old_names.options({"group": 4, "credit": old}) == {"group_size": 4, "credit": new}
+
+
+def test_fields_of_the_policy_are_compared_under_their_new_names():
+    old = {"policy": {"width": 16, "place": None}}
+    assert old_names.options(old) == {"policy": {"width": 16, "layout": None}}

@@ -166,6 +166,8 @@ OPTIONS = {
     "skips": "max_skipped_steps",
     "weights": "load_params",
 }
+# Fields of the policy's Config.
+POLICY = {"place": "layout"}
 # Keys of metrics.jsonl.
 METRICS = {
     "active": "active_token_fraction",
@@ -249,7 +251,10 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
             return {renamed(key): renamed(inner) for key, inner in value.items()}
         return [renamed(inner) for inner in value] if isinstance(value, list) else value
 
-    return {OPTIONS.get(name, name): renamed(value) for name, value in config.items()}
+    new = {OPTIONS.get(name, name): renamed(value) for name, value in config.items()}
+    if isinstance(policy := new.get("policy"), dict):
+        new["policy"] = {POLICY.get(name, name): value for name, value in policy.items()}
+    return new
 
 
 def metrics(line: dict[str, Any]) -> dict[str, Any]:
