@@ -26,8 +26,8 @@ def returns_to_go(
 
         G_t = x_t + gamma_t G_{t+1}
 
-    A hole adds nothing and discounts nothing: its result is that of the next entry. Integers stay
-    integers. With gamma = 0 every hole takes the value of the entry that follows it, exactly.
+    A hole adds nothing and discounts nothing: its result is that of the next entry. The result has
+    the dtype of x. Gamma is cast to it, so integer x takes integer gamma. With gamma = 0 every hole takes the value of the entry that follows it, exactly.
 
     Args:
         x: [..., T] rewards.
@@ -65,7 +65,7 @@ def returns_with_rounding(
 
     Returns:
         [..., T] `returns_to_go(reward, gamma, where)`.
-        [..., T] `rounding_bound` of the same sum of magnitudes.
+        [..., T] bound on its rounding error: `rounding_bound` of the discounted sum of |reward|.
     """
     size = returns_to_go(jnp.abs(reward), jnp.abs(jnp.asarray(gamma, reward.dtype)), where)
     return returns_to_go(reward, gamma, where), rounding_bound(size, reward.shape[-1])
@@ -74,7 +74,7 @@ def returns_with_rounding(
 def min_to_go(
     x: Float[Array, "*b T"], where: Bool[Array, "*b T"] | None = None
 ) -> Float[Array, "*b T"]:
-    """Minimum of an entry and all later ones, 0 where nothing follows.
+    """Minimum of an entry and all later ones, 0 where `where` selects none of these.
 
         m_t = min(x_t, m_{t+1})
 

@@ -199,6 +199,9 @@ def distill(logp: PerToken, batch: Batch) -> PerToken:
 
     Returns:
         [N, R, S] losses.
+
+    Raises:
+        ValueError: the batch has no `ref_logp`.
     """
     return on_mask(
         batch,
@@ -221,6 +224,9 @@ def scope(logp: PerToken, batch: Batch) -> PerToken:
 
     Returns:
         [N, R, S] losses.
+
+    Raises:
+        ValueError: the batch has no `ref_logp`.
     """
     return jnp.where(
         batch.advantage > 0, on_mask(batch, -jnp.exp(_log_ratio(logp, batch))), distill(logp, batch)
@@ -241,11 +247,11 @@ def truncated_importance(
     Args:
         objective: the objective to correct.
         cap: largest weight, >= 1.
-        sequence: use the log-ratio of the whole row, which also corrects for the tokens before and
-            after, instead of each token's own.
+        sequence: True: sum the log-ratios of the row's sampled tokens, which also corrects for the
+            tokens before and after. False: each token has its own.
 
     Returns:
-        An objective, which needs `batch.sampler_logp`.
+        An objective. It raises a ValueError for a batch without `sampler_logp`.
     """
 
     def weighted(logp: PerToken, batch: Batch, **knobs) -> PerToken:

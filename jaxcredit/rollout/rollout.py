@@ -42,7 +42,7 @@ class Rollout:
         row: [N, R] trajectory of each row, 0 to G - 1. Rows of one trajectory follow each other in
             the order of their index. None: row i is trajectory i.
         token_mask: [N, R, T] True on tokens that are not padding, contiguous in each row. None:
-            every column up to the last sampled token.
+            in each row, every column up to its last sampled token.
         done: [N, G] True on trajectories that ended by themselves, False on truncated ones. None:
             all ended.
     """
@@ -112,7 +112,7 @@ class Rollout:
         return FilledRollout(**{**vars(self), "row": row, "token_mask": token_mask, "done": done})
 
     def check_shapes(self: AnyRollout) -> AnyRollout:
-        """Check that the shapes and dtypes of the fields fit together. Returns the rollout.
+        """Check that the shapes of the fields fit together and masks are bool. Returns the rollout.
 
         Reads no values, so tracers and `jax.ShapeDtypeStruct` work.
 
@@ -211,8 +211,9 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
         R_i = sum_k r_ik   over the segments that took place
 
-    Returns of one group that differ by no more than the rounding error of their sums are set equal,
-    and a return within its rounding error of 0 becomes 0. So 0.1 + 0.2 - 0.3 and 0.2 - 0.3 + 0.1
+    A return within its rounding bound of 0 becomes 0. Any other return takes the value of the
+    return with the least bound among those of its group that differ from it by no more than the
+    larger of their two bounds. `return_rounding` computes the bounds. So 0.1 + 0.2 - 0.3 and 0.2 - 0.3 + 0.1
     are equal, and neither is above 0.
 
     Args:
@@ -231,6 +232,9 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
 def return_rounding(group: Rollout) -> Float[Array, "*N G"]:
     """Bound on the rounding error of each trajectory's return, from its rewards' magnitudes.
+
+    The bound is `kernels.rounding_bound` of the summed magnitudes of the segments that took place.
+    The number of terms is the number of rewards that are not 0.
 
     Args:
         group: a rollout, of one prompt or of N.

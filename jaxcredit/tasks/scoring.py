@@ -54,6 +54,7 @@ def score(
     Raises:
         RewardError: the reward raised, or did not return finite numbers.
         RewardTimeout: a call exceeded `timeout_s`.
+        ValueError: the lengths of metas, texts, ids, prompts and segments differ.
     """
     M = len(texts)
     if not len(metas) == len(ids) == M or any(

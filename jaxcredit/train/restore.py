@@ -18,14 +18,23 @@ from jaxcredit.train.update import TrainState
 
 
 class CheckpointRollouts(NamedTuple):
-    """Rollouts of a checkpoint's policy: N groups of R rows of T tokens."""
+    """Rollouts of a checkpoint's policy: N groups of R rows of T tokens.
+
+    Attributes:
+        rollout: sampled rollout with its signals, optional fields filled in.
+        logp: [N, R, T] log-probability under the trainer, 0 on prompt and padding.
+        advantage: [N, R, T] advantage by the run's estimator.
+        texts: [N][R] answers.
+        prompts: [N] prompts, as in the task.
+        step: step of the checkpoint.
+    """
 
     rollout: Rollout
-    logp: np.ndarray  # [N, R, T]: log-probabilities of the trainer, 0 on prompt and padding
-    advantage: np.ndarray  # [N, R, T]: advantage by the run's estimator
-    texts: list[list[str]]  # [N][R]: answers
-    prompts: list  # [N]: prompts as in the task
-    step: int  # of the checkpoint
+    logp: np.ndarray
+    advantage: np.ndarray
+    texts: list[list[str]]
+    prompts: list
+    step: int
 
 
 def restore_params(
@@ -40,7 +49,7 @@ def restore_params(
 
     Raises:
         FileNotFoundError: the run has no usable checkpoint.
-        CheckpointError: the checkpoint of `step` is damaged, or does not fit the experiment.
+        CheckpointError: the checkpoint of `step` is absent or damaged, or does not fit the experiment.
     """
     programs = build(exp)
     saved, step = _restore(exp, folder, {"params": programs.state.params}, step)
@@ -71,7 +80,7 @@ def sample_from_checkpoint(
 
     Raises:
         FileNotFoundError: the run has no usable checkpoint.
-        CheckpointError: the checkpoint of `step` is damaged, or does not fit the experiment.
+        CheckpointError: the checkpoint of `step` is absent or damaged, or does not fit the experiment.
     """
     shapes = {"params": programs.state.params, "aux": programs.state.aux}
     saved, step = _restore(exp, folder, shapes, step)

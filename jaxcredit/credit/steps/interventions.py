@@ -31,7 +31,7 @@ def interventions(group: Rollout):
     not used.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]: 1 on the policy's tokens up to the end of
+        Dict of `advantage` and `weight`, each [N, R, T]: 1 on the policy's tokens up to the end of
         the replaced step, 0 on the others. `weight` is a token's weight in the loss.
 
     Source: InT, arXiv 2601.14209.

@@ -32,7 +32,7 @@ def malt(group: Rollout, *, leave_one_out: bool = False):
         leave_one_out: bool. True: the mean excludes n itself. False: it includes n.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        Dict of `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
         of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
         the segment counts once in the loss. A missing node (a failed generation) enters no mean.
 

@@ -45,7 +45,7 @@ def spo_chain(
         eps: float >= 0, for `whiten`. Added to the standard deviation.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. `weight` is a token's weight in the loss.
+        Dict of `advantage` and `weight`, each [N, R, T]. `weight` is a token's weight in the loss.
 
     Source: Segment Policy Optimization (SPO-chain), arXiv 2505.23564, and its released code.
     """

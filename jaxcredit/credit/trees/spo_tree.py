@@ -44,7 +44,7 @@ def spo_tree(
         eps: float >= 0, added to the standard deviation; 1e-8 in the released code.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        Dict of `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
         of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
         the segment counts once in the loss. A token that leaves the loss has weight 0.
 

@@ -38,7 +38,7 @@ def edge_columns(
         trained: [M] edges that enter the loss; None: all.
 
     Returns:
-        Columns `advantage` and `weight`, each [R, T]. The weight is 1 over the number of
+        Dict of `advantage` and `weight`, each [R, T]. The weight is 1 over the number of
         trajectories that contain the edge, and 0 for edges that do not enter the loss.
     """
     token_advantage, weight = edge_to_tokens(advantage, tree, group, kept=trained)

@@ -34,7 +34,7 @@ def tree_rl(group: Rollout, *, weighting: Literal["paper", "code", "none"] = "pa
             V'_n = V_n / sqrt(leaves_n)) or "none" (no division).
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        Dict of `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
         of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
         the segment counts once in the loss.
 

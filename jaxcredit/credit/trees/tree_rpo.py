@@ -45,7 +45,7 @@ def tree_rpo(
         eps: float >= 0, added to the deviation.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        Dict of `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
         of a segment, and 0 for siblings of equal value. In a segment that n trajectories share
         every token has weight 1 / n, so that the segment counts once in the loss.
 

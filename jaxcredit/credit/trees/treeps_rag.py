@@ -28,7 +28,7 @@ def treeps_rag(group: Rollout):
     the parent of each node, -1 for the root, which is node 0).
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
+        Dict of `advantage` and `weight`, each [N, R, T]. The advantage is the same for all tokens
         of a segment. In a segment that n trajectories share every token has weight 1 / n, so that
         the segment counts once in the loss.
 

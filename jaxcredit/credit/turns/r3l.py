@@ -37,7 +37,7 @@ def r3l(group: Rollout, *, alpha: float = 3.0, form: Literal["docs", "code", "no
             "none" is f(a) = a.
 
     Returns:
-        Columns `advantage` and `weight`, each [N, R, T]. `weight` is 1 from the pivot on and 0
+        Dict of `advantage` and `weight`, each [N, R, T]. `weight` is 1 from the pivot on and 0
         before it. A trajectory alone in its group has baseline 0. The paper's loss is
         `losses.reinforce` divided by 1 + tau with tau = 1.
 
