@@ -27,7 +27,8 @@ def returns_to_go(
         G_t = x_t + gamma_t G_{t+1}
 
     A hole adds nothing and discounts nothing: its result is that of the next entry. The result has
-    the dtype of x. Gamma is cast to it, so integer x takes integer gamma. With gamma = 0 every hole takes the value of the entry that follows it, exactly.
+    the dtype of x. Gamma is cast to it, so integer x takes integer gamma. With gamma = 0 every hole
+    takes the value of the entry that follows it, exactly.
 
     Args:
         x: [..., T] rewards.

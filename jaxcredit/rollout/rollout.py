@@ -213,8 +213,8 @@ def outcome(group: Rollout) -> Float[Array, "*N G"]:
 
     A return within its rounding bound of 0 becomes 0. Any other return takes the value of the
     return with the least bound among those of its group that differ from it by no more than the
-    larger of their two bounds. `return_rounding` computes the bounds. So 0.1 + 0.2 - 0.3 and 0.2 - 0.3 + 0.1
-    are equal, and neither is above 0.
+    larger of their two bounds. `return_rounding` computes the bounds. So 0.1 + 0.2 - 0.3 and 0.2 -
+    0.3 + 0.1 are equal, and neither is above 0.
 
     Args:
         group: a rollout, of one prompt or of N.

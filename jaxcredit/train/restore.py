@@ -49,7 +49,8 @@ def restore_params(
 
     Raises:
         FileNotFoundError: the run has no usable checkpoint.
-        CheckpointError: the checkpoint of `step` is absent or damaged, or does not fit the experiment.
+        CheckpointError: the checkpoint of `step` is absent, is damaged, or does not fit the
+            experiment.
     """
     programs = build(exp)
     saved, step = _restore(exp, folder, {"params": programs.state.params}, step)
@@ -80,7 +81,8 @@ def sample_from_checkpoint(
 
     Raises:
         FileNotFoundError: the run has no usable checkpoint.
-        CheckpointError: the checkpoint of `step` is absent or damaged, or does not fit the experiment.
+        CheckpointError: the checkpoint of `step` is absent, is damaged, or does not fit the
+            experiment.
     """
     shapes = {"params": programs.state.params, "aux": programs.state.aux}
     saved, step = _restore(exp, folder, shapes, step)
