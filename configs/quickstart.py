@@ -7,8 +7,8 @@ A supervised warm-up demonstrates lists of three to five digits. It stops when
 learning then trains on lists of six, which were never demonstrated, with the
 verifier's reward.
 
-Do not rank estimators by this run: with the same options, GRPO's gradient is
-shorter than TEMPO's, while the KL penalty is the same.
+Do not rank estimators by this run: with the same options, GRPO's gradient has a
+smaller norm than TEMPO's, while the KL penalty is the same.
 """
 
 import optax

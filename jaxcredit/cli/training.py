@@ -35,7 +35,7 @@ def _add_train(subparsers) -> None:
                 train with another estimator
             jaxcredit train configs/quickstart.py --resume auto
                 continue from the newest checkpoint
-            jaxcredit train configs/quickstart.py --credit my_estimator.py
+            jaxcredit train configs/quickstart.py --credit configs/my_estimator.py
                 train with your own estimator
         """,
     )
