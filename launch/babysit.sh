@@ -12,7 +12,9 @@ retries=${JAXCREDIT_RETRIES:-3} poll=${JAXCREDIT_POLL:-30} grace=${JAXCREDIT_GRA
 say() { echo "$(date -u +%H:%M:%S) $*"; }
 
 name=${1:-}
-[ -n "$name" ] || { sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2; }
+case $name in
+  '' | -*) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
 shift
 options=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done

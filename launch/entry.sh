@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
-# Start the trainer: JAXCREDIT_DEVICE=gpu launch/entry.sh train configs/quickstart.py --run a
-# --resume auto Sets up the device and the process count, then runs jaxcredit with `exec`: it keeps
-# this process id and receives its signals.
+# Start the trainer:
+#   JAXCREDIT_DEVICE=gpu launch/entry.sh train configs/quickstart.py --run a --resume auto
+# Sets up the device and the process count, then runs jaxcredit with `exec`: jaxcredit keeps the
+# process id of this script and receives its signals.
 #   JAXCREDIT_DEVICE   tpu, gpu or cpu
 #   JAXCREDIT_VENV     a virtual environment to run in (default: the jaxcredit on PATH)
 set -euo pipefail
 launch=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+case ${1:-} in
+  -h | --help) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2; exit 2 ;;
+esac
 if [ ! -f "$launch/env/${JAXCREDIT_DEVICE:-}.sh" ]; then
   echo "JAXCREDIT_DEVICE is '${JAXCREDIT_DEVICE:-}': set it to tpu, gpu or cpu" >&2
   exit 2

@@ -50,6 +50,17 @@ def test_bash_reads_it(script):
     assert sh(linter, "-x", script).stdout == ""
 
 
+@pytest.mark.parametrize(
+    "script",
+    [path for path in SCRIPTS if path.parent == LAUNCH and os.access(path, os.X_OK)],
+    ids=lambda path: path.name,
+)
+def test_help_is_the_usage(script, tmp_path):
+    done = sh(script, "--help", env=clean(JAXCREDIT_STATE=str(tmp_path)))
+    assert done.returncode == 2 and done.stdout == ""
+    assert f"{script.name} " in done.stderr and "--help" not in done.stderr
+
+
 # entry.sh
 
 
