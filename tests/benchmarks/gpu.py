@@ -4,7 +4,7 @@ relative to the device's rates.
     python tests/benchmarks/gpu.py devices        # the device as JAX reports it
     python tests/benchmarks/gpu.py attention      # errors of cuDNN attention, forward and backward
     python tests/benchmarks/gpu.py scale          # model FLOP/s and memory bandwidth
-    python tests/benchmarks/gpu.py scale --dry    # the same at micro shapes, on any device
+    python tests/benchmarks/gpu.py scale --dry    # the same with very small shapes, on any device
 
 Each result is printed as one line of JSON as soon as it is known. A failed measurement prints a
 line with `error`, and the next measurement starts. `.ci/gpu` runs all three parts, each with a time
@@ -548,7 +548,7 @@ def scale(dry: bool) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("part", choices=["devices", "attention", "scale"])
-    parser.add_argument("--dry", action="store_true", help="micro shapes, on any device")
+    parser.add_argument("--dry", action="store_true", help="very small shapes, on any device")
     a = parser.parse_args()
     if not a.dry and jax.devices()[0].platform != "gpu":
         raise SystemExit(

@@ -77,6 +77,14 @@ def test_outcomes_of_tests_are_read_from_one_process_and_from_many(tmp_path):
     assert next(end())["result"] == "2 failed, 2 passed, 1 skipped"
 
 
+def test_a_test_file_that_does_not_exist_is_an_error():
+    gpu = script()
+    files = gpu.test_files(gpu.TESTS)
+    assert len(files) >= len(gpu.TESTS) and "tests/policy/test_sampler.py" in files
+    with pytest.raises(SystemExit, match=r"test_no_such\.py: correct `no_such` in TESTS"):
+        gpu.test_files(["kernels", "no_such"])
+
+
 def test_a_quickstart_that_was_cut_short_is_read(tmp_path):
     gpu = script()
     assert not next(gpu.learned(tmp_path, tmp_path))["ok"]
