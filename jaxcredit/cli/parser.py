@@ -17,7 +17,7 @@ OPENS_RUN = (
     "`jaxcredit compare` and `jaxcredit report --numbers-only` read a run's numbers without "
     "executing anything."
 )
-# Options that have another name since 0.2, by their old name.
+# Options that were renamed, by their old name.
 RENAMED = {
     "--beside": "--compare-to",
     "--here": "--implemented",
