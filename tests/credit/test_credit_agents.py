@@ -137,7 +137,7 @@ def test_mars_swapping_players_swaps_their_credit():
     ).all()  # each player once: nothing to compare with
 
 
-def test_centre_by_sorting_is_centre():
+def test_center_by_sorting_is_center():
     rng = np.random.default_rng(0)
     x, by, where = (
         jnp.asarray(rng.normal(size=(4, 30)) + 1e4, jnp.float32),
@@ -150,16 +150,16 @@ def test_centre_by_sorting_is_centre():
         slope = jax.grad(
             lambda x: (kernels.center_by_role(x, by, where, normalize=True, ddof=1) ** 2).sum()
         )(x)
-        centred = kernels.center_by_role(x, by, where), kernels.center(x, by, where)
+        centered = kernels.center_by_role(x, by, where), kernels.center(x, by, where)
         return (
-            *centred,
+            *centered,
             kernels.center_by_role(x, by, where, normalize=True, ddof=1),
             kernels.standardize(x, by, where, ddof=1),
             slope,
         )
 
-    sorted_, centred, scaled, z, _ = both(x)
-    assert_close(sorted_, centred, 1e-5)
+    sorted_, centered, scaled, z, _ = both(x)
+    assert_close(sorted_, centered, 1e-5)
     assert_close(scaled, z, 1e-4)
     flat = both(jnp.full((4, 30), 0.7))
     assert (flat[0] == 0).all() and (flat[2] == 0).all() and jnp.isfinite(flat[4]).all()
@@ -390,7 +390,7 @@ def test_variance_between_strata():
     assert_close([whole, between], [5 / 3, 0], 1e-6)  # equal means: nothing between
 
 
-def test_centred_outcomes_are_those_within_and_a_constant_of_the_stratum():
+def test_centered_outcomes_are_those_within_and_a_constant_of_the_stratum():
     x, by = jnp.float32(R7), jnp.array(S7)
     bias = kernels.center(x) - kernels.center(x, by)
     assert_close(bias, kernels.mean_by(x, by) - 0.5, 1e-6)

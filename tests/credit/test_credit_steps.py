@@ -304,7 +304,7 @@ def test_brpo_keeps_the_last_score_of_an_answer_that_ended_early():
     assert_close(brpo(short)[0], np.where(np.array(segment) >= 0, full[0], 0))
 
 
-def test_brpo_with_one_budget_is_the_centred_score():
+def test_brpo_with_one_budget_is_the_centered_score():
     one = random_rollout(23, ("anytime",), K=1)
     scored = dataclasses.replace(one, reward=one["anytime"])
     assert_close(brpo(one), dr_grpo(scored))
@@ -543,13 +543,13 @@ def test_rudder_example():
 def test_redistributed_rewards_add_up_to_the_outcome():
     """Redistributed rewards sum to the outcome: for any g first segments get dr_grpo's credit."""
     rollout = random_rollout(28, ("info", "progress"))
-    centred = at_first(dr_grpo(rollout), rollout)
-    assert_close(at_first(rudder(rollout), rollout), centred)
-    assert_close(at_first(rudder(rollout, residual="uniform"), rollout), centred)
-    assert apart(at_first(rudder(rollout, gamma=0.9), rollout), centred) and apart(
+    centered = at_first(dr_grpo(rollout), rollout)
+    assert_close(at_first(rudder(rollout), rollout), centered)
+    assert_close(at_first(rudder(rollout, residual="uniform"), rollout), centered)
+    assert apart(at_first(rudder(rollout, gamma=0.9), rollout), centered) and apart(
         rudder(rollout), dr_grpo(rollout)
     )
-    assert apart(at_first(rrd(rollout), rollout), centred)
+    assert apart(at_first(rrd(rollout), rollout), centered)
     real = np.asarray(rollout.segment_mask)
     short = (
         dr_grpo(rollout) - rrd(rollout)
@@ -567,7 +567,7 @@ def test_redistributed_rewards_add_up_to_the_outcome():
         0 * total[..., 0],
         1e-4,
     )
-    assert_close(at_first(rrd(exact), rollout) + short, centred, 1e-4)
+    assert_close(at_first(rrd(exact), rollout) + short, centered, 1e-4)
     assert_close(lare(exact), rrd(exact))
 
 
@@ -649,7 +649,7 @@ def shaped(rollout, gamma=1.0, ended=True):
 
 
 @pytest.mark.parametrize("credit", [grpo, dr_grpo, rloo], ids=["grpo", "dr_grpo", "rloo"])
-def test_episode_centred_credit_does_not_see_potentials(credit):
+def test_episode_centered_credit_does_not_see_potentials(credit):
     """With gamma=1 shaping adds the constant -Phi_0 of the prompt to every trajectory's return."""
     rollout = begun_alike(random_rollout(29, ("info",), kinds=(1,)))
     plain = credit(rollout)
@@ -665,11 +665,11 @@ def test_episode_centred_credit_does_not_see_potentials(credit):
 
 def test_potential_shaping_is_seen_after_the_first_segment_alone():
     rollout = dataclasses.replace(begun_alike(random_rollout(29, ("info",))), done=None)
-    centred = dr_grpo(rollout)
-    assert_close(at_first(potential_shaping(rollout), rollout), at_first(centred, rollout), 1e-4)
-    assert apart(potential_shaping(rollout), centred)
+    centered = dr_grpo(rollout)
+    assert_close(at_first(potential_shaping(rollout), rollout), at_first(centered, rollout), 1e-4)
+    assert apart(potential_shaping(rollout), centered)
     cut = dataclasses.replace(rollout, done=jnp.zeros(rollout.segment_mask.shape[:2], bool))
-    assert apart(at_first(potential_shaping(cut), rollout), at_first(centred, rollout))
+    assert apart(at_first(potential_shaping(cut), rollout), at_first(centered, rollout))
     assert_close(potential_shaping(cut), potential_shaping(rollout, terminal_zero=False))
 
 

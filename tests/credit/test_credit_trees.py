@@ -636,11 +636,11 @@ def test_steps_that_are_compared_among_siblings_have_less_variance():
     Centering among k siblings multiplies both by (k - 1) / k.
     """
     rng = np.random.default_rng(0)
-    centre = jax.jit(jax.vmap(kernels.center))
+    center = jax.jit(jax.vmap(kernels.center))
     own, common = rng.normal(size=(40_000, 5, 4)), rng.normal(size=(40_000, 5, 1))
     for rho, ratio in ((0.0, 4), (0.5, 10)):
         r = np.sqrt(1 - rho) * own + np.sqrt(rho) * common
-        whole, step = (np.var(centre(jnp.asarray(x, jnp.float32))) for x in (r.sum(-1), r[..., 0]))
+        whole, step = (np.var(center(jnp.asarray(x, jnp.float32))) for x in (r.sum(-1), r[..., 0]))
         assert whole / step == pytest.approx(ratio, rel=0.02)
         assert step == pytest.approx(0.8, rel=0.02)
 

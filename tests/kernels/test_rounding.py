@@ -83,11 +83,11 @@ X = jnp.asarray(np.random.default_rng(0).normal(size=12), jnp.float32)
 BY = jnp.arange(12) % 3
 ALL = jnp.ones(12, bool)
 STATISTICS = {
-    "centre": (1, lambda x: k.center(x)),
-    "centre by": (1, lambda x: k.center(x, BY)),
+    "center": (1, lambda x: k.center(x)),
+    "center by": (1, lambda x: k.center(x, BY)),
     "std": (1, lambda x: k.std_by(x, BY)),
-    "standardise": (0, lambda x: k.standardize(x, eps=0.0)),
-    "standardise by": (0, lambda x: k.standardize(x, BY, eps=0.0)),
+    "standardize": (0, lambda x: k.standardize(x, eps=0.0)),
+    "standardize by": (0, lambda x: k.standardize(x, BY, eps=0.0)),
     "roles": (1, lambda x: k.center_by_role(x, BY, ALL)),
     "roles scaled": (0, lambda x: k.center_by_role(x, BY, ALL, normalize=True, eps=0.0)),
     "masked std": (1, lambda x: k.masked_std(x.reshape(3, 4), axis=-1)),
