@@ -1,12 +1,12 @@
-"""Seconds of the training step of step.py in tunix 0.1.7: Llama on random weights, RLCluster
+r"""Seconds of the training step of step.py in tunix 0.1.7: Llama on random weights, RLCluster
 (vanilla rollout), GRPOLearner.
 
 Flags, shapes and medians are those of step.py. Run both one after the other on one machine and
 compare.
 
-pip install google-tunix==0.1.7 # in its own environment, without jaxcredit python
-tests/benchmarks/peer_step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 --prompts 8
---group 8 --prompt 32 --new 64
+    pip install google-tunix==0.1.7  # in its own environment, without jaxcredit
+    python tests/benchmarks/peer_step.py --layers 4 --width 256 --heads 8 --ffn 1024 \
+        --vocab 512 --prompts 8 --group 8 --prompt 32 --max_new_tokens 64
 
 A step is the time between two requests of the learner for prompts. Its rollout part ends when the
 reward is called. Settings: static shapes, a KV cache of the rows' length, weights shared by trainer
@@ -69,7 +69,7 @@ def main() -> None:
         prompts=8,
         group=8,
         prompt=32,
-        new=64,
+        max_new_tokens=64,
         steps=8,
     )
     for name, value in sizes.items():
@@ -93,7 +93,7 @@ def main() -> None:
         norm_eps=1e-6,
         weight_tying=True,
     )
-    N, R, P, S = a.prompts, a.group, a.prompt, a.new
+    N, R, P, S = a.prompts, a.group, a.prompt, a.max_new_tokens
     rng, tokenizer = np.random.default_rng(0), Characters()
     prompts = np.array([tokenizer.decode(ids) for ids in rng.integers(0, a.vocab, (N, P)).tolist()])
 

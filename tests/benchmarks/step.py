@@ -1,4 +1,4 @@
-"""Seconds of one training step on a CPU: sampling, credit and one update over all rows, in float32.
+r"""Seconds of one training step on a CPU: sampling, credit and one update over all rows, in float32.
 Medians over the steps.
 
 The MLP's matmul is timed between the steps on as many tokens, because the speed of machines varies.
@@ -6,7 +6,7 @@ The MLP's matmul is timed between the steps on as many tokens, because the speed
 of the matmul. AdamW, clipped objective, no KL penalty, no stop token.
 
 python tests/benchmarks/step.py --layers 4 --width 256 --heads 8 --ffn 1024 --vocab 512 \
-  --prompts 8 --group 8 --prompt 32 --new 64 --steps 8
+  --prompts 8 --group 8 --prompt 32 --max_new_tokens 64 --steps 8
 """
 
 import argparse
@@ -45,7 +45,7 @@ def main() -> None:
         prompts=8,
         group=8,
         prompt=32,
-        new=64,
+        max_new_tokens=64,
         steps=8,
     )
     for name, value in sizes.items():
@@ -64,7 +64,7 @@ def main() -> None:
         ffn=a.ffn,
         remat=a.remat,
     )
-    N, R, P, S = a.prompts, a.group, a.prompt, a.new
+    N, R, P, S = a.prompts, a.group, a.prompt, a.max_new_tokens
     optimizer, options = optax.adamw(1e-4), compiler_options()
     jit = functools.partial(jax.jit, compiler_options=options)
 

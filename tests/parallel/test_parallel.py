@@ -34,7 +34,7 @@ from jaxcredit.policy.tokenizer import Chars
 def score(meta, text, ids):
     return float(text[:1] == meta[:1])
 
-def experiment(steps: int = 3, resample: int = 1, fsdp: int = 0, all: bool = True) -> Experiment:
+def experiment(steps: int = 3, max_sampling_rounds: int = 1, fsdp: int = 0, all: bool = True) -> Experiment:
     chars = Chars("abcd>")
     items = [{"prompt": "".join(w) + ">", "meta": "".join(reversed(w))} for w in itertools.product("abcd", repeat=3)]
     adam = optax.adam(1e-2, eps=1e-3)  # with 1e-8 gradients of 1e-9, which are rounding, would become whole steps
@@ -44,7 +44,7 @@ def experiment(steps: int = 3, resample: int = 1, fsdp: int = 0, all: bool = Tru
         policy=presets.micro(7, width=16, layers=2 if all else 1, heads=4, kv_heads=2),
         warmup=Warmup(steps=2, batch=16, every=2, optimizer=adam) if all else None, optimizer=adam,
         signals={"reference": signals.reference()} if all else {}, beta=0.1 if all else 0.0,
-        prompts_per_step=16, group_size=2, minibatch=8 if all else None, micro_batch=4 if all else None, epochs=2 if all else 1, max_sampling_rounds=resample,
+        prompts_per_step=16, group_size=2, minibatch=8 if all else None, micro_batch=4 if all else None, epochs=2 if all else 1, max_sampling_rounds=max_sampling_rounds,
         buckets=(4,), max_new_tokens=4, steps=steps,
         eval_every=2, save_every=2, mesh={"fsdp": fsdp} if fsdp else {},
     )
@@ -91,7 +91,7 @@ def trained(exp):
 
 @pytest.mark.slow
 def test_eight_devices_train_as_one(config):
-    one, _ = find.experiment(config, ["--resample", "2"])
+    one, _ = find.experiment(config, ["--max_sampling_rounds", "2"])
     _, alone, want, accuracy = trained(one)
     made, state, got, same = trained(dataclasses.replace(one, mesh={"fsdp": 4, "tensor": 2}))
     assert len(got) == 3 and accuracy == same
