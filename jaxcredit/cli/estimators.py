@@ -160,14 +160,13 @@ def _add_claims(subparsers) -> None:
         "range of worlds.",
         examples="""
             jaxcredit claims
-            jaxcredit claims --only Strata --seeds 3
+            jaxcredit claims --family Strata --seeds 3
                 claims about one family of worlds, with fewer seeds
         """,
     )
     parser.add_argument(
-        "--only",
+        "--family",
         type=nonblank,
-        metavar="FAMILY",
         help="only claims about this family of worlds, such as Strata",
     )
     parser.add_argument(
@@ -263,12 +262,12 @@ def claims(args, _) -> None:
     from jaxcredit.utils import progress
 
     families = dict.fromkeys(e.sweep.family.__name__ for e in claims.CLAIM_TESTS)
-    if args.only and args.only not in families:
+    if args.family and args.family not in families:
         raise ValueError(
-            f"--only {args.only}: no claim about this family; families with claims: "
+            f"--family {args.family}: no claim about this family; families with claims: "
             f"{', '.join(families)}"
         )
-    chosen = [e for e in claims.CLAIM_TESTS if args.only in (None, e.sweep.family.__name__)]
+    chosen = [e for e in claims.CLAIM_TESTS if args.family in (None, e.sweep.family.__name__)]
     with progress.shown("claims") as status:
         results = claims.run(chosen, seeds=args.seeds, tell=status)
     if args.markdown:

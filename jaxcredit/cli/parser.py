@@ -17,22 +17,34 @@ OPENS_RUN = (
     "`jaxcredit compare` and `jaxcredit report --numbers-only` read a run's numbers without "
     "executing anything."
 )
+CONFIG = "CONFIG"  # metavar of a config file
 # Options that were renamed, by their old name.
 RENAMED = {
     "--beside": "--compare-to",
     "--here": "--implemented",
     "--keys": "--describe-format",
+    "--only": "--family",
 }
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Help that wraps paragraphs at the terminal's width and keeps indented lines (examples)."""
+    """Help that wraps paragraphs at the terminal's width and keeps indented lines (examples).
+
+    Words with hyphens, such as names of options, are not split.
+    """
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         return "\n".join(
-            line if line.startswith(" ") else textwrap.fill(line, width)
+            line if line.startswith(" ") else textwrap.fill(line, width, break_on_hyphens=False)
             for line in text.splitlines()
         )
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        # Without brackets: only the help can be had without a config.
+        return CONFIG if action.metavar == CONFIG else super()._format_args(action, default_metavar)
 
 
 def command(
@@ -55,7 +67,7 @@ def command(
         details: further paragraphs of the command's help.
         examples: command lines with explanations, at most 76 characters wide.
         takes_config: unknown options belong to the function of a config file, which the command
-            loads. Such a command prints its help itself.
+            loads. Such a command has the argument `help` and prints its help itself.
 
     Returns:
         The command's parser, to which the caller adds options.
@@ -71,6 +83,13 @@ def command(
         add_help=not takes_config,
         allow_abbrev=False,  # an option of the config could begin like one of the command's
     )
+    if takes_config:  # argparse's own action would exit before the config is loaded
+        parser.add_argument(
+            "-h",
+            "--help",
+            action="store_true",
+            help="show this help message and exit; after a config, its options too",
+        )
     parser.set_defaults(function=function, takes_config=takes_config, parser=parser)
     return parser
 
@@ -105,6 +124,11 @@ def check_unknown(rest: list[str], parser: argparse.ArgumentParser, *, takes_con
 
 
 # Options that several commands share
+
+
+def add_config(parser: argparse.ArgumentParser, text: str) -> None:
+    """Add the argument `config`, which is None if only the command's help is wanted."""
+    parser.add_argument("config", nargs="?", type=nonblank, metavar=CONFIG, help=text)
 
 
 def add_credit(parser: argparse.ArgumentParser) -> None:

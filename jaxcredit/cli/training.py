@@ -5,7 +5,7 @@ import shlex
 import sys
 
 from jaxcredit.cli import loading
-from jaxcredit.cli.parser import add_credit, address, command, nonblank, number
+from jaxcredit.cli.parser import add_config, add_credit, address, command, nonblank, number
 from jaxcredit.train.runs.masking import mask_arguments
 from jaxcredit.utils import plain_text, terminal
 from jaxcredit.utils.ranges import COUNT, FROM_0
@@ -39,12 +39,9 @@ def _add_train(subparsers) -> None:
                 train with your own estimator
         """,
     )
-    parser.add_argument(
-        "config",
-        nargs="?",
-        type=nonblank,
-        help="a Python file with a function `experiment(...)` that returns a "
-        "jaxcredit.train.Experiment",
+    add_config(
+        parser,
+        "a Python file with a function `experiment(...)` that returns a jaxcredit.train.Experiment",
     )
     parser.add_argument(
         "--run",
@@ -113,7 +110,7 @@ def _add_plan(subparsers) -> None:
                 on a TPU slice that need not be attached
         """,
     )
-    parser.add_argument("config", nargs="?", type=nonblank, help="a config file")
+    add_config(parser, "a config file")
     parser.add_argument(
         "--topology",
         type=nonblank,
@@ -130,7 +127,8 @@ def _add_plan(subparsers) -> None:
 
 def train(args, rest) -> None:
     """Run `jaxcredit train`."""
-    if _wants_help_alone(args):
+    if args.config is None:
+        args.parser.print_help()
         return
     if (args.process or 0) >= (args.processes or 1) or args.coordinator and not args.processes:
         raise ValueError(
@@ -140,8 +138,7 @@ def train(args, rest) -> None:
         )
     if args.processes and args.processes > 1:
         _join(args)
-    _print_command_help(args, rest)
-    exp, source = loading.experiment(args.config, rest, args.credit)
+    exp, source = loading.experiment(args.config, _config_options(args, rest), args.credit)
     exp.check()
     from jaxcredit.train.run import Stopped, run
     from jaxcredit.train.runs.folder import run_address
@@ -171,9 +168,10 @@ def train(args, rest) -> None:
 
 def plan(args, rest) -> None:
     """Run `jaxcredit plan`."""
-    if _wants_help_alone(args):
+    if args.config is None:
+        args.parser.print_help()
         return
-    _print_command_help(args, rest)
+    options = _config_options(args, rest)
     from jaxcredit.parallel import mesh
     from jaxcredit.train.planning import topology
 
@@ -181,25 +179,19 @@ def plan(args, rest) -> None:
     # A config may ask for the number of devices while it is loaded.
     devices = mesh.planned(target.devices) if target else contextlib.nullcontext()
     with devices:
-        exp, _ = loading.experiment(args.config, rest, args.credit, prog="jaxcredit plan")
+        exp, _ = loading.experiment(args.config, options, args.credit, prog="jaxcredit plan")
         from jaxcredit.train.planning.plan import plan
 
         sys.exit(0 if plan(exp.check(), on=target, largest=args.largest) else 1)
 
 
-def _wants_help_alone(args) -> bool:
-    """Print the command's help if no config was given. Returns whether it was printed."""
-    alone = args.config is None or args.config in ("-h", "--help")
-    if alone:
-        args.parser.print_help()
-    return alone
-
-
-def _print_command_help(args, rest) -> None:
-    """Print the command's options if --help follows a config, whose options `loading` prints."""
-    if {"-h", "--help"} & set(rest):
-        args.parser.print_help()
-        print(f"\n\n{args.config}, and its options:\n")
+def _config_options(args, rest: list[str]) -> list[str]:
+    """Options for the config; with --help, the command's help is printed before the config's."""
+    if not args.help:
+        return rest
+    args.parser.print_help()
+    print(f"\n\n{args.config}, and its options:\n")
+    return [*rest, "--help"]
 
 
 def _print_stopped(stopped, args, folder: str) -> None:

@@ -78,7 +78,7 @@ def test_every_value_of_every_option_is_checked(command, action, refused, monkey
         else:
             argv = ["a", value] if action.dest == "folder" else [value, "b"]
         said = refused(command, *argv)
-        assert (action.option_strings or [action.dest])[0] in said, said
+        assert (action.option_strings or [action.metavar or action.dest])[0] in said, said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pyproject.toml", "tests"]
 
 
@@ -209,7 +209,7 @@ CALLS = {
         "--process is the index of this one, from 0",
     ),
     "a family": (["arena", "--family", "Key"], "unknown family 'Key'; known: KeyBranch"),
-    "a claim": (["claims", "--only", "nothing"], "--only nothing: no claim about this family"),
+    "a claim": (["claims", "--family", "nothing"], "--family nothing: no claim about this family"),
     "a model": (["models", "gpt5"], "unknown model gpt5"),
     "a topology": (["plan", MICRO, "--topology", "v9:1"], "v9:1"),
     "a word of the catalogue": (

@@ -19,6 +19,22 @@ def test_help_fits_eighty_columns(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_splits_no_word_at_a_hyphen(name, monkeypatch):
+    parser = COMMANDS[name] if name else PARSER
+    for columns in range(60, 100):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        lines = parser.format_help().splitlines()
+        assert [line for line in lines if re.search(r"\S-$", line)] == [], columns
+
+
+@pytest.mark.parametrize("name", ["train", "plan"])
+def test_usage_of_a_command_with_a_config(name):
+    usage = COMMANDS[name].format_usage()
+    assert "[-h]" in usage and usage.split()[-1] == "CONFIG"
+    assert re.search(r"^  -h, --help  +show this help", COMMANDS[name].format_help(), re.M)
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
 def test_examples_in_help_are_commands(name):
     epilog = (COMMANDS[name] if name else PARSER).epilog
     examples = re.findall(r"^  (jaxcredit .*)$", epilog, re.M)
@@ -37,6 +53,6 @@ def test_an_old_spelling_is_told_the_new_one(old, capsys):
     assert owners and not any(old in parser._option_string_actions for parser in COMMANDS.values())
     for name in owners:
         with pytest.raises(SystemExit):
-            main([name, "runs/a", old])
+            main([name, old, "runs/a"])
         message = capsys.readouterr().err
         assert message == f"ValueError: unknown option {old}: it is called {RENAMED[old]} now\n"
