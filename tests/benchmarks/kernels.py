@@ -4,9 +4,11 @@ interleaved rounds.
     python tests/benchmarks/kernels.py    # 1024 prompts x 16 rows x 2048 columns; needs 3 GB
     python tests/benchmarks/kernels.py --prompts 128 --json kernels.json
 
-gae is compared with rlax: pip install --no-deps rlax distrax tfp-nightly dm-env dm-tree decorator
-cloudpickle gast. Without rlax a copy of its formula is used, and the output says so. CPU seconds
-are summed over all threads.
+gae is compared with rlax. Without rlax a copy of its formula is used, and the output says so:
+
+    pip install --no-deps rlax distrax tfp-nightly dm-env dm-tree decorator cloudpickle gast
+
+CPU seconds are summed over all threads.
 """
 
 import argparse
