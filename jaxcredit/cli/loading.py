@@ -68,6 +68,7 @@ def experiment(
         )
     if {"-h", "--help"} & set(rest):
         _print_head(inspect.getdoc(sys.modules.get(make.__module__)) or "")
+        _join_continuation_lines(inspect.unwrap(make))
     options: dict[str, Any] = {}
     exp = tyro.cli(
         _recording(make, options), args=list(rest), prog=f"{prog} {path}", description=""
@@ -118,6 +119,15 @@ def _print_head(text: str) -> None:
             )
         )
     print()
+
+
+def _join_continuation_lines(function: Callable) -> None:
+    """Put each entry of Args in a function's docstring on one line; tyro keeps line breaks."""
+    doc = inspect.getdoc(function) or ""
+    entry = re.search(r"^Args:\n( +)", doc, re.M)
+    if entry and inspect.isfunction(function):
+        # A blank line, or an item of a list, begins a new line.
+        function.__doc__ = re.sub(rf"(?<=\S)\n{entry[1]} +(?=\S)(?![-*] )", " ", doc)
 
 
 def module(path: str, origin: str | None = None) -> Any:

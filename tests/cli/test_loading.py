@@ -181,3 +181,25 @@ def test_a_damaged_description_of_a_run_costs_compare_only_what_it_said(
         if text.startswith('{"')
         else all(f"{run / name} is damaged" in t and "--resume auto" in t for t in told) and told
     )
+
+
+def test_help_joins_continuation_lines_and_keeps_lists(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "a.py").write_text('''
+def experiment(steps: int = 3, size: str = "b"):
+    """An experiment.
+
+    Args:
+      steps: optimizer steps
+         after the warm-up
+      size: one of
+         - a, small
+         - b, large
+    """
+''')
+    with pytest.raises(SystemExit):
+        loading.experiment(str(tmp_path / "a.py"), ["--help"])
+    said = capsys.readouterr().out
+    assert "optimizer steps after the warm-up (default: 3)" in said
+    lines = [line.strip("│ ") for line in said.splitlines()]
+    assert lines[lines.index("- a, small") + 1] == "- b, large (default: b)"

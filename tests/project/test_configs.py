@@ -1,6 +1,7 @@
 """Configs of this repository: every option has a help text, and every number of steps works."""
 
 import inspect
+import itertools
 import os
 import re
 import subprocess
@@ -18,6 +19,13 @@ from jaxcredit.train.learning_rate import warmup_cosine
 FILES = sorted(CONFIGS.glob("*.py"))
 
 
+def assert_wrapped_late(option):
+    """No line of an option's help breaks before a word that would fit into 80 columns."""
+    lines = [line.rstrip() for line in option.partition("╰")[0].splitlines()][1:]
+    for line, below in itertools.pairwise(line for line in lines if line):
+        assert len(line) + 1 + len(below.split()[0]) > 80 - len(" │"), line + "\n" + below
+
+
 @pytest.mark.parametrize("config", FILES, ids=lambda path: path.stem)
 @pytest.mark.parametrize("command", ["train", "plan"])
 def test_help_explains_every_option(config, command, capsys, monkeypatch):
@@ -33,6 +41,7 @@ def test_help_explains_every_option(config, command, capsys, monkeypatch):
         inspect.signature(make).parameters
     )
     for text in options:
+        assert_wrapped_late(text)
         words = " ".join(text.split())
         assert re.search(
             r"[a-z]{3,}.*\(default: ", words.partition(" ")[2].replace("{None}", "")
