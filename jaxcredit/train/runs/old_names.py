@@ -253,7 +253,7 @@ def options(config: dict[str, Any]) -> dict[str, Any]:
 
     new = {OPTIONS.get(name, name): renamed(value) for name, value in config.items()}
     if isinstance(policy := new.get("policy"), dict):
-        new["policy"] = {POLICY.get(name, name): value for name, value in policy.items()}
+        new["policy"] = {POLICY.get(str(name), name): value for name, value in policy.items()}
     return new
 
 
