@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int
 
+from jaxcredit.kernels import common_prefix
 from jaxcredit.policy import transformer as tf
 from jaxcredit.policy.attention import attend, by_head
 from jaxcredit.policy.positions import resolve_rope_scaling, sliding_window_mask
@@ -39,21 +40,10 @@ class Plan(NamedTuple):
     used: Int[Array, ""]  # blocks that the groups need
 
 
-def common_prefix(tokens: Int[Array, "R T"]) -> Int[Array, "R R"]:
-    """Number of columns before the first in which two rows differ; T for equal rows."""
-    T = tokens.shape[-1]
-    column = jnp.arange(T)
-
-    def one(row):
-        return jnp.where(row != tokens, column, T).min(-1)
-
-    return jax.lax.map(one, tokens)
-
-
 def _sorted(tokens: Int[Array, "R T"]) -> tuple[Int[Array, "R"], Int[Array, "R"]]:
     """Lexicographic order of the rows, and the common prefix of each with the row before it."""
     R, T = tokens.shape
-    shared = common_prefix(tokens)
+    shared = common_prefix(tokens, tokens >= 0)
     at = jnp.minimum(shared, T - 1)
     mine = jnp.take_along_axis(tokens, at, 1)  # [i, j]: token of row i where it leaves row j
     row = jnp.arange(R)
@@ -252,7 +242,7 @@ def logprob(
     packed = plan_packing(tokens, valid, block=block, blocks=blocks)
     h = hidden(params, packed, cfg)
     out = (
-        jnp.zeros_like(packed.token, bool).at[packed.index[:, :, prompt:]].set(valid[:, :, prompt:])
+        jnp.zeros_like(packed.token, bool).at[packed.index[:, :, prompt:]].max(valid[:, :, prompt:])
     )
     head = tf.cast({name: params[name] for name in tf.specs(cfg) if name != "layers"}, cfg)
     # Places whose log-probability is asked for come first: chunks of others are skipped.
@@ -263,11 +253,7 @@ def logprob(
     n = -(-M // size)
 
     def chunk(h, target):
-        z = tf.unembed(head, h, cfg) / temperature
-        logp = jax.nn.log_softmax(z, -1)
-        p = jnp.exp(logp)
-        chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
-        return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)
+        return tf.token_logp_and_entropy(head, h, target, cfg, temperature)
 
     def some(xs):
         k, place = xs

@@ -7,6 +7,7 @@ layers, K key and value heads, h head size, V vocabulary.
 import dataclasses
 import functools
 import operator
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +83,61 @@ def filter_logits(
     return logits
 
 
+@jax.named_scope("sample_token")
+def choose_token(
+    logits: Float[Array, "*B V"],
+    draw: Callable[[Array], Array],
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+) -> tuple[Int[Array, "*B"], Float[Array, "*B"]]:
+    """Next token of each row, and its log-probability before top-k and top-p.
+
+    Args:
+        logits: logits of the policy.
+        draw: function from filtered logits to tokens, such as a categorical sample.
+        temperature: divisor of the logits; 0: the likeliest token, with its log-probability at 1.
+        top_k: see `filter_logits`.
+        top_p: see `filter_logits`.
+    """
+    z = logits / (temperature or 1.0)
+    token = z.argmax(-1) if temperature == 0 else draw(filter_logits(z, top_k, top_p))
+    logp = jnp.take_along_axis(jax.nn.log_softmax(z, -1), token[..., None], -1)[..., 0]
+    return token.astype(jnp.int32), logp
+
+
+def empty_columns(active: Bool[Array, "N R"], columns: int) -> dict[str, Array]:
+    """Columns to be written by `write_column`, for rows that are active at the beginning."""
+    empty = jnp.zeros((*active.shape, columns))
+    return {
+        "tokens": empty.astype(jnp.int32),
+        "logp": empty,
+        "mask": empty.astype(bool),
+        "active": active,
+        "done": jnp.zeros(active.shape, bool),
+    }
+
+
+def write_column(
+    out: dict[str, Array],
+    t: Int[Array, ""] | int,
+    token: Int[Array, "N R"],
+    logp: Float[Array, "N R"],
+    stop: tuple[int, ...],
+) -> dict[str, Array]:
+    """Write a token of each active row into column t. A stop token ends its row."""
+    active = out["active"]
+    columns = {
+        "tokens": jnp.where(active, token, 0),
+        "logp": jnp.where(active, logp, 0),
+        "mask": active,
+    }
+    written = {name: out[name].at[:, :, t].set(x) for name, x in columns.items()}
+    ended = active & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(active)
+    return written | {"active": active & ~ended, "done": out["done"] | ended}
+
+
 @functools.partial(
     jax.jit,
     static_argnames=("cfg", "rows", "max_new_tokens", "temperature", "top_k", "top_p", "stop"),
@@ -133,31 +189,14 @@ def sample(
     prompt_mask = prompt_valid[:, None, None, None, None]
     prompt_positions = position_ids(prompt_valid)[:, None, None, None]
 
-    @jax.named_scope("sample_token")
     def choose(hidden, t):
         """Token of column t and its log-probability, from hidden states `[N, R, D]`."""
-        z = unembed(params, hidden, cfg) / (temperature or 1.0)
-        if temperature == 0:
-            token = z.argmax(-1)
-        else:
-            filtered = filter_logits(z, top_k, top_p)
-            token = jax.random.categorical(jax.random.fold_in(key, t), filtered)
-        logp = jnp.take_along_axis(jax.nn.log_softmax(z, -1), token[..., None], -1)[..., 0]
-        return token.astype(jnp.int32), logp
 
-    def write(out, t, token, logp):
-        """Write column t of the active rows. A stop token ends its row."""
-        active = out["active"]
-        columns = {
-            "tokens": jnp.where(active, token, 0),
-            "logp": jnp.where(active, logp, 0),
-            "mask": active,
-        }
-        written = {name: out[name].at[:, :, t].set(x) for name, x in columns.items()}
-        ended = (
-            active & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(active)
-        )
-        return written | {"active": active & ~ended, "done": out["done"] | ended}
+        def draw(logits):
+            return jax.random.categorical(jax.random.fold_in(key, t), logits)
+
+        logits = unembed(params, hidden, cfg)
+        return choose_token(logits, draw, temperature=temperature, top_k=top_k, top_p=top_p)
 
     last, prompt_cache = prefill(params, prompt, prompt_valid, cfg)
     stacked = (layer_params(params), *prompt_cache, layer_windows(cfg))  # [L, ...]
@@ -227,16 +266,9 @@ def sample(
     else:
         decode_layers, caches = scanned_layers, empty_cache(L)
 
-    empty = jnp.zeros((N, R, S))
     active = jnp.broadcast_to(prompt_valid.any(-1)[:, None], (N, R))
-    out = {
-        "tokens": empty.astype(jnp.int32),
-        "logp": empty,
-        "mask": empty.astype(bool),
-        "active": active,
-        "done": jnp.zeros((N, R), bool),
-    }
-    out = write(out, 0, *choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0))
+    first = choose(jnp.broadcast_to(last[:, None], (N, R, cfg.width)), 0)
+    out = write_column(empty_columns(active, S), 0, *first, stop)
 
     def unfinished(carry):
         t, out, _ = carry
@@ -251,7 +283,7 @@ def sample(
         rotation = rope_by_window(positions, cfg)
         x, caches = decode_layers(embed(params, token, cfg), rotation, t, caches)
         x = norm(x[:, :, 0], params["final_norm"], cfg)
-        return t + 1, write(out, t, *choose(x, t)), caches
+        return t + 1, write_column(out, t, *choose(x, t), stop), caches
 
     _, out, _ = jax.lax.while_loop(unfinished, step, (1, out, caches))
     return {name: out[name] for name in ("tokens", "logp", "mask", "done")}

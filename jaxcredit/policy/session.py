@@ -25,7 +25,12 @@ from jaxcredit.policy.positions import (
     rope_by_window,
     sliding_window_mask,
 )
-from jaxcredit.policy.sampler import UNROLL_MAX_LAYERS, filter_logits
+from jaxcredit.policy.sampler import (
+    UNROLL_MAX_LAYERS,
+    choose_token,
+    empty_columns,
+    write_column,
+)
 from jaxcredit.policy.transformer import (
     block,
     cast,
@@ -345,38 +350,16 @@ def generate(
     inputs, pasts = _inputs(params, session, cfg), _by_layer(session.cache, cfg)
 
     def choose(hidden, k):
-        """The k-th token of the turn."""
-        z = unembed(params, hidden, cfg) / (temperature or 1.0)
-        if temperature == 0:
-            token = z.argmax(-1)
-        else:
+        """Token k of the turn and its log-probability, from hidden states [N, R, D]."""
+
+        def draw(logits):
             keys = jax.vmap(jax.vmap(jax.random.fold_in))(session.key, own + k)
-            draw = jax.vmap(jax.vmap(jax.random.categorical))
-            token = draw(keys, filter_logits(z, top_k, top_p))
-        logp = jnp.take_along_axis(jax.nn.log_softmax(z, -1), token[..., None], -1)[..., 0]
-        return token.astype(jnp.int32), logp
+            return jax.vmap(jax.vmap(jax.random.categorical))(keys, logits)
 
-    def write(out, k, token, logp):
-        alive = out["alive"]
-        columns = {
-            "tokens": jnp.where(alive, token, 0),
-            "logp": jnp.where(alive, logp, 0),
-            "mask": alive,
-        }
-        written = {name: out[name].at[:, :, k].set(x) for name, x in columns.items()}
-        ended = (
-            alive & jnp.isin(token, jnp.array(stop, jnp.int32)) if stop else jnp.zeros_like(alive)
-        )
-        return written | {"alive": alive & ~ended, "done": out["done"] | ended}
+        logits = unembed(params, hidden, cfg)
+        return choose_token(logits, draw, temperature=temperature, top_k=top_k, top_p=top_p)
 
-    empty = jnp.zeros((N, R, S))
-    out = {
-        "tokens": empty.astype(jnp.int32),
-        "logp": empty,
-        "mask": empty.astype(bool),
-        "alive": active,
-        "done": jnp.zeros((N, R), bool),
-    }
+    out = empty_columns(active, S)
     turn = jnp.zeros((L, N, K, R, h, W), cfg.dtype), jnp.zeros((L, N, K, R, W, h), cfg.dtype)
     caches = _by_layer(turn, cfg)
 
@@ -427,7 +410,7 @@ def generate(
 
     def more(carry):
         k, out, _ = carry
-        return (k < S) & out["alive"].any()
+        return (k < S) & out["active"].any()
 
     def step(carry):
         k, out, caches = carry
@@ -435,11 +418,11 @@ def generate(
         fed = jnp.where(k == 0, jnp.maximum(session.last, 0), fed)
         x, caches = feed(k - 1 + lead, fed, caches)
         x = jnp.where((k == 0) & ~pending[..., None], session.hidden, x)
-        return k + 1, write(out, k, *choose(x, k)), caches
+        return k + 1, write_column(out, k, *choose(x, k), stop), caches
 
     begin = 0
     if first:
-        out, begin = write(out, 0, *choose(session.hidden, 0)), 1
+        out, begin = write_column(out, 0, *choose(session.hidden, 0), stop), 1
     _, out, caches = jax.lax.while_loop(more, step, (begin, out, caches))
     count = out["mask"].sum(-1, dtype=jnp.int32)
     result = {name: out[name] for name in ("tokens", "logp", "mask", "done")}

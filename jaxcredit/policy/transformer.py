@@ -491,6 +491,27 @@ def hidden(
     return unpack(x)
 
 
+def token_logp_and_entropy(
+    params: PyTree, h: Array, target: Int[Array, "*B T"], cfg: Config, temperature: float
+) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
+    """Log-probability of given tokens, and entropy, of softmax(logits / temperature).
+
+    Args:
+        params: unembedding parameters in the dtype of the computation.
+        h: hidden states `[..., T, D]` before the tokens.
+        target: token ids `[..., T]`.
+        cfg: the policy's Config.
+        temperature: divisor of the logits, above 0.
+    """
+    z = unembed(params, constrain(h, cfg, None, None), cfg)
+    z = constrain(z, cfg, None, "vocab") / temperature
+    logp = jax.nn.log_softmax(z, -1)
+    p = jnp.exp(logp)
+    chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
+    # 0 * -inf would be a NaN, in the gradient too.
+    return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)
+
+
 def logprob(
     params: PyTree,
     tokens: Int[Array, "N R T"],
@@ -546,13 +567,7 @@ def logprob(
                 params[name] = all_gather_weight(params[name], p.axes, cfg)
 
     def chunk(h, target):
-        z = unembed(params, constrain(h, cfg, None, None), cfg)
-        z = constrain(z, cfg, None, "vocab") / temperature
-        logp = jax.nn.log_softmax(z, -1)
-        p = jnp.exp(logp)
-        chosen = jnp.where(target[..., None] == jnp.arange(cfg.vocab), logp, 0).sum(-1)
-        # 0 * -inf would be a NaN, in the gradient too.
-        return chosen, -(p * jnp.where(p > 0, logp, 0)).sum(-1)
+        return token_logp_and_entropy(params, h, target, cfg, temperature)
 
     M = h.shape[1]
     n = -(-M // cfg.vocab_chunk)

@@ -208,7 +208,7 @@ def test_the_example_estimator_is_short_and_is_what_its_config_trains_with(capsy
     lines = (CONFIGS / "my_estimator.py").read_text().splitlines()
     exp, _ = loading.experiment(str(CONFIGS / "my_estimator.py"), ["--power", "0.5"])
     assert (
-        len(lines) < 40
+        len(lines) < 30
         and method_of(exp.check().credit).name == "surprise"
         and exp.credit.keywords == {"power": 0.5}
     )

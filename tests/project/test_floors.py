@@ -18,7 +18,7 @@ ALLOWED = {
     "rollout": "kernels",
     "credit": "rollout kernels utils",
     "parallel": "utils",
-    "policy": "parallel utils",
+    "policy": "parallel kernels utils",
     "tasks": "utils",
     "collect": "rollout kernels policy tasks parallel utils",
     "signals": "rollout losses policy kernels parallel tasks collect utils",
