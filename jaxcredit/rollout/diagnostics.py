@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from jaxcredit.kernels import common_prefix, masked_mean
+from jaxcredit.kernels import common_prefix, masked_mean, peer_count
 from jaxcredit.rollout import FilledRollout, Rollout, outcome, trajectory_mask
 
 # Numbers of policy tokens, from the first one on, at which overlap is reported.
@@ -187,9 +187,7 @@ def pool_sizes(by: Int[Array, "*N G K"], where: Bool[Array, "*N G K"]) -> Int[Ar
     Returns:
         [..., G, K] counts.
     """
-    flat, real = by.reshape(*by.shape[:-2], -1), where.reshape(*by.shape[:-2], -1)
-    same = (flat[..., :, None] == flat[..., None, :]) & real[..., None, :] & real[..., None]
-    return same.sum(-1).reshape(by.shape)
+    return jnp.vectorize(peer_count, signature="(g,k),(g,k)->(g,k)")(by, where)
 
 
 def sums(rollout: Rollout, *, depths: tuple[int, ...] = DEPTHS) -> Sums:
