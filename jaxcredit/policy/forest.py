@@ -175,7 +175,7 @@ def hidden(params, packed: Plan, cfg) -> Array:
     at = packed.position.reshape(B, b)
     keys_at = jnp.arange(T)
     # A query sees the positions of its path up to its own.
-    seen = (keys_at <= at[..., None]) & (keys_at < packed.length[:, None, None])
+    visible = (keys_at <= at[..., None]) & (keys_at < packed.length[:, None, None])
 
     def attention(q, k, v, window):
         K, h = k.shape[-2:]
@@ -194,7 +194,7 @@ def hidden(params, packed: Plan, cfg) -> Array:
 
         n = -(-B // CHUNK)
         pad = n * CHUNK - B
-        xs = (q.reshape(B, b, *q.shape[-2:]), packed.path, seen, at)
+        xs = (q.reshape(B, b, *q.shape[-2:]), packed.path, visible, at)
         xs = jax.tree.map(
             lambda x: jnp.pad(x, [(0, pad)] + [(0, 0)] * (x.ndim - 1)).reshape(
                 n, CHUNK, *x.shape[1:]

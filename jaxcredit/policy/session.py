@@ -154,7 +154,7 @@ def fork(
     def take(x):  # [L, N, K, R, ...]
         return jnp.take_along_axis(x, row[None, :, None, :, None, None], 3)
 
-    kept = at > 0
+    continues = at > 0
     fresh = jnp.broadcast_to(
         session.prompt_hidden[:, None], (*row.shape, session.prompt_hidden.shape[-1])
     )
@@ -162,7 +162,7 @@ def fork(
         session,
         cache=jax.tree.map(take, session.cache),
         length=jnp.maximum(at - 1, 0),
-        last=jnp.where(kept, token, NONE),
+        last=jnp.where(continues, token, NONE),
         hidden=fresh,
         key=key,
     )
@@ -218,8 +218,8 @@ def extend(
         cfg: configuration of the policy.
     """
     params = cast(params, cfg)
-    heard = mask.any(-1)
-    pending = (session.last != NONE) & heard
+    extended = mask.any(-1)
+    pending = (session.last != NONE) & extended
     tokens = jnp.concatenate([jnp.maximum(session.last, 0)[..., None], ids], -1)
     valid = jnp.concatenate([pending[..., None], mask], -1)
     prompt_length = session.prompt_mask.sum(-1, dtype=jnp.int32)[:, None]
@@ -263,9 +263,9 @@ def extend(
     return dataclasses.replace(
         session,
         cache=_merged(session, _stacked(news, cfg), ~pending),
-        length=session.length + jnp.where(heard, newest + pending, 0),
-        last=jnp.where(heard, NONE, session.last),
-        hidden=jnp.where(heard[..., None], hidden, session.hidden),
+        length=session.length + jnp.where(extended, newest + pending, 0),
+        last=jnp.where(extended, NONE, session.last),
+        hidden=jnp.where(extended[..., None], hidden, session.hidden),
     )
 
 
@@ -387,9 +387,12 @@ def generate(
                     )
                 ]
                 if session.room:
-                    seen = (history < session.length[..., None])[..., None, :]
+                    visible = (history < session.length[..., None])[..., None, :]
                     parts.append(
-                        (*past, sliding_window_mask(seen, at, history_at, window)[:, None, :, None])
+                        (
+                            *past,
+                            sliding_window_mask(visible, at, history_at, window)[:, None, :, None],
+                        )
                     )
                 parts.append(
                     (
